@@ -1,0 +1,39 @@
+"""The data sets by name. Each gives `splits`, `images`, `ground_truth` and `read_ground_truth`."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from datasets.camvid import CamVid
+from datasets.cityscapes import Cityscapes
+from datasets.files import File
+from datasets.folder import Folder
+from datasets.wilddash2 import WildDash2
+from utils.errors import InputError
+
+
+class SegmentationData(Protocol):
+    """What a data set offers. Image ids are the keys that image-level labels use."""
+
+    def splits(self) -> list[str]: ...
+    def images(self, split: str) -> dict[str, File]: ...
+    def ground_truth(self, split: str) -> dict[str, File]: ...
+    def read_ground_truth(self, file: File) -> np.ndarray: ...
+
+
+DATASETS = {
+    "cityscapes": Cityscapes,
+    "camvid": CamVid,
+    "wilddash2": WildDash2,
+    "folder": Folder,
+}
+
+
+def open_dataset(name: str, root: str | Path) -> SegmentationData:
+    """Open the data set `name` in the folder `root`. Raises InputError when it is not there."""
+    if name not in DATASETS:
+        raise InputError(f"unknown data set '{name}'; known: {', '.join(DATASETS)}")
+    if not Path(root).is_dir():
+        raise InputError(f"no folder {root}; set data_root (--root) to where {name} lies")
+    return DATASETS[name](root)

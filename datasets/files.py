@@ -1,0 +1,130 @@
+"""Reading images and masks, from disk or straight out of a zip."""
+
+import functools
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from datasets.image_labels import IMAGE_SUFFIXES, drop_suffix
+from datasets.image_labels import ImageLabels as ImageLabels
+from datasets.image_labels import read_image_labels as read_image_labels
+from utils.errors import InputError
+
+
+@dataclass(frozen=True)
+class File:
+    """A file on disk, or `member` of the zip at `path`."""
+
+    path: str
+    member: str | None = None
+
+    def read(self) -> bytes:
+        """The content. Raises InputError naming the file."""
+        try:
+            if self.member is None:
+                return Path(self.path).read_bytes()
+            # Forked loader workers must not share one file position: a handle per process.
+            return _open_zip(self.path, os.getpid()).read(self.member)
+        except (OSError, KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+            raise InputError(f"cannot read {self}: {error}") from None
+
+    def __str__(self) -> str:
+        return self.path if self.member is None else f"{self.path}:{self.member}"
+
+
+@functools.lru_cache(maxsize=8)
+def _open_zip(path: str, process: int) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)
+
+
+def list_files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, File]:
+    """Files below `folder`, sorted by id: the relative path without its ending -> file."""
+    paths = [(path.relative_to(folder).as_posix(), str(path), None) for path in folder.rglob("*")]
+    return _by_id(paths, endings)
+
+
+def list_zip(path: Path, folder: str, endings: Sequence[str]) -> dict[str, File]:
+    """The same for the members below `folder` (ending in '/') of a zip."""
+    try:
+        members = _open_zip(str(path), os.getpid()).namelist()
+    except (OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a readable zip ({error}); download it again") from None
+    inside = [(m.removeprefix(folder), str(path), m) for m in members if m.startswith(folder)]
+    return _by_id(inside, endings)
+
+
+def _by_id(found: list[tuple[str, str, str | None]], endings: Sequence[str]) -> dict[str, File]:
+    files: dict[str, File] = {}
+    for relative, path, member in sorted(found):
+        ending = next((e for e in endings if relative.lower().endswith(e.lower())), None)
+        if ending is None or Path(relative).name.startswith("."):
+            continue
+        file, image_id = File(path, member), relative[: -len(ending)]
+        if image_id in files:
+            raise InputError(f"{files[image_id]} and {file} differ in the ending only; keep one")
+        files[image_id] = file
+    return dict(sorted(files.items()))
+
+
+def read_split_list(path: Path) -> list[str]:
+    """Image ids of a split list: the first word of every line, without folders and suffix."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the split list {path}: {error}") from None
+    ids = [drop_suffix(Path(line.split()[0]).name) for line in lines if line.strip()]
+    if not ids:
+        raise InputError(f"the split list {path} is empty; expected one image name a line")
+    return ids
+
+
+def read_image(file: File) -> np.ndarray:
+    """Pixels as uint8 (H,W,3) RGB, turned upright by the EXIF orientation; alpha is dropped.
+
+    Raises InputError naming the file when it is damaged or no picture.
+    """
+    picture = _open_picture(file, upright=True)
+    if picture.mode == "F":
+        raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
+    if picture.mode.startswith("I"):  # 16 bit grey: keep the high byte
+        values = np.array(picture)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
+        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(picture.convert("RGB"))
+
+
+def read_mask(file: File) -> np.ndarray:
+    """Label map as uint8 (H,W): the stored numbers, never colours turned into numbers.
+
+    Raises InputError when the file is damaged or is not a single-channel lossless picture.
+    """
+    picture = _open_picture(file)
+    if picture.format == "JPEG":
+        raise InputError(f"{file}: JPEG changes label numbers; masks must be PNG")
+    if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
+        raise InputError(
+            f"{file}: expected one channel of class ids (grey or palette PNG), found "
+            f"{picture.mode}; turn colours into class ids first"
+        )
+    values = np.array(picture)
+    if values.min() < 0 or values.max() > 255:
+        raise InputError(f"{file}: class ids run from 0 to 255, found up to {values.max()}")
+    return values.astype(np.uint8, copy=False)
+
+
+def _open_picture(file: File, upright: bool = False) -> Image.Image:
+    data = file.read()
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+        return ImageOps.exif_transpose(picture) if upright else picture
+    except Exception as error:  # a damaged picture can fail in every way
+        raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None

@@ -1,0 +1,101 @@
+"""Class names, prompts and colours, read from YAML; the one value that means "no label"."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from utils.errors import InputError
+
+IGNORE_INDEX = 255
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """K classes in label order. `prompts[k]` holds the synonyms that CLIP's text encoder reads."""
+
+    names: tuple[str, ...]
+    prompts: tuple[tuple[str, ...], ...]
+    palette: np.ndarray  # (K,3) uint8 RGB
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def load_classes(path: str | Path) -> ClassTable:
+    """Read a class file; `datasets/classes/` has those of the paper's three data sets.
+
+    The list under ``classes:`` has one item per class in label order: a name, or a mapping with
+    ``name`` and, where wanted, ``prompt`` (a text or a list of synonyms) and ``color`` ([r, g, b]).
+    Raises InputError naming the file and the item.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no class file at {path}; the shipped ones are in datasets/classes/")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    items = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(items, list) or not 1 <= len(items) <= IGNORE_INDEX:
+        raise InputError(f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes")
+    palette = default_palette(len(items))
+    names, prompts = [], []
+    for i, item in enumerate(items):
+        name, prompt, color = _read_item(item, f"{path}: class {i}")
+        names.append(name)
+        prompts.append(prompt)
+        if color is not None:
+            palette[i] = color
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InputError(f"{path}: these class names stand twice: {', '.join(repeated)}")
+    return ClassTable(tuple(names), tuple(prompts), palette)
+
+
+def default_palette(num_classes: int) -> np.ndarray:
+    """(K,3) uint8 colours, all different and none of them black (the Pascal VOC bit pattern)."""
+    palette = np.zeros((num_classes, 3), np.uint8)
+    for k in range(num_classes):
+        for bit in range(8):
+            for channel in range(3):
+                palette[k, channel] |= ((k + 1) >> (3 * bit + channel) & 1) << (7 - bit)
+    return palette
+
+
+def multi_hot(ids: Iterable[int], num_classes: int) -> torch.Tensor:
+    """Image-level label vector: float32 (K,), 1 where the class is present."""
+    vector = torch.zeros(num_classes)
+    vector[list(ids)] = 1
+    return vector
+
+
+def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] | None]:
+    if isinstance(item, str):
+        item = {"name": item}
+    # YAML reads a bare no or on as a truth value, 1 as a number: neither is a name.
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise InputError(f"{where}: expected a name or {{name: ..., prompt: ...}}, found {item!r}")
+    unknown = set(item) - {"name", "prompt", "color"}
+    if unknown:
+        raise InputError(f"{where}: unknown key {sorted(map(str, unknown))}; name, prompt, color")
+    prompt = item.get("prompt", item["name"])
+    prompt = [prompt] if isinstance(prompt, str) else prompt
+    if (
+        not isinstance(prompt, list)
+        or not prompt
+        or not all(isinstance(p, str) and p.strip() for p in prompt)
+    ):
+        raise InputError(f"{where}: 'prompt' must be a text or a list of texts, found {prompt!r}")
+    color = item.get("color")
+    if color is not None and not (
+        isinstance(color, list)
+        and len(color) == 3
+        and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
+    ):
+        raise InputError(f"{where}: 'color' must be [r, g, b] of 0 to 255, found {color!r}")
+    return item["name"], tuple(prompt), color

@@ -1,0 +1,161 @@
+"""The samples that training and evaluation see.
+
+`TrainingSet` opens the files it is given and no others: ground truth never enters training unless
+the caller hands it over (`train_supervised.py` does).
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datasets.files import File, read_image, read_mask
+from datasets.image_labels import ImageLabels
+from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.transforms import TrainTransform, fit_into, resize_image
+from utils.errors import InputError
+
+
+class Draw(NamedTuple):
+    """Which image, and the seed of its augmentation; the sampler yields these."""
+
+    index: int
+    seed: int
+
+
+class TrainingSet(Dataset):
+    """Augmented images with image-level labels and, if given, masks."""
+
+    def __init__(
+        self,
+        images: dict[str, File],
+        image_labels: ImageLabels,
+        num_classes: int,
+        transform: TrainTransform,
+        masks: dict[str, File] | None = None,
+        read_masks: Callable[[File], np.ndarray] = read_mask,
+    ) -> None:
+        """`masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
+
+        Raises InputError when an image has no labels or no mask.
+        """
+        _require(images, image_labels, "image-level labels", "make them with prepare_data.py")
+        if masks is not None:
+            _require(images, masks, "masks", "make them with gen_clip_masks.py")
+        self.names = list(images)
+        self.images, self.image_labels, self.num_classes = images, image_labels, num_classes
+        self.transform, self.masks, self.read_masks = transform, masks, read_masks
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, if there are
+        masks, pseudo_mask int64 (h,w); (h,w) is the transform's crop size."""
+        name = self.names[draw.index]
+        image = _to_tensor(read_image(self.images[name]))
+        mask = None if self.masks is None else self._mask(self.masks[name], image)
+        generator = torch.Generator().manual_seed(draw.seed)
+        augmentation = self.transform.draw(tuple(image.shape[1:]), generator)
+        image, mask, valid = self.transform.apply(image, mask, augmentation)
+        sample = {
+            "name": name,
+            "image": image,
+            "valid": valid,
+            "image_labels": multi_hot(self.image_labels[name], self.num_classes),
+        }
+        if mask is not None:
+            sample["pseudo_mask"] = mask.long()
+        return sample
+
+    def _mask(self, file: File, image: torch.Tensor) -> torch.Tensor:
+        values = self.read_masks(file)
+        check_mask(values, file, tuple(image.shape[1:]), self.num_classes)
+        return torch.from_numpy(values)
+
+
+class EvaluationSet(Dataset):
+    """Whole images, resized as at test time, with the original size and any ground truth."""
+
+    def __init__(
+        self,
+        images: dict[str, File],
+        resize_to: tuple[int, int] | None,
+        ground_truth: dict[str, File] | None = None,
+        read_ground_truth: Callable[[File], np.ndarray] = read_mask,
+    ) -> None:
+        """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
+        if ground_truth is not None:
+            _require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
+        self.names = list(images)
+        self.images, self.resize_to = images, resize_to
+        self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """name, image uint8 (3,h,w), size (H,W) before the resize and, if there is any,
+        ground_truth uint8 (H,W)."""
+        name = self.names[index]
+        image = _to_tensor(read_image(self.images[name]))
+        size = tuple(image.shape[1:])
+        sample = {"name": name, "size": size}
+        if self.ground_truth is not None:
+            values = self.read_ground_truth(self.ground_truth[name])
+            check_mask(values, self.ground_truth[name], size)
+            sample["ground_truth"] = torch.from_numpy(values)
+        if self.resize_to is not None:
+            image = resize_image(image, fit_into(size, self.resize_to))
+        sample["image"] = image.contiguous()
+        return sample
+
+
+def pseudo_mask_files(folder: str | Path, names: Iterable[str]) -> dict[str, File]:
+    """The mask ``<folder>/<image id>.png`` of every image id.
+
+    Raises InputError when some are missing.
+    """
+    files = {name: File(str(Path(folder) / f"{name}.png")) for name in names}
+    missing = [file.path for file in files.values() if not Path(file.path).is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(files)} pseudo-masks are missing, the first is {missing[0]}; "
+            f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
+        )
+    return files
+
+
+def check_mask(
+    values: np.ndarray, file: File, size: tuple[int, int], num_classes: int | None = None
+) -> None:
+    """Raise InputError when a mask does not fit its image or, if given, the class count."""
+    if values.shape != size:
+        raise InputError(
+            f"{file} is {values.shape[0]}x{values.shape[1]} (height x width), "
+            f"its image {size[0]}x{size[1]}; make the mask again from this image"
+        )
+    if num_classes is None:
+        return
+    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    wrong = [int(i) for i in found if num_classes <= i != IGNORE_INDEX]
+    if wrong:
+        raise InputError(
+            f"{file} holds the ids {wrong}; expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
+        )
+
+
+def _require(images: dict[str, File], given: dict, what: str, advice: str) -> None:
+    missing = [name for name in images if name not in given]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'; "
+            f"{advice}"
+        )
+
+
+def _to_tensor(image: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(image).permute(2, 0, 1)

@@ -1,0 +1,188 @@
+"""Score a trained network on a split: mIoU and per-class table; pictures and exports on request.
+
+Reads a checkpoint of train_*.py (which holds its config) or one of the authors' (with --config),
+the images and the ground truth; writes OUT/metrics.json (default OUT: eval_<split> beside the
+checkpoint), replacing what an earlier evaluation wrote there.
+
+    python eval.py --ckpt runs/cityscapes/carb/last.pt --split val
+    torchrun --nproc_per_node=4 eval.py --ckpt ... --scales 0.75 1.0 1.25 --flip
+    python eval.py --ckpt their.pth --config configs/official/cityscapes.yaml
+    python eval.py --ckpt ... --split test --export-submission submission    # Cityscapes server
+
+Each of n ranks takes every n-th image and the counts are added, so that any number of processes
+gives the same numbers.
+"""
+
+import argparse
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets import open_dataset
+from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
+from datasets.files import File, read_image
+from datasets.labels import ClassTable
+from datasets.training import EvaluationSet
+from datasets.transforms import normalize
+from models.trained import load_trained
+from utils.cli import parser
+from utils.distributed import Ranks, barrier, cleanup, setup
+from utils.errors import InputError, run_script
+from utils.inference import add_options, options_from, predict_logits
+from utils.metrics import ConfusionMatrix
+from utils.visualize import legend, overlay, save_image, save_mask
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments and configuration
+    arguments = parse(argv)
+    options = options_from(arguments)
+    trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
+    config, classes = trained.config, trained.classes
+    split = arguments.split or config.val_split
+    out = Path(arguments.out or Path(arguments.ckpt).parent / f"eval_{split}")
+    if arguments.export_submission and config.dataset != "cityscapes":
+        raise InputError(
+            f"--export-submission is the Cityscapes server's format, 'dataset' is {config.dataset}"
+        )
+
+    # --- device, ranks
+    ranks = setup(arguments.device)
+
+    # --- data
+    dataset = open_dataset(config.dataset, config.data_root)
+    images = dataset.images(split)
+    ground_truth = dataset.ground_truth(split) or None
+    outputs = arguments.save_vis or arguments.save_predictions or arguments.export_submission
+    if ground_truth is None and not outputs:
+        raise InputError(
+            f"the split '{split}' of {config.data_root} has no ground truth to score; add "
+            "--save-vis, --save-predictions or --export-submission to predict all the same"
+        )
+    data = EvaluationSet(images, config.resize_to, ground_truth, dataset.read_ground_truth)
+    loader = DataLoader(
+        data,
+        batch_size=None,  # one image at a time: their sizes differ
+        sampler=range(ranks.rank, len(data), ranks.world_size),
+        num_workers=config.num_workers,
+    )
+
+    # --- model
+    model = trained.model.to(ranks.device)
+
+    # --- loop
+    matrix = evaluate(model, loader, images, classes, options, arguments, out, ranks)
+    matrix.all_reduce()
+    barrier()  # all pictures are written
+
+    # --- report
+    if ranks.is_main:
+        if arguments.save_vis:
+            save_image(out / "vis" / "legend.png", legend(classes.names, classes.palette))
+        if arguments.export_submission:
+            zip_submission(Path(arguments.export_submission).resolve(), list(images))
+        if ground_truth is not None:
+            content = {
+                "checkpoint": str(arguments.ckpt),
+                "dataset": config.dataset,
+                "split": split,
+                "num_images": len(data),
+                "resize_to": config.resize_to,
+                "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
+            }
+            report(matrix, classes, out, trained.origin | content)
+    cleanup()
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    arguments = parser(__doc__, config_required=False)
+    arguments.add_argument("--ckpt", required=True, help="last.pt of a run, or the authors' .pth")
+    arguments.add_argument("--split", help="train, val or test (default: the config's val_split)")
+    arguments.add_argument("--out", help="folder for metrics.json and pictures")
+    arguments.add_argument("--save-vis", action="store_true", help="coloured PNGs and overlays")
+    arguments.add_argument(
+        "--save-predictions", action="store_true", help="PNGs of the class ids, full size"
+    )
+    arguments.add_argument(
+        "--export-submission", metavar="DIR", help="label ids as the Cityscapes server wants them"
+    )
+    add_options(arguments)
+    return arguments.parse_args(argv)
+
+
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader,
+    images: dict[str, File],
+    classes: ClassTable,
+    options: dict[str, Any],
+    arguments: argparse.Namespace,
+    out: Path,
+    ranks: Ranks,
+) -> ConfusionMatrix:
+    """This rank's counts; writes the pictures asked for."""
+    matrix = ConfusionMatrix(len(classes), ranks.device)
+    for sample in tqdm(loader, desc="eval", unit="image", disable=not ranks.is_main):
+        image = normalize(sample["image"][None].to(ranks.device), "imagenet")
+        with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
+            scores = predict_logits(model, image, tuple(sample["size"]), **options)
+        prediction = scores.argmax(1)[0]
+        if "ground_truth" in sample:
+            matrix.update(prediction, sample["ground_truth"])
+        mask, name = prediction.to(torch.uint8).cpu().numpy(), sample["name"]
+        if arguments.save_predictions:
+            save_mask(out / "predictions" / f"{name}.png", mask, classes.palette)
+        if arguments.save_vis:
+            picture = overlay(read_image(images[name]), mask, classes.palette)
+            save_mask(out / "vis" / f"{name}.png", mask, classes.palette)
+            save_image(out / "vis" / f"{name}_overlay.png", picture)
+        if arguments.export_submission:
+            label_ids = np.array(LABEL_ID_OF_TRAIN_ID, np.uint8)[mask]
+            save_image(Path(arguments.export_submission) / submission_name(name), label_ids)
+    return matrix
+
+
+def submission_name(name: str) -> str:
+    """<city>/<city>_<sequence>_<frame> -> the file name that the server finds the image by."""
+    return f"{Path(name).name}_pred_labelIds.png"
+
+
+def zip_submission(folder: Path, names: list[str]) -> None:
+    """<folder>.zip with exactly one prediction per image."""
+    path = folder.with_name(f"{folder.name}.zip")
+    temporary = path.with_name(f"{path.name}.tmp")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in names:
+            archive.write(folder / submission_name(name), submission_name(name))
+    temporary.replace(path)
+    print(f"{len(names)} label maps in {folder}; upload {path}")
+
+
+def report(
+    matrix: ConfusionMatrix, classes: ClassTable, out: Path, content: dict[str, Any]
+) -> None:
+    """Print the table and write metrics.json, whole or not at all."""
+    print(matrix.table(classes.names))
+    if matrix.counts[-1].any():
+        print(
+            f"note: {int(matrix.counts[-1].sum())} labelled pixels have an id outside "
+            f"0..{len(classes) - 1} (and not 255); predictions there count as wrong"
+        )
+    path = out / "metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name("metrics.json.tmp")
+    content = content | matrix.to_dict(classes.names)
+    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    print(f"{content['num_images']} images of {content['split']}; written to {path}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,189 @@
+"""Pseudo-masks from CLIP for a whole split, at the size of the images (Eq. 1 of the paper, Fig. 3).
+
+Reads the images and their image-level labels; writes OUT/<image id>.png (class ids, paletted; 255
+where an image has no label) and OUT/meta.json, which says what the masks were made from.
+
+    python gen_clip_masks.py --config configs/cityscapes.yaml --score
+    torchrun --nproc_per_node=2 gen_clip_masks.py --config ...
+
+Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again goes on where it stopped;
+--overwrite starts anew.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from datasets import SegmentationData, open_dataset
+from datasets.files import File, ImageLabels, read_image_labels, read_mask
+from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
+from datasets.training import EvaluationSet, check_mask
+from datasets.transforms import normalize
+from models.clip_features import MaskCLIPOptions
+from models.fused_scores import mean_scores
+from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
+from models.text import load_templates, model_name
+from utils.cli import parser
+from utils.config import Config, load_config
+from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
+from utils.errors import InputError, run_script
+from utils.mask_folder import open_mask_folder, write_json
+from utils.metrics import ConfusionMatrix
+from utils.visualize import save_mask
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments and configuration
+    arguments = parse_arguments(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    split = arguments.split or config.train_split
+    if not (arguments.out or config.pseudo_masks):
+        raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
+    out = Path(arguments.out or config.pseudo_masks)
+    ranks = setup(arguments.device)
+
+    # --- data
+    classes = load_classes(config.class_file)
+    dataset = open_dataset(config.dataset, config.data_root)
+    images = dataset.images(split)
+    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
+    require(images, image_labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    if arguments.score:
+        require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
+
+    # --- masks
+    labels = {name: image_labels[name] for name in images}
+    made_from = describe(arguments, config, split, classes, labels)
+    todo = open_mask_folder(out, list(images), made_from, config, arguments.overwrite, ranks)
+    if todo:
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust)
+        mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
+        write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
+    barrier()
+    if ranks.is_main:
+        print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
+    if arguments.score:
+        score(out, dataset, split, classes, ranks)
+    cleanup()
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    result = parser(__doc__)
+    add = result.add_argument
+    add("--out", help="folder of the masks (default: pseudo_masks of the config)")
+    add("--split", help="default: train_split of the config")
+    add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
+    add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
+    add("--flip", action="store_true", help="average with the scores of the mirrored image")
+    add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
+    add("--overwrite", action="store_true", help="make all masks anew")
+    add("--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's")
+    arguments = result.parse_args(argv)
+    grid = arguments.grid.split("x")
+    if not (len(grid) == 2 and all(part.isdecimal() and 1 <= int(part) <= 16 for part in grid)):
+        result.error(f"--grid: expected rows x columns from 1x1 to 16x16, found {arguments.grid}")
+    if not all(0 < ratio <= 16 for ratio in arguments.ratio):
+        result.error(f"--ratio: expected numbers above 0, up to 16, found {arguments.ratio}")
+    arguments.grid = (int(grid[0]), int(grid[1]))
+    return arguments
+
+
+def require(images: dict[str, File], given: dict[str, Any], what: str, advice: str) -> None:
+    """Raise InputError when an image is not among `given`."""
+    missing = [name for name in images if name not in given]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(images)} images have no {what}, e.g. {missing[0]}; {advice}"
+        )
+
+
+def describe(
+    arguments: argparse.Namespace,
+    config: Config,
+    split: str,
+    classes: ClassTable,
+    image_labels: ImageLabels,
+) -> dict[str, Any]:
+    """All that decides the masks, for meta.json."""
+    labels = json.dumps(sorted(image_labels.items()))
+    return {
+        "dataset": config.dataset,
+        "split": split,
+        "num_images": len(image_labels),
+        "image_labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
+        "class_names": classes.names,
+        "clip_model": model_name(config.clip_model),
+        "prompts": classes.prompts,
+        "templates": load_templates(config.prompt_templates),
+        "normalization": config.clip_normalization,
+        "options": dataclasses.asdict(MaskCLIPOptions.from_config(config)),
+        "resize_to": config.resize_to,
+        "ratio": arguments.ratio,
+        "grid": arguments.grid,
+        "flip": arguments.flip,
+    }
+
+
+def write_masks(
+    out: Path,
+    maskclip: MaskCLIP,
+    images: dict[str, File],
+    image_labels: ImageLabels,
+    classes: ClassTable,
+    arguments: argparse.Namespace,
+    config: Config,
+    ranks: Ranks,
+) -> None:
+    """One mask after the other, each at the original size of its image."""
+    loader = DataLoader(
+        EvaluationSet(images, config.resize_to), batch_size=None, num_workers=config.num_workers
+    )
+    for sample in tqdm(loader, "masks", disable=None if ranks.is_main else True):
+        image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
+        scores = mean_scores(
+            maskclip, image, sample["size"], arguments.ratio, arguments.grid, arguments.flip
+        )
+        labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
+        mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
+        save_mask(out / f"{sample['name']}.png", mask.cpu().numpy(), classes.palette)
+
+
+def score(
+    out: Path, dataset: SegmentationData, split: str, classes: ClassTable, ranks: Ranks
+) -> None:
+    """mIoU of the masks in `out` over the pixels that have a label in them: a table and
+    score.json.
+    """
+    confusion = ConfusionMatrix(len(classes), ranks.device)
+    # with ground truth, and of these with a label
+    pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
+    truths = dataset.ground_truth(split)
+    names = list(dataset.images(split))[ranks.rank :: ranks.world_size]
+    for name in tqdm(names, "score", disable=None if ranks.is_main else True):
+        truth = dataset.read_ground_truth(truths[name])
+        file = File(str(out / f"{name}.png"))
+        mask = read_mask(file)
+        check_mask(mask, file, truth.shape, len(classes))
+        truth, mask = torch.from_numpy(truth), torch.from_numpy(mask)
+        known, labelled = truth != IGNORE_INDEX, mask != IGNORE_INDEX
+        confusion.update(mask, truth.masked_fill(~labelled, IGNORE_INDEX))
+        pixels += torch.stack([known.sum(), (known & labelled).sum()]).to(ranks.device)
+    confusion.all_reduce()
+    all_reduce(pixels)
+    if ranks.is_main:
+        share = int(pixels[1]) / max(1, int(pixels[0]))
+        print(confusion.table(classes.names))
+        print(f"labelled pixels: {100 * share:.2f} %")
+        content = {"split": split, "labelled_pixels": share}
+        write_json(out / "score.json", content | confusion.to_dict(classes.names))
+
+
+if __name__ == "__main__":
+    run_script(main)

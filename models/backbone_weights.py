@@ -1,0 +1,136 @@
+"""Pretrained weights for the backbone: torchvision's ImageNet ones, a download, or a file."""
+
+import hashlib
+import re
+import urllib.error
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torchvision
+from torch import Tensor
+
+from models.resnet import ResNet
+from utils.checkpoint import load_checkpoint
+from utils.errors import InputError
+
+
+def load_backbone_weights(
+    backbone: ResNet, source: str, sha256: str | None = None, partial: bool = False
+) -> None:
+    """Fill `backbone` in place.
+
+    source: "imagenet" (torchvision's IMAGENET1K_V1, trained as the authors' weights were, not the
+    longer V2 recipe), an https:// address (kept in torch.hub's cache), or a file. Names as
+    torchvision's or mmseg's, alone or under "state_dict"/"model", with or without "backbone." in
+    front; the classifier fc.* and the stages that the backbone does not have are left out. Half
+    precision is widened.
+    sha256: the hash of the file, whole or its first characters.
+    partial: accept a file that lacks tensors or has others, and print which ones.
+    Raises InputError when the file is not there, is another file or does not fit.
+    """
+    if source == "imagenet":
+        address = _imagenet_address(backbone)
+        path = _download(address)
+        sha256 = sha256 or re.search(r"-([0-9a-f]{8,64})\.", address).group(1)
+    elif source.startswith(("https://", "http://")):
+        path = _download(source)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(
+                f"backbone_weights: no file at {path}; "
+                "give a file, an https:// address or 'imagenet'"
+            )
+    if sha256:
+        _check_hash(path, sha256)
+    _fill(backbone, read_backbone_state(path, backbone.num_layers), str(path), partial)
+
+
+def read_backbone_state(path: Path, num_layers: int) -> dict[str, Tensor]:
+    """The file's tensors under the backbone's own names."""
+    content = load_checkpoint(path)
+    for key in ("state_dict", "model"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+    state = {str(name).removeprefix("module."): value for name, value in content.items()}
+    inside = {name: value for name, value in state.items() if name.startswith("backbone.")}
+    state = {name.removeprefix("backbone."): value for name, value in (inside or state).items()}
+    unused = ("fc.", *(f"layer{layer}." for layer in range(num_layers + 1, 5)))
+    return {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.startswith(unused)
+    }
+
+
+def _fill(backbone: ResNet, state: dict[str, Tensor], source: str, partial: bool) -> None:
+    own = backbone.state_dict()
+    wrong_shape = [
+        f"{name} {list(value.shape)} (expected {list(own[name].shape)})"
+        for name, value in state.items()
+        if name in own and own[name].shape != value.shape
+    ]
+    if wrong_shape:
+        raise InputError(f"{source} is of another backbone: {_short(wrong_shape)}")
+    if not any(name in own for name in state):
+        raise InputError(
+            f"{source}: no tensor belongs to the backbone, which needs {_short(list(own))}; found "
+            f"{_short(list(state)) or 'none'}"
+        )
+    # Old files have no counters of batches; batch norm with a fixed momentum does not use them.
+    missing = [name for name in own if name not in state and "num_batches_tracked" not in name]
+    unexpected = [name for name in state if name not in own]
+    if (missing or unexpected) and not partial:
+        raise InputError(
+            f"{source} does not fit the backbone: missing {_short(missing) or 'nothing'}; "
+            f"not in the backbone {_short(unexpected) or 'nothing'}. Check 'backbone' and 'stem', "
+            "or accept it with backbone_weights_partial: true (what is missing starts at random)"
+        )
+    backbone.load_state_dict(state, strict=False)
+    if (missing or unexpected) and not (dist.is_initialized() and dist.get_rank() > 0):
+        print(
+            f"{source}: partial backbone weights\n"
+            f"  missing, random: {', '.join(missing) or 'nothing'}\n"
+            f"  in the file, unused: {', '.join(unexpected) or 'nothing'}"
+        )
+
+
+def _imagenet_address(backbone: ResNet) -> str:
+    if backbone.deep_stem:
+        raise InputError(
+            "backbone_weights: imagenet has the 7x7 stem (stem: conv7); for stem: v1c give the "
+            "address or file of mmseg's weights, see configs/official/cityscapes.yaml"
+        )
+    return torchvision.models.get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
+
+
+def _download(address: str) -> Path:
+    if not address.startswith("https://"):
+        raise InputError(f"backbone_weights: {address} is not an https:// address")
+    path = Path(torch.hub.get_dir()) / "checkpoints" / address.split("?")[0].rsplit("/", 1)[-1]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(path))
+        except (urllib.error.URLError, OSError) as error:
+            raise InputError(
+                f"could not download {address}: {error}. Download it by hand and give its path: "
+                "--set backbone_weights=PATH"
+            ) from None
+    return path
+
+
+def _check_hash(path: Path, sha256: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if not found.startswith(sha256.lower()):
+        raise InputError(
+            f"{path}: sha256 is {found}, expected {sha256}; delete the file and download it "
+            "again, or correct 'backbone_sha256'"
+        )
+
+
+def _short(names: list[str], count: int = 6) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

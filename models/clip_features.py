@@ -1,0 +1,197 @@
+"""Dense features from CLIP's image tower, its last attention replaced by the value path (MaskCLIP).
+
+CLIP itself stays as it is: the forward pass is written out over the parameters of OpenAI's modules,
+so that the last attention can be left out and the authors' variations be switched on.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.config import Config
+
+QUERY, KEY, VALUE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class MaskCLIPOptions:
+    """Defaults run CLIP as OpenAI does; the comments name the other choice (eps: the authors')."""
+
+    activation: str = "quickgelu"  # "gelu" (erf)
+    layer_norm_eps: float = 1e-5  # 1e-6
+    residual: bool = True  # keep the last block's skip connection around the attention
+    mlp: bool = True  # keep the last block's MLP
+    padding: str = "crop"  # "stretch": the scores of the padded image, squeezed onto the mask
+    position_embedding: str = "grid"  # "count": not resized where the number of tokens agrees
+    key_smoothing: float = 0.0  # threshold, 0 = off
+    key_smoothing_norm: str = "channels"  # "tokens"
+    prompt_denoising: float = 0.0  # threshold, 0 = off
+    absent_classes: str = "masked"  # "multiplied": scores times labels, so 0 beats a negative score
+
+    @classmethod
+    def from_config(cls, cfg: Config) -> "MaskCLIPOptions":
+        return cls(
+            activation=cfg.clip_activation,
+            layer_norm_eps=cfg.clip_layer_norm_eps,
+            residual=cfg.clip_residual,
+            mlp=cfg.clip_mlp,
+            padding=cfg.clip_padding,
+            position_embedding=cfg.clip_position_embedding,
+            key_smoothing=cfg.key_smoothing,
+            key_smoothing_norm=cfg.key_smoothing_norm,
+            prompt_denoising=cfg.prompt_denoising,
+            absent_classes=cfg.absent_classes,
+        )
+
+
+def dense_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """Features in the space of the text embeddings, not normalised: (B, 3, H, W) -> (B, D, gh, gw).
+
+    `visual` is the image tower of OpenAI's CLIP, of the ViT or the ResNet family; `image` is
+    normalised.
+    """
+    return dense_features_and_keys(visual, image, options)[0]
+
+
+def dense_features_and_keys(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, Tensor | None]:
+    """`dense_features`, and the last attention's keys (B, gh*gw, C) if key smoothing is on."""
+    keys = None
+    if is_resnet(visual):
+        pool = visual.attnpool
+        features = resnet_features(visual, image, options).permute(0, 2, 3, 1)
+        if options.key_smoothing > 0:
+            keys = pool.k_proj(features).flatten(1, 2)
+        return pool.c_proj(pool.v_proj(features)).permute(0, 3, 1, 2), keys
+    tokens, (height, width) = last_block_tokens(visual, image, options)
+    last = visual.transformer.resblocks[-1]
+    tokens = tokens[:, 1:]  # without the class token: nothing after this mixes tokens
+    if options.key_smoothing > 0:
+        keys = projected(last, tokens, KEY, options)
+    values = layer_norm(visual.ln_post, value_path(last, tokens, options), options)
+    return (values @ visual.proj).transpose(1, 2).unflatten(2, (height, width)), keys
+
+
+def grid_stride(visual: nn.Module) -> int:
+    """Pixels per grid cell along each axis."""
+    return 32 if is_resnet(visual) else visual.conv1.stride[0]
+
+
+def is_resnet(visual: nn.Module) -> bool:
+    """True for OpenAI's ModifiedResNet, False for its VisionTransformer."""
+    return hasattr(visual, "attnpool")
+
+
+def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
+    """Zeros (the mean colour) below and to the right, up to whole grid cells."""
+    height, width = image.shape[-2:]
+    return F.pad(image, (0, -width % stride, 0, -height % stride))
+
+
+# ---- ViT family ----
+
+
+def last_block_tokens(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, tuple[int, int]]:
+    """The tokens that enter the last block, class token first: (B, 1 + gh*gw, C); and (gh, gw)."""
+    patches = visual.conv1(pad_to_multiple(image, grid_stride(visual)))
+    grid = tuple(patches.shape[-2:])
+    patches = patches.flatten(2).transpose(1, 2)
+    class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+    tokens = torch.cat([class_token, patches], dim=1) + position_embedding(visual, grid, options)
+    tokens = layer_norm(visual.ln_pre, tokens, options)
+    for block in list(visual.transformer.resblocks)[:-1]:
+        tokens = transformer_block(block, tokens, options)
+    return tokens, grid
+
+
+def position_embedding(
+    visual: nn.Module, grid: tuple[int, int], options: MaskCLIPOptions
+) -> Tensor:
+    """CLIP's position embedding, resized (bicubic) to the token grid: (1 + gh*gw, C).
+
+    "count" (official code): any grid with as many tokens as CLIP's square takes it as it is.
+    """
+    stored = visual.positional_embedding
+    side = round((len(stored) - 1) ** 0.5)
+    as_stored = grid[0] * grid[1] == side * side
+    if as_stored and (options.position_embedding == "count" or grid == (side, side)):
+        return stored
+    square = stored[1:].float().T.unflatten(1, (side, side))[None]
+    resized = F.interpolate(square, grid, mode="bicubic", align_corners=False)[0]
+    return torch.cat([stored[:1], resized.flatten(1).T.to(stored.dtype)])
+
+
+def transformer_block(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """An ordinary block of CLIP's transformer: (B, L, C) -> (B, L, C)."""
+    attention = block.attn
+    normed = layer_norm(block.ln_1, tokens, options)
+    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    # (B, L, 3C) -> three of (B, heads, L, C / heads)
+    query, key, value = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    tokens = tokens + attention.out_proj(mixed)
+    return tokens + feed_forward(block, tokens, options)
+
+
+def value_path(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """The block with every token attending to itself alone: (B, L, C) -> (B, L, C).
+
+    # paper (MaskCLIP): value projection and last linear layer / official code: the block's skip
+    # connection and MLP too / here: both are switches, on by default.
+    """
+    values = projected(block, tokens, VALUE, options)
+    if options.residual:
+        values = values + tokens
+    if options.mlp:
+        values = values + feed_forward(block, values, options)
+    return values
+
+
+def projected(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:
+    """QUERY, KEY or VALUE (`part`), sent through the output projection: (B, L, C) -> (B, L, C)."""
+    attention = block.attn
+    weight = attention.in_proj_weight.chunk(3)[part]
+    bias = attention.in_proj_bias.chunk(3)[part]
+    return attention.out_proj(F.linear(layer_norm(block.ln_1, tokens, options), weight, bias))
+
+
+def feed_forward(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """The block's MLP on normalised tokens, without the skip connection."""
+    hidden = block.mlp.c_fc(layer_norm(block.ln_2, tokens, options))
+    if options.activation == "gelu":
+        hidden = F.gelu(hidden)
+    else:
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
+    return block.mlp.c_proj(hidden)
+
+
+def layer_norm(norm: nn.LayerNorm, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """`norm` with the eps of the options."""
+    return F.layer_norm(
+        tokens, norm.normalized_shape, norm.weight, norm.bias, options.layer_norm_eps
+    )
+
+
+# ---- ResNet family ----
+
+
+def resnet_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """The map that enters the attention pool: (B, 3, H, W) -> (B, C, gh, gw).
+
+    # official code: rows and columns beyond the last whole cell are not seen, and the mask is
+    stretched # over them / here ("crop"): the image is padded to whole cells first.
+    """
+    if options.padding == "crop":
+        image = pad_to_multiple(image, grid_stride(visual))
+    stem = ((visual.conv1, visual.bn1), (visual.conv2, visual.bn2), (visual.conv3, visual.bn3))
+    for convolution, norm in stem:
+        image = F.relu(norm(convolution(image)))
+    features = visual.avgpool(image)
+    for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        features = stage(features)
+    return features

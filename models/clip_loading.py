@@ -1,0 +1,193 @@
+"""OpenAI's CLIP by name, from OpenAI's own file or from a state dict; always float32, frozen."""
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from http.client import HTTPException
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import InputError
+
+# Scalars that OpenAI's archives keep among the weights.
+_ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+_INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
+
+
+def load_clip(name_or_path: str, trust: bool = False) -> nn.Module:
+    """CLIP (`clip.model.CLIP`) on the CPU, in float32, in eval mode, without gradients.
+
+    `name_or_path` is one of `clip.available_models()` (downloaded once into ~/.cache/clip), the
+    path of OpenAI's .pt file, or the path of a state dict with OpenAI's key names, bare or under
+    "state_dict" or "model". OpenAI's .pt is a TorchScript archive, which is a program: one whose
+    sha256 is not OpenAI's is opened only with `trust`. Raises InputError.
+    """
+    clip = openai_clip()
+    # Building CLIP draws initial weights that are overwritten: keep the caller's random state.
+    with torch.random.fork_rng(devices=[]):
+        if name_or_path in clip.available_models():
+            return _frozen(_download(clip, name_or_path))
+        path = Path(name_or_path)
+        if not path.is_file():
+            names = ", ".join(clip.available_models())
+            raise InputError(f"clip_model '{name_or_path}' is neither a file nor one of {names}")
+        weights = _read(clip, path, trust)
+        try:
+            return clip_from_state_dict(weights)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+
+def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
+    """A `clip.model.CLIP` of the shape that the tensors have, without rounding them to fp16."""
+    clip = openai_clip()
+    weights = {key: value for key, value in weights.items() if key not in _ARCHIVE_NUMBERS}
+    try:
+        width = weights["ln_final.weight"].shape[0]
+        shape = {
+            "embed_dim": weights["text_projection"].shape[1],
+            **_visual_shape(_below(weights, "visual.")),
+            "context_length": weights["positional_embedding"].shape[0],
+            "vocab_size": weights["token_embedding.weight"].shape[0],
+            "transformer_width": width,
+            "transformer_heads": width // 64,
+            "transformer_layers": _count(weights, "transformer.resblocks."),
+        }
+    except KeyError as error:
+        raise InputError(
+            f"expected CLIP weights under OpenAI's key names, but {error} is missing"
+        ) from None
+    return _filled(clip.model.CLIP(**shape), weights)
+
+
+def visual_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
+    """CLIP's image tower alone, from keys without the "visual." prefix."""
+    clip = openai_clip()
+    try:
+        shape = _visual_shape(weights)
+        width, layers = shape["vision_width"], shape["vision_layers"]
+        resolution = shape["image_resolution"]
+        if "proj" in weights:
+            patch, output_dim = shape["vision_patch_size"], weights["proj"].shape[1]
+            visual = clip.model.VisionTransformer(
+                resolution, patch, width, layers, width // 64, output_dim
+            )
+        else:
+            output_dim = weights["attnpool.c_proj.weight"].shape[0]
+            visual = clip.model.ModifiedResNet(
+                layers, output_dim, width * 32 // 64, resolution, width
+            )
+    except KeyError as error:
+        raise InputError(
+            f"expected the weights of a CLIP image tower, but {error} is missing"
+        ) from None
+    return _filled(visual, weights)
+
+
+def openai_clip() -> ModuleType:
+    """OpenAI's package `clip`. PyPI's package of that name is a clipboard tool."""
+    try:
+        import clip
+    except ImportError as error:
+        raise InputError(f"can't import OpenAI's CLIP ({error}); {_INSTALL}") from None
+    if not hasattr(clip, "load"):
+        raise InputError(f"the installed package 'clip' is not OpenAI's CLIP; {_INSTALL}")
+    return clip
+
+
+def _visual_shape(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The image tower's arguments of `clip.model.CLIP`, read from its tensors."""
+    if "proj" in weights:
+        patch = weights["conv1.weight"].shape[-1]
+        side = _grid_side(weights["positional_embedding"])
+        return {
+            "image_resolution": patch * side,
+            "vision_layers": _count(weights, "transformer.resblocks."),
+            "vision_width": weights["conv1.weight"].shape[0],
+            "vision_patch_size": patch,
+        }
+    return {
+        "image_resolution": 32 * _grid_side(weights["attnpool.positional_embedding"]),
+        "vision_layers": tuple(_count(weights, f"layer{stage}.") for stage in (1, 2, 3, 4)),
+        "vision_width": weights["layer1.0.conv1.weight"].shape[0],
+        "vision_patch_size": None,
+    }
+
+
+def _grid_side(position_embedding: Tensor) -> int:
+    return round((position_embedding.shape[0] - 1) ** 0.5)
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
+    """How many numbered blocks follow `prefix`."""
+    return len({key.split(".")[0] for key in _below(weights, prefix)})
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def _filled(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    try:
+        model.load_state_dict(weights)  # copies into float32 parameters
+    except RuntimeError as error:
+        raise InputError(f"these are not the weights of a CLIP model: {error}") from None
+    return _frozen(model)
+
+
+def _frozen(model: nn.Module) -> nn.Module:
+    return model.float().eval().requires_grad_(False)
+
+
+def _download(clip: ModuleType, name: str) -> nn.Module:
+    """From ~/.cache/clip, downloaded there if need be; OpenAI's loader checks the sha256."""
+    try:
+        return clip.load(name, device="cpu")[0]
+    except (OSError, RuntimeError, HTTPException) as error:  # network, disk, wrong checksum
+        url = clip.clip._MODELS[name]
+        raise InputError(
+            f"can't get CLIP {name}: {error}. Download {url} by hand and put it into "
+            f"~/.cache/clip, or point to it: --set clip_model=path/to/{Path(url).name}"
+        ) from None
+
+
+def _read(clip: ModuleType, path: Path, trust: bool) -> dict[str, Tensor]:
+    """The tensors of a TorchScript archive or of a saved state dict."""
+    try:
+        if _is_torchscript(path):
+            return _read_archive(clip, path, trust)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"{path}: expected OpenAI's .pt file or a state dict saved by torch.save, "
+            f"but it can't be read: {error}"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise InputError(f"{path}: expected a state dict (names and tensors), found something else")
+    return content
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+
+
+def _read_archive(clip: ModuleType, path: Path, trust: bool) -> dict[str, Tensor]:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not trust and not any(sha256 in url for url in clip.clip._MODELS.values()):
+        raise InputError(
+            f"{path} is a TorchScript archive, which is a program, and its sha256 {sha256} is not "
+            "that of any of OpenAI's files. Download it again; if you made it yourself, save its "
+            "state dict with torch.save and name that (or gen_clip_masks.py --trust)"
+        )
+    return torch.jit.load(str(path), map_location="cpu").state_dict()

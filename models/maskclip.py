@@ -1,0 +1,154 @@
+"""MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.labels import IGNORE_INDEX, ClassTable
+from models.clip_features import MaskCLIPOptions, dense_features_and_keys, grid_stride
+from models.clip_loading import load_clip
+from models.text import get_text_embeddings
+from utils.config import Config
+from utils.errors import InputError
+
+
+class MaskCLIP(nn.Module):
+    """Frozen CLIP image tower + text embeddings (K, D): images in, pseudo-masks out.
+
+    Always in eval mode and without gradients; its masks may serve as targets in autograd.
+    """
+
+    def __init__(
+        self, visual: nn.Module, text_embeddings: Tensor, options: MaskCLIPOptions | None = None
+    ) -> None:
+        super().__init__()
+        if text_embeddings.shape[1] != visual.output_dim:
+            raise InputError(
+                f"this CLIP needs text embeddings of width {visual.output_dim}, "
+                f"found {text_embeddings.shape[1]}: clip_text and clip_model must belong together"
+            )
+        self.visual = visual.requires_grad_(False).eval()
+        self.register_buffer("text_embeddings", text_embeddings.detach().clone())
+        self.options = options or MaskCLIPOptions()
+
+    def train(self, mode: bool = True) -> "MaskCLIP":
+        """Stays in eval mode: the ResNet towers have batch norm."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
+        scores = self.upsampled_scores(image, size)
+        return to_pseudo_mask(scores, image_labels, self.options.absent_classes)
+
+    @torch.no_grad()
+    def upsampled_scores(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """`scores` at `size` (H, W): normalised image (B, 3, h, w) -> (B, K, H, W)."""
+        return upsample_scores(
+            self.scores(image),
+            size,
+            input_size=image.shape[-2:],
+            stride=grid_stride(self.visual),
+            padding=self.options.padding,
+        )
+
+    @torch.no_grad()
+    def scores(self, image: Tensor) -> Tensor:
+        """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
+        features, keys = dense_features_and_keys(self.visual, image, self.options)
+        return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
+
+
+def build_maskclip(
+    cfg: Config, classes: ClassTable, device: torch.device | str, trust: bool = False
+) -> MaskCLIP:
+    """CLIP and the text embeddings that `cfg` names, on `device`. `trust`: see `load_clip`."""
+    clip_model = load_clip(cfg.clip_model, trust)
+    text_embeddings = get_text_embeddings(cfg, classes, clip_model)
+    options = MaskCLIPOptions.from_config(cfg)
+    return MaskCLIP(clip_model.visual, text_embeddings, options).to(device)
+
+
+def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:
+    """Eq. (1) of Kim et al. 2024, inside the arg max: cosine of each position with each class.
+
+    (B, D, h, w), (K, D) -> (B, K, h, w), float32 also under autocast.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        features = F.normalize(features.float(), dim=1)
+        text_embeddings = F.normalize(text_embeddings.float(), dim=1)
+        return torch.einsum("bdhw,kd->bkhw", features, text_embeddings)
+
+
+def refine_scores(scores: Tensor, keys: Tensor | None, options: MaskCLIPOptions) -> Tensor:
+    """MaskCLIP's prompt denoising and key smoothing, where on: (B, K, h, w), (B, h*w, C)."""
+    if options.prompt_denoising > 0:
+        scores = denoise_prompts(scores, options.prompt_denoising)
+    if options.key_smoothing > 0:
+        scores = smooth_keys(scores, keys, options.key_smoothing, options.key_smoothing_norm)
+    return scores
+
+
+def denoise_prompts(scores: Tensor, threshold: float) -> Tensor:
+    """Give up a class (score -100) whose probability reaches `threshold` nowhere in the image."""
+    confidence = (100 * scores).softmax(1).amax((2, 3), keepdim=True)
+    return scores.masked_fill(confidence < threshold, -100.0)
+
+
+def smooth_keys(scores: Tensor, keys: Tensor, threshold: float, norm: str) -> Tensor:
+    """Where the best probability is below `threshold`, sum all positions' by the likeness of keys.
+
+    (B, K, h, w), (B, h*w, C) -> (B, K, h, w): probabilities; where smoothed, weighted sums of them.
+    """
+    probabilities = (100 * scores).softmax(1).flatten(2)
+    with torch.autocast(scores.device.type, enabled=False):
+        # official code: normalised along the tokens, by oversight / here: along the channels
+        keys = F.normalize(keys.float(), dim=2 if norm == "channels" else 1)
+        smoothed = (probabilities @ keys) @ keys.transpose(1, 2)  # no tokens x tokens matrix
+    unsure = probabilities.amax(1, keepdim=True) < threshold
+    return torch.where(unsure, smoothed, probabilities).view_as(scores)
+
+
+def upsample_scores(
+    scores: Tensor, size: tuple[int, int], input_size: tuple[int, int], stride: int, padding: str
+) -> Tensor:
+    """Bilinear, onto the pixels of the image without its padding: (B, K, gh, gw) -> (B, K, H, W).
+
+    The grid covers gh*stride x gw*stride pixels, of which the image is the upper left input_size
+    (h, w). padding="stretch" (official code) squeezes the whole grid onto the image.
+    """
+    covered = tuple(cells * stride for cells in scores.shape[-2:])
+    if padding == "stretch" or covered == tuple(input_size):
+        return F.interpolate(scores, size, mode="bilinear", align_corners=False)
+    # Where the centres of the output pixels lie, if the covered area is -1 .. 1.
+    rows, columns = (
+        (torch.arange(n, device=scores.device) + 0.5) * (2 * inside / (n * whole)) - 1
+        for n, inside, whole in zip(size, input_size, covered, strict=True)
+    )
+    rows, columns = torch.meshgrid(rows, columns, indexing="ij")
+    places = torch.stack([columns, rows], dim=-1).expand(len(scores), -1, -1, -1)
+    return F.grid_sample(scores, places, padding_mode="border", align_corners=False)
+
+
+def suppress_absent(scores: Tensor, image_labels: Tensor, how: str = "masked") -> Tensor:
+    """Label filtering: scores (B, K, h, w) of the classes that image_labels (B, K) deny.
+
+    "masked": -inf, so that they never win. "multiplied" (official code): 0, which beats a negative
+    score.
+    """
+    present = image_labels[:, :, None, None]
+    if how == "multiplied":
+        return scores * present
+    return scores.masked_fill(present == 0, float("-inf"))
+
+
+def to_pseudo_mask(scores: Tensor, image_labels: Tensor, how: str = "masked") -> Tensor:
+    """Eq. (1) of Kim et al. 2024 after label filtering: (B, K, H, W), (B, K) -> (B, H, W), long.
+
+    An image without any label is IGNORE_INDEX everywhere ("multiplied", official code: class 0).
+    """
+    pseudo_mask = suppress_absent(scores, image_labels, how).argmax(1)
+    if how == "multiplied":
+        return pseudo_mask
+    unlabelled = (image_labels == 0).all(1)
+    return pseudo_mask.masked_fill(unlabelled[:, None, None], IGNORE_INDEX)

@@ -1,0 +1,171 @@
+"""Text embeddings: one unit vector per class, from its names put into prompt templates.
+
+They score CLIP's image features and are the frozen classifier of the segmentation network. The
+templates in templates_85.txt are the 80 that OpenAI published for ImageNet (the notebook
+Prompt_Engineering_for_ImageNet of the CLIP repository) and five "... in the scene." ones, as in
+CARB.
+"""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.labels import ClassTable
+from models.clip_loading import load_clip, openai_clip
+from utils.config import Config
+from utils.errors import InputError
+
+Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
+
+_TEMPLATES_85 = Path(__file__).with_name("templates_85.txt")
+
+
+def load_templates(name_or_path: str) -> tuple[str, ...]:
+    """For clip85, single, or a text file of one template per line, each with one {} for the name.
+
+    Raises InputError.
+    """
+    if name_or_path == "single":
+        return ("a photo of a {}.",)
+    path = _TEMPLATES_85 if name_or_path == "clip85" else Path(name_or_path)
+    if not path.is_file():
+        raise InputError(
+            f"prompt_templates '{name_or_path}' must be clip85, single or a text file; no such file"
+        )
+    lines = path.read_text(encoding="utf-8").splitlines()
+    templates = tuple(line.strip() for line in lines if line.strip())
+    wrong = [template for template in templates if template.count("{}") != 1]
+    if wrong or not templates:
+        found = repr(wrong[0]) if wrong else "no line"
+        raise InputError(f"{path}: expected lines with one {{}} each, found {found}")
+    return templates
+
+
+@torch.no_grad()
+def text_embeddings(clip_model: nn.Module, prompts: Prompts, templates: tuple[str, ...]) -> Tensor:
+    """Unit rows (K, D), float32, on the device of `clip_model`.
+
+    Each template with the class name is encoded and normalised; their mean, normalised, is the
+    embedding. Synonyms of a class are averaged likewise.
+    """
+    rows = []
+    for synonyms in prompts:
+        names = [_ensemble(clip_model, name, templates) for name in synonyms]
+        rows.append(F.normalize(torch.stack(names).mean(0), dim=0))
+    return torch.stack(rows)
+
+
+def _ensemble(clip_model: nn.Module, name: str, templates: tuple[str, ...]) -> Tensor:
+    texts = [template.replace("{}", name) for template in templates]
+    try:
+        tokens = openai_clip().tokenize(texts)
+    except RuntimeError as error:
+        raise InputError(f"the class prompt '{name}' is too long for CLIP: {error}") from None
+    device = clip_model.text_projection.device
+    encoded = clip_model.encode_text(tokens.to(device)).float()
+    return F.normalize(F.normalize(encoded, dim=1).mean(0), dim=0)
+
+
+def get_text_embeddings(
+    cfg: Config, classes: ClassTable, clip_model: nn.Module | None = None, trust: bool = False
+) -> Tensor:
+    """(K, D) from the file `cfg.clip_text`; a file that isn't there is made, with CLIP, first.
+
+    `clip_model` saves loading CLIP again; `trust` is that of `load_clip`. Raises InputError, also
+    where the file was made from other prompts, other templates or another CLIP than the config
+    names.
+    """
+    path = Path(cfg.clip_text)
+    templates = load_templates(cfg.prompt_templates)
+    source = {
+        "clip": model_name(cfg.clip_model),
+        "prompts": [list(synonyms) for synonyms in classes.prompts],
+        "templates": list(templates),
+    }
+    if not path.exists():
+        clip_model = clip_model or load_clip(cfg.clip_model, trust)
+        embeddings = text_embeddings(clip_model, classes.prompts, templates).cpu()
+        _save({"embeddings": embeddings, **source}, path)
+    return load_text_embeddings(path, len(classes), source=source)
+
+
+def load_text_embeddings(
+    path: str | Path,
+    num_classes: int,
+    width: int | None = None,
+    source: dict[str, Any] | None = None,
+) -> Tensor:
+    """(K, D) float32, from a bare tensor (.pth, .pt, .npy) or from a file of `get_text_embeddings`.
+
+    `source` says what such a file must have been made from; a bare tensor can't tell. Raises
+    InputError on other sources, other sizes, NaN, infinity or a row of zeros.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no text embeddings at {path} (clip_text)")
+    content = _read(path)
+    if isinstance(content, dict):
+        for key, expected in (source or {}).items():
+            if content.get(key) != expected:
+                raise InputError(
+                    f"{path} was made with other {key}: expected {_short(expected)}, "
+                    f"found {_short(content.get(key))}; name another clip_text or delete the file"
+                )
+        content = content.get("embeddings")
+    if not isinstance(content, Tensor) or content.ndim != 2:
+        raise InputError(f"{path}: expected a (classes, width) tensor of text embeddings")
+    if content.shape[0] != num_classes or width not in (None, content.shape[1]):
+        raise InputError(
+            f"{path}: expected text embeddings of {num_classes} classes"
+            f"{f' x {width}' if width else ''}, found {tuple(content.shape)}"
+        )
+    embeddings = content.float()
+    bad = ~embeddings.isfinite().all(1) | (embeddings == 0).all(1)
+    if bad.any():
+        raise InputError(
+            f"{path}: text embeddings must be finite and not zero; see row {int(bad.nonzero()[0])}"
+        )
+    return embeddings
+
+
+def model_name(name_or_path: str) -> str:
+    """The same short name for a model and for its file: "ViT-B/16", "clip/ViT-B-16.pt" ->
+    "ViT-B-16".
+    """
+    path = Path(name_or_path)
+    return path.stem if path.suffix else name_or_path.replace("/", "-").replace("@", "-")
+
+
+def _read(path: Path) -> Any:
+    try:
+        if path.suffix == ".npy":
+            return torch.from_numpy(np.load(path, allow_pickle=False))
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise InputError(f"{path}: text embeddings can't be read: {error}") from None
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Several processes may make the same file at once; each replaces it whole.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    torch.save(content, temporary)
+    temporary.replace(path)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."

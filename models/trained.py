@@ -1,0 +1,89 @@
+"""A trained network out of a checkpoint, ours or the authors', with what it needs to be used."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+
+from datasets.labels import ClassTable, load_classes
+from models.deeplabv3 import DeepLabV3, build_model
+from models.official import import_official_checkpoint, is_official_checkpoint
+from utils.checkpoint import load_checkpoint, load_weights
+from utils.config import Config, config_from_dict, load_config
+from utils.errors import InputError
+
+
+class Trained(NamedTuple):
+    """A network in evaluation mode on the CPU, its config, its classes, where it comes from."""
+
+    model: DeepLabV3
+    config: Config
+    classes: ClassTable
+    origin: dict[str, Any]
+
+
+def load_trained(
+    checkpoint: str | Path, config_path: str | None = None, overrides: list[str] | None = None
+) -> Trained:
+    """Read a checkpoint of the training scripts, or one of the authors' (needs `config_path`).
+
+    Our checkpoints hold their config; `config_path` takes its place, `overrides` change keys.
+    Raises InputError when the network or the number of classes does not fit.
+    """
+    content = load_checkpoint(checkpoint)
+    if is_official_checkpoint(content):
+        if config_path is None:
+            raise InputError(
+                f"{checkpoint} is one of the authors' checkpoints and says nothing about data: "
+                "add --config configs/official/<data set>.yaml"
+            )
+        config = load_config(config_path, overrides)
+        model, _ = import_official_checkpoint(content, str(checkpoint))
+        num_classes = len(model.classifier.text_embeddings)
+        classes = load_classes(config.class_file)
+        origin = {"stage": "official"}
+    elif {"model", "config", "class_names", "palette"} <= content.keys():
+        if config_path is None:
+            values = content["config"] | _parse(overrides or [])
+            config = config_from_dict(values, f"{checkpoint} (config)")
+        else:
+            config = load_config(config_path, overrides)
+        if config.class_file == content["config"].get("class_file"):
+            names = tuple(content["class_names"])
+            palette = np.asarray(content["palette"], np.uint8)
+            classes = ClassTable(names, tuple((name,) for name in names), palette)
+        else:
+            classes = load_classes(config.class_file)
+        num_classes = len(content["class_names"])
+        text = content["model"].get("classifier.text_embeddings")
+        model = build_model(config, num_classes, text, pretrained=False)
+        load_weights(model, content["model"], checkpoint)
+        origin = {"stage": content.get("stage"), "step": content.get("step")}
+    else:
+        raise InputError(
+            f"{checkpoint} is neither a checkpoint of train_*.py nor one of the authors': found "
+            f"keys {', '.join(map(str, list(content)[:5]))}"
+        )
+    if num_classes != len(classes):
+        raise InputError(
+            f"{checkpoint} has {num_classes} classes, {config.class_file} has {len(classes)}; "
+            "give the config of the data set that it was trained on"
+        )
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return Trained(model.eval(), config, classes, origin)
+
+
+def _parse(overrides: list[str]) -> dict[str, Any]:
+    values = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"--set {override}: expected key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
+    return values

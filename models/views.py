@@ -1,0 +1,127 @@
+"""Local View Sampling: a patch of the global view, resized before CLIP sees it (Kim et al. 2024)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets.labels import IGNORE_INDEX
+from utils.config import Config
+from utils.errors import InputError
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+class LocalView(NamedTuple):
+    """Where a local view lies in the global view, and the (height, width) at which CLIP sees it."""
+
+    box: Box
+    size: tuple[int, int]
+
+
+class LocalViewSampler:
+    """Draws positions and resize ratios of local views.
+
+    patch_size (height, width) in pixels of the global view; ratio m ~ U[low, high).
+    ``draw="image"`` gives each image its own view; "batch" one view for all, as the authors.
+    ``law="inclusive"`` reaches every position; "official" never the last one, as the authors, whose upper
+    bound is exclusive.
+    """
+
+    def __init__(
+        self,
+        patch_size: tuple[int, int],
+        ratio: tuple[float, float],
+        draw: str = "image",
+        law: str = "inclusive",
+    ) -> None:
+        self.patch_size = patch_size
+        self.ratio = ratio
+        self.per_image = draw == "image"
+        self.bound = 1 if law == "inclusive" else 0
+
+    @classmethod
+    def from_config(cls, config: Config) -> "LocalViewSampler":
+        return cls(config.patch_size, config.local_ratio, config.patch_draw, config.patch_law)
+
+    def draw(
+        self, num_images: int, image_size: tuple[int, int], generator: torch.Generator
+    ) -> list[LocalView]:
+        """One `LocalView` per image of size (H, W). Raises InputError where the patch does not fit."""
+        if any(p > s for p, s in zip(self.patch_size, image_size, strict=True)):
+            raise InputError(
+                f"a local view of {self.patch_size} does not fit into a global view of {image_size}; "
+                "lower patch_size or raise crop_size"
+            )
+        draws = [
+            self._draw_one(image_size, generator)
+            for _ in range(num_images if self.per_image else 1)
+        ]
+        return draws if self.per_image else draws * num_images
+
+    def _draw_one(self, image_size: tuple[int, int], generator: torch.Generator) -> LocalView:
+        top, left = (
+            int(torch.randint(size - patch + self.bound, (), generator=generator))
+            if size > patch
+            else 0
+            for size, patch in zip(image_size, self.patch_size, strict=True)
+        )
+        low, high = self.ratio
+        return self.view(top, left, low + (high - low) * torch.rand((), generator=generator))
+
+    def view(self, top: int, left: int, ratio: Tensor | float) -> LocalView:
+        """The view at a given position and resize ratio."""
+        height, width = self.patch_size
+        # float32, as the authors' product: int() cuts, so one more bit could change the size.
+        resized = torch.tensor(self.patch_size) * torch.as_tensor(ratio, dtype=torch.float32)
+        return LocalView((top, left, height, width), tuple(int(side) for side in resized))
+
+
+def crop(maps: Tensor, boxes: list[Box]) -> Tensor:
+    """The box of each image, all of one size: (B, ..., H, W) -> (B, ..., height, width)."""
+    return torch.stack(
+        [
+            item[..., top : top + height, left : left + width]
+            for item, (top, left, height, width) in zip(maps, boxes, strict=True)
+        ]
+    )
+
+
+def local_view(image: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """Crop, then resize: (B, 3, H, W) -> (B, 3, *size)."""
+    top, left, height, width = box
+    patch = image[..., top : top + height, left : left + width]
+    return F.interpolate(patch, size, mode="bilinear", align_corners=False)
+
+
+def local_pseudo_mask(
+    maskclip: Callable[[Tensor, Tensor, tuple[int, int]], Tensor],
+    image: Tensor,
+    image_labels: Tensor,
+    views: list[LocalView],
+) -> Tensor:
+    """M^l of Eq. (1) for each image's local view, at the patch's own size: (B, height, width) long.
+
+    image (B, 3, H, W) is normalised for CLIP; the labels of the whole image filter the patch. Views of one
+    size go through CLIP together.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, view in enumerate(views):
+        groups.setdefault(view.size, []).append(index)
+    masks: list[Tensor | None] = [None] * len(views)
+    for size, indices in groups.items():
+        patches = torch.cat([local_view(image[i : i + 1], views[i].box, size) for i in indices])
+        patch_size = views[indices[0]].box[2:]
+        for index, mask in zip(
+            indices, maskclip(patches, image_labels[indices], patch_size), strict=True
+        ):
+            masks[index] = mask
+    return torch.stack(masks)
+
+
+def ignore_padding(pseudo_mask: Tensor, valid: Tensor, boxes: list[Box] | None = None) -> Tensor:
+    """`pseudo_mask` of the whole image, or of `boxes` of it, with IGNORE_INDEX where `valid` is False."""
+    covered = valid if boxes is None else crop(valid, boxes)
+    return pseudo_mask.masked_fill(~covered, IGNORE_INDEX)

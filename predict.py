@@ -1,0 +1,84 @@
+"""Segment pictures of your own: one, a folder of them, or the frames of a video in a folder.
+
+Reads a checkpoint and INPUT; writes for every picture OUT/<name>.png (class ids, shown in the
+classes' colours) and OUT/<name>_overlay.png, and OUT/legend.png. Folders below INPUT are kept.
+
+    python predict.py --ckpt runs/cityscapes/carb/last.pt street.jpg --out predictions
+    python predict.py --ckpt ... frames/ --out predictions --scales 0.75 1.0 1.25 --flip
+
+A picture that can't be read is reported, the others go on, and the exit status is 2 at the end.
+"""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from datasets.files import File, list_files, read_image
+from datasets.training import EvaluationSet
+from datasets.transforms import normalize
+from models.trained import load_trained
+from utils.cli import parser
+from utils.distributed import setup
+from utils.errors import InputError, run_script
+from utils.inference import add_options, options_from, predict_logits
+from utils.visualize import legend, overlay, save_image, save_mask
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments
+    arguments = parser(__doc__, config_required=False)
+    arguments.add_argument("input", help="a picture or a folder")
+    arguments.add_argument("--ckpt", required=True, help="last.pt of a run, or the authors' .pth")
+    arguments.add_argument("--out", required=True, help="folder for the results")
+    arguments.add_argument("--alpha", type=float, default=0.5, help="opacity of the overlay")
+    add_options(arguments)
+    arguments = arguments.parse_args(argv)
+    options, out = options_from(arguments), Path(arguments.out)
+
+    # --- data, device, model
+    pictures = find_pictures(Path(arguments.input), out)
+    device = setup(arguments.device).device
+    trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
+    model, classes = trained.model.to(device), trained.classes
+    data = EvaluationSet(pictures, trained.config.resize_to)
+
+    # --- loop
+    unreadable = []
+    for index in tqdm(range(len(data)), desc="predict", unit="image"):
+        try:
+            sample = data[index]
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        image = normalize(sample["image"][None].to(device), "imagenet")
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
+            scores = predict_logits(model, image, sample["size"], **options)
+        mask, name = scores.argmax(1)[0].to(torch.uint8).cpu().numpy(), sample["name"]
+        save_mask(out / f"{name}.png", mask, classes.palette)
+        picture = overlay(read_image(pictures[name]), mask, classes.palette, arguments.alpha)
+        save_image(out / f"{name}_overlay.png", picture)
+    save_image(out / "legend.png", legend(classes.names, classes.palette))
+    print(f"{len(data) - len(unreadable)} of {len(data)} pictures done, written to {out}")
+    if unreadable:
+        raise InputError("these pictures were left out:\n  " + "\n  ".join(unreadable))
+
+
+def find_pictures(source: Path, out: Path) -> dict[str, File]:
+    """Name without suffix -> file, in the order of the names."""
+    if source.is_file():
+        if (out / f"{source.stem}.png").resolve() == source.resolve():
+            raise InputError(f"--out {out} would overwrite {source}; give another folder")
+        return {source.stem: File(str(source))}
+    if not source.is_dir():
+        raise InputError(f"no picture or folder at {source}")
+    if out.resolve().is_relative_to(source.resolve()):
+        raise InputError(f"--out {out} lies inside {source} and would be read as input next time")
+    pictures = list_files(source)
+    if not pictures:
+        raise InputError(f"no pictures (.jpg, .png, ...) in {source} or its folders")
+    return pictures
+
+
+if __name__ == "__main__":
+    run_script(main)

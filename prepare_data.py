@@ -1,0 +1,162 @@
+"""Prepare a data set: image-level labels, checks, statistics, conversion.
+
+    python prepare_data.py camvid --root data/camvid --out data/camvid/image_labels.json --stats
+    python prepare_data.py camvid --root data/camvid --labels data/camvid/image_labels.json --check
+    python prepare_data.py cityscapes --root data/cityscapes \\
+        --import-labels labels.npy --out data/cityscapes/image_labels.json
+    python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
+
+Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else from
+the ground truth, where a class is present if at least --min-pixels pixels have it. They go to --out.
+--check names everything that is wrong with the data and exits with status 1 if something is.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from datasets import DATASETS, SegmentationData, open_dataset
+from datasets.image_labels import ImageLabels, read_image_labels, write_image_labels
+from datasets.labels import ClassTable, load_classes
+from datasets.official_labels import import_official_labels
+from datasets.survey import (
+    Found,
+    convert,
+    empty_label_problems,
+    label_problems,
+    labels_from_counts,
+    pair_problems,
+    survey,
+)
+from utils.errors import InputError, run_script
+
+CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
+MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
+
+
+def main(argv: list[str]) -> None:
+    """Everything the command line asks for, in the order convert, labels, statistics, check."""
+    args = _parser().parse_args(argv)
+    if not (args.out or args.check or args.stats or args.convert):
+        raise InputError("nothing to do; give --out, --check, --stats or --convert")
+    classes = _classes(args)
+    dataset = open_dataset(args.dataset, args.root)
+    splits = args.splits or [split for split in dataset.splits() if split != "test"]
+    if args.convert:
+        _convert(args, dataset, splits, classes)
+    if not (args.out or args.check or args.stats):
+        return
+
+    found: dict[str, Found] = {}
+    given = args.import_labels or args.labels
+    if args.check or not given:
+        found = survey(dataset, splits, len(classes), args.workers, read_images=args.check)
+    labels = _given_labels(args, classes) if given else _extract(args, found, classes)
+    if args.out:
+        write_image_labels(args.out, labels)
+        print(f"wrote {args.out}: {len(labels)} images")
+    if args.stats:
+        for split in splits:
+            names = [name for name in dataset.images(split) if name in labels]
+            print(f"\n{split}: {statistics([labels[name] for name in names], classes)}")
+    if args.check:
+        problems = pair_problems(dataset, splits)
+        problems += [problem for f in found.values() for problem in f.problems]
+        if given:
+            problems += label_problems(labels, dataset, splits)
+        problems += empty_label_problems(labels)
+        for problem in problems:
+            print(problem)
+        print(f"{len(found)} images checked, {len(problems)} problems")
+        if problems:
+            sys.exit(1)
+
+
+def statistics(labels: list[tuple[int, ...]], classes: ClassTable) -> str:
+    """Images, classes per image, and images with and without each class, as text."""
+    if not labels:
+        return "no images with labels"
+    per_image = np.array([len(ids) for ids in labels])
+    positive = np.bincount([i for ids in labels for i in ids], minlength=len(classes))
+    lines = [f"{len(labels)} images, {per_image.mean():.2f} classes per image"]
+    lines.append("  classes  images")
+    lines += [f"  {n:7d}  {c:6d}" for n, c in enumerate(np.bincount(per_image)) if c]
+    width = max(map(len, classes.names))
+    lines.append(f"  {'class':{width}}  present  absent")
+    for name, count in zip(classes.names, positive, strict=True):
+        lines.append(f"  {name:{width}}  {count:7d}  {len(labels) - count:6d}")
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("dataset", choices=DATASETS)
+    add("--root", required=True, help="the folder the data set lies in")
+    add("--class-file", help="default: datasets/classes/<dataset>.yaml")
+    add("--splits", nargs="+", help="default: all that are there except test")
+    add("--out", help="JSON file to write the labels to")
+    add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--import-labels", metavar="NPY", help="the authors' labels.npy")
+    source.add_argument("--labels", help="existing labels, JSON or CSV")
+    add("--check", action="store_true", help="look for everything that is wrong")
+    add("--stats", action="store_true", help="print statistics of the labels")
+    add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
+    add("--overwrite", action="store_true", help="--convert into a folder that has files already")
+    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
+    return parser
+
+
+def _classes(args: argparse.Namespace) -> ClassTable:
+    if args.class_file is None and args.dataset == "folder":
+        raise InputError("your own data needs --class-file; datasets/classes/ has examples")
+    return load_classes(args.class_file or CLASS_FILES / f"{args.dataset}.yaml")
+
+
+def _given_labels(args: argparse.Namespace, classes: ClassTable) -> ImageLabels:
+    if args.labels:
+        return read_image_labels(args.labels, len(classes), classes.names)
+    labels, num_classes = import_official_labels(args.import_labels)
+    if num_classes != len(classes):
+        raise InputError(
+            f"{args.import_labels} has {num_classes} classes, {args.dataset} {len(classes)}; "
+            "import the file of the same data set"
+        )
+    return labels
+
+
+def _extract(args: argparse.Namespace, found: dict[str, Found], classes: ClassTable) -> ImageLabels:
+    labels = labels_from_counts(found, len(classes), args.min_pixels)
+    if not labels:
+        raise InputError(
+            f"no readable ground truth in {args.root} to take labels from; "
+            "give them with --labels or --import-labels"
+        )
+    if not args.check:
+        for name, f in found.items():
+            if f.problems or f.counts is None:
+                problem = f.problems[0] if f.problems else f"the image '{name}' has no mask"
+                raise InputError(f"{problem}; for the whole list run again with --check")
+    return labels
+
+
+def _convert(
+    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
+) -> None:
+    out = Path(args.convert)
+    if args.dataset not in MASK_ENDINGS:
+        raise InputError(f"{args.dataset} is read as it is; --convert is for camvid and wilddash2")
+    if out.exists() and any(out.iterdir()) and not args.overwrite:
+        raise InputError(f"{out} has files in it; give another folder or --overwrite")
+    convert(dataset, splits, classes, out, MASK_ENDINGS[args.dataset], args.workers)
+    print(f"wrote {out}: use it as --root and as data_root")
+
+
+if __name__ == "__main__":
+    run_script(main)

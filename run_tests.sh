@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The whole test suite on a bare machine: environment, linter, tests. Needs Python >= 3.11 and a package index.
+#   bash run_tests.sh          the everyday part
+#   bash run_tests.sh --all    and the slow part
+# Other arguments go to pytest. PYTHON names the interpreter that makes the environment.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+source tools/environment.sh requirements-dev.txt
+
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+
+selection=(-m "not slow")
+if [[ "${1:-}" == "--all" ]]; then
+  selection=()
+  shift
+fi
+OMP_NUM_THREADS=1 .venv/bin/python -m pytest "${selection[@]}" "$@"

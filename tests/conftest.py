@@ -1,0 +1,64 @@
+"""Where the reference cases and the real data lie, and what a test without them does."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+_ROOT = Path(__file__).resolve().parent.parent
+_SHARED = _ROOT.parent / "shared"
+
+
+def _folder(variable: str, default: Path) -> Path | None:
+    """The folder named by an environment variable (which must exist), else `default` if it exists."""
+    if variable in os.environ:
+        folder = Path(os.environ[variable])
+        if not folder.is_dir():
+            raise pytest.UsageError(f"{variable}={folder}: no such folder")
+        return folder
+    return default if default.is_dir() else None
+
+
+GOLDENS = _folder("CARB_GOLDENS", _SHARED / "goldens")
+CAMVID = _folder("CARB_CAMVID", _SHARED / "data" / "camvid")
+
+
+def golden_path(name: str) -> Path:
+    """Path of a reference file; skips the test when it is not there."""
+    if GOLDENS is None or not (GOLDENS / name).is_file():
+        pytest.skip(f"reference cases {name} not found (set CARB_GOLDENS)")
+    return GOLDENS / name
+
+
+def load_golden(name: str) -> np.lib.npyio.NpzFile:
+    """A reference file of the authors' code; skips the test when it is not there."""
+    return np.load(golden_path(name), allow_pickle=False)
+
+
+def golden_cases(name: str) -> list[str]:
+    """The case names of a reference file (what stands before '/' in its keys), for parametrize."""
+    if GOLDENS is None or not (GOLDENS / name).is_file():
+        return []
+    with np.load(GOLDENS / name, allow_pickle=False) as file:
+        return sorted({key.split("/")[0] for key in file.files if "/" in key})
+
+
+def golden_files(pattern: str) -> list[str]:
+    """Names of the reference files matching a glob pattern, for parametrize."""
+    return [] if GOLDENS is None else sorted(path.name for path in GOLDENS.glob(pattern))
+
+
+def camvid_root() -> Path:
+    """Real CamVid at half size; skips the test when it is not there."""
+    if CAMVID is None:
+        pytest.skip("real CamVid not found (set CARB_CAMVID)")
+    return CAMVID
+
+
+def shared_data(name: str) -> Path:
+    """A file or folder beside the real CamVid; skips the test when it is not there."""
+    path = camvid_root().parent / name
+    if not path.exists():
+        pytest.skip(f"{name} not found beside the real CamVid")
+    return path

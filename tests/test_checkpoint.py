@@ -1,0 +1,73 @@
+"""utils/checkpoint.py: written whole, read safely, refused with a reason."""
+
+import pickle
+
+import pytest
+import torch
+
+from utils.checkpoint import (
+    load_checkpoint,
+    load_training_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
+from utils.errors import InputError
+
+
+class Trap:
+    """Unpickling one would make a file."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_round_trip(tmp_path) -> None:
+    content = {"model": {"w": torch.randn(3)}, "step": 4, "criterion": [{"queue": [0.5]}]}
+    save_checkpoint(tmp_path / "run" / "last.pt", content)
+    loaded = load_training_checkpoint(tmp_path / "run" / "last.pt")
+    assert torch.equal(loaded["model"]["w"], content["model"]["w"])
+    assert loaded["criterion"] == content["criterion"] and loaded["format"] == 1
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["last.pt"]
+
+
+def test_a_failed_write_keeps_the_previous_checkpoint(tmp_path) -> None:
+    save_checkpoint(tmp_path / "last.pt", {"step": 1})
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        save_checkpoint(tmp_path / "last.pt", {"step": lambda: 2})
+    assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_missing_or_cut_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "last.pt")
+    path = tmp_path / "cut.pt"
+    save_checkpoint(path, {"model": {"w": torch.randn(1000)}})
+    path.write_bytes(path.read_bytes()[:1500])
+    with pytest.raises(InputError, match=r"cut\.pt is not a checkpoint that loads safely"):
+        load_checkpoint(path)
+
+
+def test_code_in_a_checkpoint_is_not_executed(tmp_path) -> None:
+    target = tmp_path / "made"
+    torch.save({"model": Trap(str(target))}, tmp_path / "trap.pt")
+    with pytest.raises(InputError, match="loads safely"):
+        load_checkpoint(tmp_path / "trap.pt")
+    assert not target.exists()
+
+
+def test_a_foreign_checkpoint_is_explained(tmp_path) -> None:
+    torch.save({"meta": {}, "state_dict": {}}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"eval\.py with --config"):
+        load_training_checkpoint(tmp_path / "other.pth")
+
+
+def test_weights_that_do_not_fit_are_listed() -> None:
+    model = torch.nn.Linear(3, 2)
+    state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
+    with pytest.raises(InputError, match="extra") as error:
+        load_weights(model, state, "file.pt")
+    assert "bias (missing)" in str(error.value) and "(2, 4) in the file" in str(error.value)

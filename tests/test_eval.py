@@ -1,0 +1,371 @@
+"""eval.py and predict.py on generated data: numbers, exports, ranks, and what a user gets wrong."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import golden_path
+from PIL import Image
+
+import eval as evaluation
+import predict
+from datasets.labels import load_classes
+from datasets.transforms import normalize
+from models.deeplabv3 import build_model
+from models.trained import load_trained
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.config import load_config
+from utils.errors import InputError
+from utils.metrics import ConfusionMatrix
+from utils.visualize import colourize
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = [(40, 56), (48, 64), (30, 44)]  # (height, width): one kept, two resized
+
+
+def _picture(rng: np.random.Generator, size: tuple[int, int]) -> Image.Image:
+    small = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
+    return Image.fromarray(small).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+
+
+def _write_config(path: Path, **changes) -> Path:
+    values = yaml.safe_load((ROOT / "configs" / "tiny_cpu.yaml").read_text())
+    path.write_text(yaml.safe_dump(values | changes))
+    return path
+
+
+def _write_checkpoint(path: Path, config_path: Path) -> Path:
+    torch.manual_seed(3)
+    config, classes = load_config(config_path), load_classes(load_config(config_path).class_file)
+    text = torch.nn.functional.normalize(torch.randn(len(classes), 16), dim=1)
+    model = build_model(config, len(classes), text)
+    content = {
+        "stage": "carb",
+        "step": 8,
+        "model": model.state_dict(),
+        "config": config.to_dict(),
+        "class_names": list(classes.names),
+        "palette": classes.palette.tolist(),
+    }
+    save_checkpoint(path, content)
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path) -> dict[str, Path]:
+    """A 'folder' data set of five pictures with ground truth, its config and a checkpoint."""
+    rng = np.random.default_rng(0)
+    data = tmp_path / "data"
+    for kind in ("images", "masks"):
+        (data / kind / "val").mkdir(parents=True)
+    for i in range(5):
+        size = SIZES[i % 3]
+        _picture(rng, size).save(data / "images" / "val" / f"p{i}.jpg")
+        mask = rng.integers(0, 4, size).astype(np.uint8)
+        mask[:, :4] = 255
+        Image.fromarray(mask).save(data / "masks" / "val" / f"p{i}.png")
+    (data / "classes.yaml").write_text("classes: [road, car, sky, tree]\n")
+    config = _write_config(
+        tmp_path / "config.yaml", data_root=str(data), class_file=str(data / "classes.yaml")
+    )
+    ckpt = _write_checkpoint(tmp_path / "run" / "last.pt", config)
+    return {"data": data, "config": config, "ckpt": ckpt, "tmp": tmp_path}
+
+
+def _metrics(path: Path) -> dict:
+    return json.loads((path / "metrics.json").read_text())
+
+
+def test_metrics_are_those_of_the_network_at_original_size(folder, capsys):
+    evaluation.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu"])
+    found = _metrics(folder["tmp"] / "run" / "eval_val")
+    model = load_trained(folder["ckpt"]).model
+    matrix = ConfusionMatrix(4)
+    for i in range(5):
+        with Image.open(folder["data"] / "images" / "val" / f"p{i}.jpg") as picture:
+            image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        height, width = image.shape[1:]
+        factor = min(64 / max(height, width), 48 / min(height, width))
+        size = (int(height * factor + 0.5), int(width * factor + 0.5))
+        image = torch.nn.functional.interpolate(image[None], size, mode="bilinear")
+        with torch.no_grad():
+            logits = model(normalize(image, "imagenet"))
+        for step in (size, (height, width)):
+            logits = torch.nn.functional.interpolate(logits, step, mode="bilinear")
+        with Image.open(folder["data"] / "masks" / "val" / f"p{i}.png") as mask:
+            matrix.update(logits.argmax(1)[0], torch.from_numpy(np.array(mask)))
+    assert found["miou"] == matrix.miou()
+    assert found["classes"] == matrix.to_dict(["road", "car", "sky", "tree"])["classes"]
+    assert found["num_images"] == 5 and found["split"] == "val" and found["step"] == 8
+    assert found["inference"]["scales"] == [1.0] and found["inference"]["precision"] == "fp32"
+    printed = capsys.readouterr().out
+    assert f"{100 * matrix.miou():.2f}" in printed and "metrics.json" in printed
+
+
+def test_evaluation_may_be_repeated_and_options_reach_the_network(folder):
+    out = folder["tmp"] / "out"
+    base = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out", str(out)]
+    evaluation.main(base)
+    first = _metrics(out)
+    evaluation.main(base)
+    assert _metrics(out) == first
+    options = ["--scales", "0.5", "1.0", "--flip", "--window", "24", "32", "--stride", "12", "16"]
+    evaluation.main([*base, *options, "--bf16"])
+    second = _metrics(out)
+    assert second["inference"] == {
+        "scales": [0.5, 1.0],
+        "flip": True,
+        "window": [24, 32],
+        "stride": [12, 16],
+        "precision": "bf16",
+    }
+    assert second["miou"] != first["miou"]
+    assert not list(out.glob("*.tmp"))
+
+
+def test_pictures_and_predictions(folder):
+    out = folder["tmp"] / "out"
+    evaluation.main(
+        ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out", str(out), "--save-vis"]
+    )
+    assert not (out / "predictions").exists()
+    classes = load_classes(folder["data"] / "classes.yaml")
+    matrix = ConfusionMatrix(4)
+    for i in range(5):
+        ids = np.array(Image.open(out / "vis" / f"p{i}.png"))
+        truth = np.array(Image.open(folder["data"] / "masks" / "val" / f"p{i}.png"))
+        matrix.update(torch.from_numpy(ids), torch.from_numpy(truth))
+        shown = np.array(Image.open(out / "vis" / f"p{i}.png").convert("RGB"))
+        np.testing.assert_array_equal(shown, colourize(ids, classes.palette))
+        assert Image.open(out / "vis" / f"p{i}_overlay.png").size == shown.shape[1::-1]
+    assert (out / "vis" / "legend.png").is_file()
+    assert _metrics(out)["miou"] == matrix.miou()
+
+
+def _cityscapes(tmp_path: Path) -> tuple[Path, list[str]]:
+    rng = np.random.default_rng(1)
+    root, stems = tmp_path / "cityscapes", []
+    for split, city in (("test", "berlin"), ("test", "bonn"), ("val", "munster")):
+        folder = root / "leftImg8bit" / split / city
+        folder.mkdir(parents=True)
+        for frame in (19, 20):
+            stem = f"{city}_000001_{frame:06d}"
+            _picture(rng, (32, 64)).save(folder / f"{stem}_leftImg8bit.png")
+            if split == "test":
+                stems.append(stem)
+    return root, stems
+
+
+def test_submission_holds_label_ids_of_every_test_image(tmp_path, capsys):
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels")
+    tool = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+    root, stems = _cityscapes(tmp_path)
+    config = _write_config(
+        tmp_path / "config.yaml",
+        dataset="cityscapes",
+        data_root=str(root),
+        class_file=str(ROOT / "datasets" / "classes" / "cityscapes.yaml"),
+    )
+    ckpt = _write_checkpoint(tmp_path / "last.pt", config)
+    submission, out = tmp_path / "submission", tmp_path / "out"
+    arguments = ["--ckpt", str(ckpt), "--device", "cpu", "--split", "test", "--out", str(out)]
+    with pytest.raises(InputError, match=r"no ground truth.*--export-submission"):
+        evaluation.main(arguments)
+    evaluation.main([*arguments, "--export-submission", str(submission), "--save-predictions"])
+    assert str(submission) in capsys.readouterr().out
+    assert not (out / "metrics.json").exists()
+    for stem in stems:
+        # Found by the server's own search, which refuses more than one file per image.
+        tool.args.predictionPath, tool.args.predictionWalk = str(submission), None
+        file = tool.getPrediction(tool.args, f"{stem}_gtFine_labelIds.png")
+        ids = np.array(Image.open(file))
+        train_ids = np.array(Image.open(out / "predictions" / stem.split("_")[0] / f"{stem}.png"))
+        expected = [labels.trainId2label[int(k)].id for k in train_ids.ravel()]
+        assert ids.shape == (32, 64) and ids.ravel().tolist() == expected
+    with zipfile.ZipFile(tmp_path / "submission.zip") as archive:
+        assert len(archive.namelist()) == len(stems) == 4
+        assert archive.testzip() is None
+        assert all("/" not in name for name in archive.namelist())
+
+
+def test_submission_of_another_data_set_is_refused(folder):
+    arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--export-submission", "x"]
+    with pytest.raises(InputError, match="Cityscapes server"):
+        evaluation.main(arguments)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_numbers_of_one(folder):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    results = []
+    for processes in (1, 2):
+        out = folder["tmp"] / f"out{processes}"
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+        script = ["eval.py", "--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out", str(out)]
+        subprocess.run(
+            [sys.executable, *launcher * (processes - 1), *script, "--save-predictions"],
+            cwd=ROOT,
+            env=environment,
+            check=True,
+            timeout=300,
+        )
+        names = sorted(p.name for p in (out / "predictions").iterdir())
+        results.append(((out / "metrics.json").read_text(), names))
+    assert results[0] == results[1]
+    assert len(results[0][1]) == 5  # five images on two ranks: none twice, none left out
+
+
+# --- the authors' checkpoints
+
+
+def _official_data(tmp_path: Path, num_classes: int) -> Path:
+    rng = np.random.default_rng(2)
+    data = tmp_path / "official"
+    for kind in ("images", "masks"):
+        (data / kind / "val").mkdir(parents=True)
+    _picture(rng, (40, 56)).save(data / "images" / "val" / "a.png")
+    mask = rng.integers(0, num_classes, (40, 56)).astype(np.uint8)
+    Image.fromarray(mask).save(data / "masks" / "val" / "a.png")
+    names = [f"class {k}" for k in range(num_classes)]
+    (data / "classes.yaml").write_text(yaml.safe_dump({"classes": names}))
+    return _write_config(
+        tmp_path / "official.yaml", data_root=str(data), class_file=str(data / "classes.yaml")
+    )
+
+
+def test_golden_official_checkpoint_evaluates(tmp_path):
+    path = golden_path("official_checkpoint.pth")
+    num_classes = len(load_checkpoint(path)["state_dict"]["decode_head.text_embeddings"])
+    config = _official_data(tmp_path, num_classes)
+    base = ["--ckpt", str(path), "--device", "cpu", "--out", str(tmp_path / "out")]
+    with pytest.raises(InputError, match="--config configs/official/"):
+        evaluation.main(base)
+    evaluation.main([*base, "--config", str(config)])
+    found = _metrics(tmp_path / "out")
+    assert found["stage"] == "official" and len(found["classes"]) == num_classes
+
+
+def test_golden_official_checkpoint_of_another_class_count(tmp_path):
+    path = golden_path("official_checkpoint.pth")
+    num_classes = len(load_checkpoint(path)["state_dict"]["decode_head.text_embeddings"])
+    config = _official_data(tmp_path, num_classes + 4)
+    with pytest.raises(InputError, match=rf"has {num_classes} classes.* has {num_classes + 4}"):
+        evaluation.main(["--ckpt", str(path), "--config", str(config), "--device", "cpu"])
+
+
+# --- what a user gets wrong
+
+
+def test_checkpoints_that_do_not_fit(folder):
+    ckpt = str(folder["ckpt"])
+    with pytest.raises(InputError, match="no checkpoint at"):
+        evaluation.main(["--ckpt", str(folder["tmp"] / "gone.pt")])
+    torch.save({"weights": 1}, folder["tmp"] / "other.pt")
+    with pytest.raises(InputError, match=r"neither .* found keys weights"):
+        evaluation.main(["--ckpt", str(folder["tmp"] / "other.pt")])
+    with pytest.raises(InputError, match="another network than the config"):
+        evaluation.main(["--ckpt", ckpt, "--set", "backbone=resnet34"])
+    with pytest.raises(InputError, match="unknown key 'bakbone'"):
+        evaluation.main(["--ckpt", ckpt, "--set", "bakbone=resnet34"])
+    with pytest.raises(InputError, match="key=value"):
+        evaluation.main(["--ckpt", ckpt, "--set", "backbone"])
+    three = folder["tmp"] / "three.yaml"
+    three.write_text("classes: [a, b, c]\n")
+    with pytest.raises(InputError, match=r"4 classes.*three\.yaml has 3"):
+        evaluation.main(["--ckpt", ckpt, "--set", f"class_file={three}"])
+
+
+def test_data_that_do_not_fit(folder):
+    arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu"]
+    with pytest.raises(InputError, match="no split 'nowhere'"):
+        evaluation.main([*arguments, "--split", "nowhere"])
+    with pytest.raises(InputError, match="no folder"):
+        evaluation.main([*arguments, "--set", "data_root=nowhere"])
+    with pytest.raises(InputError, match="--stride needs --window"):
+        evaluation.main([*arguments, "--stride", "8", "8"])
+    (folder["data"] / "masks" / "val" / "p1.png").unlink()
+    with pytest.raises(InputError, match="1 of 5 images have no ground truth, the first is 'p1'"):
+        evaluation.main(arguments)
+
+
+def test_foreign_ids_in_the_ground_truth_are_pointed_out(folder, capsys):
+    path = folder["data"] / "masks" / "val" / "p0.png"
+    mask = np.array(Image.open(path))
+    mask[0, 10:17] = 9
+    Image.fromarray(mask).save(path)
+    evaluation.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu"])
+    assert "7 labelled pixels have an id outside 0..3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_corrupt_image_is_one_message(folder, workers):
+    (folder["data"] / "images" / "val" / "p2.jpg").write_bytes(b"\xff\xd8 not a picture")
+    override = ["--set", f"num_workers={workers}"]
+    done = subprocess.run(
+        [sys.executable, "eval.py", "--ckpt", str(folder["ckpt"]), "--device", "cpu", *override],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    messages = [line for line in done.stderr.splitlines() if "eval:" not in line and line.strip()]
+    assert len(messages) == 1 and "p2.jpg" in messages[0] and messages[0].startswith("error: ")
+
+
+# --- predict.py
+
+
+def test_predict_a_folder_with_folders(folder):
+    source, out = folder["data"] / "images", folder["tmp"] / "predictions"
+    predict.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu", str(source), "--out", str(out)])
+    files = sorted(p.relative_to(out).as_posix() for p in out.rglob("*.png"))
+    names = [f"val/p{i}{end}.png" for i in range(5) for end in ("", "_overlay")]
+    assert files == sorted(["legend.png", *names])
+    evaluation.main(
+        ["--ckpt", str(folder["ckpt"]), "--save-predictions", "--out", str(folder["tmp"] / "eval")]
+    )
+    for i in range(5):  # the same labels as at evaluation, at the picture's own size
+        a, b = (
+            np.array(Image.open(path / f"p{i}.png"))
+            for path in (out / "val", folder["tmp"] / "eval" / "predictions")
+        )
+        np.testing.assert_array_equal(a, b)
+        assert a.shape == SIZES[i % 3]
+
+
+def test_predict_one_picture(folder, tmp_path):
+    source = folder["data"] / "images" / "val" / "p0.jpg"
+    out = tmp_path / "one"
+    predict.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu", str(source), "--out", str(out)])
+    assert sorted(p.name for p in out.iterdir()) == ["legend.png", "p0.png", "p0_overlay.png"]
+
+
+def test_predict_reports_unreadable_pictures_and_goes_on(folder):
+    source, out = folder["data"] / "images" / "val", folder["tmp"] / "predictions"
+    (source / "p1.jpg").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"left out:\n.*p1\.jpg"):
+        predict.main(["--ckpt", str(folder["ckpt"]), str(source), "--out", str(out)])
+    assert sorted(p.name for p in out.glob("p?.png")) == ["p0.png", "p2.png", "p3.png", "p4.png"]
+
+
+def test_predict_never_overwrites_its_input(folder):
+    arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu"]
+    source = folder["data"] / "images" / "val"
+    with pytest.raises(InputError, match="lies inside"):
+        predict.main([*arguments, str(source), "--out", str(source / "out")])
+    png = folder["data"] / "masks" / "val" / "p0.png"
+    with pytest.raises(InputError, match="would overwrite"):
+        predict.main([*arguments, str(png), "--out", str(png.parent)])
+    with pytest.raises(InputError, match="no picture or folder"):
+        predict.main([*arguments, str(source / "gone"), "--out", "x"])
+    (folder["tmp"] / "empty").mkdir()
+    with pytest.raises(InputError, match="no pictures"):
+        predict.main([*arguments, str(folder["tmp"] / "empty"), "--out", "x"])

@@ -1,0 +1,128 @@
+"""Whole image, scales, flip and sliding window, with networks whose answers are known by hand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from utils.errors import InputError
+from utils.inference import predict_logits, resize
+
+
+class Pixelwise(nn.Module):
+    """Per-pixel logits: no context, so that windows and flips must not change them."""
+
+    def forward(self, image):
+        return torch.stack([image[:, 0], image[:, 1] - image[:, 2], 0.3 * image[:, 2]], 1)
+
+
+class Position(nn.Module):
+    """Logit = the column number: not symmetric under a flip, and different in every window."""
+
+    def forward(self, image):
+        columns = torch.arange(image.shape[-1], dtype=torch.float32)
+        return columns.expand(len(image), 1, *image.shape[-2:]).clone()
+
+
+class Strided(nn.Module):
+    """Four times smaller output, as a segmentation net gives it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, 4, 1)
+        self.sizes = []
+
+    def forward(self, image):
+        self.sizes.append(tuple(image.shape[-2:]))
+        return self.conv(image)
+
+
+def test_single_scale_gives_raw_logits_resized_twice():
+    torch.manual_seed(0)
+    model, image = Strided(), torch.randn(2, 3, 21, 30)
+    found = predict_logits(model, image, (40, 57))
+    once = F.interpolate(model.conv(image), (21, 30), mode="bilinear", align_corners=False)
+    expected = F.interpolate(once, (40, 57), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(found, expected)
+    assert found.min() < 0 or found.max() > 1  # logits, not probabilities
+    torch.testing.assert_close(predict_logits(model, image, (21, 30)), once)
+
+
+def test_resize_returns_the_same_tensor_at_the_same_size():
+    maps = torch.randn(1, 2, 5, 6)
+    assert resize(maps, (5, 6)) is maps
+
+
+def test_scales_run_the_network_at_rounded_sizes():
+    model = Strided()
+    predict_logits(model, torch.randn(1, 3, 21, 30), (21, 30), scales=(0.5, 1.0, 1.25), flip=True)
+    assert model.sizes == [(11, 15)] * 2 + [(21, 30)] * 2 + [(26, 38)] * 2
+
+
+def test_several_scales_and_flip_average_probabilities():
+    torch.manual_seed(0)
+    model, image = Strided(), torch.randn(1, 3, 24, 32)
+
+    def once(scale, flipped):
+        x = image.flip(3) if flipped else image
+        size = (int(24 * scale), int(32 * scale))
+        x = F.interpolate(x, size, mode="bilinear", align_corners=False)
+        logits = F.interpolate(model.conv(x), size, mode="bilinear", align_corners=False)
+        logits = logits.flip(3) if flipped else logits
+        return F.interpolate(logits, (24, 32), mode="bilinear", align_corners=False).softmax(1)
+
+    expected = (once(0.5, False) + once(0.5, True) + once(1.5, False) + once(1.5, True)) / 4
+    found = predict_logits(model, image, (24, 32), scales=(0.5, 1.5), flip=True)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.sum(1), torch.ones(1, 24, 32))
+
+
+def test_flip_is_undone():
+    """Without context the mirrored pass equals the plain one, once mirrored back."""
+    image = torch.randn(2, 3, 9, 14)
+    plain = predict_logits(Pixelwise(), image, (9, 14)).softmax(1)
+    torch.testing.assert_close(predict_logits(Pixelwise(), image, (9, 14), flip=True), plain)
+
+
+@pytest.mark.parametrize(
+    "window,stride", [((8, 8), (5, 3)), ((9, 14), (1, 1)), ((100, 4), (100, 4))]
+)
+def test_sliding_window_equals_whole_image_without_context(window, stride):
+    image = torch.randn(2, 3, 9, 14)
+    expected = predict_logits(Pixelwise(), image, (9, 14))
+    found = predict_logits(Pixelwise(), image, (9, 14), window=window, stride=stride)
+    torch.testing.assert_close(found, expected)
+
+
+def test_sliding_window_averages_overlaps():
+    """Width 6, windows of 4 at 0 and 2: by hand, columns 0 1 (2+0)/2 (3+1)/2 2 3."""
+    image = torch.zeros(1, 3, 1, 6)
+    found = predict_logits(Position(), image, (1, 6), window=(1, 4), stride=(1, 3))
+    assert found.flatten().tolist() == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
+
+
+def test_stride_defaults_to_the_window():
+    image = torch.zeros(1, 3, 1, 4)
+    found = predict_logits(Position(), image, (1, 4), window=(1, 2))
+    assert found.flatten().tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": (8, 8), "stride": (9, 8)},
+        {"window": (8, 8), "stride": (0, 8)},
+        {"scales": ()},
+        {"scales": (1.0, -0.5)},
+    ],
+)
+def test_bad_options_are_input_errors(options):
+    with pytest.raises(InputError, match=r"--(stride|scales)"):
+        predict_logits(Pixelwise(), torch.zeros(1, 3, 9, 9), (9, 9), **options)
+
+
+def test_float32_out_of_a_bfloat16_network():
+    image = torch.randn(1, 3, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = predict_logits(Strided(), image, (8, 8))
+    assert logits.dtype == torch.float32

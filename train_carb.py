@@ -1,0 +1,113 @@
+"""Stage 2: go on from a warm-up checkpoint with Consistency-Aware Region Balancing.
+
+Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and what the warm-up read; writes
+RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum go on where the warm-up
+stopped: one schedule of `steps` over both stages.
+
+    python train_carb.py --config configs/cityscapes.yaml \
+        --init runs/cityscapes/warmup/last.pt --run-dir runs/cityscapes/carb
+    torchrun --nproc_per_node=2 train_carb.py --config ... --init ... --run-dir ...
+
+The same command again goes on where it stopped; --overwrite starts anew.
+"""
+
+import torch
+
+from datasets import open_dataset
+from datasets.files import read_image_labels
+from datasets.labels import load_classes
+from datasets.loader import training_loader
+from datasets.training import TrainingSet, pseudo_mask_files
+from datasets.transforms import TrainTransform
+from models.carb import CARBCriterion
+from models.deeplabv3 import build_model
+from models.maskclip import build_maskclip
+from models.views import LocalViewSampler
+from utils.checkpoint import load_training_checkpoint
+from utils.cli import training_parser
+from utils.config import load_config
+from utils.distributed import cleanup, setup
+from utils.errors import run_script
+from utils.runlog import RunLog, open_run
+from utils.schedule import poly_lr
+from utils.training import (
+    check_warmup,
+    prepare_views,
+    restore,
+    save,
+    train_one_step,
+    wrap,
+)
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments and configuration
+    parser = training_parser(__doc__)
+    parser.add_argument("--init", required=True, help="checkpoint of train_warmup.py")
+    arguments = parser.parse_args(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    end = config.steps
+
+    # --- device, ranks
+    ranks = setup(arguments.device)
+    classes = load_classes(config.class_file)
+    warmup = load_training_checkpoint(arguments.init)
+    check_warmup(warmup, arguments.init, config, classes)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
+
+    # --- data
+    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
+    image_labels = read_image_labels(config.image_labels, len(classes))
+    masks = None if config.views == "dual" else pseudo_mask_files(config.pseudo_masks, images)
+    dataset = TrainingSet(
+        images, image_labels, len(classes), TrainTransform.from_config(config), masks
+    )
+
+    # --- model, criterion, optimiser, resume
+    text = warmup["model"].get("classifier.text_embeddings")
+    model = build_model(config, len(classes), text, pretrained=False).to(ranks.device)
+    maskclip = None
+    if config.views != "base":
+        maskclip = build_maskclip(config, classes, ranks.device)
+    sampler = LocalViewSampler.from_config(config)
+    criterion = CARBCriterion.from_config(config)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+    state = run_dir / "last.pt" if (run_dir / "last.pt").is_file() else arguments.init
+    step = restore(state, end, ranks, model, optimizer, criterion)
+    network = wrap(model, config, ranks)
+
+    # --- loop
+    loader = training_loader(dataset, config, ranks, step, end)
+    log = RunLog(run_dir, config, ranks, step, end, "CARB")
+    for batch in loader:
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+        losses = train_one_step(
+            network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
+        )
+        step += 1
+        log.add(step, lr, losses, batch["name"])
+        if step % config.checkpoint_every == 0 or step == end:
+            log.flush(step, lr)
+            save(
+                run_dir,
+                ["last.pt"],
+                "carb",
+                step,
+                config,
+                classes,
+                ranks,
+                model,
+                optimizer,
+                criterion,
+            )
+    log.close()
+    if ranks.is_main:
+        print(f"CARB: step {step} of {end} done, {run_dir / 'last.pt'}")
+    cleanup()
+
+
+if __name__ == "__main__":
+    run_script(main)

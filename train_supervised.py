@@ -1,0 +1,100 @@
+"""The fully supervised upper bound of Tables 2-4: the same network and schedule on ground truth.
+
+The only training script that opens ground truth. Writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}.
+The `classifier` key chooses frozen text embeddings or an ordinary convolution.
+
+    python train_supervised.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/supervised
+    torchrun --nproc_per_node=2 train_supervised.py --config ... --run-dir ...
+
+The same command again goes on where it stopped; --overwrite starts anew.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from datasets import open_dataset
+from datasets.labels import load_classes
+from datasets.loader import training_loader
+from datasets.training import TrainingSet
+from datasets.transforms import TrainTransform, normalize
+from models.carb import segmentation_loss, upsample
+from models.deeplabv3 import build_model
+from models.text import get_text_embeddings
+from utils.cli import training_parser
+from utils.config import load_config
+from utils.distributed import cleanup, setup
+from utils.errors import InputError, run_script
+from utils.runlog import RunLog, open_run
+from utils.schedule import poly_lr
+from utils.seed import DROPOUT, WEIGHTS, derive
+from utils.training import autocast, restore, save, wrap
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments and configuration
+    arguments = training_parser(__doc__).parse_args(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    end = config.steps
+
+    # --- device, ranks, seed
+    ranks = setup(arguments.device)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+
+    # --- data
+    classes = load_classes(config.class_file)
+    source = open_dataset(config.dataset, config.data_root)
+    images, masks = source.images(config.train_split), source.ground_truth(config.train_split)
+    if not masks:
+        raise InputError(f"{config.data_root} has no ground truth for split '{config.train_split}'")
+    labels = dict.fromkeys(images, ())  # image-level labels play no part here
+    dataset = TrainingSet(
+        images,
+        labels,
+        len(classes),
+        TrainTransform.from_config(config),
+        masks,
+        source.read_ground_truth,
+    )
+
+    # --- model, optimiser, resume
+    text = get_text_embeddings(config, classes) if config.classifier == "text" else None
+    model = build_model(config, len(classes), text).to(ranks.device)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+    step = restore(run_dir / "last.pt", end, ranks, model, optimizer)
+    network = wrap(model, config, ranks)
+
+    # --- loop
+    loader = training_loader(dataset, config, ranks, step, end)
+    log = RunLog(run_dir, config, ranks, step, end, "supervised")
+    for batch in loader:
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        image, valid, mask = (
+            batch[key].to(ranks.device, non_blocking=True)
+            for key in ("image", "valid", "pseudo_mask")
+        )
+        with autocast(config, ranks):
+            logits = network(normalize(image, "imagenet", valid))
+        log_probabilities = F.log_softmax(upsample(logits, mask.shape[-2:]), dim=1)
+        loss = segmentation_loss(log_probabilities, mask, config.empty_region, config.sync)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        step += 1
+        log.add(step, lr, {"loss": loss.detach()}, batch["name"])
+        if step % config.checkpoint_every == 0 or step == end:
+            log.flush(step, lr)
+            save(run_dir, ["last.pt"], "supervised", step, config, classes, ranks, model, optimizer)
+    log.close()
+    if ranks.is_main:
+        print(f"supervised: step {step} of {end} done, {run_dir / 'last.pt'}")
+    cleanup()
+
+
+if __name__ == "__main__":
+    run_script(main)

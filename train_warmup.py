@@ -1,0 +1,94 @@
+"""Stage 1: train the segmentation net on CLIP's pseudo-masks of global and local views.
+
+Reads the images, their image-level labels and, for views base and local, the masks of gen_clip_masks.py;
+writes RUN_DIR/{config.yaml, metrics.jsonl, warmup.pt, last.pt}. With carb: true it stops after warmup_steps
+and train_carb.py goes on; with carb: false it takes all steps (rows Base, Local and Dual of Table 1).
+
+    python train_warmup.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/warmup
+    torchrun --nproc_per_node=2 train_warmup.py --config ... --run-dir ...
+
+The same command again goes on where it stopped; --overwrite starts anew.
+"""
+
+import torch
+
+from datasets import open_dataset
+from datasets.files import read_image_labels
+from datasets.labels import load_classes
+from datasets.loader import training_loader
+from datasets.training import TrainingSet, pseudo_mask_files
+from datasets.transforms import TrainTransform
+from models.carb import CARBCriterion
+from models.deeplabv3 import build_model
+from models.maskclip import build_maskclip
+from models.text import get_text_embeddings
+from models.views import LocalViewSampler
+from utils.cli import training_parser
+from utils.config import load_config
+from utils.distributed import cleanup, setup
+from utils.errors import run_script
+from utils.runlog import RunLog, open_run
+from utils.schedule import poly_lr
+from utils.seed import WEIGHTS, derive
+from utils.training import prepare_views, restore, save, train_one_step, wrap
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments and configuration
+    arguments = training_parser(__doc__).parse_args(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    end = config.warmup_steps if config.carb else config.steps
+
+    # --- device, ranks, seed
+    ranks = setup(arguments.device)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+
+    # --- data
+    classes = load_classes(config.class_file)
+    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
+    image_labels = read_image_labels(config.image_labels, len(classes))
+    masks = None if config.views == "dual" else pseudo_mask_files(config.pseudo_masks, images)
+    dataset = TrainingSet(
+        images, image_labels, len(classes), TrainTransform.from_config(config), masks
+    )
+
+    # --- model, criterion, optimiser, resume
+    text = get_text_embeddings(config, classes) if config.classifier == "text" else None
+    model = build_model(config, len(classes), text).to(ranks.device)
+    maskclip = None
+    if config.views != "base":
+        maskclip = build_maskclip(config, classes, ranks.device)
+    sampler = LocalViewSampler.from_config(config)
+    criterion = CARBCriterion.from_config(config)
+    optimizer = torch.optim.SGD(
+        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+    step = restore(run_dir / "last.pt", end, ranks, model, optimizer, criterion)
+    network = wrap(model, config, ranks)
+
+    # --- loop
+    loader = training_loader(dataset, config, ranks, step, end)
+    log = RunLog(run_dir, config, ranks, step, end, "warm-up")
+    for batch in loader:
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+        losses = train_one_step(
+            network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
+        )
+        step += 1
+        log.add(step, lr, losses, batch["name"])
+        if step % config.checkpoint_every == 0 or step in (config.warmup_steps, end):
+            log.flush(step, lr)
+            names = ["last.pt"] + ["warmup.pt"] * (step == config.warmup_steps)
+            save(
+                run_dir, names, "warmup", step, config, classes, ranks, model, optimizer, criterion
+            )
+    log.close()
+    if ranks.is_main:
+        print(f"warm-up: step {step} of {end} done, {run_dir / 'last.pt'}")
+    cleanup()
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,93 @@
+"""Checkpoints: plain dicts of tensors, numbers, strings and lists that torch's safe loader accepts."""
+
+import os
+import pickle
+import platform
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+
+from utils.errors import InputError
+
+FORMAT = 1
+
+
+def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
+    """Write whole or not at all: to a temporary file in the same folder, flushed, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    header = {
+        "format": FORMAT,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
+        },
+    }
+    try:
+        with temporary.open("wb") as file:
+            torch.save(header | content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU without executing anything in it.
+
+    Raises InputError when it is not there, cut short, or not a dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"no checkpoint at {path}; train_warmup.py and train_carb.py write last.pt"
+        )
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"{path} is not a checkpoint that loads safely (cut short, or not made of tensors, numbers, "
+            f"strings and lists alone): {reason}"
+        ) from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
+    return content
+
+
+def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint that one of the training scripts wrote."""
+    content = load_checkpoint(path)
+    if content.get("format") != FORMAT or "model" not in content:
+        raise InputError(
+            f"{path} was not written by this program's training scripts (found keys "
+            f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py with --config"
+        )
+    return content
+
+
+def load_weights(
+    model: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path
+) -> None:
+    """Strict load that says which tensors do not fit."""
+    own = model.state_dict()
+    wrong = [f"{key} (not in this network)" for key in state if key not in own]
+    wrong += [f"{key} (missing)" for key in own if key not in state]
+    wrong += [
+        f"{key}: {tuple(state[key].shape)} in the file, {tuple(own[key].shape)} in the network"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+        raise InputError(
+            f"{source} holds another network than the config describes: {'; '.join(wrong[:4])}{more}. "
+            "Use the config it was trained with (config.yaml in its run folder)"
+        )
+    model.load_state_dict(state)

@@ -1,0 +1,255 @@
+"""One flat YAML file -> one frozen, validated dataclass.
+
+Every key must be in the file: a run is described whole by one page, without inheritance and without
+hidden defaults. `configs/cityscapes.yaml` says in comments what each key does.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from utils.errors import InputError
+
+
+def _choice(*options: str) -> Any:
+    return field(metadata={"choices": options})
+
+
+def _bounded(low: float | None = None, high: float | None = None) -> Any:
+    return field(metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a result. Sizes are (height, width) in pixels."""
+
+    # data
+    dataset: str = _choice("cityscapes", "camvid", "wilddash2", "folder")
+    data_root: str
+    class_file: str
+    image_labels: str
+    pseudo_masks: str | None
+    train_split: str
+    val_split: str
+    num_workers: int = _bounded(0)
+
+    # image augmentation
+    resize_to: tuple[int, int] = _bounded(1)
+    ratio_range: tuple[float, float] = _bounded(0.01)
+    crop_size: tuple[int, int] = _bounded(1)
+    flip_probability: float = _bounded(0, 1)
+    photometric_distortion: bool
+    ignore_padding: bool
+
+    # CLIP and its pseudo-masks
+    clip_model: str
+    clip_text: str
+    prompt_templates: str
+    clip_activation: str = _choice("quickgelu", "gelu")
+    clip_layer_norm_eps: float = _bounded(0)
+    clip_normalization: str = _choice("clip", "imagenet")
+    clip_residual: bool
+    clip_mlp: bool
+    clip_padding: str = _choice("crop", "stretch")
+    clip_position_embedding: str = _choice("grid", "count")
+    key_smoothing: float = _bounded(0, 1)
+    key_smoothing_norm: str = _choice("channels", "tokens")
+    prompt_denoising: float = _bounded(0, 1)
+    absent_classes: str = _choice("masked", "multiplied")
+
+    # segmentation network
+    backbone: str = _choice("resnet18", "resnet34", "resnet50", "resnet101")
+    backbone_width: int = _bounded(1)
+    backbone_layers: int = _bounded(1, 4)
+    stem: str = _choice("conv7", "v1c")
+    bottleneck_stride: str = _choice("3x3", "1x1")
+    output_stride: int = _choice(8, 16)
+    backbone_weights: str | None
+    backbone_sha256: str | None
+    backbone_weights_partial: bool
+    aspp: str = _choice("v3", "v2")
+    aspp_dilations: tuple[int, ...] = _bounded(1)
+    dropout: float = _bounded(0, 1)
+    classifier: str = _choice("text", "conv")
+
+    # views
+    views: str = _choice("base", "local", "dual")
+    patch_size: tuple[int, int] = _bounded(1)
+    local_ratio: tuple[float, float] = _bounded(0.01)
+    patch_draw: str = _choice("image", "batch")
+    patch_law: str = _choice("inclusive", "official")
+
+    # CARB
+    carb: bool
+    warmup_steps: int = _bounded(0)
+    queue_size: int = _bounded(1)
+    balance: str = _choice("adaptive", "fixed")
+    balance_coefficient: float = _bounded(0)
+    empty_region: str = _choice("zero", "nan")
+    sync: bool
+
+    # optimisation
+    steps: int = _bounded(1)
+    batch_size: int = _bounded(1)
+    lr: float = _bounded(0)
+    min_lr: float = _bounded(0)
+    power: float = _bounded(0)
+    momentum: float = _bounded(0, 1)
+    weight_decay: float = _bounded(0)
+    precision: str = _choice("fp32", "bf16")
+    channels_last: bool
+    compile: bool
+    seed: int = _bounded(0)
+    log_every: int = _bounded(1)
+    checkpoint_every: int = _bounded(1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and lists: what YAML and a checkpoint can hold."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+
+
+_FIELDS = {f.name: f for f in dataclasses.fields(Config)}
+_TYPES = typing.get_type_hints(Config)
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file and apply ``key=value`` overrides (values are YAML too).
+
+    Raises InputError naming the file, the key, the type expected and, for an unknown key, the nearest
+    valid one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no config file at {path}; the shipped ones are in configs/")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
+    for override in overrides or []:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise InputError(f"--set {override}: expected key=value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
+    return config_from_dict(values, source=str(path))
+
+
+def config_from_dict(values: dict[str, Any], source: str) -> Config:
+    """Validate `values`; `source` (a file name) opens every message."""
+    for key in values:
+        if key not in _FIELDS:
+            near = difflib.get_close_matches(str(key), _FIELDS, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InputError(f"{source}: unknown key '{key}'{hint}")
+    missing = [key for key in _FIELDS if key not in values]
+    if missing:
+        raise InputError(
+            f"{source}: missing key{'s' * (len(missing) > 1)} {', '.join(missing)}; "
+            "configs/cityscapes.yaml has every key with a comment"
+        )
+    config = Config(**{key: _convert(source, key, value) for key, value in values.items()})
+    _check_together(config, source)
+    return config
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write the resolved config as YAML that `load_config` reads back to an equal one."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _convert(source: str, key: str, value: Any) -> Any:
+    expected, metadata = _TYPES[key], _FIELDS[key].metadata
+    converted = _to_type(expected, value)
+    if converted is _WRONG:
+        raise InputError(
+            f"{source}: '{key}' must be {_describe(expected)}, found {value!r} ({type(value).__name__})"
+        )
+    if "choices" in metadata and converted not in metadata["choices"]:
+        options = ", ".join(map(str, metadata["choices"]))
+        raise InputError(f"{source}: '{key}' must be one of {options}; found {value!r}")
+    for number in converted if isinstance(converted, tuple) else (converted,):
+        low, high = metadata.get("low"), metadata.get("high")
+        if (low is not None and number < low) or (high is not None and number > high):
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise InputError(f"{source}: '{key}' must be {limits}, found {value!r}")
+    return converted
+
+
+_WRONG = object()
+
+
+def _to_type(expected: Any, value: Any) -> Any:
+    if isinstance(expected, types.UnionType):  # X | None
+        return None if value is None else _to_type(typing.get_args(expected)[0], value)
+    if typing.get_origin(expected) is tuple:
+        item_types = typing.get_args(expected)
+        if not isinstance(value, list | tuple) or not value:
+            return _WRONG
+        if item_types[-1] is Ellipsis:
+            item_types = (item_types[0],) * len(value)
+        if len(value) != len(item_types):
+            return _WRONG
+        items = tuple(_to_type(t, v) for t, v in zip(item_types, value, strict=True))
+        return _WRONG if _WRONG in items else items
+    if expected is float:
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return _WRONG
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        finite = isinstance(value, float) and abs(value) < float("inf")
+        return value if finite else _WRONG
+    return value if type(value) is expected else _WRONG
+
+
+def _describe(expected: Any) -> str:
+    if isinstance(expected, types.UnionType):
+        return f"{_describe(typing.get_args(expected)[0])} or null"
+    if typing.get_origin(expected) is tuple:
+        item_types = typing.get_args(expected)
+        count = "" if item_types[-1] is Ellipsis else f"{len(item_types)} "
+        return f"a list of {count}{_describe(item_types[0]).removeprefix('a ')}s"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
+        expected
+    ]
+
+
+def _check_together(config: Config, source: str) -> None:
+    for key in ("ratio_range", "local_ratio"):
+        low, high = getattr(config, key)
+        if low > high:
+            raise InputError(f"{source}: '{key}' must be [low, high], found {[low, high]}")
+    if config.views != "base" and any(
+        p > c for p, c in zip(config.patch_size, config.crop_size, strict=True)
+    ):
+        raise InputError(
+            f"{source}: 'patch_size' {list(config.patch_size)} must fit into "
+            f"'crop_size' {list(config.crop_size)}"
+        )
+    if config.views != "dual" and config.pseudo_masks is None:
+        raise InputError(
+            f"{source}: views: {config.views} trains on stored masks, so 'pseudo_masks' must name their folder"
+            " (made by gen_clip_masks.py)"
+        )
+    if config.carb and config.warmup_steps >= config.steps:
+        raise InputError(
+            f"{source}: 'warmup_steps' ({config.warmup_steps}) must be below 'steps' ({config.steps}) "
+            "with carb: true"
+        )

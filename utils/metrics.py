@@ -1,0 +1,122 @@
+"""Segmentation metrics from one confusion matrix over the whole data set."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.distributed import all_reduce
+
+
+class ConfusionMatrix:
+    """Exact pixel counts of (ground truth, prediction) pairs.
+
+    Counts are int64: float32 stops counting at 2**24 and Cityscapes val has 1e9 pixels.
+    Ground-truth ids outside 0..K-1 other than the ignored one are no class, but what is predicted
+    there still is a false positive (as in the authors' evaluation): they fill an extra row.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        self.num_classes = num_classes
+        self.counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
+
+    def update(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
+        """Count two integer maps of one shape, (H,W) or (B,H,W)."""
+        if prediction.shape != ground_truth.shape:
+            raise ValueError(
+                f"prediction {tuple(prediction.shape)} and ground truth "
+                f"{tuple(ground_truth.shape)} must have one shape"
+            )
+        K = self.num_classes
+        prediction = prediction.to(self.counts.device, torch.int64)
+        ground_truth = ground_truth.to(self.counts.device, torch.int64)
+        valid = ground_truth != ignore_index
+        prediction, ground_truth = prediction[valid], ground_truth[valid]
+        if len(prediction) and not 0 <= int(prediction.min()) <= int(prediction.max()) < K:
+            raise ValueError(f"predictions must be class ids 0..{K - 1}")
+        ground_truth = ground_truth.where((ground_truth >= 0) & (ground_truth < K), K)
+        self.counts += torch.bincount(ground_truth * K + prediction, minlength=(K + 1) * K).reshape(
+            K + 1, K
+        )
+
+    def all_reduce(self) -> None:
+        """Sum the counts over all ranks, in place."""
+        all_reduce(self.counts)
+
+    def areas(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(K,) int64 pixel counts per class: intersection, ground truth, prediction; on the CPU."""
+        counts = self.counts.cpu()
+        return counts.diagonal(), counts[:-1].sum(1), counts.sum(0)
+
+    def iou(self) -> Tensor:
+        """(K,) float64 intersection over union; NaN for a class neither present nor predicted."""
+        intersection, truth, predicted = self.areas()
+        return intersection.double() / (truth + predicted - intersection)
+
+    def miou(self) -> float:
+        """Mean IoU over the classes that have one."""
+        return self.iou().nanmean().item()
+
+    def pixel_accuracy(self) -> float:
+        """Share of the labelled pixels that are right."""
+        intersection, truth, _ = self.areas()
+        return (intersection.sum().double() / truth.sum()).item()
+
+    def class_accuracy(self) -> Tensor:
+        """(K,) float64 share of each class's pixels that are right (recall); NaN when absent."""
+        intersection, truth, _ = self.areas()
+        return intersection.double() / truth
+
+    def precision(self) -> Tensor:
+        """(K,) float64 share of each class's predictions that are right; NaN without any."""
+        intersection, _, predicted = self.areas()
+        return intersection.double() / predicted
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Everything as plain numbers in 0..1, unrounded; None where there is no value (JSON)."""
+        columns = {
+            "iou": self.iou(),
+            "accuracy": self.class_accuracy(),
+            "precision": self.precision(),
+        }
+        intersection, truth, predicted = self.areas()
+        return {
+            "miou": _number(self.miou()),
+            "pixel_accuracy": _number(self.pixel_accuracy()),
+            "mean_accuracy": _number(self.class_accuracy().nanmean().item()),
+            "classes": {
+                name: {key: _number(column[k].item()) for key, column in columns.items()}
+                | {
+                    "intersection": int(intersection[k]),
+                    "ground_truth": int(truth[k]),
+                    "predicted": int(predicted[k]),
+                }
+                for k, name in enumerate(class_names)
+            },
+        }
+
+    def table(self, class_names: Sequence[str]) -> str:
+        """Percent per class and in the mean, two decimals; '-' where there is no value."""
+        rows = list(
+            zip(class_names, self.iou(), self.class_accuracy(), self.precision(), strict=True)
+        )
+        width = max(len("pixel accuracy"), *map(len, class_names))
+        lines = [f"{'class':{width}}    IoU    Acc   Prec"]
+        lines += [
+            f"{name:{width}} {' '.join(_percent(float(v)) for v in row)}" for name, *row in rows
+        ]
+        lines.append("-" * len(lines[0]))
+        mean_accuracy = self.class_accuracy().nanmean().item()
+        lines.append(f"{'mean':{width}} {_percent(self.miou())} {_percent(mean_accuracy)}")
+        lines.append(f"{'pixel accuracy':{width}} {_percent(self.pixel_accuracy())}")
+        return "\n".join(lines)
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float) -> str:
+    return "     -" if math.isnan(value) else f"{100 * value:6.2f}"

@@ -1,0 +1,198 @@
+"""What train_warmup.py and train_carb.py do alike: one step, and what lies between runs."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from datasets.labels import ClassTable
+from datasets.transforms import normalize
+from models.carb import CARBCriterion
+from models.maskclip import MaskCLIP
+from models.views import Box, LocalViewSampler, ignore_padding, local_pseudo_mask
+from utils.checkpoint import load_training_checkpoint, load_weights, save_checkpoint
+from utils.config import Config
+from utils.distributed import Ranks, barrier, gather_objects
+from utils.errors import InputError
+from utils.seed import DROPOUT, LOCAL_VIEWS, derive, generator
+
+
+class Views(NamedTuple):
+    """The input of one step: global view, its labels, and the pseudo-masks of both views."""
+
+    image: Tensor  # (B, 3, H, W), normalised for the segmentation net
+    image_labels: Tensor  # (B, K)
+    global_mask: Tensor  # (B, H, W)
+    local_mask: Tensor | None  # (B, ph, pw)
+    boxes: list[Box] | None
+
+
+def prepare_views(
+    batch: dict[str, Any],
+    step: int,
+    config: Config,
+    ranks: Ranks,
+    maskclip: MaskCLIP | None,
+    sampler: LocalViewSampler,
+) -> Views:
+    """Move a batch to the device and give it its pseudo-masks.
+
+    base: global mask from file. local: and a local mask made by CLIP. dual: both made by CLIP.
+    """
+    image, valid, image_labels = (
+        batch[key].to(ranks.device, non_blocking=True) for key in ("image", "valid", "image_labels")
+    )
+    segmentation_image = normalize(image, "imagenet", valid)
+    local_mask = boxes = None
+    if config.views != "base":
+        clip_image = normalize(image, config.clip_normalization, valid)
+        # Drawn for the batch of all ranks, so that the number of ranks changes nothing.
+        views = sampler.draw(
+            config.batch_size, image.shape[-2:], generator(config.seed, LOCAL_VIEWS, step)
+        )
+        views = views[ranks.rank * len(image) : (ranks.rank + 1) * len(image)]
+        boxes = [view.box for view in views]
+        with autocast(config, ranks):
+            local_mask = local_pseudo_mask(maskclip, clip_image, image_labels, views)
+        if config.ignore_padding:
+            local_mask = ignore_padding(local_mask, valid, boxes)
+    if config.views == "dual":
+        with autocast(config, ranks):
+            global_mask = maskclip(clip_image, image_labels, image.shape[-2:])
+        if config.ignore_padding:
+            global_mask = ignore_padding(global_mask, valid)
+    else:
+        global_mask = batch["pseudo_mask"].to(ranks.device, non_blocking=True)
+    return Views(segmentation_image, image_labels, global_mask, local_mask, boxes)
+
+
+def train_one_step(
+    network: nn.Module,
+    criterion: CARBCriterion,
+    optimizer: torch.optim.Optimizer,
+    views: Views,
+    step: int,
+    lr: float,
+    config: Config,
+    ranks: Ranks,
+    balanced: bool,
+) -> dict[str, Tensor]:
+    """Forward, loss (warm-up, or CARB when `balanced`), backward, SGD. Returns what the criterion does."""
+    torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    image = views.image
+    if config.channels_last:
+        image = image.to(memory_format=torch.channels_last)
+    with autocast(config, ranks):
+        logits = network(image)
+    losses = criterion(
+        logits, views.image_labels, views.global_mask, views.local_mask, views.boxes, balanced
+    )
+    optimizer.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    optimizer.step()
+    return losses | {"loss": losses["loss"].detach()}
+
+
+def autocast(config: Config, ranks: Ranks) -> torch.autocast:
+    """bfloat16 where the config asks for it; losses are taken in float32 all the same."""
+    return torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def wrap(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
+    """The callable for training: memory format, compilation, SyncBN (cuda) and DDP over ranks.
+
+    `model` stays the plain network, whose state dict has no prefixes.
+    """
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    on_cuda = ranks.device.type == "cuda"
+    if ranks.world_size > 1 and on_cuda:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if config.compile:
+        model.compile()
+    model.train()
+    if ranks.world_size == 1:
+        return model
+    return nn.parallel.DistributedDataParallel(
+        model, device_ids=[ranks.device.index] if on_cuda else None
+    )
+
+
+def save(
+    run_dir: Path,
+    names: list[str],
+    stage: str,
+    step: int,
+    config: Config,
+    classes: ClassTable,
+    ranks: Ranks,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    criterion: CARBCriterion | None = None,
+) -> None:
+    """Write the state after `step` steps under each of `names` in `run_dir` (rank 0; all ranks wait)."""
+    queues = gather_objects(criterion.queue_state() if criterion else {})
+    if ranks.is_main:
+        content = {
+            "stage": stage,
+            "step": step,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "criterion": queues,
+            "world_size": ranks.world_size,
+            "config": config.to_dict(),
+            "class_names": list(classes.names),
+            "palette": classes.palette.tolist(),
+        }
+        for name in names:
+            save_checkpoint(run_dir / name, content)
+    barrier()
+
+
+def restore(
+    path: Path,
+    end: int,
+    ranks: Ranks,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    criterion: CARBCriterion | None = None,
+) -> int:
+    """Load weights, momentum and queues from `path`; returns its step, or 0 where there is no file."""
+    if not path.is_file():
+        return 0
+    checkpoint = load_training_checkpoint(path)
+    if checkpoint["world_size"] != ranks.world_size:
+        raise InputError(
+            f"{path} was written by {checkpoint['world_size']} process(es), this run has "
+            f"{ranks.world_size}; go on with as many, or start anew with --overwrite"
+        )
+    step = checkpoint["step"]
+    load_weights(model, checkpoint["model"], path)
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    if criterion is not None:
+        criterion.load_queue_state(checkpoint["criterion"][ranks.rank])
+    if ranks.is_main:
+        state = "is finished; --overwrite starts anew" if step >= end else f"goes on to step {end}"
+        print(f"{path}: step {step}, {state}")
+    return step
+
+
+def check_warmup(
+    checkpoint: dict[str, Any], path: str | Path, config: Config, classes: ClassTable
+) -> None:
+    """Refuse a --init that this config's CARB stage can't go on from."""
+    expected = {"stage": "warmup", "step": config.warmup_steps, "class_names": list(classes.names)}
+    for key, value in expected.items():
+        if checkpoint[key] != value:
+            raise InputError(
+                f"--init {path}: expected {key} {value}, found {checkpoint[key]}; train_warmup.py with the "
+                "same config writes the checkpoint to start from (warmup.pt)"
+            )
+    if checkpoint["config"]["steps"] != config.steps:
+        raise InputError(
+            f"--init {path} belongs to a schedule of {checkpoint['config']['steps']} steps, the config has "
+            f"steps: {config.steps}; both stages share one schedule"
+        )
