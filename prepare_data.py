@@ -6,9 +6,9 @@
         --import-labels labels.npy --out data/cityscapes/image_labels.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
 
-Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else from
-the ground truth, where a class is present if at least --min-pixels pixels have it. They go to --out.
---check names everything that is wrong with the data and exits with status 1 if something is.
+Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
+from the ground truth, where a class is present if at least --min-pixels pixels have it. They go to
+--out. --check names everything that is wrong with the data and exits with status 1 if something is.
 """
 
 import argparse
@@ -42,6 +42,8 @@ def main(argv: list[str]) -> None:
     args = _parser().parse_args(argv)
     if not (args.out or args.check or args.stats or args.convert):
         raise InputError("nothing to do; give --out, --check, --stats or --convert")
+    if args.min_pixels < 1 or args.workers < 0:
+        raise InputError("--min-pixels must be at least 1 and --workers at least 0")
     classes = _classes(args)
     dataset = open_dataset(args.dataset, args.root)
     splits = args.splits or [split for split in dataset.splits() if split != "test"]

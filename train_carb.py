@@ -11,6 +11,8 @@ stopped: one schedule of `steps` over both stages.
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+from pathlib import Path
+
 import torch
 
 from datasets import open_dataset
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    state = run_dir / "last.pt" if (run_dir / "last.pt").is_file() else arguments.init
+    state = run_dir / "last.pt" if (run_dir / "last.pt").is_file() else Path(arguments.init)
     step = restore(state, end, ranks, model, optimizer, criterion)
     network = wrap(model, config, ranks)
 

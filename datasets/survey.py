@@ -14,7 +14,7 @@ from tqdm import tqdm
 from datasets import SegmentationData
 from datasets.files import File, read_image
 from datasets.image_labels import ImageLabels
-from datasets.labels import IGNORE_INDEX, ClassTable
+from datasets.labels import ClassTable
 from datasets.training import check_mask
 from utils.errors import InputError
 
@@ -109,7 +109,8 @@ def label_problems(
         if name not in labels
     ]
     return problems + [
-        f"there are labels for '{name}' but no such image; image ids look like '{min(known)}'"
+        f"there are labels for '{name}' but no such image (ids look like '{min(known)}'); "
+        "add the image or remove the labels"
         for name in labels
         if name not in known
     ]
@@ -135,7 +136,7 @@ def convert(
     """Write ``img/<split>/<id><suffix>`` (copied) and ``mask/<split>/<id><mask_ending>``."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = classes.palette
-    tasks: list[tuple[bytes | File, Path]] = []
+    tasks: list[tuple[File, Path]] = []
     for split in splits:
         for kind in ("img", "mask"):
             (out / kind / split).mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """uint8 (H,W) -> `size`, nearest: never a class that was not there."""
-    return F.interpolate(mask[None, None], size, mode="nearest")[0, 0]
+    return _resize_window_nearest(mask, size, (0, 0, *size))
 
 
 def _resize_window(
@@ -168,11 +168,13 @@ def _resize_window_nearest(
     mask: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]
 ) -> torch.Tensor:
     """``resize_mask(mask, size)`` inside `window`."""
-    rows, columns = (
-        torch.arange(start, start + length) * extent // new
-        for start, length, extent, new in zip(window[:2], window[2:], mask.shape, size, strict=True)
-    )
-    return mask[rows][:, columns]
+    for axis, (start, length) in enumerate(((window[0], window[2]), (window[1], window[3]))):
+        extent = mask.shape[axis]
+        # OpenCV's law with its rounding: the product can fall just below a whole number.
+        step = 1 / (size[axis] / extent)
+        source = torch.arange(start, start + length, dtype=torch.float64) * step
+        mask = mask.index_select(axis, source.long().clamp_(max=extent - 1))
+    return mask
 
 
 def _distort(image: torch.Tensor, a: Augmentation) -> torch.Tensor:

@@ -24,7 +24,7 @@ def load_backbone_weights(
     longer V2 recipe), an https:// address (kept in torch.hub's cache), or a file. Names as
     torchvision's or mmseg's, alone or under "state_dict"/"model", with or without "backbone." in
     front; the classifier fc.* and the stages that the backbone does not have are left out. Half
-    precision is widened.
+    precision is widened by the copy.
     sha256: the hash of the file, whole or its first characters.
     partial: accept a file that lacks tensors or has others, and print which ones.
     Raises InputError when the file is not there, is another file or does not fit.
@@ -58,7 +58,7 @@ def read_backbone_state(path: Path, num_layers: int) -> dict[str, Tensor]:
     state = {name.removeprefix("backbone."): value for name, value in (inside or state).items()}
     unused = ("fc.", *(f"layer{layer}." for layer in range(num_layers + 1, 5)))
     return {
-        name: value.float() if value.is_floating_point() else value
+        name: value
         for name, value in state.items()
         if isinstance(value, Tensor) and not name.startswith(unused)
     }

@@ -1,0 +1,275 @@
+"""gen_clip_masks.py, models/fused_scores.py, utils/mask_folder.py: on generated pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tiny_clip import tiny_clip
+
+import gen_clip_masks
+from datasets.files import File, read_image, read_mask
+from datasets.labels import load_classes
+from datasets.transforms import normalize
+from models.fused_scores import mean_scores
+from models.maskclip import MaskCLIP, build_maskclip
+from utils.config import config_from_dict, load_config, save_config
+from utils.errors import InputError
+
+SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
+LABELS = {"a": [0, 2], "deep/b": [1], "c": [0, 1, 2], "d": [1, 2], "none": []}
+COLORS = [[128, 64, 128], [0, 0, 142], [70, 130, 180]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Five pictures with labels and ground truth, a miniature CLIP, and a config for them."""
+    root = tmp_path_factory.mktemp("data")
+    numbers = np.random.default_rng(0)
+    for name, (height, width) in SIZES.items():
+        for kind, shape in (("images", (height, width, 3)), ("masks", (height, width))):
+            path = root / kind / "train" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            high = 256 if kind == "images" else 3
+            picture = numbers.integers(0, high, shape, dtype=np.uint8)
+            if kind == "masks":
+                picture[:4] = 255
+            Image.fromarray(picture).save(path)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(
+        (root / "images" / "val").mkdir() or root / "images" / "val" / "x.png"
+    )
+    names = ["road", "car", "sky"]
+    lines = [f"- {{name: {n}, color: {c}}}\n" for n, c in zip(names, COLORS, strict=True)]
+    (root / "classes.yaml").write_text("classes:\n" + "".join(lines))
+    (root / "labels.json").write_text(json.dumps(LABELS | {"x": [0], "elsewhere": [1]}))
+    torch.save(tiny_clip().state_dict(), root / "clip.pt")
+    config = load_config("configs/tiny_cpu.yaml").to_dict() | {
+        "data_root": str(root),
+        "class_file": str(root / "classes.yaml"),
+        "image_labels": str(root / "labels.json"),
+        "clip_model": str(root / "clip.pt"),
+        "clip_text": str(root / "text.pt"),
+        "pseudo_masks": str(root / "clip_masks"),
+    }
+    save_config(config_from_dict(config, "test"), root / "config.yaml")
+    return root
+
+
+@pytest.fixture
+def generate(root, tmp_path):
+    """Runs the script into tmp_path/"out"."""
+
+    def run(*arguments):
+        argv = ["--config", str(root / "config.yaml"), "--device", "cpu"]
+        gen_clip_masks.main([*argv, "--out", str(tmp_path / "out"), *map(str, arguments)])
+        return tmp_path / "out"
+
+    return run
+
+
+def by_hand(root, name, *overrides):
+    """The mask of one picture from MaskCLIP itself."""
+    config = load_config(root / "config.yaml", list(overrides))
+    maskclip = build_maskclip(config, load_classes(config.class_file), "cpu")
+    image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
+    image = image.permute(2, 0, 1)[None].float()
+    height, width = SIZES[name]
+    factor = min(48 / height, 64 / width)
+    to = (round(height * factor), round(width * factor))
+    # Rounded to grey levels, as the data set gives them.
+    image = F.interpolate(image, to, mode="bilinear", align_corners=False).round().byte()
+    labels = torch.zeros(1, 3)
+    labels[0, LABELS[name]] = 1
+    return maskclip(normalize(image, config.clip_normalization), labels, (height, width))[0].numpy()
+
+
+def test_masks(root, generate):
+    out = generate()
+    for name, size in SIZES.items():
+        path = out / f"{name}.png"
+        mask = read_mask(File(str(path)))
+        assert mask.shape == size
+        assert set(np.unique(mask)) <= set(LABELS[name] or [255])
+        assert np.mean(mask != by_hand(root, name)) < 0.005  # grey levels may round differently
+        with Image.open(path) as picture:
+            assert picture.getpalette()[:9] == sum(COLORS, [])
+    assert len({*np.unique(read_mask(File(str(out / "c.png"))))}) > 1
+    meta = json.loads((out / "meta.json").read_text())
+    assert meta["made_from"]["clip_model"] == "clip"
+    assert meta["made_from"]["num_images"] == len(SIZES)
+    assert meta["made_from"]["prompts"] == [["road"], ["car"], ["sky"]]
+    assert meta["made_from"]["options"]["activation"] == "quickgelu"
+    assert meta["config"]["resize_to"] == [48, 64]
+
+
+def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
+    out = generate()
+    made = (out / "deep/b.png").read_bytes()
+    (out / "deep/b.png").unlink()
+    (out / "a.png").write_bytes(b"left alone")
+    generate()
+    assert (out / "deep/b.png").read_bytes() == made
+    assert (out / "a.png").read_bytes() == b"left alone"
+    assert "5 masks are there, 1 of them made now" in capsys.readouterr().out
+    monkeypatch.setattr(gen_clip_masks, "build_maskclip", None)  # nothing left to make
+    generate()
+    assert "5 masks are there, 0 of them made now" in capsys.readouterr().out
+    assert [*out.rglob("*.tmp*"), *out.rglob(".*")] == []
+
+
+@pytest.mark.parametrize(
+    "change, key",
+    [
+        (("--flip",), "flip"),
+        (("--ratio", 2), "ratio"),
+        (("--grid", "2x1"), "grid"),
+        (("--set", "clip_activation=gelu"), "options"),
+        (("--set", "clip_normalization=imagenet"), "normalization"),
+        (("--set", "resize_to=[32, 64]"), "resize_to"),
+    ],
+)
+def test_masks_of_another_making_are_kept(generate, change, key, capsys):
+    out = generate()
+    (out / "a.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=f"made with other {key}.*--overwrite"):
+        generate(*change)
+    assert (out / "a.png").read_bytes() == b"mine"
+    generate(*change, "--overwrite")
+    assert "--overwrite: making the masks" in capsys.readouterr().out
+    assert read_mask(File(str(out / "a.png"))).shape == SIZES["a"]
+
+
+def test_other_labels_are_other_masks(generate, root, tmp_path):
+    generate()
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps(LABELS | {"a": [1]}))
+    with pytest.raises(InputError, match="image_labels_sha256"):
+        generate("--set", f"image_labels={labels}")
+
+
+def test_masks_without_meta_are_kept(generate):
+    out = generate()
+    (out / "meta.json").unlink()
+    with pytest.raises(InputError, match=r"no meta\.json"):
+        generate()
+    (out / "meta.json").write_text("{")
+    with pytest.raises(InputError, match="can't be read"):
+        generate()
+
+
+def test_score(generate, root, capsys):
+    out = generate("--score")
+    counts = np.zeros((3, 3), np.int64)
+    labelled = known = 0
+    for name in SIZES:
+        truth = read_mask(File(str(root / f"masks/train/{name}.png")))
+        mask = read_mask(File(str(out / f"{name}.png")))
+        for t, p in zip(truth.ravel(), mask.ravel(), strict=True):
+            known += t != 255
+            labelled += t != 255 and p != 255
+            if t != 255 and p != 255:
+                counts[t, p] += 1
+    inter = counts.diagonal()
+    miou = float(np.mean(inter / (counts.sum(0) + counts.sum(1) - inter)))
+    scores = json.loads((out / "score.json").read_text())
+    assert scores["miou"] == pytest.approx(miou, abs=1e-12)
+    assert scores["labelled_pixels"] == pytest.approx(labelled / known) != 1
+    printed = capsys.readouterr().out
+    assert f"{100 * miou:.2f}" in printed and "road" in printed
+    with pytest.raises(InputError, match="1 of 1 images have no ground truth, e.g. x"):
+        generate("--split", "val", "--overwrite", "--score")
+
+
+def test_wrong_input(generate, root, tmp_path, capsys):
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"a": [1]}))
+    with pytest.raises(InputError, match=r"4 of 5 images have no labels.*prepare_data\.py"):
+        generate("--set", f"image_labels={labels}")
+    with pytest.raises(InputError, match="--out"):
+        gen_clip_masks.main(
+            ["--config", str(root / "config.yaml"), "--set", "views=dual"]
+            + ["--set", "pseudo_masks=null", "--device", "cpu"]
+        )
+    for wrong in (("--grid", "2"), ("--grid", "0x2"), ("--ratio", 0), ("--ratio", "nan")):
+        with pytest.raises(SystemExit):
+            generate(*wrong)
+        assert f"{wrong[0]}: expected" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# ---- several views of an image ----
+
+
+@pytest.fixture(scope="module")
+def maskclip():
+    text = torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
+    return MaskCLIP(tiny_clip().visual, text)
+
+
+IMAGE = torch.randn(1, 3, 45, 62, generator=torch.Generator().manual_seed(2))
+
+
+def test_one_view_is_maskclip(maskclip):
+    scores = mean_scores(maskclip, IMAGE, (90, 124), [1.0], (1, 1), flip=False)
+    assert torch.equal(scores, maskclip.upsampled_scores(IMAGE, (90, 124)))
+
+
+def test_several_ratios_are_averaged(maskclip):
+    scores = mean_scores(maskclip, IMAGE, (45, 62), [1.0, 2.0], (1, 1), flip=False)
+    doubled = F.interpolate(IMAGE, (90, 124), mode="bilinear", align_corners=False)
+    expected = sum(maskclip.upsampled_scores(view, (45, 62)) for view in (IMAGE, doubled)) / 2
+    torch.testing.assert_close(scores, expected)
+
+
+def test_flip_does_not_know_left_from_right(maskclip):
+    args = ((45, 62), [1.0], (1, 1))
+    scores = mean_scores(maskclip, IMAGE, *args, flip=True)
+    mirrored = mean_scores(maskclip, IMAGE.flip(-1), *args, flip=True).flip(-1)
+    torch.testing.assert_close(scores, mirrored)
+    plain = mean_scores(maskclip, IMAGE, *args, flip=False)
+    assert (scores - plain).abs().max() > 1e-3
+
+
+def test_crops_are_seen_by_themselves(maskclip):
+    # 45x62 into 2x2: rows 0..22..45, columns 0..31..62; the scores are twice as large.
+    scores = mean_scores(maskclip, IMAGE, (90, 124), [1.0], (2, 2), flip=False)
+    corners = [
+        [maskclip.upsampled_scores(IMAGE[..., r, c], (h, 62)) for c in (slice(31), slice(31, 62))]
+        for r, h in ((slice(22), 45), (slice(22, 45), 45))
+    ]
+    expected = torch.cat([torch.cat(row, -1) for row in corners], -2)
+    torch.testing.assert_close(scores, expected)
+
+
+# ---- two processes ----
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_files(root, generate, tmp_path):
+    alone = generate("--score")
+    together = tmp_path / "together"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["gen_clip_masks.py", "--config", root / "config.yaml", "--device", "cpu", "--score"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--out", together],
+        cwd=Path(__file__).resolve().parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "5 masks are there, 5 of them made now" in done.stdout
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.*"))
+    assert files == sorted(path.relative_to(together) for path in together.rglob("*.*"))
+    for file in files:
+        if file.name != "meta.json":
+            assert (alone / file).read_bytes() == (together / file).read_bytes(), file
+    metas = [json.loads((folder / "meta.json").read_text()) for folder in (alone, together)]
+    assert metas[0] == metas[1]

@@ -1,0 +1,469 @@
+"""models/clip_features.py and models/maskclip.py: against the authors, OpenAI, and by hand."""
+
+import copy
+import re
+from dataclasses import fields, replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import golden_cases, load_golden
+from tiny_clip import tiny_clip
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from datasets.labels import IGNORE_INDEX
+from models.clip_features import (
+    KEY,
+    QUERY,
+    MaskCLIPOptions,
+    dense_features,
+    dense_features_and_keys,
+    last_block_tokens,
+    layer_norm,
+    pad_to_multiple,
+    position_embedding,
+    projected,
+    resnet_features,
+    transformer_block,
+    value_path,
+)
+from models.clip_loading import clip_from_state_dict, visual_from_state_dict
+from models.maskclip import (
+    MaskCLIP,
+    class_scores,
+    denoise_prompts,
+    smooth_keys,
+    suppress_absent,
+    to_pseudo_mask,
+    upsample_scores,
+)
+from utils.config import load_config
+from utils.errors import InputError
+
+VIT, RESNET = "maskclip_dense.npz", "maskclip_rn_dense.npz"
+DEFAULT = MaskCLIPOptions()
+AUTHORS = MaskCLIPOptions(
+    activation="gelu",
+    layer_norm_eps=1e-6,
+    padding="stretch",
+    position_embedding="count",
+    key_smoothing_norm="tokens",
+    absent_classes="multiplied",
+)
+QUICK = replace(AUTHORS, activation="quickgelu", layer_norm_eps=1e-5)
+
+
+def assert_near(ours, theirs, **tolerance):
+    tolerance = {"atol": 1e-5, "rtol": 0} | tolerance
+    torch.testing.assert_close(ours, theirs, check_dtype=False, **tolerance)
+
+
+def assert_masks_agree(mask, gold, margin):
+    """Equal, but for pixels whose two best scores nearly tie. Exact ties go to the first class."""
+    near = (margin > 0) & (margin < 1e-5)
+    assert mask.dtype == torch.long and mask.shape == gold.shape
+    assert ((mask == gold) | near).all()
+
+
+# ---- reference cases of the authors' code ----
+
+
+class Golden:
+    """One case of a reference file as tensors; `keys` without the case's name."""
+
+    def __init__(self, file, case):
+        self.file, self.case = file, case
+        self.keys = [key.split("/", 1)[1] for key in file.files if key.startswith(f"{case}/")]
+
+    def __getitem__(self, key):
+        return torch.from_numpy(self.file[f"{self.case}/{key}"])
+
+    def matches(self, pattern):
+        """(key, groups) of the keys that match as a whole."""
+        found = [(key, re.fullmatch(pattern, key)) for key in self.keys]
+        return [(key, match.groups()) for key, match in found if match]
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    weights = load_golden("clip_small_state_dict.npz")
+    return clip_from_state_dict({key: torch.from_numpy(weights[key]) for key in weights.files})
+
+
+@pytest.fixture(params=golden_cases(VIT) or ["none"])
+def vit_case(request):
+    return Golden(load_golden(VIT), request.param)
+
+
+@pytest.fixture
+def text():
+    return torch.from_numpy(load_golden(VIT)["text_embeddings"])
+
+
+def labels_for(file, image, name="f32"):
+    labels = torch.from_numpy(file["img_label"])[: len(image)]
+    return {
+        "f32": labels,
+        "f64": labels.double(),
+        "ones": torch.ones_like(labels),
+        "zeros": torch.zeros_like(labels),
+    }[name]
+
+
+@pytest.mark.parametrize("prefix, options", [("", AUTHORS), ("quick_", QUICK)])
+def test_golden_vit_maps(small_clip, vit_case, text, prefix, options):
+    visual, image = small_clip.visual, vit_case["img"]
+    last = visual.transformer.resblocks[-1]
+    tokens, grid = last_block_tokens(visual, image, options)
+
+    def as_map(x):
+        x = layer_norm(visual.ln_post, x, options)
+        return x[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+    features = dense_features(visual, image, options)
+    scores = class_scores(features, text)
+    ours = {
+        "x": as_map(transformer_block(last, tokens, options)),
+        "v": as_map(value_path(last, tokens, options)),
+        "q": projected(last, tokens[:, 1:], QUERY, options),
+        "k": dense_features_and_keys(visual, image, replace(options, key_smoothing=0.5))[1],
+        "feat": F.normalize(features, dim=1),
+        "cos": scores,
+        "maskclip_logits": scores,
+    }
+    compared = [key for key in ours if prefix + key in vit_case.keys]
+    assert {"x", "v", "feat", "cos"} <= set(compared)
+    for key in compared:
+        assert_near(ours[key], vit_case[prefix + key], msg=lambda m, key=key: f"{key}: {m}")
+
+
+def test_golden_refinements(small_clip, vit_case, text):
+    found = vit_case.matches(r"(quick_)?maskclip_ks([\d.]+)_pd([\d.]+)")
+    assert found
+    for key, (quick, smoothing, denoising) in found:
+        options = replace(
+            QUICK if quick else AUTHORS,
+            key_smoothing=float(smoothing),
+            prompt_denoising=float(denoising),
+        )
+        scores = MaskCLIP(small_clip.visual, text, options).scores(vit_case["img"])
+        # With key smoothing, sums over all tokens of softmax(100 * cosine): values of 10 to 40.
+        assert_near(scores, vit_case[key], rtol=1e-5 if options.key_smoothing else 0)
+
+
+def test_golden_masks(small_clip, vit_case, text):
+    image = vit_case["img"]
+    found = vit_case.matches(r"(quick_)?carb_mask_(f32|f64|ones|zeros|to_\d+x\d+)")
+    assert found
+    for key, (quick, kind) in found:
+        size, gold = tuple(image.shape[-2:]), vit_case[key][:, 0].long()
+        if kind.startswith("to_"):
+            size, kind = tuple(map(int, kind[3:].split("x"))), "f32"
+        labels = labels_for(vit_case.file, image, kind)
+        maskclip = MaskCLIP(small_clip.visual, text, QUICK if quick else AUTHORS)
+        filtered = suppress_absent(maskclip.upsampled_scores(image, size), labels, "multiplied")
+        assert filtered.dtype == labels.dtype
+        best = filtered.topk(2, dim=1).values
+        margin = best[:, 0] - best[:, 1]
+        assert_masks_agree(maskclip(image, labels, size), gold, margin)
+        if f"margin_{kind}" in vit_case.keys and not quick and size == image.shape[-2:]:
+            assert_near(margin, vit_case[f"margin_{kind}"], rtol=1e-3)  # kept as float16
+
+
+def test_golden_vit_single_keys(small_clip, vit_case, text):
+    image = vit_case["img"]
+    if "openai_encode_image" in vit_case.keys:
+        assert_near(small_clip.encode_image(image), vit_case["openai_encode_image"])
+    if "weakmaskclip_test" in vit_case.keys:
+        gold = vit_case["weakmaskclip_test"]
+        scores = MaskCLIP(small_clip.visual, text, AUTHORS).scores(image[: len(gold)])
+        labels = labels_for(vit_case.file, gold)
+        assert_near(suppress_absent(scores, labels, "multiplied"), gold)
+
+
+def test_golden_vit_no_key_is_left_out():
+    compared = (
+        r"text_embeddings|img_label|[^/]+/(img|margin_(f32|f64|ones)|openai_encode_image"
+        r"|weakmaskclip_test|(quick_)?(x|v|q|k|feat|cos|maskclip_logits"
+        r"|maskclip_ks[\d.]+_pd[\d.]+|carb_mask_(f32|f64|ones|zeros|to_\d+x\d+)))"
+    )
+    assert [key for key in load_golden(VIT).files if not re.fullmatch(compared, key)] == []
+
+
+@pytest.mark.parametrize("case", [c for c in golden_cases(RESNET) if c != "visual"] or ["none"])
+def test_golden_resnet(case):
+    file = load_golden(RESNET)
+    visual = visual_from_state_dict(
+        {
+            key.removeprefix("visual/"): torch.from_numpy(file[key])
+            for key in file.files
+            if key.startswith("visual/")
+        }
+    )
+    text, golden = torch.from_numpy(file["text_embeddings"]), Golden(file, case)
+    image = golden["image"]
+    ours = {
+        "layer4": resnet_features(visual, image, AUTHORS),
+        "cos": MaskCLIP(visual, text, AUTHORS).scores(image),
+    }
+    if "openai_encode_image" in golden.keys:
+        ours["openai_encode_image"] = visual(image)
+    assert set(golden.keys) == {"image", *ours}
+    for key, value in ours.items():
+        assert_near(value, golden[key])
+
+
+# ---- the defaults, against OpenAI's own forward pass ----
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return tiny_clip().visual
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return tiny_clip(resnet=True).visual
+
+
+def random(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def text_rows(num_classes=5):
+    return F.normalize(random(num_classes, 64, seed=9), dim=1)
+
+
+def test_our_blocks_end_in_openai_image_embedding(vit):
+    image = random(2, 3, 32, 32)
+    tokens, grid = last_block_tokens(vit, image, DEFAULT)
+    assert grid == (4, 4)
+    ended = vit.transformer.resblocks[-1](tokens.transpose(0, 1))[0]  # OpenAI's last block
+    assert_near(vit.ln_post(ended) @ vit.proj, vit(image))
+    assert_near(transformer_block(vit.transformer.resblocks[-1], tokens, DEFAULT)[:, 0], ended)
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize("mlp", [True, False])
+def test_value_path_is_attention_of_each_token_to_itself(vit, residual, mlp):
+    options = replace(DEFAULT, residual=residual, mlp=mlp)
+    image = random(2, 3, 24, 40)
+    tokens, grid = last_block_tokens(vit, image, options)
+    tokens = tokens.transpose(0, 1)  # OpenAI's order
+    block = copy.deepcopy(vit.transformer.resblocks[-1])
+    only_itself = torch.full((len(tokens), len(tokens)), float("-inf")).fill_diagonal_(0)
+    block.attn_mask = only_itself
+    expected = block.attention(block.ln_1(tokens)) + (tokens if residual else 0)
+    expected = expected + (block.mlp(block.ln_2(expected)) if mlp else 0)
+    if residual and mlp:
+        assert_near(expected, block(tokens))
+    expected = (vit.ln_post(expected) @ vit.proj)[1:]
+    features = dense_features(vit, image, options)
+    assert features.shape == (2, 64, *grid) == (2, 64, 3, 5)
+    assert_near(features.flatten(2), expected.permute(1, 2, 0))
+
+
+def test_resnet_features_are_openai_pool_of_one_position(resnet):
+    # With one position and no position embedding, OpenAI's pool sees that position alone.
+    pooled = copy.deepcopy(resnet)
+    pooled.attnpool.positional_embedding.zero_()
+    image = random(2, 3, 32, 32)
+    assert_near(dense_features(resnet, image, DEFAULT)[:, :, 0, 0], pooled(image))
+
+
+def test_position_embedding(vit):
+    stored = vit.positional_embedding
+    count = replace(DEFAULT, position_embedding="count")
+    assert position_embedding(vit, (4, 4), DEFAULT) is stored
+    assert position_embedding(vit, (2, 8), count) is stored
+    for options, grid in ((DEFAULT, (2, 8)), (DEFAULT, (5, 7)), (count, (5, 7))):
+        resized = position_embedding(vit, grid, options)
+        assert resized.shape == (1 + grid[0] * grid[1], 128)
+        assert torch.equal(resized[0], stored[0])
+        # Channel 7 of the token in row 0, column 1, by hand from the stored 4x4 plane.
+        plane = stored[1:, 7].reshape(1, 1, 4, 4)
+        by_hand = F.interpolate(plane, grid, mode="bicubic", align_corners=False)[0, 0, 0, 1]
+        assert_near(resized[2, 7], by_hand)
+
+
+def test_clip_stays_as_it_was(vit):
+    before = copy.deepcopy(vit.state_dict())
+    image = random(1, 3, 32, 32)
+    embedding = vit(image)
+    MaskCLIP(vit, text_rows(), AUTHORS).scores(image)
+    assert all(torch.equal(before[key], value) for key, value in vit.state_dict().items())
+    assert torch.equal(vit(image), embedding)
+
+
+def test_no_tokens_by_tokens_matrix(vit):
+    class Largest(TorchDispatchMode):
+        numel = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            for tensor in result if isinstance(result, tuple | list) else [result]:
+                if isinstance(tensor, torch.Tensor):
+                    self.numel = max(self.numel, tensor.numel())
+            return result
+
+    image = random(1, 3, 8 * 40, 8 * 40)  # 1600 tokens
+    with Largest() as largest:
+        MaskCLIP(vit, text_rows(), replace(DEFAULT, key_smoothing=0.9)).scores(image)
+    assert 1600 * 128 < largest.numel < 1600 * 1600 // 2
+
+
+def test_eps_and_activation_matter(vit):
+    image = random(1, 3, 32, 32)
+    default = dense_features(vit, image, DEFAULT)
+    for change in ({"activation": "gelu"}, {"layer_norm_eps": 1e-2}):
+        changed = dense_features(vit, image, replace(DEFAULT, **change))
+        assert (changed - default).abs().max() > 1e-3
+
+
+# ---- padding ----
+
+
+@pytest.mark.parametrize("family, stride", [("vit", 8), ("resnet", 32)])
+@pytest.mark.parametrize("enlarged", [1, 2])
+def test_crop_gives_the_scores_of_the_padded_image_without_its_padding(
+    request, family, stride, enlarged
+):
+    visual = request.getfixturevalue(family)
+    height, width = 2 * stride + 3, 3 * stride - 1
+    image = random(1, 3, height, width)
+    padded = F.pad(image, (0, 1, 0, stride - 3))
+    assert torch.equal(pad_to_multiple(image, stride), padded)
+    size = (enlarged * height, enlarged * width)
+    whole = tuple(enlarged * side for side in padded.shape[-2:])
+
+    def scores(options, picture, to):
+        return MaskCLIP(visual, text_rows(), options).upsampled_scores(picture, to)
+
+    expected = scores(DEFAULT, padded, whole)[..., : size[0], : size[1]]
+    assert_near(scores(DEFAULT, image, size), expected)
+    squeezed = scores(replace(DEFAULT, padding="stretch"), image, size)
+    assert (squeezed - expected).abs().max() > 1e-3
+
+
+def test_upsampled_scores_by_hand():
+    # Two cells of 8 px in a row; the image has 12 of their 16 px. Output at half size: 6 px, whose
+    # centres lie at 1, 3, 5, 7, 9, 11 px; the cells' centres at 4 and 12.
+    scores = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+    upsampled = upsample_scores(scores, (1, 6), (8, 12), stride=8, padding="crop")
+    expected = torch.tensor([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    assert_near(upsampled.flatten(), expected, atol=1e-6)
+
+
+# ---- scores, label filtering, refinements ----
+
+
+def test_class_scores_are_cosines():
+    features = torch.tensor([[3.0, 4.0], [0.0, 0.0]]).reshape(2, 2, 1, 1)
+    text = torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    scores = class_scores(features, text)
+    assert_near(scores[0].flatten(), torch.tensor([0.6, 0.8, -0.6]))
+    assert torch.equal(scores[1].flatten(), torch.zeros(3))  # no NaN for a zero vector
+
+
+def test_absent_classes_never_win_unless_multiplied():
+    scores = torch.tensor([-0.3, -0.1, 0.9, 0.2]).reshape(1, 4, 1, 1).expand(1, 4, 2, 3)
+    labels = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
+    assert (to_pseudo_mask(scores, labels) == 1).all()
+    assert (to_pseudo_mask(scores, labels, "multiplied") == 2).all()  # 0 beats -0.1
+    masked = suppress_absent(scores, labels)
+    assert torch.equal(masked[:, :2], scores[:, :2])
+    assert (masked[:, 2:] == float("-inf")).all()
+
+
+def test_masks_hold_present_classes_only(vit):
+    labels = (random(3, 5, seed=3) > 0).float()
+    labels[2] = 0
+    mask = MaskCLIP(vit, text_rows())(random(3, 3, 30, 45), labels, (31, 47))
+    assert mask.shape == (3, 31, 47) and mask.dtype == torch.long
+    for i in range(2):
+        assert set(mask[i].unique().tolist()) <= set(labels[i].nonzero().flatten().tolist())
+    assert (mask[2] == IGNORE_INDEX).all()
+    multiplied = MaskCLIP(vit, text_rows(), replace(DEFAULT, absent_classes="multiplied"))
+    assert (multiplied(random(1, 3, 32, 32), torch.zeros(1, 5), (8, 8)) == 0).all()
+
+
+def test_key_smoothing_by_hand():
+    scores, keys = 0.05 * random(2, 3, 2, 3), random(2, 6, 4, seed=1)
+    smoothed = smooth_keys(scores, keys, threshold=0.9, norm="channels")
+    for image in range(2):
+        p = (100 * scores[image]).softmax(0).flatten(1)
+        assert 0 < (p.amax(0) < 0.9).sum() < 6
+        for position in range(6):
+            expected = p[:, position]
+            if expected.max() < 0.9:
+                weights = F.cosine_similarity(keys[image, position], keys[image], dim=-1)
+                expected = sum(w * p[:, j] for j, w in enumerate(weights))
+            assert_near(smoothed[image].flatten(1)[:, position], expected)
+
+
+def test_prompt_denoising_by_hand():
+    scores = torch.zeros(2, 3, 1, 2)
+    scores[0, 1, 0, 0] = 0.05  # class 1 takes 0.987 there; 1/3 each elsewhere
+    scores[1, 2] = 0.05
+    denoised = denoise_prompts(scores, threshold=0.5)
+    given_up = torch.tensor([[True, False, True], [True, True, False]])
+    assert ((denoised == -100) == given_up[:, :, None, None]).all()
+    assert torch.equal(denoised[0, 1], scores[0, 1]) and torch.equal(denoised[1, 2], scores[1, 2])
+
+
+# ---- the module ----
+
+
+def test_masks_serve_as_targets_and_clip_gets_no_gradient(vit):
+    maskclip = MaskCLIP(vit, text_rows()).train()
+    assert not maskclip.training and not maskclip.visual.training
+    logits = torch.zeros(1, 5, 32, 32, requires_grad=True)
+    image = random(1, 3, 32, 32).requires_grad_()
+    loss = F.cross_entropy(logits, maskclip(image, torch.ones(1, 5), (32, 32)))
+    loss.backward()
+    assert logits.grad.abs().sum() > 0 and image.grad is None
+    assert not any(p.requires_grad for p in maskclip.parameters())
+
+
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_scores_stay_float32_under_autocast(request, family):
+    visual, image = request.getfixturevalue(family), random(1, 3, 60, 70)
+    refined = replace(DEFAULT, key_smoothing=0.9, prompt_denoising=0.1)
+    for options in (DEFAULT, refined):
+        maskclip = MaskCLIP(visual, text_rows(), options)
+        exact = maskclip.upsampled_scores(image, (60, 70))
+        with torch.autocast("cpu", torch.bfloat16):
+            scores = maskclip.upsampled_scores(image, (60, 70))
+        assert scores.dtype == torch.float32 and scores.isfinite().all()
+        if options == DEFAULT:
+            assert 0 < (scores - exact).abs().max() < 0.05
+
+
+def test_text_of_another_width_is_refused(vit):
+    with pytest.raises(InputError, match="width 64, found 32"):
+        MaskCLIP(vit, torch.ones(5, 32))
+
+
+def test_options_follow_the_config():
+    config = load_config("configs/tiny_cpu.yaml")
+    assert MaskCLIPOptions.from_config(config) == DEFAULT
+    changed = replace(
+        config,
+        clip_activation="gelu",
+        clip_layer_norm_eps=1e-6,
+        clip_residual=False,
+        clip_mlp=False,
+        clip_padding="stretch",
+        clip_position_embedding="count",
+        key_smoothing=0.5,
+        key_smoothing_norm="tokens",
+        prompt_denoising=0.25,
+        absent_classes="multiplied",
+    )
+    options = MaskCLIPOptions.from_config(changed)
+    same = [
+        f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)
+    ]
+    assert same == []
+    assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)
+    assert (options.residual, options.mlp) == (False, False)

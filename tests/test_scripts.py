@@ -1,0 +1,208 @@
+"""The stages in order, as a user runs them, on a generated data set of Cityscapes' shape."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import eval as evaluation
+import gen_clip_masks
+import prepare_data
+import train_carb
+import train_supervised
+import train_warmup
+from utils.checkpoint import load_checkpoint
+from utils.errors import InputError
+
+ROWS = [(views, carb) for views in ("base", "local", "dual") for carb in ("false", "true")]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Raw data -> image-level labels -> pseudo-masks; then the training ground truth is spoilt."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.make_cityscapes(folder / "data")
+    tiny.make_clip(folder / "clip.pt")
+    config = tiny.make_config(folder)
+    root, labels = str(folder / "data"), str(folder / "image_labels.json")
+    prepare_data.main(["cityscapes", "--root", root, "--out", labels, "--splits", "train", "val"])
+    gen_clip_masks.main(["--config", str(config), "--score"])
+    shutil.copytree(folder / "data" / "gtFine", folder / "ground_truth")
+    for file in (folder / "data" / "gtFine" / "train").rglob("*.png"):
+        file.write_bytes(b"training must not open this")
+    return folder
+
+
+def run_row(folder: Path, run: Path, views: str = "dual", carb: str = "true", *sets: str) -> Path:
+    """Both training stages of a row of Table 1; returns the folder of the final checkpoint."""
+    overrides = [f"views={views}", f"carb={carb}", *sets]
+    arguments = ["--config", str(folder / "config.yaml"), "--device", "cpu"]
+    arguments += [part for override in overrides for part in ("--set", override)]
+    train_warmup.main([*arguments, "--run-dir", str(run / "warmup")])
+    if carb == "false":
+        return run / "warmup"
+    init = ["--init", str(run / "warmup" / "last.pt")]
+    train_carb.main([*arguments, *init, "--run-dir", str(run / "carb")])
+    return run / "carb"
+
+
+@pytest.mark.parametrize(("views", "carb"), ROWS)
+def test_every_row_of_table_1_trains_and_evaluates(prepared, tmp_path, views, carb) -> None:
+    run = run_row(prepared, tmp_path, views, carb)
+    checkpoint = load_checkpoint(run / "last.pt")
+    assert checkpoint["step"] == 8
+    lines = tiny.read_metrics(tmp_path / "warmup")
+    if carb == "true":
+        lines += tiny.read_metrics(run)
+        assert "balance" in lines[-1] and "balance" not in lines[0]
+        assert len(checkpoint["criterion"][0]["queue_consistent"]) == 4
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert ("loss_consistent_local" in lines[0]) == (views != "base")
+    assert all(0 <= line["consistent_fraction"] <= 1 for line in lines)
+    assert all(sum(line["class_share"]) == pytest.approx(1) for line in lines)
+    assert lines[0]["lr"] == pytest.approx(0.01) and lines[-1]["lr"] < 0.004
+    evaluation.main(["--ckpt", str(run / "last.pt"), "--split", "val", "--device", "cpu"])
+    metrics = json.loads((run / "eval_val" / "metrics.json").read_text())
+    assert 0 <= metrics["miou"] <= 1 and metrics["num_images"] == 3
+
+
+def test_masks_hold_only_the_classes_of_their_image(prepared) -> None:
+    labels = json.loads((prepared / "image_labels.json").read_text())
+    files = sorted((prepared / "clip_masks").rglob("*.png"))
+    assert len(files) == 8
+    for file in files:
+        name = str(file.relative_to(prepared / "clip_masks").with_suffix(""))
+        values = set(torch.from_numpy(tiny.np.array(tiny.Image.open(file))).unique().tolist())
+        assert values <= set(labels[name])
+
+
+def test_supervised_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None:
+    """The training ground truth is spoilt since the labels were made: only this script trips on it."""
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
+    with pytest.raises(InputError, match="gtFine"):
+        train_supervised.main([*arguments, "--run-dir", str(tmp_path / "spoilt")])
+    shutil.copytree(prepared / "ground_truth", tmp_path / "data" / "gtFine")
+    (tmp_path / "data" / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
+    whole = ["--set", f"data_root={tmp_path / 'data'}", "--run-dir", str(tmp_path / "whole")]
+    train_supervised.main([*arguments, *whole])
+    assert load_checkpoint(tmp_path / "whole" / "last.pt")["step"] == 8
+
+
+def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monkeypatch) -> None:
+    """Weights, momentum, queues and logs, bit for bit, in both stages."""
+    whole = run_row(prepared, tmp_path / "whole")
+    stops = iter([3, 7])
+    real = train_warmup.train_one_step
+
+    def stopping(*arguments, **keywords):
+        if arguments[4] == stop:
+            raise KeyboardInterrupt
+        return real(*arguments, **keywords)
+
+    monkeypatch.setattr(train_warmup, "train_one_step", stopping)
+    monkeypatch.setattr(train_carb, "train_one_step", stopping)
+    for _ in range(2):
+        stop = next(stops)
+        with pytest.raises(KeyboardInterrupt):
+            run_row(prepared, tmp_path / "broken")
+    stop = None
+    broken = run_row(prepared, tmp_path / "broken")
+    one, other = (load_checkpoint(run / "last.pt") for run in (whole, broken))
+    assert one["criterion"] == other["criterion"]
+    assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])
+    momenta = [c["optimizer"]["state"] for c in (one, other)]
+    assert all(
+        torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"])
+        for i in momenta[0]
+    )
+    for stage in ("warmup", "carb"):
+        lines = [tiny.read_metrics(tmp_path / run / stage) for run in ("whole", "broken")]
+        for line in (*lines[0], *lines[1]):
+            del line["images_per_second"]
+        assert lines[0] == lines[1]
+
+
+def test_the_same_command_again_changes_nothing_and_says_so(prepared, tmp_path, capsys) -> None:
+    run = run_row(prepared, tmp_path, "base")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.pt")}
+    run_row(prepared, tmp_path, "base")
+    assert capsys.readouterr().out.count("is finished; --overwrite starts anew") == 2
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*.pt")} == before
+    with pytest.raises(InputError, match=r"other settings \(lr: 0.01 -> 0.02\)"):
+        run_row(prepared, tmp_path, "base", "true", "lr=0.02")
+    assert run.is_dir()
+
+
+def test_overwrite_starts_anew_but_only_in_a_run_folder(prepared, tmp_path) -> None:
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu", "--overwrite"]
+    arguments += ["--set", "views=base", "--run-dir", str(tmp_path / "run")]
+    train_warmup.main(arguments)
+    train_warmup.main([*arguments, "--set", "lr=0.02"])
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["config"]["lr"] == 0.02
+    precious = tmp_path / "other" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("a year's work")
+    with pytest.raises(InputError, match="nothing was removed"):
+        train_warmup.main([*arguments[:-1], str(precious.parent)])
+    assert precious.exists()
+
+
+@pytest.mark.parametrize("pick", ["unfinished", "other schedule"])
+def test_carb_refuses_an_unfit_warmup(prepared, tmp_path, pick) -> None:
+    run_row(prepared, tmp_path, "base", "false", "checkpoint_every=2")
+    change, message = {
+        "unfinished": ("warmup_steps=5", "expected step 5, found 4"),
+        "other schedule": ("steps=9", "belongs to a schedule of 8 steps"),
+    }[pick]
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
+    arguments += ["--set", "views=base", "--set", change, "--run-dir", str(tmp_path / "carb")]
+    with pytest.raises(InputError, match=message):
+        train_carb.main([*arguments, "--init", str(tmp_path / "warmup" / "warmup.pt")])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path) -> None:
+    with pytest.raises(InputError, match=r"not finite at step \d.*trainburg"):
+        run_row(prepared, tmp_path, "base", "true", "lr=1e30")
+    assert not (tmp_path / "carb" / "last.pt").exists()
+
+
+def test_a_worker_process_changes_nothing(prepared, tmp_path) -> None:
+    runs = [
+        run_row(prepared, tmp_path / count, "local", "false", f"num_workers={count}")
+        for count in ("0", "1")
+    ]
+    one, other = (load_checkpoint(run / "last.pt")["model"] for run in runs)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_two_processes_train_and_evaluate(prepared, tmp_path) -> None:
+    def torchrun(script: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node=2", script, "--device", "cpu", *arguments]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    config = str(prepared / "config.yaml")
+    torchrun("train_warmup.py", "--config", config, "--run-dir", str(tmp_path / "warmup"))
+    init = str(tmp_path / "warmup" / "last.pt")
+    torchrun(
+        "train_carb.py", "--config", config, "--init", init, "--run-dir", str(tmp_path / "carb")
+    )
+    last = str(tmp_path / "carb" / "last.pt")
+    assert len(load_checkpoint(last)["criterion"]) == 2
+    torchrun("eval.py", "--ckpt", last, "--out", str(tmp_path / "two"))
+    evaluation.main(["--ckpt", last, "--out", str(tmp_path / "one"), "--device", "cpu"])
+    one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
+    assert one == two
+    with pytest.raises(InputError, match="written by 2 process"):
+        train_carb.main(
+            ["--config", config, "--init", init, "--device", "cpu"]
+            + ["--run-dir", str(tmp_path / "carb")]
+        )
