@@ -1,8 +1,8 @@
 """Stage 2: go on from a warm-up checkpoint with Consistency-Aware Region Balancing.
 
-Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and what the warm-up read; writes
-RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum go on where the warm-up
-stopped: one schedule of `steps` over both stages.
+Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and what the warm-up
+read; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum go on
+where the warm-up stopped: one schedule of `steps` over both stages.
 
     python train_carb.py --config configs/cityscapes.yaml \
         --init runs/cityscapes/warmup/last.pt --run-dir runs/cityscapes/carb

@@ -1,7 +1,7 @@
 """The fully supervised upper bound of Tables 2-4: the same network and schedule on ground truth.
 
-The only training script that opens ground truth. Writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}.
-The `classifier` key chooses frozen text embeddings or an ordinary convolution.
+The only training script that opens ground truth. Writes RUN_DIR/{config.yaml, metrics.jsonl,
+last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary convolution.
 
     python train_supervised.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/supervised
     torchrun --nproc_per_node=2 train_supervised.py --config ... --run-dir ...

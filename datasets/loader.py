@@ -16,8 +16,9 @@ class StepSampler(Sampler[list[Draw]]):
     """The batch of each step from `start` to `end`, for one rank.
 
     The images come in one endless stream of shuffled epochs; step s of a run takes places
-    s*batch_size .. (s+1)*batch_size-1, of which each rank takes its equal part. So a batch is a function
-    of (seed, step) alone: resuming needs no state, and the ranks together see what one process would.
+    s*batch_size .. (s+1)*batch_size-1, of which each rank takes its equal part. So a batch is a
+    function of (seed, step) alone: resuming needs no state, and the ranks together see what one
+    process would.
     """
 
     def __init__(
@@ -57,7 +58,8 @@ def training_loader(
     if config.batch_size % ranks.world_size:
         raise InputError(
             f"batch_size {config.batch_size} can't be shared by {ranks.world_size} processes; "
-            f"use a multiple, e.g. --set batch_size={ranks.world_size * max(1, config.batch_size // ranks.world_size)}"
+            "use a multiple, e.g. --set "
+            f"batch_size={ranks.world_size * max(1, config.batch_size // ranks.world_size)}"
         )
     sampler = StepSampler(len(dataset), config.batch_size, config.seed, start, end, ranks)
     return DataLoader(

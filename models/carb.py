@@ -1,7 +1,8 @@
 """Losses of global-local view training and Consistency-Aware Region Balancing (Kim et al. 2024).
 
-Shapes: logits (B, K, h, w); everything upsampled to the image is (B, K, H, W); masks are (B, H, W) long
-with `IGNORE_INDEX` where there is no label; a local view covers box = (top, left, height, width) of it.
+Shapes: logits (B, K, h, w); everything upsampled to the image is (B, K, H, W); masks are (B, H, W)
+long with `IGNORE_INDEX` where there is no label; a local view covers box = (top, left, height,
+width) of it.
 """
 
 from collections import deque
@@ -33,10 +34,11 @@ def pixel_loss(log_probabilities: Tensor, pseudo_mask: Tensor) -> Tensor:
 def region_means(
     losses: Tensor, regions: list[Tensor], empty: str = "zero", sync: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Mean of `losses` (B, H, W) over each boolean region (B, H, W): the 1/|M| sums of Eq. 2, 3, 6, 7.
+    """Mean of `losses` over each region, the 1/|M| sums of Eq. 2, 3, 6, 7; all (B, H, W).
 
-    Returns means (R,) and pixel counts (R,). The mean over no pixel is 0 with gradient 0, or NaN with
-    ``empty="nan"`` as in the authors' code. With `sync` it is the mean over the pixels of all ranks.
+    Returns means (R,) and pixel counts (R,). The mean over no pixel is 0 with gradient 0, or NaN
+    with ``empty="nan"`` as in the authors' code. With `sync` it is the mean over the pixels of all
+    ranks.
     """
     sums = torch.stack([torch.where(region, losses, 0.0).sum() for region in regions])
     counts = torch.stack([region.sum() for region in regions])
@@ -45,8 +47,8 @@ def region_means(
         return sums / counts.clamp(min=floor), counts
     totals = all_reduce(torch.stack([sums.detach().double(), counts.double()]))
     counts = totals[1].clamp(min=floor)
-    # The value is the mean over all ranks. Data-parallel training averages gradients over ranks, so each
-    # rank's own share is scaled by their number.
+    # The value is the mean over all ranks. Data-parallel training averages gradients over ranks, so
+    # each rank's own share is scaled by their number.
     share = sums / counts * dist.get_world_size()
     means = (totals[0] / counts + share - share.detach()).to(sums.dtype)
     return means, totals[1].long()
@@ -55,9 +57,10 @@ def region_means(
 def segmentation_loss(
     log_probabilities: Tensor, pseudo_mask: Tensor, empty: str = "zero", sync: bool = False
 ) -> Tensor:
-    """Eq. (2) for a local view and Eq. (3) for the global view of Kim et al. 2024: mean cross-entropy.
+    """Eq. (2) for a local view and Eq. (3) for the global view of Kim et al. 2024.
 
-    log_probabilities (B, K, H, W) and pseudo_mask (B, H, W) -> scalar, the mean over labelled pixels.
+    log_probabilities (B, K, H, W) and pseudo_mask (B, H, W) -> scalar, the mean cross-entropy over
+    labelled pixels.
     """
     labelled = pseudo_mask != IGNORE_INDEX
     means, _ = region_means(pixel_loss(log_probabilities, pseudo_mask), [labelled], empty, sync)
@@ -65,12 +68,12 @@ def segmentation_loss(
 
 
 def filtered_prediction(logits: Tensor, image_labels: Tensor, absent_classes: str) -> Tensor:
-    """S of Eq. (4): the network's arg-max among the classes of the image, (B, K, H, W) -> (B, H, W)."""
+    """S of Eq. (4): arg-max among the classes of the image, (B, K, H, W) -> (B, H, W)."""
     return suppress_absent(logits.detach(), image_labels, absent_classes).argmax(1)
 
 
 def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
-    """Eq. (4) and (5) of Kim et al. 2024: where pseudo-mask P and filtered prediction S agree and differ.
+    """Eq. (4) and (5) of Kim et al. 2024: where pseudo-mask P and prediction S agree and differ.
 
     Two disjoint (B, H, W) bool maps, consistent and inconsistent; ignored pixels are in neither.
     """
@@ -82,18 +85,18 @@ def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tens
 def region_losses(
     log_probabilities: Tensor, pseudo_mask: Tensor, prediction: Tensor, empty: str, sync: bool
 ) -> tuple[Tensor, Tensor]:
-    """Eq. (6) and (7) of Kim et al. 2024: L_c and L_i as one (2,) tensor, and their pixel counts (2,)."""
+    """Eq. (6) and (7) of Kim et al. 2024: L_c and L_i, (2,), and their pixel counts, (2,)."""
     losses = pixel_loss(log_probabilities, pseudo_mask)
     return region_means(losses, list(split_regions(pseudo_mask, prediction)), empty, sync)
 
 
 class CARBCriterion(nn.Module):
-    """The total loss of both stages: L_g + L_l while warming up, L_c + w L_i on both views with CARB.
+    """The total loss: L_g + L_l while warming up, then L_c + w L_i on both views.
 
-    w is the mean of the last `queue_size` L_c over the mean of the last L_i (unnumbered equation after
-    Eq. 7), from the global view only, times `coefficient`; with ``balance="fixed"`` it is `coefficient`.
-    A region without pixels enters no queue; w is `coefficient` while a queue is empty or mean(L_i) is 0.
-    Losses and queues stay on the device: no step waits for the host.
+    w is the mean of the last `queue_size` L_c over the mean of the last L_i (unnumbered equation
+    after Eq. 7), from the global view only, times `coefficient`; with ``balance="fixed"`` it is
+    `coefficient`. A region without pixels enters no queue; w is `coefficient` while a queue is
+    empty or mean(L_i) is 0. Losses and queues stay on the device: no step waits for the host.
     """
 
     def __init__(
@@ -134,10 +137,10 @@ class CARBCriterion(nn.Module):
         boxes: list[Box] | None = None,
         balanced: bool = True,
     ) -> dict[str, Tensor]:
-        """Losses of one batch; ``["loss"]`` is what to minimise, the rest is detached and for the log.
+        """Losses of one batch: minimise ``["loss"]``; the rest is detached and for the log.
 
-        logits (B, K, h, w), image_labels (B, K), global_mask (B, H, W), and with a local view local_mask
-        (B, ph, pw) and a box for each image. ``balanced=False`` is the warm-up loss.
+        logits (B, K, h, w), image_labels (B, K), global_mask (B, H, W), and with a local view
+        local_mask (B, ph, pw) and a box for each image. ``balanced=False`` is the warm-up loss.
         """
         full_logits = upsample(logits, global_mask.shape[-2:])
         log_probabilities = F.log_softmax(full_logits, dim=1)
@@ -178,8 +181,8 @@ class CARBCriterion(nn.Module):
     def push(self, losses: Tensor, counts: Tensor) -> None:
         """Append L_c and L_i, `losses` (2,), to their queues where the region has pixels.
 
-        Whether it has is known on the device only, so the shift is computed there, and an unfilled place
-        holds a marker instead of the deque being shorter.
+        Whether it has is known on the device only, so the shift is computed there, and an unfilled
+        place holds a marker instead of the deque being shorter.
         """
         for queue, loss, count in zip(self._queues(), losses, counts, strict=True):
             entries = self._entries(queue, losses)

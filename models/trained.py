@@ -5,13 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import yaml
 
 from datasets.labels import ClassTable, load_classes
 from models.deeplabv3 import DeepLabV3, build_model
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import load_checkpoint, load_weights
-from utils.config import Config, config_from_dict, load_config
+from utils.config import Config, config_from_dict, load_config, parse_overrides
 from utils.errors import InputError
 
 
@@ -46,7 +45,7 @@ def load_trained(
         origin = {"stage": "official"}
     elif {"model", "config", "class_names", "palette"} <= content.keys():
         if config_path is None:
-            values = content["config"] | _parse(overrides or [])
+            values = content["config"] | parse_overrides(overrides or [])
             config = config_from_dict(values, f"{checkpoint} (config)")
         else:
             config = load_config(config_path, overrides)
@@ -74,16 +73,3 @@ def load_trained(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     return Trained(model.eval(), config, classes, origin)
-
-
-def _parse(overrides: list[str]) -> dict[str, Any]:
-    values = {}
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise InputError(f"--set {override}: expected key=value")
-        try:
-            values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
-    return values

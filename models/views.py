@@ -1,4 +1,4 @@
-"""Local View Sampling: a patch of the global view, resized before CLIP sees it (Kim et al. 2024)."""
+"""Local View Sampling (Kim et al. 2024): a patch of the global view, resized before CLIP."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -26,8 +26,8 @@ class LocalViewSampler:
 
     patch_size (height, width) in pixels of the global view; ratio m ~ U[low, high).
     ``draw="image"`` gives each image its own view; "batch" one view for all, as the authors.
-    ``law="inclusive"`` reaches every position; "official" never the last one, as the authors, whose upper
-    bound is exclusive.
+    ``law="inclusive"`` reaches every position; "official" never the last one, as the authors, whose
+    upper bound is exclusive.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class LocalViewSampler:
     def draw(
         self, num_images: int, image_size: tuple[int, int], generator: torch.Generator
     ) -> list[LocalView]:
-        """One `LocalView` per image of size (H, W). Raises InputError where the patch does not fit."""
+        """One `LocalView` per image of size (H, W). Raises InputError where it does not fit."""
         if any(p > s for p, s in zip(self.patch_size, image_size, strict=True)):
             raise InputError(
-                f"a local view of {self.patch_size} does not fit into a global view of {image_size}; "
-                "lower patch_size or raise crop_size"
+                f"a local view of {self.patch_size} does not fit into a global view of "
+                f"{image_size}; lower patch_size or raise crop_size"
             )
         draws = [
             self._draw_one(image_size, generator)
@@ -104,8 +104,8 @@ def local_pseudo_mask(
 ) -> Tensor:
     """M^l of Eq. (1) for each image's local view, at the patch's own size: (B, height, width) long.
 
-    image (B, 3, H, W) is normalised for CLIP; the labels of the whole image filter the patch. Views of one
-    size go through CLIP together.
+    image (B, 3, H, W) is normalised for CLIP; the labels of the whole image filter the patch. Views
+    of one size go through CLIP together.
     """
     groups: dict[tuple[int, int], list[int]] = {}
     for index, view in enumerate(views):
@@ -122,6 +122,6 @@ def local_pseudo_mask(
 
 
 def ignore_padding(pseudo_mask: Tensor, valid: Tensor, boxes: list[Box] | None = None) -> Tensor:
-    """`pseudo_mask` of the whole image, or of `boxes` of it, with IGNORE_INDEX where `valid` is False."""
+    """`pseudo_mask`, of whole images or of `boxes`, with IGNORE_INDEX where not `valid`."""
     covered = valid if boxes is None else crop(valid, boxes)
     return pseudo_mask.masked_fill(~covered, IGNORE_INDEX)

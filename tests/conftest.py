@@ -11,7 +11,7 @@ _SHARED = _ROOT.parent / "shared"
 
 
 def _folder(variable: str, default: Path) -> Path | None:
-    """The folder named by an environment variable (which must exist), else `default` if it exists."""
+    """The folder an environment variable names (it must exist), else `default` if it exists."""
     if variable in os.environ:
         folder = Path(os.environ[variable])
         if not folder.is_dir():

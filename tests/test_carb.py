@@ -32,7 +32,7 @@ def official_criterion(header: dict, empty_region: str = "nan") -> CARBCriterion
 
 
 def as_ring(queue, counter: int) -> np.ndarray:
-    """Our oldest-first queue in the authors' places: the loss of step c lies at c % size, else 0."""
+    """Our oldest-first queue in the authors' places: the loss of step c lies at c % size."""
     ring = np.zeros(queue.maxlen, np.float32)
     for age, value in enumerate(reversed(queue)):
         if float(value) != -1.0:

@@ -90,7 +90,9 @@ def test_archive_is_opened_only_if_known_or_trusted(archive, monkeypatch):
 def test_by_name(monkeypatch):
     model = tiny_clip()
     asked = []
-    monkeypatch.setattr(clip, "load", lambda *args, **kw: (asked.append((args, kw)), (model, None))[1])
+    monkeypatch.setattr(
+        clip, "load", lambda *args, **kw: (asked.append((args, kw)), (model, None))[1]
+    )
     assert_same_weights(load_clip("ViT-B/16"), model)
     assert asked == [(("ViT-B/16",), {"device": "cpu"})]
 

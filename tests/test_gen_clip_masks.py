@@ -41,9 +41,8 @@ def root(tmp_path_factory):
             if kind == "masks":
                 picture[:4] = 255
             Image.fromarray(picture).save(path)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(
-        (root / "images" / "val").mkdir() or root / "images" / "val" / "x.png"
-    )
+    (root / "images/val").mkdir()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(root / "images/val/x.png")
     names = ["road", "car", "sky"]
     lines = [f"- {{name: {n}, color: {c}}}\n" for n, c in zip(names, COLORS, strict=True)]
     (root / "classes.yaml").write_text("classes:\n" + "".join(lines))

@@ -461,9 +461,7 @@ def test_options_follow_the_config():
         absent_classes="multiplied",
     )
     options = MaskCLIPOptions.from_config(changed)
-    same = [
-        f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)
-    ]
+    same = [f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)]
     assert same == []
     assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)
     assert (options.residual, options.mlp) == (False, False)

@@ -125,7 +125,7 @@ def test_malicious_pickle_does_nothing(tmp_path: Path, protocol: int, hidden: bo
     harm = Harmful(trace)
     table = np.array({"a": np.ones(2), "b": harm} if hidden else harm, dtype=object)
     path = npy_with_pickle(tmp_path / "labels.npy", pickle.dumps(table, protocol))
-    with pytest.raises(InputError, match=r"labels.npy.*posix.mkdir|labels.npy.*_codecs.encode"):
+    with pytest.raises(InputError, match=r"labels.npy.*it names \S+, which"):
         import_official_labels(path)
     assert not trace.exists()
     np.load(path, allow_pickle=True)  # the file is dangerous indeed

@@ -83,7 +83,7 @@ def test_masks_hold_only_the_classes_of_their_image(prepared) -> None:
 
 
 def test_supervised_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None:
-    """The training ground truth is spoilt since the labels were made: only this script trips on it."""
+    """Training ground truth was spoilt once the labels were made: only this script notices."""
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
     with pytest.raises(InputError, match="gtFine"):
         train_supervised.main([*arguments, "--run-dir", str(tmp_path / "spoilt")])
@@ -202,7 +202,5 @@ def test_two_processes_train_and_evaluate(prepared, tmp_path) -> None:
     one, two = (json.loads((tmp_path / n / "metrics.json").read_text()) for n in ("one", "two"))
     assert one == two
     with pytest.raises(InputError, match="written by 2 process"):
-        train_carb.main(
-            ["--config", config, "--init", init, "--device", "cpu"]
-            + ["--run-dir", str(tmp_path / "carb")]
-        )
+        run_dir = ["--run-dir", str(tmp_path / "carb")]
+        train_carb.main(["--config", config, "--init", init, "--device", "cpu", *run_dir])

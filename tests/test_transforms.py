@@ -245,6 +245,17 @@ def test_brightness_and_contrast_truncate_and_clip() -> None:
     assert adjust_contrast(image, 1.5)[0, 0].tolist() == [0, 15, 151, 255]
 
 
+def test_photometric_order() -> None:
+    """Brightness, then contrast before or after the saturation: clipping tells them apart."""
+    image = torch.tensor([190, 90, 0], dtype=torch.uint8).view(3, 1, 1)
+    transform = TrainTransform((1, 1), (1, 1), (1, 1))
+    numbers = {"brightness": 10.0, "contrast": 1.5, "saturation": 0.5}
+    for last, expected in ((False, [255, 202, 135]), (True, [255, 225, 157])):
+        augmentation = Augmentation((1, 1), contrast_last=last, **numbers)
+        result = transform.apply(image, None, augmentation)[0].flatten()
+        assert (result - torch.tensor(expected)).abs().max() <= 1, result
+
+
 def through_hsv(pixel: list[int], saturation: float = 1.0, hue_steps: int = 0) -> list[float]:
     hue, s, value = colorsys.rgb_to_hsv(*(c / 255 for c in pixel))
     hue = (round(hue * 180) + hue_steps) / 180 if hue_steps else hue

@@ -57,7 +57,9 @@ def test_crop_takes_each_image_at_its_own_box() -> None:
 
 
 def test_local_masks_come_back_in_order_at_the_patch_size() -> None:
-    """A stand-in for CLIP that labels a pixel with the image's value: sizes and order are what counts."""
+    """A stand-in for CLIP that labels a pixel with the image's value: sizes and order are what
+    counts.
+    """
     calls = []
 
     def brightness_classifier(image, image_labels, size):

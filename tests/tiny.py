@@ -1,4 +1,4 @@
-"""A generated data set of Cityscapes' shape and a random miniature CLIP: what the script tests run on."""
+"""A generated data set of Cityscapes' shape and a random miniature CLIP, for the script tests."""
 
 import json
 from pathlib import Path

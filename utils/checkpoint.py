@@ -1,4 +1,4 @@
-"""Checkpoints: plain dicts of tensors, numbers, strings and lists that torch's safe loader accepts."""
+"""Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
 import os
 import pickle
@@ -53,8 +53,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).split("\n")[0]
         raise InputError(
-            f"{path} is not a checkpoint that loads safely (cut short, or not made of tensors, numbers, "
-            f"strings and lists alone): {reason}"
+            f"{path} is not a checkpoint that loads safely (cut short, or not made of tensors, "
+            f"numbers, strings and lists alone): {reason}"
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
@@ -67,7 +67,8 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     if content.get("format") != FORMAT or "model" not in content:
         raise InputError(
             f"{path} was not written by this program's training scripts (found keys "
-            f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py with --config"
+            f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py "
+            "with --config"
         )
     return content
 
@@ -87,7 +88,8 @@ def load_weights(
     if wrong:
         more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
         raise InputError(
-            f"{source} holds another network than the config describes: {'; '.join(wrong[:4])}{more}. "
+            f"{source} holds another network than the config describes: "
+            f"{'; '.join(wrong[:4])}{more}. "
             "Use the config it was trained with (config.yaml in its run folder)"
         )
     model.load_state_dict(state)

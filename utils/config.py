@@ -124,8 +124,8 @@ _TYPES = typing.get_type_hints(Config)
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Read a YAML file and apply ``key=value`` overrides (values are YAML too).
 
-    Raises InputError naming the file, the key, the type expected and, for an unknown key, the nearest
-    valid one.
+    Raises InputError naming the file, the key, the type expected and, for an unknown key, the
+    nearest valid one.
     """
     path = Path(path)
     if not path.is_file():
@@ -136,7 +136,13 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise InputError(f"{path} is not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
-    for override in overrides or []:
+    return config_from_dict(values | parse_overrides(overrides or []), source=str(path))
+
+
+def parse_overrides(overrides: list[str]) -> dict[str, Any]:
+    """``["lr=1e-3", "crop_size=[512, 512]"]`` -> the values, read as YAML."""
+    values = {}
+    for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"--set {override}: expected key=value")
@@ -144,7 +150,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
-    return config_from_dict(values, source=str(path))
+    return values
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
@@ -176,7 +182,8 @@ def _convert(source: str, key: str, value: Any) -> Any:
     converted = _to_type(expected, value)
     if converted is _WRONG:
         raise InputError(
-            f"{source}: '{key}' must be {_describe(expected)}, found {value!r} ({type(value).__name__})"
+            f"{source}: '{key}' must be {_describe(expected)}, found {value!r} "
+            f"({type(value).__name__})"
         )
     if "choices" in metadata and converted not in metadata["choices"]:
         options = ", ".join(map(str, metadata["choices"]))
@@ -245,11 +252,20 @@ def _check_together(config: Config, source: str) -> None:
         )
     if config.views != "dual" and config.pseudo_masks is None:
         raise InputError(
-            f"{source}: views: {config.views} trains on stored masks, so 'pseudo_masks' must name their folder"
+            f"{source}: views: {config.views} trains on stored masks, so 'pseudo_masks' must name "
+            "their folder"
             " (made by gen_clip_masks.py)"
         )
     if config.carb and config.warmup_steps >= config.steps:
         raise InputError(
-            f"{source}: 'warmup_steps' ({config.warmup_steps}) must be below 'steps' ({config.steps}) "
+            f"{source}: 'warmup_steps' ({config.warmup_steps}) must be below 'steps' "
+            f"({config.steps}) "
             "with carb: true"
         )
+
+
+if __name__ == "__main__":  # python -m utils.config FILE KEY [--set key=value ...], for shell scripts
+    import sys
+
+    _file, _key, *_rest = sys.argv[1:]
+    print(getattr(load_config(_file, [text for text in _rest if text != "--set"]), _key))

@@ -39,7 +39,8 @@ def setup(device: str | None = None) -> Ranks:
         if local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"process {local_rank} on this machine needs a GPU of its own, but torch sees "
-                f"{torch.cuda.device_count()}; start torchrun with --nproc_per_node={torch.cuda.device_count()}"
+                f"{torch.cuda.device_count()}; start torchrun with "
+                f"--nproc_per_node={torch.cuda.device_count()}"
             )
         torch.cuda.set_device(local_rank)
         kind = f"cuda:{local_rank}"

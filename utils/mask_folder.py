@@ -9,7 +9,7 @@ import torch
 from utils.config import Config
 from utils.distributed import Ranks, barrier
 from utils.errors import InputError
-from utils.runlog import _git as git
+from utils.runlog import git
 
 
 def open_mask_folder(

@@ -39,8 +39,8 @@ def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks)
         if changed:
             differences = ", ".join(f"{k}: {old[k]} -> {new[k]}" for k in changed)
             raise InputError(
-                f"{run_dir} holds a run with other settings ({differences}); choose another --run-dir, or "
-                "--overwrite to start anew"
+                f"{run_dir} holds a run with other settings ({differences}); choose another "
+                "--run-dir, or --overwrite to start anew"
             )
     barrier()
     if ranks.is_main:
@@ -51,13 +51,13 @@ def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks)
             raise InputError(f"can't write the run folder {run_dir}: {error}") from None
         with (run_dir / "command.txt").open("a", encoding="utf-8") as file:
             file.write(f"{shlex.join(sys.argv)}\n")
-        commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+        commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
         (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
     barrier()
     return run_dir
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
         done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
@@ -95,7 +95,7 @@ class RunLog:
         self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def add(self, step: int, lr: float, values: dict[str, torch.Tensor], names: list[str]) -> None:
-        """Take the values of one step (1-based `step`: steps done); no host wait between log steps."""
+        """Take one step's values (`step` steps are done); no host wait between log steps."""
         for key, value in values.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value.detach().clone()
         self.names = names
@@ -111,8 +111,9 @@ class RunLog:
         means = {k: (v.double() / self.num_steps).tolist() for k, v in self.sums.items()}
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
-                f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no checkpoint "
-                "was written since the last log line. Lower lr, or with empty_region: nan choose zero"
+                f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no "
+                "checkpoint was written since the last log line. Lower lr, or with empty_region: "
+                "nan choose zero"
             )
         seconds = time.perf_counter() - self.start_time
         line: dict[str, Any] = {"step": step, "lr": lr} | means

@@ -1,7 +1,7 @@
 """Random numbers that depend on (seed, purpose, step) only.
 
-No generator state runs through training, so a resumed run, another worker count or another number of
-ranks draws the same numbers.
+No generator state runs through training, so a resumed run, another worker count or another number
+of ranks draws the same numbers.
 """
 
 import numpy as np

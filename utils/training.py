@@ -78,7 +78,7 @@ def train_one_step(
     ranks: Ranks,
     balanced: bool,
 ) -> dict[str, Tensor]:
-    """Forward, loss (warm-up, or CARB when `balanced`), backward, SGD. Returns what the criterion does."""
+    """Forward, loss (warm-up, or CARB when `balanced`), backward, SGD; returns the losses."""
     torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -133,7 +133,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
 ) -> None:
-    """Write the state after `step` steps under each of `names` in `run_dir` (rank 0; all ranks wait)."""
+    """Write the state after `step` steps under each of `names` in `run_dir`; all ranks wait."""
     queues = gather_objects(criterion.queue_state() if criterion else {})
     if ranks.is_main:
         content = {
@@ -160,7 +160,7 @@ def restore(
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
 ) -> int:
-    """Load weights, momentum and queues from `path`; returns its step, or 0 where there is no file."""
+    """Load weights, momentum and queues; returns the step of `path`, 0 where there is no file."""
     if not path.is_file():
         return 0
     checkpoint = load_training_checkpoint(path)
@@ -188,11 +188,13 @@ def check_warmup(
     for key, value in expected.items():
         if checkpoint[key] != value:
             raise InputError(
-                f"--init {path}: expected {key} {value}, found {checkpoint[key]}; train_warmup.py with the "
+                f"--init {path}: expected {key} {value}, found {checkpoint[key]}; train_warmup.py "
+                "with the "
                 "same config writes the checkpoint to start from (warmup.pt)"
             )
     if checkpoint["config"]["steps"] != config.steps:
         raise InputError(
-            f"--init {path} belongs to a schedule of {checkpoint['config']['steps']} steps, the config has "
+            f"--init {path} belongs to a schedule of {checkpoint['config']['steps']} steps, the "
+            "config has "
             f"steps: {config.steps}; both stages share one schedule"
         )
