@@ -20,4 +20,4 @@ for folder in "$run"/*/; do
   [[ -f "$folder/last.pt" && ! -f "$folder/eval_val/metrics.json" ]] || continue
   $python eval.py --ckpt "$folder/last.pt" --split val
 done
-$python tools/seed_table.py "$run"
+$python -m tools.seed_table "$run"

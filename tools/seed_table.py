@@ -1,6 +1,6 @@
 """Mean and spread over seeds of the val mIoU of runs named <row>_<seed>.
 
-    python tools/seed_table.py runs/camvid_small
+    python -m tools.seed_table runs/camvid_small
 
 Prints a Markdown table of the rows, and the difference of `carb` and `base` seed by seed.
 """
@@ -35,7 +35,7 @@ def spread(values: list[float]) -> str:
 
 def main(argv: list[str]) -> None:
     if len(argv) != 1:
-        raise InputError("usage: python tools/seed_table.py FOLDER_OF_RUNS")
+        raise InputError("usage: python -m tools.seed_table FOLDER_OF_RUNS")
     rows = read_scores(Path(argv[0]))
     print("| row | val mIoU | per seed |\n|---|---|---|")
     for row, scores in rows.items():

@@ -264,7 +264,9 @@ def _check_together(config: Config, source: str) -> None:
         )
 
 
-if __name__ == "__main__":  # python -m utils.config FILE KEY [--set key=value ...], for shell scripts
+if (
+    __name__ == "__main__"
+):  # python -m utils.config FILE KEY [--set key=value ...], for shell scripts
     import sys
 
     _file, _key, *_rest = sys.argv[1:]

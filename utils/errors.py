@@ -24,8 +24,16 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     except InputError as error:
         if debug:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_message(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _message(error: InputError) -> str:
+    """The message alone, where a data-loader worker has wrapped it into its traceback."""
+    text = str(error)
+    if text.startswith("Caught InputError in DataLoader worker"):
+        text = text.rsplit("utils.errors.InputError: ", 1)[-1].strip()
+    return text
