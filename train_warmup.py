@@ -14,7 +14,7 @@ The same command again goes on where it stopped; --overwrite starts anew.
 import torch
 
 from datasets import open_dataset
-from datasets.files import read_image_labels
+from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet, pseudo_mask_files
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     # --- data
     classes = load_classes(config.class_file)
     images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    image_labels = read_image_labels(config.image_labels, len(classes))
+    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
     masks = None if config.views == "dual" else pseudo_mask_files(config.pseudo_masks, images)
     dataset = TrainingSet(
         images, image_labels, len(classes), TrainTransform.from_config(config), masks
