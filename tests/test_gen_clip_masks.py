@@ -20,6 +20,7 @@ from datasets.transforms import normalize
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip
 from utils.config import config_from_dict, load_config, save_config
+from utils.distributed import Ranks
 from utils.errors import InputError
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
@@ -97,7 +98,7 @@ def test_masks(root, generate):
         assert set(np.unique(mask)) <= set(LABELS[name] or [255])
         assert np.mean(mask != by_hand(root, name)) < 0.005  # grey levels may round differently
         with Image.open(path) as picture:
-            assert picture.getpalette()[:9] == sum(COLORS, [])
+            assert picture.getpalette()[:9] == np.ravel(COLORS).tolist()
     assert len({*np.unique(read_mask(File(str(out / "c.png"))))}) > 1
     meta = json.loads((out / "meta.json").read_text())
     assert meta["made_from"]["clip_model"] == "clip"
@@ -192,8 +193,7 @@ def test_wrong_input(generate, root, tmp_path, capsys):
         generate("--set", f"image_labels={labels}")
     with pytest.raises(InputError, match="--out"):
         gen_clip_masks.main(
-            ["--config", str(root / "config.yaml"), "--set", "views=dual"]
-            + ["--set", "pseudo_masks=null", "--device", "cpu"]
+            ["--config", str(root / "config.yaml"), "--device=cpu", "--set=pseudo_masks=null"]
         )
     for wrong in (("--grid", "2"), ("--grid", "0x2"), ("--ratio", 0), ("--ratio", "nan")):
         with pytest.raises(SystemExit):
@@ -247,6 +247,19 @@ def test_crops_are_seen_by_themselves(maskclip):
 
 
 # ---- two processes ----
+
+
+def test_each_rank_makes_its_share(generate, monkeypatch):
+    made = {0: [], 1: []}
+    for rank in made:
+        ranks = Ranks(rank, 2, torch.device("cpu"))
+        monkeypatch.setattr(gen_clip_masks, "setup", lambda device, ranks=ranks: ranks)
+        monkeypatch.setattr(gen_clip_masks, "open_mask_folder", lambda _, names, *rest: names)
+        monkeypatch.setattr(
+            gen_clip_masks, "save_mask", lambda path, *rest, rank=rank: made[rank].append(path.stem)
+        )
+        generate()
+    assert made == {0: ["a", "d", "none"], 1: ["c", "b"]}
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets.labels import IGNORE_INDEX
 from models.clip_features import (
-    KEY,
     QUERY,
     MaskCLIPOptions,
     dense_features,

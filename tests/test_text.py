@@ -1,6 +1,8 @@
 """models/text.py: against the authors' prompt ensembles and by hand; files and what is refused."""
 
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import clip
 import numpy as np
@@ -214,6 +216,7 @@ def test_unreadable_files_are_refused(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(InputError, match=f"no text embeddings at {path}"):
         load_text_embeddings(path, 3)
-    path.write_bytes(b"nothing of the kind")
-    with pytest.raises(InputError, match=f"{path}.*can't be read"):
-        load_text_embeddings(path, 3)
+    for content in (b"nothing of the kind", pickle.dumps(Path("an object"), protocol=2)):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=f"{path}.*can't be read"):
+            load_text_embeddings(path, 3)
