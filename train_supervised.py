@@ -26,8 +26,8 @@ from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
-from utils.seed import DROPOUT, WEIGHTS, derive
-from utils.training import autocast, restore, save, wrap
+from utils.seed import WEIGHTS, derive
+from utils.training import compute_logits, descend, restore, save, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -71,20 +71,14 @@ def main(argv: list[str]) -> None:
     log = RunLog(run_dir, config, ranks, step, end, "supervised")
     for batch in loader:
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         image, valid, mask = (
             batch[key].to(ranks.device, non_blocking=True)
             for key in ("image", "valid", "pseudo_mask")
         )
-        with autocast(config, ranks):
-            logits = network(normalize(image, "imagenet", valid))
+        logits = compute_logits(network, normalize(image, "imagenet", valid), step, config, ranks)
         log_probabilities = F.log_softmax(upsample(logits, mask.shape[-2:]), dim=1)
         loss = segmentation_loss(log_probabilities, mask, config.empty_region, config.sync)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        descend(loss, optimizer, lr)
         step += 1
         log.add(step, lr, {"loss": loss.detach()}, batch["name"])
         if step % config.checkpoint_every == 0 or step == end:

@@ -45,7 +45,10 @@ def setup(device: str | None = None) -> Ranks:
         torch.cuda.set_device(local_rank)
         kind = f"cuda:{local_rank}"
     if world_size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        if kind.startswith("cuda"):
+            dist.init_process_group("nccl", device_id=torch.device(kind))
+        else:
+            dist.init_process_group("gloo")
     return Ranks(rank, world_size, torch.device(kind))
 
 

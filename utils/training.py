@@ -79,21 +79,32 @@ def train_one_step(
     balanced: bool,
 ) -> dict[str, Tensor]:
     """Forward, loss (warm-up, or CARB when `balanced`), backward, SGD; returns the losses."""
-    torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    image = views.image
-    if config.channels_last:
-        image = image.to(memory_format=torch.channels_last)
-    with autocast(config, ranks):
-        logits = network(image)
+    logits = compute_logits(network, views.image, step, config, ranks)
     losses = criterion(
         logits, views.image_labels, views.global_mask, views.local_mask, views.boxes, balanced
     )
-    optimizer.zero_grad(set_to_none=True)
-    losses["loss"].backward()
-    optimizer.step()
+    descend(losses["loss"], optimizer, lr)
     return losses | {"loss": losses["loss"].detach()}
+
+
+def compute_logits(
+    network: nn.Module, image: Tensor, step: int, config: Config, ranks: Ranks
+) -> Tensor:
+    """Forward pass of a training step on a normalised image (B, 3, H, W): (B, K, h, w)."""
+    torch.manual_seed(derive(config.seed, DROPOUT, step, ranks.rank))
+    if config.channels_last:
+        image = image.to(memory_format=torch.channels_last)
+    with autocast(config, ranks):
+        return network(image)
+
+
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Backward and one SGD step at learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 def autocast(config: Config, ranks: Ranks) -> torch.autocast:
