@@ -53,11 +53,11 @@ def main(argv: list[str]) -> None:
     curve(losses, "loss_consistent", "consistent, $L_c$", blue)
     losses.set(xlabel="step", ylabel="cross-entropy", ylim=(0, None))
     curve(areas, "consistent_fraction", "consistent area", blue)
-    started = [line["step"] for line in lines if "balance" in line]
-    if started:
+    if any("balance" in line for line in lines):
+        start = max((line["step"] for line in lines if "balance" not in line), default=0)
         curve(areas, "balance", "weight $w$", green)
         for axes in (losses, areas):
-            axes.axvline(started[0], color="0.4", linestyle="--", linewidth=1)
+            axes.axvline(start, color="0.4", linestyle="--", linewidth=1)
     areas.set(xlabel="step", ylabel="share, weight", ylim=(0, 1))
     for axes in (losses, areas):
         axes.legend(frameon=False)
