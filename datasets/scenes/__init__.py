@@ -1,0 +1,1 @@
+"""Drawing synthetic street scenes; `datasets.synthetic` is the way in."""
