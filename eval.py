@@ -14,7 +14,6 @@ gives the same numbers.
 """
 
 import argparse
-import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from models.trained import load_trained
 from utils.cli import parser
 from utils.distributed import Ranks, barrier, cleanup, setup
 from utils.errors import InputError, run_script
+from utils.files import write_json
 from utils.inference import add_options, options_from, predict_logits
 from utils.metrics import ConfusionMatrix
 from utils.visualize import legend, overlay, save_image, save_mask
@@ -176,11 +176,7 @@ def report(
             f"0..{len(classes) - 1} (and not 255); predictions there count as wrong"
         )
     path = out / "metrics.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name("metrics.json.tmp")
-    content = content | matrix.to_dict(classes.names)
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, content | matrix.to_dict(classes.names))
     print(f"{content['num_images']} images of {content['split']}; written to {path}")
 
 

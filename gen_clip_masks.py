@@ -34,7 +34,8 @@ from utils.cli import parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
-from utils.mask_folder import open_mask_folder, write_json
+from utils.files import write_json
+from utils.mask_folder import open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.visualize import save_mask
 

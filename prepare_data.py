@@ -5,6 +5,7 @@
     python prepare_data.py cityscapes --root data/cityscapes \\
         --import-labels labels.npy --out data/cityscapes/image_labels.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
+    python prepare_data.py synthetic --root data/synthetic --count train=200 val=50
 
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it. They go to
@@ -31,6 +32,7 @@ from datasets.survey import (
     pair_problems,
     survey,
 )
+from datasets.synthetic import write_dataset
 from utils.errors import InputError, run_script
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
@@ -40,6 +42,10 @@ MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 def main(argv: list[str]) -> None:
     """Everything the command line asks for, in the order convert, labels, statistics, check."""
     args = _parser().parse_args(argv)
+    if args.dataset == "synthetic":
+        write_dataset(Path(args.root), _counts(args.count), args.seed, num_workers=args.workers)
+        print(f"wrote {args.root}: use it with dataset: folder")
+        return
     if not (args.out or args.check or args.stats or args.convert):
         raise InputError("nothing to do; give --out, --check, --stats or --convert")
     if args.min_pixels < 1 or args.workers < 0:
@@ -98,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", choices=DATASETS)
+    add("dataset", choices=[*DATASETS, "synthetic"])
     add("--root", required=True, help="the folder the data set lies in")
     add("--class-file", help="default: datasets/classes/<dataset>.yaml")
     add("--splits", nargs="+", help="default: all that are there except test")
@@ -111,8 +117,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--stats", action="store_true", help="print statistics of the labels")
     add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
     add("--overwrite", action="store_true", help="--convert into a folder that has files already")
+    add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
+    add("--seed", type=int, default=0, help="synthetic: which scenes")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
     return parser
+
+
+def _counts(texts: list[str]) -> dict[str, int]:
+    pairs = [text.partition("=") for text in texts]
+    wrong = [text for text, (_, _, n) in zip(texts, pairs, strict=True) if not n.isdecimal()]
+    if wrong:
+        raise InputError(f"--count: expected split=number like train=200, found {wrong[0]}")
+    return {split: int(number) for split, _, number in pairs}
 
 
 def _classes(args: argparse.Namespace) -> ClassTable:

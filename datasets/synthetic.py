@@ -24,7 +24,7 @@ from datasets.scenes.canvas import CLASSES
 from datasets.scenes.layout import draw_scene
 from datasets.scenes.stock import draw_object
 from utils.errors import InputError
-from utils.mask_folder import write_json
+from utils.files import write_json
 from utils.visualize import save_mask
 
 CLASS_FILE = Path(__file__).parent / "classes" / "synthetic.yaml"

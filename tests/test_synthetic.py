@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import prepare_data
 from datasets import synthetic
 from datasets.files import read_image, read_image_labels, read_mask
 from datasets.folder import Folder
@@ -222,3 +223,13 @@ def test_masks_are_read_back_as_ids(tmp_path: Path) -> None:
     write_dataset(tmp_path, {"test": 1}, size=(40, 80))
     (file,) = Folder(tmp_path).ground_truth("test").values()
     assert np.array_equal(read_mask(file), generate(0, FIRST_INDEX["test"], (40, 80))[1])
+
+
+def test_prepare_data_writes_scenes_that_pass_its_own_check(tmp_path) -> None:
+    root = str(tmp_path / "scenes")
+    prepare_data.main(["synthetic", "--root", root, "--count", "train=2", "val=1", "--workers=0"])
+    labels = f"{root}/image_labels.json"
+    checked = ["folder", "--root", root, "--class-file", f"{root}/classes.yaml"]
+    prepare_data.main([*checked, "--labels", labels, "--check", "--workers=0"])
+    with pytest.raises(InputError, match="expected split=number"):
+        prepare_data.main(["synthetic", "--root", root, "--count", "train"])

@@ -9,6 +9,7 @@ import torch
 from utils.config import Config
 from utils.distributed import Ranks, barrier
 from utils.errors import InputError
+from utils.files import write_json
 from utils.runlog import git
 
 
@@ -46,14 +47,6 @@ def open_mask_folder(
     todo = [name for name, path in zip(names, paths, strict=True) if not path.exists()]
     barrier()  # nobody writes a mask while another rank still looks
     return todo
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
 
 
 def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
