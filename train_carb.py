@@ -30,16 +30,10 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
+from utils.resume import check_warmup, restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
-from utils.training import (
-    check_warmup,
-    prepare_views,
-    restore,
-    save,
-    train_one_step,
-    wrap,
-)
+from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -55,7 +49,6 @@ def main(argv: list[str]) -> None:
     classes = load_classes(config.class_file)
     warmup = load_training_checkpoint(arguments.init)
     check_warmup(warmup, arguments.init, config, classes)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
 
     # --- data
     images = open_dataset(config.dataset, config.data_root).images(config.train_split)
@@ -76,6 +69,7 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     state = run_dir / "last.pt" if (run_dir / "last.pt").is_file() else Path(arguments.init)
     step = restore(state, end, ranks, model, optimizer, criterion)
     network = wrap(model, config, ranks)

@@ -24,10 +24,11 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
+from utils.resume import restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.training import compute_logits, descend, restore, save, wrap
+from utils.training import compute_logits, descend, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -38,7 +39,6 @@ def main(argv: list[str]) -> None:
 
     # --- device, ranks, seed
     ranks = setup(arguments.device)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
@@ -46,7 +46,10 @@ def main(argv: list[str]) -> None:
     source = open_dataset(config.dataset, config.data_root)
     images, masks = source.images(config.train_split), source.ground_truth(config.train_split)
     if not masks:
-        raise InputError(f"{config.data_root} has no ground truth for split '{config.train_split}'")
+        raise InputError(
+            f"{config.data_root} has no ground truth for split '{config.train_split}', which full "
+            "supervision needs; prepare_data.py --check says where it is looked for"
+        )
     labels = dict.fromkeys(images, ())  # image-level labels play no part here
     dataset = TrainingSet(
         images,
@@ -63,6 +66,7 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step = restore(run_dir / "last.pt", end, ranks, model, optimizer)
     network = wrap(model, config, ranks)
 

@@ -28,10 +28,11 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
+from utils.resume import restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.training import prepare_views, restore, save, train_one_step, wrap
+from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -42,7 +43,6 @@ def main(argv: list[str]) -> None:
 
     # --- device, ranks, seed
     ranks = setup(arguments.device)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
@@ -65,6 +65,7 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step = restore(run_dir / "last.pt", end, ranks, model, optimizer, criterion)
     network = wrap(model, config, ranks)
 

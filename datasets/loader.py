@@ -66,5 +66,5 @@ def training_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.num_workers,
-        pin_memory=ranks.device.type == "cuda",
+        pin_memory=ranks.on_cuda,
     )

@@ -43,6 +43,7 @@ def test_overrides_and_numbers_yaml_reads_as_text() -> None:
         ("queue_size=0", "'queue_size' must be at least 1"),
         ("patch_size=[600, 256]", "must fit into 'crop_size'"),
         ("warmup_steps=30000", "must be below 'steps'"),
+        ("warmup_steps=0", "must be at least 1 with carb: true"),
         ("local_ratio=[2, 1]", r"must be \[low, high\]"),
         ("seed", "expected key=value"),
         ("lr=[", "not valid YAML"),
@@ -56,6 +57,13 @@ def test_mistakes_are_named(override: str, expected: str) -> None:
 def test_stored_masks_are_demanded_where_they_are_read() -> None:
     with pytest.raises(InputError, match="gen_clip_masks.py"):
         load_config("configs/cityscapes.yaml", ["views=base", "pseudo_masks=null"])
+
+
+def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(Path("configs/cityscapes.yaml").read_text() + "\nlr: 7.0\n")
+    with pytest.raises(InputError, match="the key 'lr' stands twice"):
+        load_config(path)
 
 
 def test_a_missing_key_and_a_missing_file(tmp_path: Path) -> None:

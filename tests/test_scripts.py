@@ -153,17 +153,95 @@ def test_overwrite_starts_anew_but_only_in_a_run_folder(prepared, tmp_path) -> N
     assert precious.exists()
 
 
-@pytest.mark.parametrize("pick", ["unfinished", "other schedule"])
+@pytest.mark.parametrize(
+    "pick", ["unfinished", "other schedule", "other optimiser", "other network", "no CARB"]
+)
 def test_carb_refuses_an_unfit_warmup(prepared, tmp_path, pick) -> None:
     run_row(prepared, tmp_path, "base", "false", "checkpoint_every=2")
     change, message = {
         "unfinished": ("warmup_steps=5", "expected step 5, found 4"),
-        "other schedule": ("steps=9", "belongs to a schedule of 8 steps"),
+        "other schedule": ("steps=9", r"other settings \(steps: 8 -> 9\)"),
+        "other optimiser": ("momentum=0", r"other settings \(momentum: 0.9 -> 0.0\)"),
+        "other network": ("aspp=v2", r"other settings \(aspp: v3 -> v2\)"),
+        "no CARB": ("carb=false", "carb: false has no second stage"),
     }[pick]
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
     arguments += ["--set", "views=base", "--set", change, "--run-dir", str(tmp_path / "carb")]
     with pytest.raises(InputError, match=message):
         train_carb.main([*arguments, "--init", str(tmp_path / "warmup" / "warmup.pt")])
+    assert not (tmp_path / "carb").exists()
+
+
+def test_a_warmup_serves_other_carb_settings(prepared, tmp_path) -> None:
+    run_row(prepared, tmp_path, "base", "false")
+    init = ["--init", str(tmp_path / "warmup" / "warmup.pt")]
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
+    arguments += ["--set", "views=base", "--set", "balance=fixed", *init]
+    train_carb.main([*arguments, "--run-dir", str(tmp_path / "fixed")])
+    assert tiny.read_metrics(tmp_path / "fixed")[-1]["balance"] == 1
+
+
+def test_a_failed_start_leaves_nothing_and_removes_nothing(prepared, tmp_path) -> None:
+    with pytest.raises(InputError, match="no-such-labels"):
+        run_row(prepared, tmp_path, "base", "true", "image_labels=no-such-labels.json")
+    assert not (tmp_path / "warmup").exists()
+    run_row(prepared, tmp_path, "base", "false")
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu", "--overwrite"]
+    arguments += ["--set", "image_labels=no-such-labels.json", "--set", "views=base"]
+    with pytest.raises(InputError, match="no-such-labels"):
+        train_warmup.main([*arguments, "--run-dir", str(tmp_path / "warmup")])
+    assert load_checkpoint(tmp_path / "warmup" / "last.pt")["step"] == 8
+
+
+_OPENED: list[str] | None = None
+
+
+def _record(event: str, arguments: tuple) -> None:
+    if event == "open" and _OPENED is not None:
+        _OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(_record)
+
+
+@pytest.mark.parametrize("layout", ["cityscapes", "camvid ids", "camvid segnet", "folder"])
+def test_no_ground_truth_file_is_opened_in_training(prepared, tmp_path, layout) -> None:
+    """Every file that Python opens while both stages run, with ground truth lying beside it."""
+    pictures = sorted((prepared / "data" / "leftImg8bit" / "train").rglob("*.png"))
+    images, masks = {
+        "cityscapes": ("leftImg8bit/train/{0}", "gtFine/train/{0}"),
+        "camvid ids": ("img/train", "mask/train"),
+        "camvid segnet": ("train", "trainannot"),
+        "folder": ("images/train", "masks/train"),
+    }[layout]
+    labels = {}
+    for i, picture in enumerate(pictures):
+        city, stem = picture.parent.name, picture.name.removesuffix("_leftImg8bit.png")
+        name, suffixes = stem, (".png", ".png")
+        if layout == "cityscapes":
+            name = f"{city}/{stem}"
+            suffixes = ("_leftImg8bit.png", "_gtFine_labelTrainIds.png")
+        for place, suffix in zip((images, masks), suffixes, strict=True):
+            target = tmp_path / "data" / place.format(city) / f"{stem}{suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, target)
+        labels[name] = [i % 19, (i + 5) % 19]
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    sets = [f"dataset={layout.split()[0]}", f"data_root={tmp_path / 'data'}"]
+    sets += [f"image_labels={tmp_path / 'labels.json'}"]
+    global _OPENED
+    _OPENED = []
+    try:
+        run_row(prepared, tmp_path / "run", "dual", "true", *sets)
+        opened = _OPENED
+    finally:
+        _OPENED = None
+    below = [path.removeprefix(f"{tmp_path / 'data'}/") for path in opened if "/data/" in path]
+    folder = images.format("trainburg")
+    assert {path for path in below if path.endswith(".png")} == {
+        path.removeprefix(f"{tmp_path / 'data'}/")
+        for path in map(str, (tmp_path / "data" / folder).rglob("*.png"))
+    }
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(prepared, tmp_path) -> None:

@@ -6,7 +6,6 @@ hidden defaults. `configs/cityscapes.yaml` says in comments what each key does.
 
 import dataclasses
 import difflib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,9 @@ from typing import Any
 
 import yaml
 
+from utils.config_values import convert
 from utils.errors import InputError
+from utils.yaml_file import parse_yaml, read_yaml
 
 
 def _choice(*options: str) -> Any:
@@ -130,10 +131,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no config file at {path}; the shipped ones are in configs/")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
     return config_from_dict(values | parse_overrides(overrides or []), source=str(path))
@@ -147,7 +145,7 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
         if not separator:
             raise InputError(f"--set {override}: expected key=value")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
     return values
@@ -166,7 +164,12 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
             f"{source}: missing key{'s' * (len(missing) > 1)} {', '.join(missing)}; "
             "configs/cityscapes.yaml has every key with a comment"
         )
-    config = Config(**{key: _convert(source, key, value) for key, value in values.items()})
+    config = Config(
+        **{
+            key: convert(source, key, value, _TYPES[key], _FIELDS[key].metadata)
+            for key, value in values.items()
+        }
+    )
     _check_together(config, source)
     return config
 
@@ -175,67 +178,6 @@ def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved config as YAML that `load_config` reads back to an equal one."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
     Path(path).write_text(text, encoding="utf-8")
-
-
-def _convert(source: str, key: str, value: Any) -> Any:
-    expected, metadata = _TYPES[key], _FIELDS[key].metadata
-    converted = _to_type(expected, value)
-    if converted is _WRONG:
-        raise InputError(
-            f"{source}: '{key}' must be {_describe(expected)}, found {value!r} "
-            f"({type(value).__name__})"
-        )
-    if "choices" in metadata and converted not in metadata["choices"]:
-        options = ", ".join(map(str, metadata["choices"]))
-        raise InputError(f"{source}: '{key}' must be one of {options}; found {value!r}")
-    for number in converted if isinstance(converted, tuple) else (converted,):
-        low, high = metadata.get("low"), metadata.get("high")
-        if (low is not None and number < low) or (high is not None and number > high):
-            limits = f"at least {low}" if high is None else f"between {low} and {high}"
-            raise InputError(f"{source}: '{key}' must be {limits}, found {value!r}")
-    return converted
-
-
-_WRONG = object()
-
-
-def _to_type(expected: Any, value: Any) -> Any:
-    if isinstance(expected, types.UnionType):  # X | None
-        return None if value is None else _to_type(typing.get_args(expected)[0], value)
-    if typing.get_origin(expected) is tuple:
-        item_types = typing.get_args(expected)
-        if not isinstance(value, list | tuple) or not value:
-            return _WRONG
-        if item_types[-1] is Ellipsis:
-            item_types = (item_types[0],) * len(value)
-        if len(value) != len(item_types):
-            return _WRONG
-        items = tuple(_to_type(t, v) for t, v in zip(item_types, value, strict=True))
-        return _WRONG if _WRONG in items else items
-    if expected is float:
-        # YAML 1.1 reads 1e-4 (no dot) as a string.
-        if isinstance(value, str):
-            try:
-                value = float(value)
-            except ValueError:
-                return _WRONG
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        finite = isinstance(value, float) and abs(value) < float("inf")
-        return value if finite else _WRONG
-    return value if type(value) is expected else _WRONG
-
-
-def _describe(expected: Any) -> str:
-    if isinstance(expected, types.UnionType):
-        return f"{_describe(typing.get_args(expected)[0])} or null"
-    if typing.get_origin(expected) is tuple:
-        item_types = typing.get_args(expected)
-        count = "" if item_types[-1] is Ellipsis else f"{len(item_types)} "
-        return f"a list of {count}{_describe(item_types[0]).removeprefix('a ')}s"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
-        expected
-    ]
 
 
 def _check_together(config: Config, source: str) -> None:
@@ -256,6 +198,8 @@ def _check_together(config: Config, source: str) -> None:
             "their folder"
             " (made by gen_clip_masks.py)"
         )
+    if config.carb and config.warmup_steps == 0:
+        raise InputError(f"{source}: 'warmup_steps' must be at least 1 with carb: true")
     if config.carb and config.warmup_steps >= config.steps:
         raise InputError(
             f"{source}: 'warmup_steps' ({config.warmup_steps}) must be below 'steps' "

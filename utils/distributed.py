@@ -21,6 +21,10 @@ class Ranks:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.type == "cuda"
+
 
 def setup(device: str | None = None) -> Ranks:
     """Join the group that torchrun started, or stay a single process.

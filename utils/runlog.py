@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,48 +14,70 @@ import torch
 from tqdm import tqdm
 
 from utils.config import Config, load_config, save_config
-from utils.distributed import Ranks, barrier
+from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 
 # Where and how often, not what: a run may go on after these have changed.
-_FREE_KEYS = {"data_root", "num_workers", "log_every", "checkpoint_every"}
+_FREE_KEYS = {
+    "data_root",
+    "image_labels",
+    "pseudo_masks",
+    "clip_model",
+    "clip_text",
+    "backbone_weights",
+    "num_workers",
+    "log_every",
+    "checkpoint_every",
+}
+
+
+def changed_settings(
+    old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
+) -> str:
+    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
+    return ", ".join(
+        f"{key}: {old.get(key)} -> {value}"
+        for key, value in config.to_dict().items()
+        if old.get(key) != value and key not in _FREE_KEYS and key not in ignore
+    )
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
-    """Make the run folder, or go on with the one that is there.
+    """Make the run folder, or go on with the one that is there. Called once all input is checked.
 
-    Raises InputError when it holds a run of other settings. `overwrite` starts anew and says so.
+    Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
+    `overwrite` starts anew and says so.
     """
-    run_dir = Path(run_dir)
-    saved = run_dir / "config.yaml"
-    if overwrite and run_dir.exists():
-        if ranks.is_main:
-            if any(run_dir.iterdir()) and not saved.is_file():
-                raise InputError(f"--overwrite: {run_dir} is not a run folder; nothing was removed")
-            print(f"--overwrite: removing the run in {run_dir}")
-            shutil.rmtree(run_dir)
-    elif saved.is_file():
-        old, new = load_config(saved).to_dict(), config.to_dict()
-        changed = [k for k in new if old[k] != new[k] and k not in _FREE_KEYS]
-        if changed:
-            differences = ", ".join(f"{k}: {old[k]} -> {new[k]}" for k in changed)
-            raise InputError(
-                f"{run_dir} holds a run with other settings ({differences}); choose another "
-                "--run-dir, or --overwrite to start anew"
-            )
-    barrier()
+    run_dir, problem = Path(run_dir), None
     if ranks.is_main:
         try:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            save_config(config, saved)
+            _open(run_dir, config, overwrite)
+        except InputError as error:
+            problem = str(error)
         except OSError as error:
-            raise InputError(f"can't write the run folder {run_dir}: {error}") from None
-        with (run_dir / "command.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{shlex.join(sys.argv)}\n")
-        commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
-        (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
-    barrier()
+            problem = f"can't write the run folder {run_dir}: {error.strerror}"
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
     return run_dir
+
+
+def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
+    saved = run_dir / "config.yaml"
+    if overwrite and run_dir.exists():
+        if any(run_dir.iterdir()) and not saved.is_file():
+            raise InputError(f"--overwrite: {run_dir} is not a run folder; nothing was removed")
+        print(f"--overwrite: removing the run in {run_dir}")
+        shutil.rmtree(run_dir)
+    elif saved.is_file() and any(run_dir.glob("*.pt")):
+        changed = changed_settings(load_config(saved).to_dict(), config)
+        if changed:
+            raise InputError(
+                f"{run_dir} holds a run with other settings ({changed}); choose another "
+                "--run-dir, or --overwrite to start anew"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    save_config(config, saved)
 
 
 def git(*arguments: str) -> str:
@@ -79,8 +102,14 @@ class RunLog:
         self.names: list[str] = []
         self.num_steps = 0
         self.start_time = time.perf_counter()
-        if ranks.is_main:
+        if ranks.is_main and step < end:
             self._forget_after(step)
+            settings = (run_dir / "config.yaml").read_text(encoding="utf-8")
+            print(f"{settings}{run_dir}: steps {step + 1} to {end}", flush=True)
+            with (run_dir / "command.txt").open("a", encoding="utf-8") as file:
+                file.write(f"{shlex.join(sys.argv)}\n")
+            commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
+            (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
         hidden = not (ranks.is_main and sys.stderr.isatty())
         self.progress = tqdm(
             total=end, initial=step, desc=description, disable=hidden, dynamic_ncols=True
@@ -118,7 +147,7 @@ class RunLog:
         seconds = time.perf_counter() - self.start_time
         line: dict[str, Any] = {"step": step, "lr": lr} | means
         line["images_per_second"] = self.num_steps * self.config.batch_size / seconds
-        if self.ranks.device.type == "cuda":
+        if self.ranks.on_cuda:
             line["max_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
         if self.ranks.is_main:
             with self.path.open("a", encoding="utf-8") as file:

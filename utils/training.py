@@ -1,20 +1,16 @@
-"""What train_warmup.py and train_carb.py do alike: one step, and what lies between runs."""
+"""One training step: views and their pseudo-masks, forward, loss, descent."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from datasets.labels import ClassTable
 from datasets.transforms import normalize
 from models.carb import CARBCriterion
 from models.maskclip import MaskCLIP
 from models.views import Box, LocalViewSampler, ignore_padding, local_pseudo_mask
-from utils.checkpoint import load_training_checkpoint, load_weights, save_checkpoint
 from utils.config import Config
-from utils.distributed import Ranks, barrier, gather_objects
-from utils.errors import InputError
+from utils.distributed import Ranks
 from utils.seed import DROPOUT, LOCAL_VIEWS, derive, generator
 
 
@@ -119,8 +115,7 @@ def wrap(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
     """
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
-    on_cuda = ranks.device.type == "cuda"
-    if ranks.world_size > 1 and on_cuda:
+    if ranks.world_size > 1 and ranks.on_cuda:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.compile:
         model.compile()
@@ -128,84 +123,5 @@ def wrap(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
     if ranks.world_size == 1:
         return model
     return nn.parallel.DistributedDataParallel(
-        model, device_ids=[ranks.device.index] if on_cuda else None
+        model, device_ids=[ranks.device.index] if ranks.on_cuda else None
     )
-
-
-def save(
-    run_dir: Path,
-    names: list[str],
-    stage: str,
-    step: int,
-    config: Config,
-    classes: ClassTable,
-    ranks: Ranks,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    criterion: CARBCriterion | None = None,
-) -> None:
-    """Write the state after `step` steps under each of `names` in `run_dir`; all ranks wait."""
-    queues = gather_objects(criterion.queue_state() if criterion else {})
-    if ranks.is_main:
-        content = {
-            "stage": stage,
-            "step": step,
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "criterion": queues,
-            "world_size": ranks.world_size,
-            "config": config.to_dict(),
-            "class_names": list(classes.names),
-            "palette": classes.palette.tolist(),
-        }
-        for name in names:
-            save_checkpoint(run_dir / name, content)
-    barrier()
-
-
-def restore(
-    path: Path,
-    end: int,
-    ranks: Ranks,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    criterion: CARBCriterion | None = None,
-) -> int:
-    """Load weights, momentum and queues; returns the step of `path`, 0 where there is no file."""
-    if not path.is_file():
-        return 0
-    checkpoint = load_training_checkpoint(path)
-    if checkpoint["world_size"] != ranks.world_size:
-        raise InputError(
-            f"{path} was written by {checkpoint['world_size']} process(es), this run has "
-            f"{ranks.world_size}; go on with as many, or start anew with --overwrite"
-        )
-    step = checkpoint["step"]
-    load_weights(model, checkpoint["model"], path)
-    optimizer.load_state_dict(checkpoint["optimizer"])
-    if criterion is not None:
-        criterion.load_queue_state(checkpoint["criterion"][ranks.rank])
-    if ranks.is_main:
-        state = "is finished; --overwrite starts anew" if step >= end else f"goes on to step {end}"
-        print(f"{path}: step {step}, {state}")
-    return step
-
-
-def check_warmup(
-    checkpoint: dict[str, Any], path: str | Path, config: Config, classes: ClassTable
-) -> None:
-    """Refuse a --init that this config's CARB stage can't go on from."""
-    expected = {"stage": "warmup", "step": config.warmup_steps, "class_names": list(classes.names)}
-    for key, value in expected.items():
-        if checkpoint[key] != value:
-            raise InputError(
-                f"--init {path}: expected {key} {value}, found {checkpoint[key]}; train_warmup.py "
-                "with the "
-                "same config writes the checkpoint to start from (warmup.pt)"
-            )
-    if checkpoint["config"]["steps"] != config.steps:
-        raise InputError(
-            f"--init {path} belongs to a schedule of {checkpoint['config']['steps']} steps, the "
-            "config has "
-            f"steps: {config.steps}; both stages share one schedule"
-        )

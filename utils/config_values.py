@@ -1,0 +1,72 @@
+"""One value of a config: its type, its choices and its limits."""
+
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import InputError
+
+
+def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:
+    """`value` as the type `expected`, within the choices or limits of `metadata`.
+
+    Raises InputError naming `source` (a file), the key, and what was expected.
+    """
+    converted = _to_type(expected, value)
+    if converted is _WRONG:
+        raise InputError(
+            f"{source}: '{key}' must be {_describe(expected)}, found {value!r} "
+            f"({type(value).__name__})"
+        )
+    if "choices" in metadata and converted not in metadata["choices"]:
+        options = ", ".join(map(str, metadata["choices"]))
+        raise InputError(f"{source}: '{key}' must be one of {options}; found {value!r}")
+    for number in converted if isinstance(converted, tuple) else (converted,):
+        low, high = metadata.get("low"), metadata.get("high")
+        if (low is not None and number < low) or (high is not None and number > high):
+            limits = f"at least {low}" if high is None else f"between {low} and {high}"
+            raise InputError(f"{source}: '{key}' must be {limits}, found {value!r}")
+    return converted
+
+
+_WRONG = object()
+
+
+def _to_type(expected: Any, value: Any) -> Any:
+    if isinstance(expected, types.UnionType):  # X | None
+        return None if value is None else _to_type(typing.get_args(expected)[0], value)
+    if typing.get_origin(expected) is tuple:
+        item_types = typing.get_args(expected)
+        if not isinstance(value, list | tuple) or not value:
+            return _WRONG
+        if item_types[-1] is Ellipsis:
+            item_types = (item_types[0],) * len(value)
+        if len(value) != len(item_types):
+            return _WRONG
+        items = tuple(_to_type(t, v) for t, v in zip(item_types, value, strict=True))
+        return _WRONG if _WRONG in items else items
+    if expected is float:
+        # YAML 1.1 reads 1e-4 (no dot) as a string.
+        if isinstance(value, str):
+            try:
+                value = float(value)
+            except ValueError:
+                return _WRONG
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        finite = isinstance(value, float) and abs(value) < float("inf")
+        return value if finite else _WRONG
+    return value if type(value) is expected else _WRONG
+
+
+def _describe(expected: Any) -> str:
+    if isinstance(expected, types.UnionType):
+        return f"{_describe(typing.get_args(expected)[0])} or null"
+    if typing.get_origin(expected) is tuple:
+        item_types = typing.get_args(expected)
+        count = "" if item_types[-1] is Ellipsis else f"{len(item_types)} "
+        return f"a list of {count}{_describe(item_types[0]).removeprefix('a ')}s"
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
+        expected
+    ]
