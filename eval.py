@@ -2,19 +2,20 @@
 
 Reads a checkpoint of train_*.py (which holds its config) or one of the authors' (with --config),
 the images and the ground truth; writes OUT/metrics.json (default OUT: eval_<split> beside the
-checkpoint), replacing what an earlier evaluation wrote there.
+checkpoint). The same evaluation may be repeated there; the numbers of another checkpoint, step or
+way of inference are replaced with --overwrite only.
 
     python eval.py --ckpt runs/cityscapes/carb/last.pt --split val
     torchrun --nproc_per_node=4 eval.py --ckpt ... --scales 0.75 1.0 1.25 --flip
     python eval.py --ckpt their.pth --config configs/official/cityscapes.yaml
     python eval.py --ckpt ... --split test --export-submission submission    # Cityscapes server
 
-Each of n ranks takes every n-th image and the counts are added, so that any number of processes
-gives the same numbers.
+Takes torchrun, as gen_clip_masks.py, train_*.py and predict.py do (prepare_data.py does not): each
+of n ranks takes every n-th image and the counts are added, so that any number of processes gives
+the same numbers.
 """
 
 import argparse
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,13 @@ from models.trained import load_trained
 from utils.cli import parser
 from utils.distributed import Ranks, barrier, cleanup, setup
 from utils.errors import InputError, run_script
-from utils.files import write_json
-from utils.inference import add_options, options_from, predict_logits
+from utils.evaluation_output import check_out, report, submission_name, zip_submission
+from utils.inference import (
+    add_options,
+    options_from,
+    predict_logits,
+    progress_off,
+)
 from utils.metrics import ConfusionMatrix
 from utils.visualize import legend, overlay, save_image, save_mask
 
@@ -77,6 +83,17 @@ def main(argv: list[str]) -> None:
     # --- model
     model = trained.model.to(ranks.device)
 
+    # --- output: what made the numbers, and that they can be written
+    made_from = trained.origin | {
+        "checkpoint": str(arguments.ckpt),
+        "dataset": config.dataset,
+        "split": split,
+        "resize_to": config.resize_to,
+        "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
+    }
+    check_out(out, made_from, arguments.export_submission, arguments.overwrite)
+    barrier()  # nobody writes while another rank still looks
+
     # --- loop
     matrix = evaluate(model, loader, images, classes, options, arguments, out, ranks)
     matrix.all_reduce()
@@ -87,17 +104,9 @@ def main(argv: list[str]) -> None:
         if arguments.save_vis:
             save_image(out / "vis" / "legend.png", legend(classes.names, classes.palette))
         if arguments.export_submission:
-            zip_submission(Path(arguments.export_submission).resolve(), list(images))
+            zip_submission(Path(arguments.export_submission), list(images))
         if ground_truth is not None:
-            content = {
-                "checkpoint": str(arguments.ckpt),
-                "dataset": config.dataset,
-                "split": split,
-                "num_images": len(data),
-                "resize_to": config.resize_to,
-                "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
-            }
-            report(matrix, classes, out, trained.origin | content)
+            report(matrix, classes, out, made_from | {"num_images": len(data)})
     cleanup()
 
 
@@ -112,6 +121,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     arguments.add_argument(
         "--export-submission", metavar="DIR", help="label ids as the Cityscapes server wants them"
+    )
+    arguments.add_argument(
+        "--overwrite", action="store_true", help="replace another evaluation's results in OUT"
     )
     add_options(arguments)
     return arguments.parse_args(argv)
@@ -129,7 +141,7 @@ def evaluate(
 ) -> ConfusionMatrix:
     """This rank's counts; writes the pictures asked for."""
     matrix = ConfusionMatrix(len(classes), ranks.device)
-    for sample in tqdm(loader, desc="eval", unit="image", disable=not ranks.is_main):
+    for sample in tqdm(loader, desc="eval", unit="image", disable=progress_off(ranks)):
         image = normalize(sample["image"][None].to(ranks.device), "imagenet")
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
             scores = predict_logits(model, image, tuple(sample["size"]), **options)
@@ -147,37 +159,6 @@ def evaluate(
             label_ids = np.array(LABEL_ID_OF_TRAIN_ID, np.uint8)[mask]
             save_image(Path(arguments.export_submission) / submission_name(name), label_ids)
     return matrix
-
-
-def submission_name(name: str) -> str:
-    """<city>/<city>_<sequence>_<frame> -> the file name that the server finds the image by."""
-    return f"{Path(name).name}_pred_labelIds.png"
-
-
-def zip_submission(folder: Path, names: list[str]) -> None:
-    """<folder>.zip with exactly one prediction per image."""
-    path = folder.with_name(f"{folder.name}.zip")
-    temporary = path.with_name(f"{path.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in names:
-            archive.write(folder / submission_name(name), submission_name(name))
-    temporary.replace(path)
-    print(f"{len(names)} label maps in {folder}; upload {path}")
-
-
-def report(
-    matrix: ConfusionMatrix, classes: ClassTable, out: Path, content: dict[str, Any]
-) -> None:
-    """Print the table and write metrics.json, whole or not at all."""
-    print(matrix.table(classes.names))
-    if matrix.counts[-1].any():
-        print(
-            f"note: {int(matrix.counts[-1].sum())} labelled pixels have an id outside "
-            f"0..{len(classes) - 1} (and not 255); predictions there count as wrong"
-        )
-    path = out / "metrics.json"
-    write_json(path, content | matrix.to_dict(classes.names))
-    print(f"{content['num_images']} images of {content['split']}; written to {path}")
 
 
 if __name__ == "__main__":

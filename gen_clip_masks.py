@@ -22,14 +22,16 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from datasets import SegmentationData, open_dataset
-from datasets.files import File, ImageLabels, read_image_labels, read_mask
+from datasets.files import File, read_mask
+from datasets.image_labels import ImageLabels, read_image_labels
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
-from datasets.training import EvaluationSet, check_mask
+from datasets.training import EvaluationSet, check_mask, require
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions
+from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
-from models.text import load_templates, model_name
+from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
@@ -48,6 +50,9 @@ def main(argv: list[str]) -> None:
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
     out = Path(arguments.out or config.pseudo_masks)
+    files = [path for path in (out, *out.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise InputError(f"{out} can't be a folder of masks: {files[0]} is a file")
     ranks = setup(arguments.device)
 
     # --- data
@@ -61,7 +66,8 @@ def main(argv: list[str]) -> None:
 
     # --- masks
     labels = {name: image_labels[name] for name in images}
-    made_from = describe(arguments, config, split, classes, labels)
+    text = get_text_embeddings(config, classes, trust=arguments.trust)
+    made_from = describe(arguments, config, split, classes, labels, text)
     todo = open_mask_folder(out, list(images), made_from, config, arguments.overwrite, ranks)
     if todo:
         maskclip = build_maskclip(config, classes, ranks.device, arguments.trust)
@@ -96,21 +102,13 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def require(images: dict[str, File], given: dict[str, Any], what: str, advice: str) -> None:
-    """Raise InputError when an image is not among `given`."""
-    missing = [name for name in images if name not in given]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(images)} images have no {what}, e.g. {missing[0]}; {advice}"
-        )
-
-
 def describe(
     arguments: argparse.Namespace,
     config: Config,
     split: str,
     classes: ClassTable,
     image_labels: ImageLabels,
+    text_embeddings: torch.Tensor,
 ) -> dict[str, Any]:
     """All that decides the masks, for meta.json."""
     labels = json.dumps(sorted(image_labels.items()))
@@ -121,6 +119,8 @@ def describe(
         "image_labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
         "class_names": classes.names,
         "clip_model": model_name(config.clip_model),
+        "clip_sha256": clip_sha256(config.clip_model),
+        "text_sha256": hashlib.sha256(text_embeddings.numpy().tobytes()).hexdigest(),
         "prompts": classes.prompts,
         "templates": load_templates(config.prompt_templates),
         "normalization": config.clip_normalization,

@@ -9,7 +9,8 @@
 
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it. They go to
---out. --check names everything that is wrong with the data and exits with status 1 if something is.
+--out; another file there is replaced with --overwrite only. --check names everything that is wrong
+with the data and exits with status 1 if something is. One process, without torchrun: --workers.
 """
 
 import argparse
@@ -17,10 +18,13 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
-
 from datasets import DATASETS, SegmentationData, open_dataset
-from datasets.image_labels import ImageLabels, read_image_labels, write_image_labels
+from datasets.image_labels import (
+    ImageLabels,
+    image_labels_text,
+    read_image_labels,
+    write_image_labels,
+)
 from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
 from datasets.survey import (
@@ -30,6 +34,7 @@ from datasets.survey import (
     label_problems,
     labels_from_counts,
     pair_problems,
+    statistics,
     survey,
 )
 from datasets.synthetic import write_dataset
@@ -60,12 +65,13 @@ def main(argv: list[str]) -> None:
 
     found: dict[str, Found] = {}
     given = args.import_labels or args.labels
+    if args.out:
+        _check_out(Path(args.out))
     if args.check or not given:
         found = survey(dataset, splits, len(classes), args.workers, read_images=args.check)
     labels = _given_labels(args, classes) if given else _extract(args, found, classes)
     if args.out:
-        write_image_labels(args.out, labels)
-        print(f"wrote {args.out}: {len(labels)} images")
+        _write_labels(Path(args.out), labels, args.overwrite)
     if args.stats:
         for split in splits:
             names = [name for name in dataset.images(split) if name in labels]
@@ -81,22 +87,6 @@ def main(argv: list[str]) -> None:
         print(f"{len(found)} images checked, {len(problems)} problems")
         if problems:
             sys.exit(1)
-
-
-def statistics(labels: list[tuple[int, ...]], classes: ClassTable) -> str:
-    """Images, classes per image, and images with and without each class, as text."""
-    if not labels:
-        return "no images with labels"
-    per_image = np.array([len(ids) for ids in labels])
-    positive = np.bincount([i for ids in labels for i in ids], minlength=len(classes))
-    lines = [f"{len(labels)} images, {per_image.mean():.2f} classes per image"]
-    lines.append("  classes  images")
-    lines += [f"  {n:7d}  {c:6d}" for n, c in enumerate(np.bincount(per_image)) if c]
-    width = max(map(len, classes.names))
-    lines.append(f"  {'class':{width}}  present  absent")
-    for name, count in zip(classes.names, positive, strict=True):
-        lines.append(f"  {name:{width}}  {count:7d}  {len(labels) - count:6d}")
-    return "\n".join(lines)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="look for everything that is wrong")
     add("--stats", action="store_true", help="print statistics of the labels")
     add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
-    add("--overwrite", action="store_true", help="--convert into a folder that has files already")
+    add("--overwrite", action="store_true", help="replace what --out or --convert made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
     add("--seed", type=int, default=0, help="synthetic: which scenes")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
@@ -159,9 +149,36 @@ def _extract(args: argparse.Namespace, found: dict[str, Found], classes: ClassTa
     if not args.check:
         for name, f in found.items():
             if f.problems or f.counts is None:
-                problem = f.problems[0] if f.problems else f"the image '{name}' has no mask"
-                raise InputError(f"{problem}; for the whole list run again with --check")
+                problem = (
+                    f.problems[0]
+                    if f.problems
+                    else (
+                        f"the image '{name}' has no mask; add it or remove the image, or take the "
+                        "labels from --labels or --import-labels"
+                    )
+                )
+                raise InputError(f"{problem}; for the whole list run with --check, without --out")
     return labels
+
+
+def _check_out(out: Path) -> None:
+    """Fail before the masks are read, not after."""
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _write_labels(out: Path, labels: ImageLabels, overwrite: bool) -> None:
+    if out.exists() and out.read_bytes() == image_labels_text(labels).encode():
+        print(f"unchanged {out}: {len(labels)} images")
+        return
+    if out.exists() and not overwrite:
+        raise InputError(
+            f"{out} is there with other labels than the {len(labels)} images' of this run; "
+            "name another --out, or --overwrite to replace it"
+        )
+    write_image_labels(out, labels)
+    print(f"wrote {out}: {len(labels)} images")
 
 
 def _convert(

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.image_labels import IMAGE_SUFFIXES, drop_suffix
-from datasets.image_labels import ImageLabels as ImageLabels
-from datasets.image_labels import read_image_labels as read_image_labels
 from utils.errors import InputError
 
 
@@ -126,5 +124,10 @@ def _open_picture(file: File, upright: bool = False) -> Image.Image:
         picture = Image.open(io.BytesIO(data))
         picture.load()
         return ImageOps.exif_transpose(picture) if upright else picture
+    except UnidentifiedImageError:  # its message has a memory address, not the file
+        raise InputError(
+            f"cannot decode {file}: {len(data)} bytes that are no picture (PNG, JPEG, ...); "
+            "copy or download it again"
+        ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None

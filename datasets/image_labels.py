@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from utils.errors import InputError
@@ -16,8 +16,9 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
     """Read labels: image id -> sorted class ids. A picture suffix in an image id is dropped.
 
     JSON: ``{"image id": [0, 3, "car"]}``. CSV with a header: ``image,labels`` with ids or names
-    separated by semicolons (or blanks), or ``image`` and one 0/1 column per class. Class names are
-    looked up in `names`. Raises InputError naming the file and the image.
+    separated by semicolons (or blanks, where the cell is not one name), or ``image`` and one 0/1
+    column per class. Class names are looked up in `names`. Raises InputError naming the file and
+    the image.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,7 +38,7 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
-            pairs = _parse_csv(path, text, num_classes, class_id)
+            pairs = _parse_csv(path, text, num_classes, class_id, ids_of_names)
         else:
             pairs = _parse_json(path, text)
     except (UnicodeDecodeError, csv.Error) as error:
@@ -61,13 +62,18 @@ def drop_suffix(name: str) -> str:
 
 
 def write_image_labels(path: str | Path, labels: ImageLabels) -> None:
-    """Write JSON that `read_image_labels` reads back: one image a line, sorted."""
-    lines = [f"{json.dumps(key)}: {json.dumps(list(labels[key]))}" for key in sorted(labels)]
+    """Write JSON that `read_image_labels` reads back, whole or not at all, making the folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    temporary.write_text(image_labels_text(labels), encoding="utf-8")
     temporary.replace(path)
+
+
+def image_labels_text(labels: ImageLabels) -> str:
+    """The labels as JSON: one image a line, sorted, so that equal labels are equal texts."""
+    lines = [f"{json.dumps(key)}: {json.dumps(list(labels[key]))}" for key in sorted(labels)]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def _parse_json(path: Path, text: str) -> list[tuple[str, list]]:
@@ -85,7 +91,11 @@ def _parse_json(path: Path, text: str) -> list[tuple[str, list]]:
 
 
 def _parse_csv(
-    path: Path, text: str, num_classes: int, class_id: Callable[[object, str], int]
+    path: Path,
+    text: str,
+    num_classes: int,
+    class_id: Callable[[object, str], int],
+    known_names: Container[str],
 ) -> list[tuple[str, list]]:
     rows = [(n, row) for n, row in enumerate(csv.reader(io.StringIO(text)), 1) if any(row)]
     header = [cell.strip() for cell in rows[0][1]] if rows else []
@@ -107,9 +117,10 @@ def _parse_csv(
         if len(row) != len(header):
             raise InputError(f"{path}, line {line}: expected {len(header)} cells, found {len(row)}")
         if is_list:
-            # Semicolons where there are any, since names may have blanks ("traffic light;").
-            separator = ";" if ";" in row[1] else None
-            values = [value.strip() for value in row[1].split(separator) if value.strip()]
+            # A name may have blanks ("traffic light"): they separate only where there are no
+            # semicolons and the whole is not one name.
+            by_semicolon = ";" in row[1] or row[1].lower() in known_names
+            values = [v.strip() for v in row[1].split(";" if by_semicolon else None) if v.strip()]
         else:
             if not set(row[1:]) <= {"0", "1"}:
                 raise InputError(f"{path}, line {line}: the class columns must hold 0 or 1")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from utils.errors import InputError
+from utils.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
 
@@ -36,10 +36,7 @@ def load_classes(path: str | Path) -> ClassTable:
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no class file at {path}; the shipped ones are in datasets/classes/")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from None
+    content = read_yaml(path)
     items = content.get("classes") if isinstance(content, dict) else None
     if not isinstance(items, list) or not 1 <= len(items) <= IGNORE_INDEX:
         raise InputError(f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes")

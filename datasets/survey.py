@@ -18,6 +18,8 @@ from datasets.labels import ClassTable
 from datasets.training import check_mask
 from utils.errors import InputError
 
+TRAIN = "train"  # the split that needs image-level labels, in all data sets
+
 
 @dataclass(frozen=True)
 class Found:
@@ -36,11 +38,16 @@ def survey(
 ) -> dict[str, Found]:
     """Read every mask, and with `read_images` every image, of the splits: image id -> found."""
     tasks: dict[str, tuple[File | None, File | None]] = {}
+    split_of: dict[str, str] = {}
     for split in splits:
         masks = dataset.ground_truth(split)
         for name, image in dataset.images(split).items():
             if name in tasks:
-                raise InputError(f"the image '{name}' is in two splits ({', '.join(splits)})")
+                raise InputError(
+                    f"the image '{name}' is in two splits, {split_of[name]} and {split} ({image}); "
+                    "remove it from one of them, or look at one split with --splits"
+                )
+            split_of[name] = split
             tasks[name] = (image if read_images else None, masks.get(name))
     look = functools.partial(_look, read_mask=dataset.read_ground_truth, num_classes=num_classes)
     return dict(zip(tasks, _parallel(look, tasks.values(), workers, "reading"), strict=True))
@@ -100,11 +107,15 @@ def pair_problems(dataset: SegmentationData, splits: Sequence[str]) -> list[str]
 def label_problems(
     labels: ImageLabels, dataset: SegmentationData, splits: Sequence[str]
 ) -> list[str]:
-    """Images without labels in `splits`, labels without image in the whole data set."""
+    """Training images without labels, labels without image in the whole data set.
+
+    Only training reads image-level labels: images of the other splits may have them or not.
+    """
     known = {name for split in dataset.splits() for name in dataset.images(split)}
     problems = [
         f"{file} ('{name}') has no image-level labels; add them or remove the image"
         for split in splits
+        if split == TRAIN
         for name, file in dataset.images(split).items()
         if name not in labels
     ]
@@ -171,3 +182,19 @@ def _parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> I
         return
     with ProcessPoolExecutor(workers) as pool:
         yield from progress(pool.map(function, tasks, chunksize=8))
+
+
+def statistics(labels: list[tuple[int, ...]], classes: ClassTable) -> str:
+    """Images, classes per image, and images with and without each class, as text."""
+    if not labels:
+        return "no images with labels"
+    per_image = np.array([len(ids) for ids in labels])
+    positive = np.bincount([i for ids in labels for i in ids], minlength=len(classes))
+    lines = [f"{len(labels)} images, {per_image.mean():.2f} classes per image"]
+    lines.append("  classes  images")
+    lines += [f"  {n:7d}  {c:6d}" for n, c in enumerate(np.bincount(per_image)) if c]
+    width = max(map(len, classes.names))
+    lines.append(f"  {'class':{width}}  present  absent")
+    for name, count in zip(classes.names, positive, strict=True):
+        lines.append(f"  {name:{width}}  {count:7d}  {len(labels) - count:6d}")
+    return "\n".join(lines)

@@ -4,7 +4,7 @@
 the caller hands it over (`train_supervised.py` does).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
 from utils.errors import InputError
+from utils.mask_folder import check_class_names
 
 
 class Draw(NamedTuple):
@@ -42,9 +43,13 @@ class TrainingSet(Dataset):
 
         Raises InputError when an image has no labels or no mask.
         """
-        _require(images, image_labels, "image-level labels", "make them with prepare_data.py")
+        require(images, image_labels, "image-level labels", "prepare_data.py makes them")
         if masks is not None:
-            _require(images, masks, "masks", "make them with gen_clip_masks.py")
+            advice = (
+                "gen_clip_masks.py makes pseudo-masks; ground truth comes with the data set "
+                "(prepare_data.py --check)"
+            )
+            require(images, masks, "masks", advice)
         self.names = list(images)
         self.images, self.image_labels, self.num_classes = images, image_labels, num_classes
         self.transform, self.masks, self.read_masks = transform, masks, read_masks
@@ -89,7 +94,7 @@ class EvaluationSet(Dataset):
     ) -> None:
         """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
-            _require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
+            require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
         self.names = list(images)
         self.images, self.resize_to = images, resize_to
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
@@ -114,11 +119,16 @@ class EvaluationSet(Dataset):
         return sample
 
 
-def pseudo_mask_files(folder: str | Path, names: Iterable[str]) -> dict[str, File]:
+def pseudo_mask_files(
+    folder: str | Path, names: Iterable[str], class_names: Sequence[str] | None = None
+) -> dict[str, File]:
     """The mask ``<folder>/<image id>.png`` of every image id.
 
-    Raises InputError when some are missing.
+    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
+    than `class_names`.
     """
+    if class_names is not None:
+        check_class_names(Path(folder), class_names)
     files = {name: File(str(Path(folder) / f"{name}.png")) for name in names}
     missing = [file.path for file in files.values() if not Path(file.path).is_file()]
     if missing:
@@ -148,12 +158,16 @@ def check_mask(
         )
 
 
-def _require(images: dict[str, File], given: dict, what: str, advice: str) -> None:
+def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: str) -> None:
+    """Raise InputError when an image is not among `given`."""
+    images = dict.fromkeys(images)
     missing = [name for name in images if name not in given]
     if missing:
+        other = next((name for name in given if name not in images), None)
+        shown = "" if other is None else f" (there are some of '{other}')"
         raise InputError(
-            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'; "
-            f"{advice}"
+            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'"
+            f"{shown}; {advice}"
         )
 
 

@@ -11,8 +11,9 @@ import torchvision
 from torch import Tensor
 
 from models.resnet import ResNet
-from utils.checkpoint import load_checkpoint
+from utils.distributed import first_on_each_machine
 from utils.errors import InputError
+from utils.tensors import read_tensors
 
 
 def load_backbone_weights(
@@ -31,10 +32,10 @@ def load_backbone_weights(
     """
     if source == "imagenet":
         address = _imagenet_address(backbone)
-        path = _download(address)
+        path = first_on_each_machine(lambda: _download(address))
         sha256 = sha256 or re.search(r"-([0-9a-f]{8,64})\.", address).group(1)
     elif source.startswith(("https://", "http://")):
-        path = _download(source)
+        path = first_on_each_machine(lambda: _download(source))
     else:
         path = Path(source)
         if not path.is_file():
@@ -49,7 +50,9 @@ def load_backbone_weights(
 
 def read_backbone_state(path: Path, num_layers: int) -> dict[str, Tensor]:
     """The file's tensors under the backbone's own names."""
-    content = load_checkpoint(path)
+    content = read_tensors(path, "backbone_weights")
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected names and tensors, found {type(content).__name__}")
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]

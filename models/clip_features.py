@@ -183,8 +183,8 @@ def layer_norm(norm: nn.LayerNorm, tokens: Tensor, options: MaskCLIPOptions) -> 
 def resnet_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:
     """The map that enters the attention pool: (B, 3, H, W) -> (B, C, gh, gw).
 
-    # official code: rows and columns beyond the last whole cell are not seen, and the mask is
-    stretched # over them / here ("crop"): the image is padded to whole cells first.
+    Official code: rows and columns beyond the last whole cell are not seen, and the mask is
+    stretched over them. Here ("crop"): the image is padded to whole cells first.
     """
     if options.padding == "crop":
         image = pad_to_multiple(image, grid_stride(visual))

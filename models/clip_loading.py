@@ -1,7 +1,6 @@
 """OpenAI's CLIP by name, from OpenAI's own file or from a state dict; always float32, frozen."""
 
 import hashlib
-import pickle
 import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -13,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import InputError
+from utils.tensors import read_tensors, refuse_damaged
 
 # Scalars that OpenAI's archives keep among the weights.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+# What building a model raises where a tensor has too few dimensions, or a width is 0 or too small.
+_WRONG_SHAPE = (IndexError, ValueError, ZeroDivisionError, AssertionError, RuntimeError)
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
@@ -43,6 +45,18 @@ def load_clip(name_or_path: str, trust: bool = False) -> nn.Module:
             raise InputError(f"{path}: {error}") from None
 
 
+def clip_sha256(name_or_path: str) -> str | None:
+    """The sha256 of the file behind `load_clip`'s argument; None for a file that is not there.
+
+    A name is not downloaded for it: OpenAI's addresses hold it.
+    """
+    addresses = openai_clip().clip._MODELS
+    if name_or_path in addresses:
+        return Path(addresses[name_or_path]).parent.name
+    path = Path(name_or_path)
+    return _sha256(path) if path.is_file() else None
+
+
 def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
     """A `clip.model.CLIP` of the shape that the tensors have, without rounding them to fp16."""
     clip = openai_clip()
@@ -58,11 +72,14 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
             "transformer_heads": width // 64,
             "transformer_layers": _count(weights, "transformer.resblocks."),
         }
+        model = clip.model.CLIP(**shape)
     except KeyError as error:
         raise InputError(
             f"expected CLIP weights under OpenAI's key names, but {error} is missing"
         ) from None
-    return _filled(clip.model.CLIP(**shape), weights)
+    except _WRONG_SHAPE:
+        raise InputError("the tensors do not have the shapes of a CLIP model's") from None
+    return _filled(model, weights)
 
 
 def visual_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -86,6 +103,8 @@ def visual_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
         raise InputError(
             f"expected the weights of a CLIP image tower, but {error} is missing"
         ) from None
+    except _WRONG_SHAPE:
+        raise InputError("the tensors do not have the shapes of a CLIP image tower's") from None
     return _filled(visual, weights)
 
 
@@ -158,19 +177,20 @@ def _download(clip: ModuleType, name: str) -> nn.Module:
 
 def _read(clip: ModuleType, path: Path, trust: bool) -> dict[str, Tensor]:
     """The tensors of a TorchScript archive or of a saved state dict."""
-    try:
-        if _is_torchscript(path):
-            return _read_archive(clip, path, trust)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: expected OpenAI's .pt file or a state dict saved by torch.save, "
-            f"but it can't be read: {error}"
-        ) from None
+    what = "clip_model (OpenAI's .pt file, or a state dict saved by torch.save)"
+    with refuse_damaged(path, what):
+        torchscript = _is_torchscript(path)
+    if torchscript:
+        _check_trust(clip, path, trust)
+        with refuse_damaged(path, what):
+            return torch.jit.load(str(path), map_location="cpu").state_dict()
+    content = read_tensors(path, what)
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
         raise InputError(f"{path}: expected a state dict (names and tensors), found something else")
     return content
 
@@ -182,12 +202,16 @@ def _is_torchscript(path: Path) -> bool:
         return any("/code/" in name for name in archive.namelist())
 
 
-def _read_archive(clip: ModuleType, path: Path, trust: bool) -> dict[str, Tensor]:
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+def _check_trust(clip: ModuleType, path: Path, trust: bool) -> None:
+    sha256 = _sha256(path)
     if not trust and not any(sha256 in url for url in clip.clip._MODELS.values()):
         raise InputError(
             f"{path} is a TorchScript archive, which is a program, and its sha256 {sha256} is not "
             "that of any of OpenAI's files. Download it again; if you made it yourself, save its "
             "state dict with torch.save and name that (or gen_clip_masks.py --trust)"
         )
-    return torch.jit.load(str(path), map_location="cpu").state_dict()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

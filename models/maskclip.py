@@ -9,6 +9,7 @@ from models.clip_features import MaskCLIPOptions, dense_features_and_keys, grid_
 from models.clip_loading import load_clip
 from models.text import get_text_embeddings
 from utils.config import Config
+from utils.distributed import first_on_each_machine
 from utils.errors import InputError
 
 
@@ -62,8 +63,11 @@ class MaskCLIP(nn.Module):
 def build_maskclip(
     cfg: Config, classes: ClassTable, device: torch.device | str, trust: bool = False
 ) -> MaskCLIP:
-    """CLIP and the text embeddings that `cfg` names, on `device`. `trust`: see `load_clip`."""
-    clip_model = load_clip(cfg.clip_model, trust)
+    """CLIP and the text embeddings that `cfg` names, on `device`. `trust`: see `load_clip`.
+
+    All ranks must call it.
+    """
+    clip_model = first_on_each_machine(lambda: load_clip(cfg.clip_model, trust))
     text_embeddings = get_text_embeddings(cfg, classes, clip_model)
     options = MaskCLIPOptions.from_config(cfg)
     return MaskCLIP(clip_model.visual, text_embeddings, options).to(device)

@@ -7,19 +7,19 @@ CARB.
 """
 
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.labels import ClassTable
-from models.clip_loading import load_clip, openai_clip
+from models.clip_loading import clip_sha256, load_clip, openai_clip
 from utils.config import Config
+from utils.distributed import first_on_each_machine
 from utils.errors import InputError
+from utils.tensors import read_tensors
 
 Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
 
@@ -77,21 +77,29 @@ def get_text_embeddings(
 ) -> Tensor:
     """(K, D) from the file `cfg.clip_text`; a file that isn't there is made, with CLIP, first.
 
-    `clip_model` saves loading CLIP again; `trust` is that of `load_clip`. Raises InputError, also
-    where the file was made from other prompts, other templates or another CLIP than the config
-    names.
+    `clip_model` saves loading CLIP again; `trust` is that of `load_clip`. All ranks must call it.
+    Raises InputError, also where the file was made from other prompts, other templates or another
+    CLIP than the config names.
     """
+    return first_on_each_machine(lambda: _read_or_make(cfg, classes, clip_model, trust))
+
+
+def _read_or_make(
+    cfg: Config, classes: ClassTable, clip_model: nn.Module | None, trust: bool
+) -> Tensor:
     path = Path(cfg.clip_text)
     templates = load_templates(cfg.prompt_templates)
-    source = {
-        "clip": model_name(cfg.clip_model),
+    sha256 = clip_sha256(cfg.clip_model)
+    # Embeddings on file are of use without CLIP's file; then its name has to do.
+    clip_source = {"clip_sha256": sha256} if sha256 else {"clip": model_name(cfg.clip_model)}
+    source = clip_source | {
         "prompts": [list(synonyms) for synonyms in classes.prompts],
         "templates": list(templates),
     }
     if not path.exists():
         clip_model = clip_model or load_clip(cfg.clip_model, trust)
         embeddings = text_embeddings(clip_model, classes.prompts, templates).cpu()
-        _save({"embeddings": embeddings, **source}, path)
+        _save({"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}, path)
     return load_text_embeddings(path, len(classes), source=source)
 
 
@@ -109,7 +117,7 @@ def load_text_embeddings(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no text embeddings at {path} (clip_text)")
-    content = _read(path)
+    content = read_tensors(path, "text embeddings (clip_text)")
     if isinstance(content, dict):
         for key, expected in (source or {}).items():
             if content.get(key) != expected:
@@ -140,22 +148,6 @@ def model_name(name_or_path: str) -> str:
     """
     path = Path(name_or_path)
     return path.stem if path.suffix else name_or_path.replace("/", "-").replace("@", "-")
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".npy":
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise InputError(f"{path}: text embeddings can't be read: {error}") from None
 
 
 def _save(content: dict[str, Any], path: Path) -> None:

@@ -1,5 +1,6 @@
 """A trained network out of a checkpoint, ours or the authors', with what it needs to be used."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +40,10 @@ def load_trained(
                 "add --config configs/official/<data set>.yaml"
             )
         config = load_config(config_path, overrides)
-        model, _ = import_official_checkpoint(content, str(checkpoint))
+        model, their_names = import_official_checkpoint(content, str(checkpoint))
         num_classes = len(model.classifier.text_embeddings)
         classes = load_classes(config.class_file)
+        _note_other_names(their_names, classes.names, f"{checkpoint}, {config.class_file}")
         origin = {"stage": "official"}
     elif {"model", "config", "class_names", "palette"} <= content.keys():
         if config_path is None:
@@ -73,3 +75,18 @@ def load_trained(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     return Trained(model.eval(), config, classes, origin)
+
+
+def _note_other_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...], where: str) -> None:
+    """Say so when the names stored with the authors' weights are not the class file's, in order.
+
+    No error: they are those of the trainer's data set class and may be other words for the same.
+    """
+    if theirs is None or len(theirs) != len(ours) or os.environ.get("RANK", "0") != "0":
+        return
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if a.lower() != b.lower()]
+    if pairs:
+        print(
+            f"note: {len(pairs)} of {len(ours)} class names of the checkpoint are not the class "
+            f"file's, the first is '{pairs[0][0]}', here '{pairs[0][1]}' ({where})"
+        )

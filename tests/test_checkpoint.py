@@ -1,7 +1,9 @@
 """utils/checkpoint.py: written whole, read safely, refused with a reason."""
 
 import pickle
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.errors import InputError
+from utils.tensors import read_tensors
 
 
 class Trap:
@@ -47,21 +50,60 @@ def test_a_missing_or_cut_file_is_named(tmp_path) -> None:
     path = tmp_path / "cut.pt"
     save_checkpoint(path, {"model": {"w": torch.randn(1000)}})
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(InputError, match=r"cut\.pt is not a checkpoint that loads safely"):
+    with pytest.raises(InputError, match=r"cut\.pt: the checkpoint can't be read: the file is cut"):
         load_checkpoint(path)
 
 
 def test_code_in_a_checkpoint_is_not_executed(tmp_path) -> None:
     target = tmp_path / "made"
     torch.save({"model": Trap(str(target))}, tmp_path / "trap.pt")
-    with pytest.raises(InputError, match="loads safely"):
+    with pytest.raises(InputError, match="more than tensors") as error:
         load_checkpoint(tmp_path / "trap.pt")
+    assert "weights_only" not in str(error.value)  # torch's text advises to load it unsafely
     assert not target.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("name", ["new.pt", "old.pt", "rows.npy"])
+def test_damaged_files_are_read_or_refused(tmp_path, name) -> None:
+    path = tmp_path / name
+    if name == "rows.npy":
+        np.save(path, np.ones((3, 2), np.float32))
+    else:
+        content = {"model": {"w": torch.ones(3, 2)}, "step": 4, "names": ["a", "b"]}
+        torch.save(content, path, _use_new_zipfile_serialization=name == "new.pt")
+    whole = path.read_bytes()
+    assert read_tensors(path, "the file") is not None
+    rng = random.Random(0)
+    refused = 0
+    for i in range(100):
+        damaged = bytearray(whole)
+        if i % 2:
+            del damaged[rng.randrange(len(whole)) :]
+        else:
+            for _ in range(8):
+                damaged[rng.randrange(len(whole))] ^= rng.randrange(1, 256)
+        path.write_bytes(damaged)
+        try:
+            read_tensors(path, "the file")
+        except InputError as error:  # nothing else may come out
+            assert str(error).startswith(f"{path}: the file can't be read: ")
+            assert "weights_only" not in str(error) and "pickle" not in str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_a_folder_in_place_of_a_file_is_refused(tmp_path) -> None:
+    with pytest.raises(InputError, match="can't be read: Is a directory"):
+        read_tensors(tmp_path, "the file")
 
 
 def test_a_foreign_checkpoint_is_explained(tmp_path) -> None:
     torch.save({"meta": {}, "state_dict": {}}, tmp_path / "other.pth")
     with pytest.raises(InputError, match=r"eval\.py with --config"):
+        load_training_checkpoint(tmp_path / "other.pth")
+    torch.save({"format": 1, "model": 3}, tmp_path / "other.pth")
+    with pytest.raises(InputError, match="was not written by this program"):
         load_training_checkpoint(tmp_path / "other.pth")
 
 
@@ -70,4 +112,6 @@ def test_weights_that_do_not_fit_are_listed() -> None:
     state = {"weight": torch.zeros(2, 4), "extra": torch.zeros(1)}
     with pytest.raises(InputError, match="extra") as error:
         load_weights(model, state, "file.pt")
+    with pytest.raises(InputError, match=r"weight \(missing\)"):
+        load_weights(model, {"weight": [1.0], "bias": torch.zeros(2)}, "file.pt")
     assert "bias (missing)" in str(error.value) and "(2, 4) in the file" in str(error.value)

@@ -13,6 +13,7 @@ from tiny_clip import tiny_clip
 
 from models.clip_loading import (
     clip_from_state_dict,
+    clip_sha256,
     load_clip,
     openai_clip,
     visual_from_state_dict,
@@ -75,6 +76,15 @@ def archive(tmp_path):
     return path, model
 
 
+def test_sha256_of_a_name_and_of_a_file(tmp_path):
+    path = tmp_path / "clip.pt"
+    path.write_bytes(b"weights")
+    assert clip_sha256(str(path)) == hashlib.sha256(b"weights").hexdigest()
+    assert clip_sha256("ViT-B/16") in clip.clip._MODELS["ViT-B/16"]
+    assert len(clip_sha256("ViT-B/16")) == 64
+    assert clip_sha256(str(tmp_path / "nowhere.pt")) is None
+
+
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_archive_is_opened_only_if_known_or_trusted(archive, monkeypatch):
     path, model = archive
@@ -85,6 +95,10 @@ def test_archive_is_opened_only_if_known_or_trusted(archive, monkeypatch):
     known = {"ViT-tiny": f"https://example.org/{sha256}/ViT-tiny.pt"}
     monkeypatch.setattr(clip.clip, "_MODELS", known)
     assert_same_weights(load_clip(str(path)), model)
+    path.write_bytes(path.read_bytes().replace(b"data.pkl", b"datx.pkl"))
+    with pytest.raises(InputError, match="can't be read") as caught:
+        load_clip(str(path), trust=True)
+    assert "Torch" not in str(caught.value)
 
 
 def test_by_name(monkeypatch):
@@ -128,7 +142,12 @@ def test_refused_files(tmp_path, model):
     refuse("list.pt", "found something else")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pt")
     refuse("other.pt", "'ln_final.weight' is missing")
+    torch.save({0: torch.zeros(1)}, tmp_path / "number.pt")
+    refuse("number.pt", "found something else")
     weights = model.state_dict()
+    for name, shape in (("ln_final.weight", ()), ("ln_final.weight", (8,)), ("text_projection", 1)):
+        torch.save(weights | {name: torch.zeros(shape)}, tmp_path / "shape.pt")
+        refuse("shape.pt", "shapes of a CLIP model")
     torch.save({k: v for k, v in weights.items() if k != "logit_scale"}, tmp_path / "less.pt")
     refuse("less.pt", "logit_scale")
     torch.save(Path("code"), tmp_path / "object.pt")

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from datasets import DATASETS, open_dataset
 from datasets.camvid import _color_table, usual_split
 from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
-from datasets.files import File, read_image, read_image_labels, read_mask
+from datasets.files import File, read_image, read_mask
+from datasets.image_labels import read_image_labels
 from datasets.labels import default_palette, load_classes, multi_hot
 from datasets.survey import labels_from_counts, survey
 from datasets.training import Draw, EvaluationSet, TrainingSet, pseudo_mask_files
@@ -92,6 +93,8 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [{name: car, prompt: []}]", "class 0.*prompt"),
         ("classes: [road, car, road]", "twice: road"),
         ("classes: [road", "not valid YAML"),
+        ("classes: [road]\nclasses: [car]", "'classes' stands twice"),
+        ("classes: [{name: car, prompt: a, prompt: b}]", "'prompt' stands twice"),
     ],
 )
 def test_bad_class_files(tmp_path: Path, text: str, message: str) -> None:
@@ -131,6 +134,16 @@ def test_read_image_modes(tmp_path: Path) -> None:
     save(tmp_path / "a.tiff", np.ones((2, 2), np.float32))
     with pytest.raises(InputError, match=r"a.tiff.*floating"):
         read_image(File(str(tmp_path / "a.tiff")))
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", b"<html>404</html>"])
+def test_what_is_no_picture_is_said_in_plain_words(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (read_image, read_mask):
+        with pytest.raises(InputError) as error:
+            read(File(str(tmp_path / "a.png")))
+        expected = f"cannot decode {tmp_path}/a.png: {len(content)} bytes that are no picture"
+        assert str(error.value).startswith(expected) and "BytesIO" not in str(error.value)
 
 
 def test_read_image_turns_upright(tmp_path: Path) -> None:

@@ -67,6 +67,9 @@ def test_golden_asppv2_and_text_classifier():
         close(parameters[name].grad, expected, atol=1e-5 * expected.abs().max().item())
     for name, expected in group("after/").items():
         close(aspp.state_dict()[name], expected)
+    fixed = {"x", "text", "feat_eval", "logits_eval", "feat_train", "logits_train"}
+    fixed |= {"grad_logits", "grad_x"}
+    assert {k for k in data if not k.startswith(("sd/", "grad/", "after/"))} == fixed
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -117,7 +118,7 @@ def test_evaluation_may_be_repeated_and_options_reach_the_network(folder):
     evaluation.main(base)
     assert _metrics(out) == first
     options = ["--scales", "0.5", "1.0", "--flip", "--window", "24", "32", "--stride", "12", "16"]
-    evaluation.main([*base, *options, "--bf16"])
+    evaluation.main([*base, *options, "--bf16", "--overwrite"])
     second = _metrics(out)
     assert second["inference"] == {
         "scales": [0.5, 1.0],
@@ -128,6 +129,60 @@ def test_evaluation_may_be_repeated_and_options_reach_the_network(folder):
     }
     assert second["miou"] != first["miou"]
     assert not list(out.glob("*.tmp"))
+
+
+def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
+    ckpt, out = folder["ckpt"], folder["tmp"] / "out"
+    base = ["--device", "cpu", "--out", str(out), "--ckpt"]
+    evaluation.main([*base, str(ckpt)])
+    before = (out / "metrics.json").read_text()
+    monkeypatch.chdir(ckpt.parent)
+    evaluation.main([*base, "last.pt"])  # the same file
+    before = before.replace(str(ckpt), "last.pt")
+    assert (out / "metrics.json").read_text() == before
+
+    other = ckpt.with_name("other.pt")
+    shutil.copy(ckpt, other)
+    later = load_checkpoint(ckpt) | {"step": 9}
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+
+    def refused(message, *arguments):
+        with pytest.raises(InputError, match=rf"metrics\.json .*{message}.*--out.*--overwrite"):
+            evaluation.main([*base, *arguments])
+        assert (out / "metrics.json").read_text() == before
+
+    refused(r"another checkpoint \(", str(other))
+    refused(r"another inference \(", "last.pt", "--flip")
+    refused(r"another inference \(", "last.pt", "--bf16")
+    refused(r"another resize_to \(", "last.pt", "--set", "resize_to=[24, 32]")
+    save_checkpoint(ckpt, later)
+    refused(r"another step \(step: 8 -> 9\)", "last.pt")
+    (out / "metrics.json").write_text(before[:50])
+    before = before[:50]
+    refused("can't be read", "last.pt")
+    monkeypatch.undo()
+    evaluation.main([*base, str(ckpt), "--overwrite"])
+    assert _metrics(out)["step"] == 9
+
+
+def test_output_folders_that_cannot_be_written_are_named_before_the_loop(folder, monkeypatch):
+    file = folder["tmp"] / "file"
+    file.write_text("")
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+    arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out"]
+    for out in (file, file / "below"):
+        with pytest.raises(InputError, match=f"--out {out}: (File exists|Not a directory); name"):
+            evaluation.main([*arguments, str(out)])
+        with pytest.raises(InputError, match=f"--out {out}: (File exists|Not a directory); name"):
+            predict.main([*arguments, str(out), str(folder["data"] / "images")])
+
+
+@pytest.mark.parametrize("scale", ["0", "-1", "100000", "nan", "wide"])
+def test_scales_out_of_bounds(scale, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        evaluation.main(["--ckpt", "x", "--scales", "1", scale])
+    assert stopped.value.code == 2
+    assert "argument --scales: " in capsys.readouterr().err
 
 
 def test_pictures_and_predictions(folder):
@@ -180,6 +235,8 @@ def test_submission_holds_label_ids_of_every_test_image(tmp_path, capsys):
         evaluation.main(arguments)
     evaluation.main([*arguments, "--export-submission", str(submission), "--save-predictions"])
     assert str(submission) in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"submission\.zip is a finished.*--overwrite"):
+        evaluation.main([*arguments, "--export-submission", str(submission)])
     assert not (out / "metrics.json").exists()
     for stem in stems:
         # Found by the server's own search, which refuses more than one file per image.
@@ -240,7 +297,7 @@ def _official_data(tmp_path: Path, num_classes: int) -> Path:
     )
 
 
-def test_golden_official_checkpoint_evaluates(tmp_path):
+def test_golden_official_checkpoint_evaluates(tmp_path, capsys):
     path = golden_path("official_checkpoint.pth")
     num_classes = len(load_checkpoint(path)["state_dict"]["decode_head.text_embeddings"])
     config = _official_data(tmp_path, num_classes)
@@ -250,6 +307,14 @@ def test_golden_official_checkpoint_evaluates(tmp_path):
     evaluation.main([*base, "--config", str(config)])
     found = _metrics(tmp_path / "out")
     assert found["stage"] == "official" and len(found["classes"]) == num_classes
+    shown = capsys.readouterr().out
+    theirs = load_checkpoint(path)["meta"]["CLASSES"]
+    assert f"note: {num_classes} of {num_classes} class names" in shown
+    assert f"the first is '{theirs[0]}', here 'class 0'" in shown
+    names = {"classes": [name.upper() for name in theirs]}  # the case does not matter
+    (tmp_path / "official" / "classes.yaml").write_text(yaml.safe_dump(names))
+    evaluation.main([*base, "--config", str(config)])
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_golden_official_checkpoint_of_another_class_count(tmp_path):
@@ -317,7 +382,7 @@ def test_corrupt_image_in_a_loader_worker_is_one_message(folder):
         timeout=120,
     )
     assert done.returncode == 2
-    messages = [line for line in done.stderr.splitlines() if "eval:" not in line and line.strip()]
+    messages = done.stderr.splitlines()  # no progress bar: that is for a terminal
     assert len(messages) == 1 and messages[0].startswith("error: cannot decode "), messages
     assert "p2.jpg" in messages[0]
 
@@ -348,6 +413,56 @@ def test_predict_one_picture(folder, tmp_path):
     out = tmp_path / "one"
     predict.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu", str(source), "--out", str(out)])
     assert sorted(p.name for p in out.iterdir()) == ["legend.png", "p0.png", "p0_overlay.png"]
+
+
+def test_predict_replaces_its_results_when_asked_only(folder, tmp_path):
+    source, out = folder["data"] / "images" / "val", tmp_path / "out"
+    arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", str(source), "--out", str(out)]
+    out.mkdir()
+    (out / "p3_overlay.png").write_bytes(b"mine")
+    (out / "notes.txt").write_text("no picture's output")
+    with pytest.raises(InputError, match=r"has 1 of the 11 files.*p3_overlay\.png.*--overwrite"):
+        predict.main(arguments)
+    assert len(list(out.iterdir())) == 2 and (out / "p3_overlay.png").read_bytes() == b"mine"
+    predict.main([*arguments, "--overwrite"])
+    assert len(list(out.iterdir())) == 12 and (out / "p3_overlay.png").read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("name, other", [("legend", "the legend"), ("p0_overlay", "picture 'p0'")])
+def test_predict_refuses_names_that_collide(folder, tmp_path, name, other):
+    source = folder["data"] / "images" / "val"
+    (source / "p1.jpg").rename(source / f"{name}.jpg")
+    with pytest.raises(InputError, match=rf"{other} and the picture '{name}' would both.*rename"):
+        predict.main(["--ckpt", str(folder["ckpt"]), str(source), "--out", str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("alpha", ["7", "-0.1", "nan"])
+def test_predict_opacity_out_of_bounds(alpha, capsys):
+    with pytest.raises(SystemExit):
+        predict.main(["--ckpt", "x", "y", "--out", "z", "--alpha", alpha])
+    assert "argument --alpha: expected 0 to 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_predict_each_picture_once(folder):
+    (folder["data"] / "images" / "val" / "p1.jpg").write_bytes(b"nothing")
+    out = folder["tmp"] / "predictions"
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    script = ["predict.py", "--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, *launcher, *script, str(folder["data"] / "images" / "val")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and "p1.jpg" in done.stderr
+    assert done.stdout.count("4 of 5 pictures done") == 1
+    files = sorted(p.name for p in out.iterdir())
+    names = [f"p{i}{end}.png" for i in (0, 2, 3, 4) for end in ("", "_overlay")]
+    assert files == sorted([*names, "legend.png"])
 
 
 def test_predict_reports_unreadable_pictures_and_goes_on(folder):

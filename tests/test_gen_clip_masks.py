@@ -16,6 +16,7 @@ from tiny_clip import tiny_clip
 import gen_clip_masks
 from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
+from datasets.training import pseudo_mask_files
 from datasets.transforms import normalize
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip
@@ -182,14 +183,15 @@ def test_score(generate, root, capsys):
     assert scores["labelled_pixels"] == pytest.approx(labelled / known) != 1
     printed = capsys.readouterr().out
     assert f"{100 * miou:.2f}" in printed and "road" in printed
-    with pytest.raises(InputError, match="1 of 1 images have no ground truth, e.g. x"):
+    with pytest.raises(InputError, match="1 of 1 images have no ground truth, the first is 'x'"):
         generate("--split", "val", "--overwrite", "--score")
 
 
 def test_wrong_input(generate, root, tmp_path, capsys):
     labels = tmp_path / "labels.json"
-    labels.write_text(json.dumps({"a": [1]}))
-    with pytest.raises(InputError, match=r"4 of 5 images have no labels.*prepare_data\.py"):
+    labels.write_text(json.dumps({"a": [1], "train/c": [0]}))
+    found = r"4 of 5 images have no labels.*the first is 'c' \(there are some of 'train/c'\)"
+    with pytest.raises(InputError, match=rf"{found}.*prepare_data\.py"):
         generate("--set", f"image_labels={labels}")
     with pytest.raises(InputError, match="--out"):
         gen_clip_masks.main(
@@ -200,6 +202,39 @@ def test_wrong_input(generate, root, tmp_path, capsys):
             generate(*wrong)
         assert f"{wrong[0]}: expected" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    (tmp_path / "out").write_text("a file")
+    for inside in ((), ("--out", tmp_path / "out" / "masks")):
+        with pytest.raises(InputError, match=f"{tmp_path / 'out'} is a file"):
+            generate("--set", "data_root=nowhere", *inside)  # seen before any work
+
+
+def test_other_weights_or_texts_are_other_masks(generate, root, tmp_path):
+    generate()
+    weights, text = tmp_path / "clip.pt", tmp_path / "text.pt"  # same names as before
+    torch.save(tiny_clip(seed=1).state_dict(), weights)
+    changed = "--set", f"clip_model={weights}", "--set", f"clip_text={text}"
+    with pytest.raises(InputError, match="made with other clip_sha256, text_sha256"):
+        generate(*changed)
+    torch.save(torch.ones(3, 64), text)
+    with pytest.raises(InputError, match="made with other text_sha256"):
+        generate("--set", f"clip_text={text}")
+
+
+def test_training_takes_masks_of_its_own_classes_only(generate, tmp_path):
+    out, classes = generate(), ("road", "car", "sky")
+    assert pseudo_mask_files(out, SIZES, classes).keys() == SIZES.keys()
+    pseudo_mask_files(out / "deep", ["b"], classes)
+    for folder, names in ((out, SIZES), (out / "deep", ["b"])):
+        with pytest.raises(InputError, match=f"{out} were made for other.*'sky' where.*'tree'"):
+            pseudo_mask_files(folder, names, ("road", "car", "tree"))
+    with pytest.raises(InputError, match="'sky' where the class file has None"):
+        pseudo_mask_files(out, SIZES, ("road", "car"))
+    pseudo_mask_files(out, SIZES)
+    for foreign in ("{", "[1]", '{"made_from": 3}'):
+        (out / "meta.json").write_text(foreign)
+        pseudo_mask_files(out, SIZES, ("tree",))
+    (out / "meta.json").unlink()
+    pseudo_mask_files(out, SIZES, ("tree",))
 
 
 # ---- several views of an image ----

@@ -33,6 +33,7 @@ def test_label_files_in_every_form(tmp_path: Path) -> None:
         "ids.csv": "image,labels\na/1.jpg,0 2\nb,1\nc.d,\n",
         "names.csv": "Image,Labels\na/1.jpg,car;road\nb.png,traffic light;\n\nc.d,\n",
         "columns.csv": "image,car,road,traffic light\na/1.jpeg,1,1,0\nb, 0,0,1\nc.d,0,0,0\n",
+        "blank.csv": "image,labels\na/1.jpg,car road\nb.png,Traffic Light\nc.d,\n",
         "bom.csv": "\ufeffimage,labels\r\na/1,0;2\r\nb,1\r\nc.d,\r\n",
     }
     for name, text in forms.items():
@@ -197,13 +198,43 @@ def test_labels_from_ground_truth(tmp_path: Path, capsys: pytest.CaptureFixture[
     labels = read_image_labels(out, 11)
     expected = {n: tuple(sorted(set(v.ravel().tolist()) - {255})) for n, v in ids.items()}
     assert labels == expected and labels["t1"] == (4, 9)
-    run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 2, "--splits", "train")
+    run(
+        "camvid",
+        "--root",
+        tmp_path,
+        "--out",
+        out,
+        "--min-pixels",
+        2,
+        "--splits",
+        "train",
+        "--overwrite",
+    )
     assert read_image_labels(out, 11)["t1"] == (4,)
     assert set(read_image_labels(out, 11)) == {"t0", "t1"}
     capsys.readouterr()
-    prepare_data.main(["camvid", "--root", str(tmp_path), "--out", str(out), "--workers", "2"])
+    arguments = ["--out", str(out), "--workers", "2", "--overwrite"]
+    prepare_data.main(["camvid", "--root", str(tmp_path), *arguments])
     assert read_image_labels(out, 11) == expected
     assert f"wrote {out}: 3 images" in capsys.readouterr().out
+
+
+def test_labels_are_never_overwritten_unasked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_camvid(tmp_path)
+    out = tmp_path / "labels.json"
+    run("camvid", "--root", tmp_path, "--out", out)
+    before = out.read_text()
+    run("camvid", "--root", tmp_path, "--out", out)  # equal: nothing to lose
+    assert f"unchanged {out}: 3 images" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"labels\.json is there.*--out.*--overwrite"):
+        run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3)
+    assert out.read_text() == before
+    run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3, "--overwrite")
+    assert out.read_text() != before
+    with pytest.raises(InputError, match=r"mask is a folder; name a file in it"):
+        run("camvid", "--root", tmp_path, "--out", tmp_path / "mask")
 
 
 def test_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -265,7 +296,7 @@ def test_broken_ground_truth_stops_the_extraction(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"t0.png holds the ids \[11\].*--check"):
         run("camvid", "--root", tmp_path, "--out", out)
     (tmp_path / "mask/train/t0.png").unlink()
-    with pytest.raises(InputError, match=r"'t0' has no mask.*--check"):
+    with pytest.raises(InputError, match=r"'t0' has no mask; add it.*--labels.*--check"):
         run("camvid", "--root", tmp_path, "--out", out)
     assert not out.exists()
 
@@ -273,7 +304,9 @@ def test_broken_ground_truth_stops_the_extraction(tmp_path: Path) -> None:
 def test_overlapping_splits(tmp_path: Path) -> None:
     small_camvid(tmp_path)
     save(tmp_path / "img/val/t0.png", picture())
-    with pytest.raises(InputError, match=r"'t0' is in two splits"):
+    with pytest.raises(
+        InputError, match=r"'t0' is in two splits, train and val \(.*val/t0.png\); remove.*--splits"
+    ):
         run("camvid", "--root", tmp_path, "--check")
 
 
@@ -302,6 +335,26 @@ def test_own_data_without_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
         run(*arguments, "--stats")
     with pytest.raises(InputError, match=r"--class-file"):
         run("folder", "--root", tmp_path, "--stats")
+
+
+def test_only_training_images_need_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train/a", "train/b", "val/c", "val/d"):
+        save(tmp_path / "images" / f"{name}.jpg", picture())
+    (tmp_path / "classes.yaml").write_text("classes: [road, car]")
+    arguments = ["folder", "--root", tmp_path, "--class-file", tmp_path / "classes.yaml", "--check"]
+    arguments += ["--labels", tmp_path / "l.csv"]
+    (tmp_path / "l.csv").write_text("image,labels\na,0\nb,1\nd,1\n")
+    run(*arguments)
+    assert "4 images checked, 0 problems" in capsys.readouterr().out
+    (tmp_path / "l.csv").write_text("image,labels\na,0\nghost,1\n")
+    with pytest.raises(SystemExit):
+        run(*arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert "('b') has no image-level labels" in lines[0]
+    assert "labels for 'ghost' but no such image" in lines[1]
+    assert lines[2] == "4 images checked, 2 problems" and len(lines) == 3
 
 
 def test_convert_camvid(tmp_path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 import prepare_data
 from datasets import synthetic
-from datasets.files import read_image, read_image_labels, read_mask
+from datasets.files import read_image, read_mask
 from datasets.folder import Folder
+from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.scenes.canvas import CLASSES, Camera
 from datasets.scenes.develop import _majority

@@ -30,11 +30,30 @@ from datasets.transforms import (
 GREY_LEVELS = 2  # tolerance of the reference cases, in the mean
 
 
+RESIZE = r"resize_\d+x\d+_img"
+PHOTOMETRIC = r"(brightness|contrast|saturation|hue)_.*"
+PIPELINE = r"pipe\d+_img"
+PIPELINE_PARTS = ("img", "seg", "scale", "flip")
+
+
 def golden_matches(pattern: str) -> list[str]:
+    """The matching keys; ["none"] where there are none, so that the test skips by name or fails."""
     if GOLDENS is None or not (GOLDENS / "pipeline.npz").is_file():
-        return []
+        return ["none"]
     with np.load(GOLDENS / "pipeline.npz") as file:
-        return [key for key in file.files if re.fullmatch(pattern, key)]
+        return [key for key in file.files if re.fullmatch(pattern, key)] or ["none"]
+
+
+def test_golden_pipeline_no_key_is_left_out() -> None:
+    keys = load_golden("pipeline.npz").files
+    resized, photometric, cases = (
+        [key for key in keys if re.fullmatch(pattern, key)]
+        for pattern in (RESIZE, PHOTOMETRIC, PIPELINE)
+    )
+    compared = {"img_bgr", "seg", "normalized_rgb_hwc", *resized, *photometric}
+    compared |= {key.replace("_img", "_seg") for key in resized}
+    compared |= {key.replace("img", part) for key in cases for part in PIPELINE_PARTS}
+    assert set(keys) == compared
 
 
 def to_image(hwc: np.ndarray, bgr: bool = False) -> torch.Tensor:
@@ -51,7 +70,7 @@ def mean_difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return (a.float() - b.float()).abs().mean().item()
 
 
-@pytest.mark.parametrize("key", golden_matches(r"resize_\d+x\d+_img"))
+@pytest.mark.parametrize("key", golden_matches(RESIZE))
 def test_golden_resize(key: str) -> None:
     file = load_golden("pipeline.npz")
     image, mask = to_image(file["img_bgr"], bgr=True), torch.from_numpy(file["seg"])
@@ -64,7 +83,7 @@ def test_golden_resize(key: str) -> None:
     assert torch.equal(resize_mask(mask, size), expected_mask)
 
 
-@pytest.mark.parametrize("key", golden_matches(r"(brightness|contrast|saturation|hue)_.*"))
+@pytest.mark.parametrize("key", golden_matches(PHOTOMETRIC))
 def test_golden_photometric(key: str) -> None:
     file = load_golden("pipeline.npz")
     name, value = key.split("_")
@@ -114,7 +133,7 @@ def replay(
     )
 
 
-@pytest.mark.parametrize("key", golden_matches(r"pipe\d+_img"))
+@pytest.mark.parametrize("key", golden_matches(PIPELINE))
 def test_golden_pipeline(key: str) -> None:
     file = load_golden("pipeline.npz")
     case = key.removesuffix("_img")

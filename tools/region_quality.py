@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(config.train_split)
     labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    masks = pseudo_mask_files(config.pseudo_masks, images)
+    masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
     samples = EvaluationSet(
         images,
         config.resize_to,

@@ -1,21 +1,36 @@
 # Sourced by run_cityscapes.sh, run_camvid.sh and run_wilddash2.sh: all stages of one data set, in order.
 # A stage that is done is skipped (every script sees that for itself and says so); an interrupted one goes on.
-#   NGPU=4 DATA=/data/cityscapes RUN=runs/mine bash run_cityscapes.sh --set precision=bf16
+#   NGPU=4 DATA=/data/cityscapes RUN=runs/mine bash run_cityscapes.sh --set precision=bf16 --set seed=1
 # NGPU  processes, one per GPU (default 1)        DATA  the data set (default: data_root of the config)
 # RUN   folder for the checkpoints                SPLIT split to evaluate (default val)
-# CONFIG another config, e.g. configs/official/cityscapes.yaml       Other arguments go to every stage.
+# CONFIG another config, e.g. configs/official/cityscapes.yaml
+# --set KEY=VALUE (any number) goes to pseudo-masks and training; evaluation reads the trained config.
+# --device cpu|cuda goes to all of these.
 name="$1"
 shift
+overrides=()
+device=()
+while (($# > 0)); do
+  if [[ $# -ge 2 && "$1" == --set ]]; then
+    overrides+=(--set "$2")
+  elif [[ $# -ge 2 && "$1" == --device ]]; then
+    device=(--device "$2")
+  else
+    echo "error: expected --set KEY=VALUE or --device cpu|cuda, found: $*" >&2
+    echo "tools/run_stages.sh lists the variables (NGPU, DATA, RUN, SPLIT, CONFIG)" >&2
+    exit 2
+  fi
+  shift 2
+done
 config="${CONFIG:-configs/$name.yaml}"
 run="${RUN:-runs/$name}"
 ngpu="${NGPU:-1}"
-overrides=("$@")
+split="${SPLIT:-val}"
 if [[ -n "${DATA:-}" ]]; then
-  data="$DATA"
   overrides+=(--set "data_root=$DATA")
-else
-  data="data/$name"
 fi
+# Bash 3 takes an empty array for an unset variable.
+common=(--config "$config" ${overrides[@]+"${overrides[@]}"} ${device[@]+"${device[@]}"})
 
 source tools/environment.sh requirements.txt
 python=.venv/bin/python
@@ -24,41 +39,44 @@ if ((ngpu > 1)); then
   launch=("$python" -m torch.distributed.run --standalone "--nproc_per_node=$ngpu")
 fi
 key() { # the value of a config key, overrides included
-  "$python" -m utils.config "$config" "$1" ${overrides[@]+"${overrides[@]}"}
+  "$python" -m tools.config_key "$config" "$1" ${overrides[@]+"${overrides[@]}"}
 }
+# In assignments of their own: only there does a failing command stop the script.
+dataset="$(key dataset)"
+data="$(key data_root)"
+class_file="$(key class_file)"
+labels="$(key image_labels)"
+views="$(key views)"
+carb="$(key carb)"
 
 stage() { printf '\n== %s\n' "$*"; }
 
 stage "1 image-level labels"
-labels="$(key image_labels)"
 if [[ -f "$labels" ]]; then
   echo "$labels is there"
 else
-  "$python" prepare_data.py "$name" --root "$data" --class-file "$(key class_file)" --out "$labels"
+  "$python" prepare_data.py "$dataset" --root "$data" --class-file "$class_file" --out "$labels"
 fi
 
-views="$(key views)"
 if [[ "$views" != dual ]]; then
   stage "2 CLIP pseudo-masks"
-  "${launch[@]}" gen_clip_masks.py --config "$config" ${overrides[@]+"${overrides[@]}"}
+  "${launch[@]}" gen_clip_masks.py "${common[@]}"
 else
   stage "2 CLIP pseudo-masks: made at every step (views: dual)"
 fi
 
 stage "3 warm-up"
-"${launch[@]}" train_warmup.py --config "$config" --run-dir "$run/warmup" ${overrides[@]+"${overrides[@]}"}
+"${launch[@]}" train_warmup.py "${common[@]}" --run-dir "$run/warmup"
 final="$run/warmup"
-if [[ "$(key carb)" == True ]]; then
+if [[ "$carb" == true ]]; then
   stage "4 CARB"
-  "${launch[@]}" train_carb.py --config "$config" --init "$run/warmup/last.pt" --run-dir "$run/carb" \
-    ${overrides[@]+"${overrides[@]}"}
+  "${launch[@]}" train_carb.py "${common[@]}" --init "$run/warmup/last.pt" --run-dir "$run/carb"
   final="$run/carb"
 fi
 
 stage "5 evaluation"
-split="${SPLIT:-val}"
 if [[ "$final/eval_$split/metrics.json" -nt "$final/last.pt" ]]; then
   echo "$final/eval_$split/metrics.json is there"
 else
-  "${launch[@]}" eval.py --ckpt "$final/last.pt" --split "$split" --save-vis
+  "${launch[@]}" eval.py --ckpt "$final/last.pt" --split "$split" --save-vis ${device[@]+"${device[@]}"}
 fi

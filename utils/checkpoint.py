@@ -1,9 +1,7 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
 import os
-import pickle
 import platform
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import torch
 import torchvision
 
 from utils.errors import InputError
+from utils.tensors import read_tensors
 
 FORMAT = 1
 
@@ -48,14 +47,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(
             f"no checkpoint at {path}; train_warmup.py and train_carb.py write last.pt"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(
-            f"{path} is not a checkpoint that loads safely (cut short, or not made of tensors, "
-            f"numbers, strings and lists alone): {reason}"
-        ) from None
+    content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
     return content
@@ -64,7 +56,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that one of the training scripts wrote."""
     content = load_checkpoint(path)
-    if content.get("format") != FORMAT or "model" not in content:
+    if content.get("format") != FORMAT or not isinstance(content.get("model"), dict):
         raise InputError(
             f"{path} was not written by this program's training scripts (found keys "
             f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py "
@@ -78,6 +70,7 @@ def load_weights(
 ) -> None:
     """Strict load that says which tensors do not fit."""
     own = model.state_dict()
+    state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     wrong = [f"{key} (not in this network)" for key in state if key not in own]
     wrong += [f"{key} (missing)" for key in own if key not in state]
     wrong += [

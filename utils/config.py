@@ -206,12 +206,3 @@ def _check_together(config: Config, source: str) -> None:
             f"({config.steps}) "
             "with carb: true"
         )
-
-
-if (
-    __name__ == "__main__"
-):  # python -m utils.config FILE KEY [--set key=value ...], for shell scripts
-    import sys
-
-    _file, _key, *_rest = sys.argv[1:]
-    print(getattr(load_config(_file, [text for text in _rest if text != "--set"]), _key))

@@ -1,12 +1,16 @@
 """Process ranks and devices: one process by default, `torchrun` for more."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 from utils.errors import InputError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -82,3 +86,18 @@ def gather_objects(value: object) -> list:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def first_on_each_machine(load: Callable[[], Result]) -> Result:
+    """`load()`, on one process of each machine first: what it downloads or makes, others find.
+
+    All ranks must call it. An error of the first process is left to end the others (torchrun).
+    """
+    if not dist.is_initialized():
+        return load()
+    if int(os.environ.get("LOCAL_RANK", 0)) == 0:
+        result = load()
+        barrier()
+        return result
+    barrier()
+    return load()

@@ -1,15 +1,19 @@
 """From a normalised image to pixel scores: whole image, sliding window, several scales, flip."""
 
 import argparse
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.distributed import Ranks
 from utils.errors import InputError
 
 Size = tuple[int, int]  # (height, width)
+_MAX_SCALE = 8  # 64 times the pixels: more is a slip of the keyboard, and memory runs out
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
@@ -84,10 +88,10 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """--scales, --flip, --window, --stride and --bf16 for a script."""
+    """--scales (each 0 < s <= 8), --flip, --window, --stride and --bf16 for a script."""
     group = parser.add_argument_group("inference (default: the whole image once, float32)")
     group.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="e.g. 0.75 1.0 1.25, averaged"
+        "--scales", type=_scale, nargs="+", default=[1.0], help="e.g. 0.75 1.0 1.25, averaged"
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument(
@@ -97,6 +101,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--stride", type=int, nargs=2, metavar=("H", "W"), help="step of the window (its size)"
     )
     group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
+
+
+def _scale(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= _MAX_SCALE:
+        raise argparse.ArgumentTypeError(f"expected 0 < scale <= {_MAX_SCALE}, found {text}")
+    return value
+
+
+def open_folder(path: Path) -> None:
+    """Make the folder of --out. Raises InputError when files can't be written to it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"--out {path}: {error.strerror}; name a folder to write to") from None
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -109,3 +130,8 @@ def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
         "window": tuple(arguments.window) if arguments.window else None,
         "stride": tuple(arguments.stride) if arguments.stride else None,
     }
+
+
+def progress_off(ranks: Ranks) -> bool | None:
+    """tqdm's `disable`: a bar on rank 0 only, and only where standard error is a terminal."""
+    return None if ranks.is_main else True

@@ -1,6 +1,8 @@
 """A folder of pseudo-masks: <image id>.png, and meta.json that says what they were made from."""
 
 import json
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,31 @@ def open_mask_folder(
     return todo
 
 
+def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes.
+
+    Its meta.json may also lie further up. Masks without one are taken as they are.
+    """
+    for parent in (folder, *folder.parents):
+        try:
+            meta = json.loads((parent / "meta.json").read_text(encoding="utf-8"))
+            found = list(meta["made_from"]["class_names"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not there, or not of gen_clip_masks.py
+        for theirs, ours in zip_longest(found, class_names):
+            if theirs != ours:
+                raise InputError(
+                    f"the masks in {parent} were made for other classes: {theirs!r} where the "
+                    f"class file has {ours!r}; make them again: gen_clip_masks.py --overwrite"
+                )
+        return
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
     if not meta.exists():
         if has_masks:
@@ -66,6 +93,6 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         key = changed[0]
         raise InputError(
             f"{meta.parent} holds masks made with other {', '.join(changed)} "
-            f"({key}: {str(old.get(key))[:80]} -> {str(made_from[key])[:80]}); name another --out, "
+            f"({key}: {_short(old.get(key))} -> {_short(made_from[key])}); name another --out, "
             "or --overwrite to make them anew"
         )

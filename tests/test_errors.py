@@ -1,0 +1,129 @@
+"""utils/errors.py: what a script prints and how it ends."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import errors
+from utils.errors import InputError, run_script
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(monkeypatch, main, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        run_script(main)
+    return stopped.value.code
+
+
+def test_input_error_is_one_line_and_status_2(monkeypatch, capsys):
+    def main(argv):
+        raise InputError(f"found {argv}")
+
+    assert run(monkeypatch, main, "a") == 2
+    assert capsys.readouterr().err == "error: found ['a']\n"
+    assert run(monkeypatch, main, "--debug", "a") == 2  # --debug is not the script's own
+    shown = capsys.readouterr().err
+    assert shown.startswith("Traceback") and shown.endswith("error: found ['a']\n")
+
+
+def test_system_errors_name_the_file_and_the_reason(monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+
+    def below_a_file(argv):
+        (tmp_path / "file" / "below").mkdir()
+
+    def onto_a_folder(argv):
+        (tmp_path / "file").replace(tmp_path / "folder")
+
+    def full(argv):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    expected = {
+        below_a_file: f"error: {tmp_path / 'file' / 'below'}: Not a directory\n",
+        onto_a_folder: f"error: {tmp_path / 'folder'}: Is a directory\n",
+        full: f"error: [Errno {errno.ENOSPC}] No space left on device\n",
+    }
+    for main, message in expected.items():
+        assert run(monkeypatch, main) == 2
+        assert capsys.readouterr().err == message
+
+
+class Failing(torch.utils.data.Dataset):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [InputError("x.png is damaged"), OSError("x.png is damaged")])
+def test_message_out_of_a_loader_worker(monkeypatch, capsys, error):
+    def main(argv):
+        list(torch.utils.data.DataLoader(Failing(error), num_workers=1))
+
+    assert run(monkeypatch, main) == 2
+    assert capsys.readouterr().err == "error: x.png is damaged\n"
+
+
+def test_errors_of_the_program_stay_tracebacks(monkeypatch):
+    def main(argv):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(sys, "argv", ["script.py"])
+    with pytest.raises(ValueError, match="a bug"):
+        run_script(main)
+
+
+def test_interrupt_is_status_130(monkeypatch, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert run(monkeypatch, main) == 130
+    assert capsys.readouterr().err == "stopped\n"
+
+
+@pytest.mark.parametrize("rank, waits", [("0", []), ("3", [errors._WAIT])])
+def test_other_ranks_wait_before_they_speak(monkeypatch, capsys, rank, waits):
+    def main(argv):
+        raise InputError("no such split")
+
+    slept = []
+
+    def sleep(seconds):
+        assert capsys.readouterr().err == ""
+        slept.append(seconds)
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(errors.time, "sleep", sleep)
+    assert run(monkeypatch, main) == 2
+    assert slept == waits
+    assert capsys.readouterr().err == "error: no such split\n"
+
+
+@pytest.mark.slow
+def test_under_torchrun_an_error_of_all_ranks_comes_in_whole_lines():
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "eval.py", "--ckpt", "gone.pt"],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "gone.pt" in line]
+    assert lines and all(line.startswith("error: no checkpoint at gone.pt") for line in lines)
+    assert all(line.count("gone.pt") == 1 for line in lines)
+    assert 'eval.py", line' not in done.stderr  # no traceback of ours

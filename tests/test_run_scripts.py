@@ -1,0 +1,144 @@
+"""run_*.sh, tools/config_key.py and what several processes of one machine do first."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+import utils.distributed
+from tools import config_key
+from utils.config import load_config
+from utils.distributed import first_on_each_machine
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """A copy of the program with this interpreter in .venv, so that nothing is installed."""
+    copy = tmp_path_factory.mktemp("copy")
+    for folder in ("configs", "datasets", "models", "tools", "utils"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"):
+        shutil.copy(file, copy)
+    python = copy / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    requirements = (copy / "requirements.txt").read_text()
+    (copy / ".venv/installed-requirements.txt").write_text(2 * requirements)
+    return copy
+
+
+def run(copy: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        ["bash", str(copy / "run_cityscapes.sh"), *arguments],
+        env=environment | {key: str(value) for key, value in variables.items()},
+        cwd=copy.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
+    tiny.make_cityscapes(tmp_path / "data")
+    tiny.make_clip(tmp_path / "clip.pt")
+    config = tiny.make_config(tmp_path, views="local")
+    stages = {"CONFIG": config, "RUN": tmp_path / "run"}
+    arguments = "--set", "log_every=2", "--device", "cpu", "--set", "seed=3"
+    first = run(copy, *arguments, **stages)
+    assert first.returncode == 0, first.stderr
+    headings = [line for line in first.stdout.splitlines() if line.startswith("==")]
+    assert [heading.split()[1] for heading in headings] == ["1", "2", "3", "4", "5"]
+    assert "8 masks are there, 8 of them made now" in first.stdout
+    trained = load_config(tmp_path / "run/carb/config.yaml")
+    assert (trained.log_every, trained.seed) == (2, 3)
+    result = tmp_path / "run/carb/eval_val/metrics.json"
+    written = {path: path.stat().st_mtime_ns for path in (result, result.parent.parent / "last.pt")}
+
+    again = run(copy, *arguments, **stages)
+    assert again.returncode == 0, again.stderr
+    for part in ("image_labels.json is there", "0 of them made now", "metrics.json is there"):
+        assert part in again.stdout
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+def test_data_is_a_variable_and_else_the_config(copy, tmp_path) -> None:
+    config = tiny.make_config(tmp_path)
+    for variables, named in (
+        ({}, tmp_path / "data"),
+        ({"DATA": tmp_path / "elsewhere"}, tmp_path / "elsewhere"),
+    ):
+        done = run(copy, CONFIG=config, **variables)
+        assert done.returncode == 2
+        assert str(named) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--overwrite",), ("--set",), ("--device", "cpu", "seed=1"), ("--seed", "1")]
+)
+def test_other_arguments_are_refused(copy, arguments) -> None:
+    done = run(copy, *arguments)
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"found: {arguments[-1] if len(arguments) == 3 else ' '.join(arguments)}" in done.stderr
+
+
+def test_a_wrong_config_stops_with_one_message(copy, tmp_path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text("lr: [\n")
+    cases = (
+        ((), wrong, "not valid YAML"),
+        ((), tmp_path / "none.yaml", "no config file"),
+        (("--set", "lrr=1"), copy / "configs/cityscapes.yaml", "did you mean 'lr'"),
+    )
+    for arguments, config, message in cases:
+        done = run(copy, *arguments, CONFIG=config)
+        assert done.returncode == 2 and done.stdout == ""
+        assert message in done.stderr and done.stderr.count("error:") == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_config_key(capsys) -> None:
+    for key, expected in (
+        ("dataset", "folder"),
+        ("carb", "false"),
+        ("backbone_weights", "null"),
+        ("crop_size", "[48, 64]"),
+    ):
+        config_key.main(["configs/tiny_cpu.yaml", key, "--set", "carb=false"])
+        printed = capsys.readouterr().out
+        assert printed == f"{expected}\n"
+        assert yaml.safe_load(printed) == yaml.safe_load(expected)
+    with pytest.raises(SystemExit) as stopped:
+        config_key.main(["configs/tiny_cpu.yaml", "carbs"])
+    assert stopped.value.code == 2
+
+
+def test_official_and_default_configs_share_no_files() -> None:
+    default = [load_config(path) for path in (ROOT / "configs").glob("*.yaml")]
+    for path in (ROOT / "configs/official").glob("*.yaml"):
+        official = load_config(path)
+        for config in default:
+            assert official.pseudo_masks != config.pseudo_masks
+            assert official.clip_text != config.clip_text
+
+
+@pytest.mark.parametrize("local_rank", ["0", "1"])
+def test_one_process_of_each_machine_loads_first(monkeypatch, local_rank) -> None:
+    done = []
+    assert first_on_each_machine(lambda: done.append("load") or 7) == 7
+    assert done == ["load"]
+    done.clear()
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(utils.distributed.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(utils.distributed.dist, "barrier", lambda: done.append("barrier"))
+    assert first_on_each_machine(lambda: done.append("load") or 7) == 7
+    assert done == (["load", "barrier"] if local_rank == "0" else ["barrier", "load"])

@@ -1,0 +1,26 @@
+"""Print one value of a config, for shell scripts.
+
+python -m tools.config_key configs/cityscapes.yaml data_root --set data_root=/data/cityscapes
+"""
+
+import argparse
+import dataclasses
+import json
+
+from utils.config import Config, load_config
+from utils.errors import run_script
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", help="YAML file, see configs/")
+    names = [field.name for field in dataclasses.fields(Config)]
+    parser.add_argument("key", choices=names, metavar="key")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    arguments = parser.parse_args(argv)
+    value = getattr(load_config(arguments.file, arguments.overrides), arguments.key)
+    print(value if isinstance(value, str) else json.dumps(value))  # true, null: as in YAML
+
+
+if __name__ == "__main__":
+    run_script(main)
