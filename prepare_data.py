@@ -37,7 +37,7 @@ from datasets.survey import (
     statistics,
     survey,
 )
-from datasets.synthetic import write_dataset
+from datasets.synthetic import parse_counts, write_dataset
 from utils.errors import InputError, run_script
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
     """Everything the command line asks for, in the order convert, labels, statistics, check."""
     args = _parser().parse_args(argv)
     if args.dataset == "synthetic":
-        write_dataset(Path(args.root), _counts(args.count), args.seed, num_workers=args.workers)
+        write_dataset(
+            Path(args.root), parse_counts(args.count), args.seed, num_workers=args.workers
+        )
         print(f"wrote {args.root}: use it with dataset: folder")
         return
     if not (args.out or args.check or args.stats or args.convert):
@@ -96,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("dataset", choices=[*DATASETS, "synthetic"])
     add("--root", required=True, help="the folder the data set lies in")
-    add("--class-file", help="default: datasets/classes/<dataset>.yaml")
+    add(
+        "--class-file", help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml"
+    )
     add("--splits", nargs="+", help="default: all that are there except test")
     add("--out", help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
@@ -113,18 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _counts(texts: list[str]) -> dict[str, int]:
-    pairs = [text.partition("=") for text in texts]
-    wrong = [text for text, (_, _, n) in zip(texts, pairs, strict=True) if not n.isdecimal()]
-    if wrong:
-        raise InputError(f"--count: expected split=number like train=200, found {wrong[0]}")
-    return {split: int(number) for split, _, number in pairs}
-
-
 def _classes(args: argparse.Namespace) -> ClassTable:
-    if args.class_file is None and args.dataset == "folder":
-        raise InputError("your own data needs --class-file; datasets/classes/ has examples")
-    return load_classes(args.class_file or CLASS_FILES / f"{args.dataset}.yaml")
+    if args.class_file:
+        return load_classes(args.class_file)
+    if args.dataset != "folder":
+        return load_classes(CLASS_FILES / f"{args.dataset}.yaml")
+    own = Path(args.root) / "classes.yaml"
+    if not own.is_file():
+        raise InputError(f"no class names: expected {own} or --class-file FILE")
+    return load_classes(own)
 
 
 def _given_labels(args: argparse.Namespace, classes: ClassTable) -> ImageLabels:

@@ -22,7 +22,10 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no image labels at {path}; make them: python prepare_data.py --help")
+        raise InputError(
+            f"no image labels at {path}; make them: "
+            f"python prepare_data.py <data set> --root <its folder> --out {path}"
+        )
     ids_of_names = {name.lower(): i for i, name in enumerate(names)}
 
     def class_id(value: object, where: str) -> int:

@@ -95,6 +95,15 @@ def write_dataset(
     write_image_labels(out / "image_labels.json", labels)
 
 
+def parse_counts(texts: list[str]) -> dict[str, int]:
+    """``["train=200", "val=50"]`` -> the `counts` of `write_dataset`. Raises InputError."""
+    pairs = [text.partition("=") for text in texts]
+    wrong = [text for text, (_, _, n) in zip(texts, pairs, strict=True) if not n.isdecimal()]
+    if wrong:
+        raise InputError(f"--count: expected split=number like train=200, found {wrong[0]}")
+    return {split: int(number) for split, _, number in pairs}
+
+
 def _write(
     task: tuple[str, str, int], out: Path, seed: int, size: tuple[int, int]
 ) -> tuple[str, tuple[int, ...]]:

@@ -328,13 +328,22 @@ def test_own_data_without_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
         save(tmp_path / "images" / f"{name}.jpg", picture())
     (tmp_path / "classes.yaml").write_text("classes: [road, traffic light, car]")
     (tmp_path / "l.csv").write_text("image,labels\na.jpg,car;road\nsub/b.jpg,1\n")
-    arguments = ["folder", "--root", tmp_path, "--class-file", tmp_path / "classes.yaml"]
+    arguments = ["folder", "--root", tmp_path]
     run(*arguments, "--labels", tmp_path / "l.csv", "--check", "--stats")
     assert "2 images checked, 0 problems" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"no readable ground truth.*--labels"):
         run(*arguments, "--stats")
-    with pytest.raises(InputError, match=r"--class-file"):
-        run("folder", "--root", tmp_path, "--stats")
+    (tmp_path / "classes.yaml").rename(tmp_path / "names.yaml")
+    with pytest.raises(InputError, match=r"classes\.yaml or --class-file"):
+        run(*arguments, "--stats")
+    run(
+        *arguments,
+        "--class-file",
+        tmp_path / "names.yaml",
+        "--labels",
+        tmp_path / "l.csv",
+        "--stats",
+    )
 
 
 def test_only_training_images_need_labels(

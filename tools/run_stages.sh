@@ -2,7 +2,7 @@
 # A stage that is done is skipped (every script sees that for itself and says so); an interrupted one goes on.
 #   NGPU=4 DATA=/data/cityscapes RUN=runs/mine bash run_cityscapes.sh --set precision=bf16 --set seed=1
 # NGPU  processes, one per GPU (default 1)        DATA  the data set (default: data_root of the config)
-# RUN   folder for the checkpoints                SPLIT split to evaluate (default val)
+# RUN   folder for the checkpoints (default runs/<config>)   SPLIT split to evaluate (default val)
 # CONFIG another config, e.g. configs/official/cityscapes.yaml
 # --set KEY=VALUE (any number) goes to pseudo-masks and training; evaluation reads the trained config.
 # --device cpu|cuda goes to all of these.
@@ -23,7 +23,9 @@ while (($# > 0)); do
   shift 2
 done
 config="${CONFIG:-configs/$name.yaml}"
-run="${RUN:-runs/$name}"
+run="${config%.yaml}"
+[[ "$run" == configs/* ]] && run="${run#configs/}" || run="$(basename "$run")"
+run="${RUN:-runs/$run}"
 ngpu="${NGPU:-1}"
 split="${SPLIT:-val}"
 if [[ -n "${DATA:-}" ]]; then

@@ -45,7 +45,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"no checkpoint at {path}; train_warmup.py and train_carb.py write last.pt"
+            f"no checkpoint at {path}; the train_*.py scripts write last.pt into their run folders"
         )
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
