@@ -53,11 +53,9 @@ def main(argv: list[str]) -> None:
     # --- data
     images = open_dataset(config.dataset, config.data_root).images(config.train_split)
     image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    masks = (
-        None
-        if config.views == "dual"
-        else pseudo_mask_files(config.pseudo_masks, images, classes.names)
-    )
+    masks = None
+    if config.views != "dual":
+        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
     dataset = TrainingSet(
         images, image_labels, len(classes), TrainTransform.from_config(config), masks
     )
