@@ -132,7 +132,7 @@ def test_asppv2_is_the_sum_of_its_branches():
     for conv, factor in zip(aspp.convs, (1.0, -2.0), strict=True):
         nn.init.zeros_(conv[0].weight)
         conv[0].weight.data[0, 0, 1, 1] = factor
-        conv[1].eps = 0.0
+        conv[1].eps = 1e-12
     x = torch.tensor([[[[3.0, -1.0]]]])
     assert aspp(x).tolist() == [[[[3.0, 2.0]]]]  # relu(x) + relu(-2x)
 
