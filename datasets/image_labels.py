@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from utils.errors import InputError
+from utils.files import replacing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
@@ -66,11 +67,8 @@ def drop_suffix(name: str) -> str:
 
 def write_image_labels(path: str | Path, labels: ImageLabels) -> None:
     """Write JSON that `read_image_labels` reads back, whole or not at all, making the folder."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(image_labels_text(labels), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(image_labels_text(labels), encoding="utf-8")
 
 
 def image_labels_text(labels: ImageLabels) -> str:

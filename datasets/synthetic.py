@@ -6,9 +6,7 @@ The ground truth is for evaluation; training sees image-level labels only.
 """
 
 import functools
-import io
 import json
-import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -24,7 +22,7 @@ from datasets.scenes.canvas import CLASSES
 from datasets.scenes.layout import draw_scene
 from datasets.scenes.stock import draw_object
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import replacing, write_json
 from utils.visualize import save_mask
 
 CLASS_FILE = Path(__file__).parent / "classes" / "synthetic.yaml"
@@ -114,11 +112,9 @@ def _write(
         mask = read_mask(File(str(mask_path)))
     else:
         image, mask = generate(seed, index, size)
-        data = io.BytesIO()
-        Image.fromarray(image).save(data, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        temporary = image_path.with_name(f".{name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data.getvalue())
-        temporary.replace(image_path)
+        with replacing(image_path) as temporary:
+            picture = Image.fromarray(image)
+            picture.save(temporary, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         save_mask(mask_path, mask, load_classes(CLASS_FILE).palette)
     return name, tuple(np.unique(mask).tolist())
 
