@@ -6,7 +6,6 @@ Prompt_Engineering_for_ImageNet of the CLIP repository) and five "... in the sce
 CARB.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from models.clip_loading import clip_sha256, load_clip, openai_clip
 from utils.config import Config
 from utils.distributed import first_on_each_machine
 from utils.errors import InputError
+from utils.files import replacing
 from utils.tensors import read_tensors
 
 Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
@@ -99,7 +99,10 @@ def _read_or_make(
     if not path.exists():
         clip_model = clip_model or load_clip(cfg.clip_model, trust)
         embeddings = text_embeddings(clip_model, classes.prompts, templates).cpu()
-        _save({"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}, path)
+        with replacing(path) as temporary:
+            torch.save(
+                {"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}, temporary
+            )
     return load_text_embeddings(path, len(classes), source=source)
 
 
@@ -148,14 +151,6 @@ def model_name(name_or_path: str) -> str:
     """
     path = Path(name_or_path)
     return path.stem if path.suffix else name_or_path.replace("/", "-").replace("@", "-")
-
-
-def _save(content: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Several processes may make the same file at once; each replaces it whole.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    torch.save(content, temporary)
-    temporary.replace(path)
 
 
 def _short(value: Any) -> str:

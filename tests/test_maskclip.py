@@ -41,14 +41,7 @@ from utils.errors import InputError
 
 VIT, RESNET = "maskclip_dense.npz", "maskclip_rn_dense.npz"
 DEFAULT = MaskCLIPOptions()
-AUTHORS = MaskCLIPOptions(
-    activation="gelu",
-    layer_norm_eps=1e-6,
-    padding="stretch",
-    position_embedding="count",
-    key_smoothing_norm="tokens",
-    absent_classes="multiplied",
-)
+AUTHORS = MaskCLIPOptions.from_config(load_config("configs/official/cityscapes.yaml"))
 QUICK = replace(AUTHORS, activation="quickgelu", layer_norm_eps=1e-5)
 
 

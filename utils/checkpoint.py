@@ -9,6 +9,7 @@ import torch
 import torchvision
 
 from utils.errors import InputError
+from utils.files import replacing
 from utils.tensors import read_tensors
 
 FORMAT = 1
@@ -16,9 +17,6 @@ FORMAT = 1
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
     """Write whole or not at all: to a temporary file in the same folder, flushed, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     header = {
         "format": FORMAT,
         "versions": {
@@ -27,14 +25,10 @@ def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
             "torchvision": str(torchvision.__version__),
         },
     }
-    try:
-        with temporary.open("wb") as file:
-            torch.save(header | content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+        torch.save(header | content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

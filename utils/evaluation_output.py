@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets.labels import ClassTable
 from utils.errors import InputError
-from utils.files import write_json
+from utils.files import replacing, write_json
 from utils.inference import open_folder
 from utils.metrics import ConfusionMatrix
 
@@ -58,11 +58,9 @@ def zip_path(folder: Path) -> Path:
 def zip_submission(folder: Path, names: list[str]) -> None:
     """<folder>.zip with exactly one prediction per image."""
     path = zip_path(folder)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in names:
             archive.write(folder / submission_name(name), submission_name(name))
-    temporary.replace(path)
     print(f"{len(names)} label maps in {folder}; upload {path}")
 
 
