@@ -180,10 +180,15 @@ def score(
     all_reduce(pixels)
     if ranks.is_main:
         share = int(pixels[1]) / max(1, int(pixels[0]))
-        print(confusion.table(classes.names))
+        print(confusion.table(classes.names, classes.small))
         print(f"labelled pixels: {100 * share:.2f} %")
-        content = {"split": split, "labelled_pixels": share}
-        write_json(out / "score.json", content | confusion.to_dict(classes.names))
+        content = {
+            "split": split,
+            "num_images": len(dataset.images(split)),
+            "labelled_pixels": share,
+        }
+        content |= confusion.to_dict(classes.names, classes.small)
+        write_json(out / "score.json", content)
 
 
 if __name__ == "__main__":

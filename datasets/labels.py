@@ -21,6 +21,7 @@ class ClassTable:
     names: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]
     palette: np.ndarray  # (K,3) uint8 RGB
+    small: tuple[bool, ...] = ()  # which classes count as small; empty: none
 
     def __len__(self) -> int:
         return len(self.names)
@@ -30,7 +31,8 @@ def load_classes(path: str | Path) -> ClassTable:
     """Read a class file; `datasets/classes/` has those of the paper's three data sets.
 
     The list under ``classes:`` has one item per class in label order: a name, or a mapping with
-    ``name`` and, where wanted, ``prompt`` (a text or a list of synonyms) and ``color`` ([r, g, b]).
+    ``name`` and, where wanted, ``prompt`` (a text or a list of synonyms), ``color`` ([r, g, b]) and
+    ``small`` (true: counted in the mean IoU of the small classes; nothing else reads it).
     Raises InputError naming the file and the item.
     """
     path = Path(path)
@@ -41,17 +43,18 @@ def load_classes(path: str | Path) -> ClassTable:
     if not isinstance(items, list) or not 1 <= len(items) <= IGNORE_INDEX:
         raise InputError(f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes")
     palette = default_palette(len(items))
-    names, prompts = [], []
+    names, prompts, small = [], [], []
     for i, item in enumerate(items):
-        name, prompt, color = _read_item(item, f"{path}: class {i}")
+        name, prompt, color, is_small = _read_item(item, f"{path}: class {i}")
         names.append(name)
         prompts.append(prompt)
+        small.append(is_small)
         if color is not None:
             palette[i] = color
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise InputError(f"{path}: these class names stand twice: {', '.join(repeated)}")
-    return ClassTable(tuple(names), tuple(prompts), palette)
+    return ClassTable(tuple(names), tuple(prompts), palette, tuple(small))
 
 
 def default_palette(num_classes: int) -> np.ndarray:
@@ -71,15 +74,15 @@ def multi_hot(ids: Iterable[int], num_classes: int) -> torch.Tensor:
     return vector
 
 
-def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] | None]:
+def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] | None, bool]:
     if isinstance(item, str):
         item = {"name": item}
     # YAML reads a bare no or on as a truth value, 1 as a number: neither is a name.
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
         raise InputError(f"{where}: expected a name or {{name: ..., prompt: ...}}, found {item!r}")
-    unknown = set(item) - {"name", "prompt", "color"}
+    unknown = sorted(map(str, set(item) - {"name", "prompt", "color", "small"}))
     if unknown:
-        raise InputError(f"{where}: unknown key {sorted(map(str, unknown))}; name, prompt, color")
+        raise InputError(f"{where}: unknown key {unknown}; name, prompt, color, small")
     prompt = item.get("prompt", item["name"])
     prompt = [prompt] if isinstance(prompt, str) else prompt
     if (
@@ -95,4 +98,7 @@ def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] |
         and all(isinstance(c, int) and 0 <= c <= 255 for c in color)
     ):
         raise InputError(f"{where}: 'color' must be [r, g, b] of 0 to 255, found {color!r}")
-    return item["name"], tuple(prompt), color
+    small = item.get("small", False)
+    if not isinstance(small, bool):
+        raise InputError(f"{where}: 'small' must be true or false, found {small!r}")
+    return item["name"], tuple(prompt), color, small

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.clip_miniature import output_stride
 from utils.config import Config
 
 QUERY, KEY, VALUE = 0, 1, 2
@@ -77,7 +78,7 @@ def dense_features_and_keys(
 
 def grid_stride(visual: nn.Module) -> int:
     """Pixels per grid cell along each axis."""
-    return 32 if is_resnet(visual) else visual.conv1.stride[0]
+    return output_stride(visual) if is_resnet(visual) else visual.conv1.stride[0]
 
 
 def is_resnet(visual: nn.Module) -> bool:

@@ -11,13 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.clip_miniature import KnownTokens, set_output_stride
 from utils.errors import InputError
 from utils.tensors import read_tensors, refuse_damaged
 
 # Scalars that OpenAI's archives keep among the weights.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 # What building a model raises where a tensor has too few dimensions, or a width is 0 or too small.
-_WRONG_SHAPE = (IndexError, ValueError, ZeroDivisionError, AssertionError, RuntimeError)
+_WRONG_SHAPE = (
+    IndexError,
+    ValueError,
+    ZeroDivisionError,
+    AssertionError,
+    RuntimeError,
+    AttributeError,  # an output stride of a tower that has no stages
+)
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
@@ -58,9 +66,13 @@ def clip_sha256(name_or_path: str) -> str | None:
 
 
 def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
-    """A `clip.model.CLIP` of the shape that the tensors have, without rounding them to fp16."""
+    """A `clip.model.CLIP` of the shape that the tensors have, without rounding them to fp16.
+
+    A miniature has two more entries: the ids of the tokens that it knows, and `output_stride`.
+    """
     clip = openai_clip()
     weights = {key: value for key, value in weights.items() if key not in _ARCHIVE_NUMBERS}
+    stride = weights.pop("output_stride", None)
     try:
         width = weights["ln_final.weight"].shape[0]
         shape = {
@@ -73,6 +85,10 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
             "transformer_layers": _count(weights, "transformer.resblocks."),
         }
         model = clip.model.CLIP(**shape)
+        if "token_embedding.token_ids" in weights:
+            model.token_embedding = KnownTokens(weights["token_embedding.token_ids"], width)
+        if stride is not None:
+            set_output_stride(model.visual, int(stride))
     except KeyError as error:
         raise InputError(
             f"expected CLIP weights under OpenAI's key names, but {error} is missing"

@@ -101,7 +101,7 @@ class ResNet(nn.Module):
 
     depth: 18, 34, 50 or 101. width: channels of the stem (64 as published).
     layers: how many of the four stages to build. stem: "conv7" or "v1c" (three 3x3).
-    output_stride: 8 (stages 3 and 4 dilated) or 16 (stage 4 dilated).
+    output_stride: 4, 8 or 16; the stages that would go beyond it are dilated instead.
     bottleneck_stride: "3x3" (torchvision, mmseg) or "1x1" (Caffe weights).
     """
 
@@ -115,7 +115,7 @@ class ResNet(nn.Module):
         bottleneck_stride: str = "3x3",
     ):
         super().__init__()
-        if depth not in DEPTHS or output_stride not in (8, 16) or not 1 <= layers <= 4:
+        if depth not in DEPTHS or output_stride not in (4, 8, 16) or not 1 <= layers <= 4:
             raise ValueError(f"no ResNet of depth {depth}, {layers=}, {output_stride=}")
         if stem not in ("conv7", "v1c") or bottleneck_stride not in ("3x3", "1x1"):
             raise ValueError(f"no ResNet with {stem=}, {bottleneck_stride=}")

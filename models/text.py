@@ -18,8 +18,7 @@ from models.clip_loading import clip_sha256, load_clip, openai_clip
 from utils.config import Config
 from utils.distributed import first_on_each_machine
 from utils.errors import InputError
-from utils.files import replacing
-from utils.tensors import read_tensors
+from utils.tensors import read_tensors, write_tensors
 
 Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
 
@@ -99,10 +98,9 @@ def _read_or_make(
     if not path.exists():
         clip_model = clip_model or load_clip(cfg.clip_model, trust)
         embeddings = text_embeddings(clip_model, classes.prompts, templates).cpu()
-        with replacing(path) as temporary:
-            torch.save(
-                {"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}, temporary
-            )
+        write_tensors(
+            path, {"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}
+        )
     return load_text_embeddings(path, len(classes), source=source)
 
 

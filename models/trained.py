@@ -54,7 +54,8 @@ def load_trained(
         if config.class_file == content["config"].get("class_file"):
             names = tuple(content["class_names"])
             palette = np.asarray(content["palette"], np.uint8)
-            classes = ClassTable(names, tuple((name,) for name in names), palette)
+            prompts = tuple((name,) for name in names)
+            classes = ClassTable(names, prompts, palette, _small(config.class_file, names))
         else:
             classes = load_classes(config.class_file)
         num_classes = len(content["class_names"])
@@ -75,6 +76,18 @@ def load_trained(
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     return Trained(model.eval(), config, classes, origin)
+
+
+def _small(class_file: str, names: tuple[str, ...]) -> tuple[bool, ...]:
+    """Which classes are small: the class file's word where it is there and has the same classes.
+
+    A checkpoint does not hold it, and is of use without the class file.
+    """
+    try:
+        classes = load_classes(class_file)
+    except InputError:
+        return ()
+    return classes.small if classes.names == names else ()
 
 
 def _note_other_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...], where: str) -> None:

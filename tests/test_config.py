@@ -9,7 +9,9 @@ import yaml
 from utils.config import Config, load_config, save_config
 from utils.errors import InputError
 
-CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+CONFIGS = sorted(
+    path for path in Path("configs").rglob("*.yaml") if not path.stem.endswith("_ablation")
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

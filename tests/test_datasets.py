@@ -67,15 +67,31 @@ def test_paper_prompts_are_on_all_three_sets() -> None:
         assert not {"vegetation", "terrain", "person"} & prompts
 
 
+def test_small_classes_of_the_shipped_files() -> None:
+    things = {"pole", "traffic light", "traffic sign", "rider"}
+    riding = {"person", "motorcycle", "bicycle"}
+    more = {"billboard", "streetlight", "roadmarking"}
+    for name, expected in (
+        ("synthetic", things | {"pedestrian"}),
+        ("camvid", {"pole", "signsymbol", "pedestrian", "bicyclist"}),
+        ("cityscapes", things | riding),
+        ("wilddash2", things | riding | more),
+        ("wilddash2_official", things | riding | more),
+    ):
+        classes = load_classes(CLASSES / f"{name}.yaml")
+        assert {n for n, s in zip(classes.names, classes.small, strict=True) if s} == expected
+
+
 def test_class_file_forms(tmp_path: Path) -> None:
     path = tmp_path / "classes.yaml"
     path.write_text(
         "classes:\n  - road\n  - {name: tree, prompt: [tree, bush], color: [1, 2, 3]}\n"
-        "  - {name: car, prompt: vehicle}\n"
+        "  - {name: car, prompt: vehicle, small: true}\n"
     )
     classes = load_classes(path)
     assert classes.names == ("road", "tree", "car")
     assert classes.prompts == (("road",), ("tree", "bush"), ("vehicle",))
+    assert classes.small == (False, False, True)
     assert classes.palette[1].tolist() == [1, 2, 3]
     assert classes.palette[[0, 2]].tolist() == default_palette(3)[[0, 2]].tolist()
     assert len({tuple(c) for c in default_palette(255).tolist()} | {(0, 0, 0)}) == 256
@@ -91,6 +107,7 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [road, no]", "class 1.*False"),
         ("classes: [{name: car, color: [0, 0, 300]}]", "class 0.*color"),
         ("classes: [{name: car, prompt: []}]", "class 0.*prompt"),
+        ("classes: [{name: car, small: 1}]", "class 0.*'small' must be true or false, found 1"),
         ("classes: [road, car, road]", "twice: road"),
         ("classes: [road", "not valid YAML"),
         ("classes: [road]\nclasses: [car]", "'classes' stands twice"),

@@ -110,6 +110,26 @@ def test_metrics_are_those_of_the_network_at_original_size(folder, capsys):
     assert f"{100 * matrix.miou():.2f}" in printed and "metrics.json" in printed
 
 
+def test_small_classes_are_those_of_the_class_file_now(folder, capsys):
+    """A checkpoint does not hold them, and is evaluated without the class file too."""
+    run = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out"]
+    file, out = folder["data"] / "classes.yaml", folder["tmp"]
+    evaluation.main([*run, str(out / "unmarked")])
+    assert "mean small" not in capsys.readouterr().out
+    file.write_text("classes: [road, {name: car, small: true}, sky, tree]\n")
+    evaluation.main([*run, str(out / "marked")])
+    assert "mean small" in capsys.readouterr().out
+    found = _metrics(out / "marked")
+    ious = [found["classes"][name]["iou"] for name in ("road", "sky", "tree")]
+    assert found["miou_small"] == found["classes"]["car"]["iou"]
+    assert found["miou_large"] == pytest.approx(np.mean(ious))
+    for text in ("classes: [road, car, {name: lake, small: true}, tree]\n", None):
+        file.write_text(text) if text else file.unlink()
+        name = "other names" if text else "no file"
+        evaluation.main([*run, str(out / name)])
+        assert _metrics(out / name) == _metrics(out / "unmarked")
+
+
 def test_evaluation_may_be_repeated_and_options_reach_the_network(folder):
     out = folder["tmp"] / "out"
     base = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out", str(out)]

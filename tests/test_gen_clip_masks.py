@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from PIL import Image
 from tiny_clip import tiny_clip
 
@@ -185,6 +186,19 @@ def test_score(generate, root, capsys):
     assert f"{100 * miou:.2f}" in printed and "road" in printed
     with pytest.raises(InputError, match="1 of 1 images have no ground truth, the first is 'x'"):
         generate("--split", "val", "--overwrite", "--score")
+
+
+def test_score_of_small_classes(generate, root, tmp_path):
+    classes = yaml.safe_load((root / "classes.yaml").read_text())["classes"]
+    items = [c if isinstance(c, dict) else {"name": c} for c in classes]
+    items[1]["small"] = True
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"classes": items}))
+    plain = generate("--score") / "score.json"
+    assert "miou_small" not in plain.read_text()
+    out = generate("--score", "--set", f"class_file={tmp_path / 'small.yaml'}")
+    scores = json.loads((out / "score.json").read_text())
+    assert scores["miou_small"] == scores["classes"][items[1]["name"]]["iou"]
+    assert scores["num_images"] == len(SIZES)
 
 
 def test_wrong_input(generate, root, tmp_path, capsys):

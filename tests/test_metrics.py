@@ -181,3 +181,25 @@ def test_dict_is_json_and_table_has_every_class():
     assert lines[3].split() == ["sky", "-", "-", "-"]
     assert lines[-2].split() == ["mean", "50.00", "75.00"]
     assert lines[-1].split() == ["pixel", "accuracy", "66.67"]
+
+
+def test_means_of_the_small_and_the_large_classes():
+    matrix = ConfusionMatrix(4)  # IoU 1/2, 1/2, none, 1
+    matrix.update(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 1, 1, 3]))
+    names = ("road", "pole", "sign", "sky")
+    for small, expected in (
+        ((False, True, True, False), {"miou_small": 0.5, "miou_large": 0.75}),
+        ((False, False, True, False), {"miou_small": None, "miou_large": 2 / 3}),
+        ((True, True, True, True), {"miou_small": 2 / 3, "miou_large": None}),
+    ):
+        content = matrix.to_dict(names, small)
+        assert {k: v for k, v in content.items() if k.startswith("miou_")} == expected
+    assert matrix.table(names, (False, True, True, False)).splitlines()[-3:-1] == [
+        "mean small      50.00",
+        "mean large      75.00",
+    ]
+    # without a small class nothing is added
+    for small in ((), (False,) * 4):
+        assert matrix.to_dict(names, small) == matrix.to_dict(names)
+        assert "miou_small" not in matrix.to_dict(names, small)
+        assert matrix.table(names, small) == matrix.table(names)

@@ -6,43 +6,7 @@
 # CONFIG another config, e.g. configs/official/cityscapes.yaml
 # --set KEY=VALUE (any number) goes to pseudo-masks and training; evaluation reads the trained config.
 # --device cpu|cuda goes to all of these.
-name="$1"
-shift
-overrides=()
-device=()
-while (($# > 0)); do
-  if [[ $# -ge 2 && "$1" == --set ]]; then
-    overrides+=(--set "$2")
-  elif [[ $# -ge 2 && "$1" == --device ]]; then
-    device=(--device "$2")
-  else
-    echo "error: expected --set KEY=VALUE or --device cpu|cuda, found: $*" >&2
-    echo "tools/run_stages.sh lists the variables (NGPU, DATA, RUN, SPLIT, CONFIG)" >&2
-    exit 2
-  fi
-  shift 2
-done
-config="${CONFIG:-configs/$name.yaml}"
-run="${config%.yaml}"
-[[ "$run" == configs/* ]] && run="${run#configs/}" || run="$(basename "$run")"
-run="${RUN:-runs/$run}"
-ngpu="${NGPU:-1}"
-split="${SPLIT:-val}"
-if [[ -n "${DATA:-}" ]]; then
-  overrides+=(--set "data_root=$DATA")
-fi
-# Bash 3 takes an empty array for an unset variable.
-common=(--config "$config" ${overrides[@]+"${overrides[@]}"} ${device[@]+"${device[@]}"})
-
-source tools/environment.sh requirements.txt
-python=.venv/bin/python
-launch=("$python")
-if ((ngpu > 1)); then
-  launch=("$python" -m torch.distributed.run --standalone "--nproc_per_node=$ngpu")
-fi
-key() { # the value of a config key, overrides included
-  "$python" -m tools.config_key "$config" "$1" ${overrides[@]+"${overrides[@]}"}
-}
+source tools/stage_settings.sh "$@"
 # In assignments of their own: only there does a failing command stop the script.
 dataset="$(key dataset)"
 data="$(key data_root)"
@@ -50,8 +14,6 @@ class_file="$(key class_file)"
 labels="$(key image_labels)"
 views="$(key views)"
 carb="$(key carb)"
-
-stage() { printf '\n== %s\n' "$*"; }
 
 stage "1 image-level labels"
 if [[ -f "$labels" ]]; then

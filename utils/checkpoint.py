@@ -1,6 +1,5 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
-import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -9,26 +8,23 @@ import torch
 import torchvision
 
 from utils.errors import InputError
-from utils.files import replacing
-from utils.tensors import read_tensors
+from utils.tensors import read_tensors, write_tensors
 
 FORMAT = 1
 
 
 def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all: to a temporary file in the same folder, flushed, then renamed."""
-    header = {
-        "format": FORMAT,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
-        },
+    """Write whole or not at all, with the versions of what the run ran on."""
+    write_tensors(Path(path), {"format": FORMAT, "versions": versions()} | content)
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
     }
-    with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-        torch.save(header | content, file)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:

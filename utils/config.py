@@ -70,7 +70,7 @@ class Config:
     backbone_layers: int = _bounded(1, 4)
     stem: str = _choice("conv7", "v1c")
     bottleneck_stride: str = _choice("3x3", "1x1")
-    output_stride: int = _choice(8, 16)
+    output_stride: int = _choice(4, 8, 16)
     backbone_weights: str | None
     backbone_sha256: str | None
     backbone_weights_partial: bool

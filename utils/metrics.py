@@ -64,6 +64,16 @@ class ConfusionMatrix:
         intersection, truth, _ = self.areas()
         return (intersection.sum().double() / truth.sum()).item()
 
+    def miou_by_size(self, small: Sequence[bool]) -> dict[str, float]:
+        """Mean IoU over the classes marked in `small` (K) and over the others; NaN without a value.
+
+        Empty when no class is marked.
+        """
+        if not any(small):
+            return {}
+        marked, iou = torch.tensor(small), self.iou()
+        return {"small": iou[marked].nanmean().item(), "large": iou[~marked].nanmean().item()}
+
     def class_accuracy(self) -> Tensor:
         """(K,) float64 share of each class's pixels that are right (recall); NaN when absent."""
         intersection, truth, _ = self.areas()
@@ -74,8 +84,11 @@ class ConfusionMatrix:
         intersection, _, predicted = self.areas()
         return intersection.double() / predicted
 
-    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Everything as plain numbers in 0..1, unrounded; None where there is no value (JSON)."""
+    def to_dict(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> dict[str, Any]:
+        """Everything as plain numbers in 0..1, unrounded; None where there is no value (JSON).
+
+        With `small` classes marked also miou_small and miou_large.
+        """
         columns = {
             "iou": self.iou(),
             "accuracy": self.class_accuracy(),
@@ -84,6 +97,7 @@ class ConfusionMatrix:
         intersection, truth, predicted = self.areas()
         return {
             "miou": _number(self.miou()),
+            **{f"miou_{size}": _number(v) for size, v in self.miou_by_size(small).items()},
             "pixel_accuracy": _number(self.pixel_accuracy()),
             "mean_accuracy": _number(self.class_accuracy().nanmean().item()),
             "classes": {
@@ -97,8 +111,11 @@ class ConfusionMatrix:
             },
         }
 
-    def table(self, class_names: Sequence[str]) -> str:
-        """Percent per class and in the mean, two decimals; '-' where there is no value."""
+    def table(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> str:
+        """Percent per class and in the mean, two decimals; '-' where there is no value.
+
+        With `small` classes marked also the mean IoU of these and of the others.
+        """
         rows = list(
             zip(class_names, self.iou(), self.class_accuracy(), self.precision(), strict=True)
         )
@@ -110,6 +127,10 @@ class ConfusionMatrix:
         lines.append("-" * len(lines[0]))
         mean_accuracy = self.class_accuracy().nanmean().item()
         lines.append(f"{'mean':{width}} {_percent(self.miou())} {_percent(mean_accuracy)}")
+        lines += [
+            f"{f'mean {size}':{width}} {_percent(value)}"
+            for size, value in self.miou_by_size(small).items()
+        ]
         lines.append(f"{'pixel accuracy':{width}} {_percent(self.pixel_accuracy())}")
         return "\n".join(lines)
 

@@ -1,13 +1,17 @@
-"""Tensors out of files that others made, without executing anything in them."""
+"""Tensors out of files, without executing anything in them, and into files."""
 
+import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from utils.errors import InputError
+from utils.files import replacing
 
 
 def read_tensors(path: str | Path, what: str) -> object:
@@ -39,3 +43,17 @@ def refuse_damaged(path: Path, what: str) -> Iterator[None]:
             f"{path}: {what} can't be read: the file is cut short, is not a weights file, or holds "
             "more than tensors, numbers, texts and lists"
         ) from None
+
+
+def write_tensors(path: Path, content: Any) -> None:
+    """`torch.save`, whole or not at all: to a temporary file, flushed to the disk, then renamed.
+
+    Raises OSError, as any writing does: torch.save to a file turns a full disk into an error of
+    its own that does not say so.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())

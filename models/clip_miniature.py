@@ -1,0 +1,56 @@
+"""What a miniature of CLIP has that OpenAI's models have not: few words and a fine grid."""
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import InputError
+
+
+class KnownTokens(nn.Embedding):
+    """Some rows of CLIP's token embedding: text (B, L) as `clip.tokenize` gives it -> (B, L, C).
+
+    `token_ids` (N,), sorted, says which. The order of the ids is kept and OpenAI's end of text is
+    the largest of them, so CLIP's own look-up of it (the arg max) still holds.
+    Raises InputError for other tokens.
+    """
+
+    def __init__(self, token_ids: Tensor, width: int) -> None:
+        super().__init__(len(token_ids), width)
+        self.register_buffer("token_ids", token_ids.long())
+
+    def forward(self, text: Tensor) -> Tensor:
+        rows = torch.searchsorted(self.token_ids, text).clamp(max=len(self.token_ids) - 1)
+        unknown = text[self.token_ids[rows] != text].unique().tolist()
+        if unknown:
+            raise InputError(
+                f"this miniature CLIP knows {self.words(self.token_ids.tolist())}; "
+                f"it can't read {self.words(unknown)}. Name a whole CLIP, e.g. clip_model: ViT-B/16"
+            )
+        return super().forward(rows)
+
+    @staticmethod
+    def words(token_ids: list[int]) -> str:
+        """The words behind tokens, for messages."""
+        from clip.clip import _tokenizer  # not at the top: `models.clip_loading` checks the package
+
+        words = (_tokenizer.decode([i]).strip() for i in token_ids)
+        return ", ".join(repr(word) for word in words if word.isalnum())
+
+
+def set_output_stride(visual: nn.Module, stride: int) -> None:
+    """Take the pooling out of the last stages of CLIP's ResNet: 4, 8, 16 or 32 pixels a cell.
+
+    The convolutions stay as they are (not dilated). Raises ValueError for another stride.
+    """
+    kept = {4: 0, 8: 1, 16: 2, 32: 3}
+    if stride not in kept:
+        raise ValueError(f"the output stride of CLIP's ResNet is 4, 8, 16 or 32, not {stride}")
+    for stage in (visual.layer2, visual.layer3, visual.layer4)[kept[stride] :]:
+        stage[0].avgpool = nn.Identity()
+        stage[0].downsample[0] = nn.Identity()
+
+
+def output_stride(visual: nn.Module) -> int:
+    """Pixels per grid cell of CLIP's ResNet along each axis."""
+    pools = (stage[0].avgpool for stage in (visual.layer2, visual.layer3, visual.layer4))
+    return 4 * 2 ** sum(isinstance(pool, nn.AvgPool2d) for pool in pools)

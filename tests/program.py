@@ -1,0 +1,23 @@
+"""A copy of the program that the shell scripts can run in."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def copy(folder: Path) -> Path:
+    """Everything but the tests, with this interpreter in .venv, so that nothing is installed."""
+    for name in ("configs", "datasets", "models", "tools", "utils"):
+        shutil.copytree(ROOT / name, folder / name)
+    for file in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"):
+        shutil.copy(file, folder)
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    requirements = (folder / "requirements.txt").read_text()
+    (folder / ".venv/installed-requirements.txt").write_text(2 * requirements)
+    return folder

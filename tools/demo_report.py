@@ -1,0 +1,169 @@
+"""The table and the picture that run_demo.sh ends with.
+
+    python -m tools.demo_report runs/demo --split val
+
+Reads masks_<split>/score.json, {warmup,carb}/eval_<split> and seconds.tsv of the folder; prints
+the mIoU of the pseudo-masks and of both networks on the same images (Markdown) and what to do
+next, and writes demo.png: image, ground truth, pseudo-mask and predictions of a few images.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets import open_dataset
+from datasets.files import File, read_image, read_mask
+from datasets.labels import ClassTable, load_classes
+from utils.config import load_config
+from utils.errors import InputError, run_script
+from utils.visualize import colourize, legend, save_image, side_by_side
+
+_PANEL_WIDTH = 320  # pixels, about: room for the headings
+_GAP = 6
+
+
+class Row(NamedTuple):
+    """One line of the table: what was scored, its numbers, the folder of its label maps."""
+
+    title: str
+    scores: dict[str, Any]
+    masks: Path
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("run", help="folder of run_demo.sh")
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
+    arguments = parser.parse_args(argv)
+    if arguments.images < 1:
+        parser.error(f"--images must be at least 1, found {arguments.images}")
+    run, split = Path(arguments.run), arguments.split
+    rows = read_rows(run, split)
+    config = load_config(run / "warmup/config.yaml")
+    classes = load_classes(config.class_file)
+    dataset = open_dataset(config.dataset, config.data_root)
+    pictures, truths = dataset.images(split), dataset.ground_truth(split)
+    columns = []
+    for name in spread(list(pictures), arguments.images):
+        truth = colourize(dataset.read_ground_truth(truths[name]), classes.palette)
+        masks = [read_mask(File(str(row.masks / f"{name}.png"))) for row in rows]
+        columns.append(
+            [read_image(pictures[name]), truth, *(colourize(m, classes.palette) for m in masks)]
+        )
+    titles = [
+        "image",
+        "ground truth",
+        *(f"{r.title}: mIoU {_percent(r.scores, 'miou')}" for r in rows),
+    ]
+    save_image(run / "demo.png", draw(columns, titles, classes))
+    print(table(rows))
+    print(f"\n{notes(rows, classes, split)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
+
+
+def read_rows(run: Path, split: str) -> list[Row]:
+    """Pseudo-masks, warm-up and, where it ran, CARB. Raises InputError when a result is missing."""
+    masks = run / f"masks_{split}"
+    rows = [Row("CLIP pseudo-masks", _read(masks / "score.json"), masks)]
+    for stage, title in (("warmup", "warm-up"), ("carb", "CARB")):
+        folder = run / stage / f"eval_{split}"
+        if stage == "warmup" or (run / stage).exists():
+            rows.append(Row(title, _read(folder / "metrics.json"), folder / "predictions"))
+    counts = {(row.scores.get("split"), row.scores.get("num_images")) for row in rows}
+    if len(counts) > 1:
+        raise InputError(
+            f"the rows of {run} are not of the same images (split, number: "
+            f"{', '.join(map(str, sorted(counts, key=str)))}); run_demo.sh into a new folder"
+        )
+    return rows
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown: steps and mIoU in percent over all, the small and the large classes."""
+    lines = ["| | steps | mIoU | small classes | large classes |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [_percent(row.scores, key) for key in ("miou", "miou_small", "miou_large")]
+        lines.append(f"| {row.title} | {row.scores.get('step', '-')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def notes(rows: list[Row], classes: ClassTable, split: str) -> str:
+    """What the numbers of the table are of."""
+    small = [name for name, is_small in zip(classes.names, classes.small, strict=True) if is_small]
+    return (
+        f"mIoU in % on the {rows[0].scores['num_images']} images of '{split}', which no training "
+        f"step saw. Small: {', '.join(small) or 'none'}.\nThe pseudo-masks are told which classes "
+        "an image has, the networks are not.\n"
+    )
+
+
+def seconds(path: Path) -> str:
+    """Time of the stages that `path` holds (lines of stage, tab, seconds), summed by stage."""
+    if not path.is_file():
+        return ""
+    stages: dict[str, int] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        stage, _, number = line.partition("\t")
+        if not number.isdecimal():
+            raise InputError(f"{path}: expected 'stage<tab>seconds', found {line!r}; delete it")
+        stages[stage] = stages.get(stage, 0) + int(number)
+    parts = ", ".join(f"{stage} {number}" for stage, number in stages.items())
+    return f"{sum(stages.values())} s in all: {parts}.\n"
+
+
+def following(run: Path, split: str) -> str:
+    """Where the results lie, and what to run next."""
+    last = run / ("carb" if (run / "carb").exists() else "warmup")
+    return f"""picture           {run / "demo.png"}
+numbers by class  {last / f"eval_{split}" / "metrics.json"}
+the network       {last / "last.pt"}   python predict.py --ckpt ... PICTURES --out FOLDER
+
+Next, with real data (README, Data): bash run_cityscapes.sh, run_camvid.sh or run_wilddash2.sh.
+They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own pictures: README,
+"Your own data"; CONFIG=configs/folder.yaml bash run_cityscapes.sh."""
+
+
+def draw(rows: list[list[np.ndarray]], titles: list[str], classes: ClassTable) -> np.ndarray:
+    """Rows of panels (H,W,3) uint8 under `titles`, above the legend of the classes; (H,W,3)."""
+    strips = []
+    for i, panels in enumerate(rows):
+        height, width = panels[0].shape[:2]
+        whole = max(1, round(_PANEL_WIDTH / width))  # labels stay sharp under whole factors
+        panels = [panel.repeat(whole, 0).repeat(whole, 1) for panel in panels]
+        if width > 2 * _PANEL_WIDTH:
+            height = round(height * _PANEL_WIDTH / width)
+        strips.append(side_by_side(panels, titles if i == 0 else (), height * whole, _GAP))
+    strips.append(legend(classes.names, classes.palette, rows=-(-len(classes) // 6)))
+    width = max(strip.shape[1] for strip in strips)
+    padded = [
+        np.pad(strip, ((0, _GAP), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
+        for strip in strips
+    ]
+    return np.pad(np.concatenate(padded), ((_GAP, 0), (_GAP, _GAP), (0, 0)), constant_values=255)
+
+
+def spread(names: list[str], count: int) -> list[str]:
+    """`count` of the names, evenly spread: chosen without a look at them."""
+    count = min(count, len(names))
+    return [names[i * len(names) // count] for i in range(count)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no {path}; bash run_demo.sh makes it (RUN names the folder)")
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputError(f"{path} can't be read; delete it and run again") from None
+
+
+def _percent(scores: dict[str, Any], key: str) -> str:
+    value = scores.get(key)
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+if __name__ == "__main__":
+    run_script(main)
