@@ -115,8 +115,10 @@ class ResNet(nn.Module):
         bottleneck_stride: str = "3x3",
     ):
         super().__init__()
-        if depth not in DEPTHS or output_stride not in (4, 8, 16) or not 1 <= layers <= 4:
-            raise ValueError(f"no ResNet of depth {depth}, {layers=}, {output_stride=}")
+        if depth not in DEPTHS or not 1 <= layers <= 4:
+            raise ValueError(f"no ResNet of depth {depth}, {layers=}")
+        if output_stride not in (4, 8, 16):
+            raise ValueError(f"output_stride must be 4, 8 or 16, found {output_stride}")
         if stem not in ("conv7", "v1c") or bottleneck_stride not in ("3x3", "1x1"):
             raise ValueError(f"no ResNet with {stem=}, {bottleneck_stride=}")
         self.depth = depth

@@ -11,6 +11,7 @@ from conftest import load_golden, shared_data
 from models import backbone_weights
 from models.backbone_weights import load_backbone_weights
 from models.resnet import ResNet
+from utils.config import load_config
 from utils.errors import InputError
 
 
@@ -82,7 +83,9 @@ def test_equals_torchvision(depth, output_stride):
 
     expected = features(reference)
     found = ours(image)
-    assert found.shape[1] == ours.out_channels == expected.shape[1]
+    size = (-(-75 // output_stride), -(-91 // output_stride))
+    assert found.shape == (1, ours.out_channels, *size)
+    assert ours.out_channels == expected.shape[1]
     scale = expected.abs().max()
     every = 32 // output_stride
     torch.testing.assert_close(
@@ -96,22 +99,43 @@ def test_equals_torchvision(depth, output_stride):
         torch.testing.assert_close(found / scale, features(dilated) / scale, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("output_stride", [4, 8])
 @torch.no_grad()
-def test_stride_on_first_1x1_keeps_the_strided_network():
-    """Caffe-style blocks: dilating from 16 to 8 leaves every second position as it was."""
+def test_stride_on_first_1x1_keeps_the_strided_network(output_stride):
+    """Caffe-style blocks: dilating from 16 leaves every second or fourth position as it was."""
     torch.manual_seed(0)
     coarse = ResNet(50, width=8, output_stride=16, bottleneck_stride="1x1").eval()
     _randomize_batch_norms(coarse)
-    fine = ResNet(50, width=8, output_stride=8, bottleneck_stride="1x1").eval()
+    fine = ResNet(50, width=8, output_stride=output_stride, bottleneck_stride="1x1").eval()
     fine.load_state_dict(coarse.state_dict())
     image = torch.randn(1, 3, 70, 93)
     expected = coarse(image)
-    scale = expected.abs().max()
+    scale, every = expected.abs().max(), 16 // output_stride
     torch.testing.assert_close(
-        fine(image)[..., ::2, ::2] / scale, expected / scale, atol=1e-5, rtol=0
+        fine(image)[..., ::every, ::every] / scale, expected / scale, atol=1e-5, rtol=0
     )
     strides = [coarse.layer2[0].conv1.stride, coarse.layer2[0].conv2.stride]
     assert strides == [(2, 2), (1, 1)]
+
+
+def test_unknown_networks_are_refused():
+    with pytest.raises(ValueError, match="output_stride must be 4, 8 or 16, found 32"):
+        ResNet(18, output_stride=32)
+    with pytest.raises(ValueError, match="no ResNet of depth 20"):
+        ResNet(20)
+    with pytest.raises(ValueError, match="layers=5"):
+        ResNet(18, layers=5)
+
+
+@pytest.mark.parametrize("output_stride", [4, 8, 16])
+def test_config_allows_the_strides_of_the_network(output_stride):
+    overrides = [f"output_stride={output_stride}"]
+    assert load_config("configs/cityscapes.yaml", overrides).output_stride == output_stride
+
+
+def test_config_names_the_strides_there_are():
+    with pytest.raises(InputError, match="'output_stride' must be one of 4, 8, 16; found 2"):
+        load_config("configs/cityscapes.yaml", ["output_stride=2"])
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
