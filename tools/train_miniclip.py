@@ -27,6 +27,7 @@ from datasets.transforms import normalize
 from models.clip_miniature import KnownTokens, set_output_stride
 from models.text import load_templates
 from utils.checkpoint import versions
+from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
 from utils.tensors import write_tensors
@@ -43,9 +44,9 @@ def main(argv: list[str]) -> None:
     out = Path(arguments.out)
     if out.exists() and not arguments.overwrite:
         raise InputError(f"{out} is there; name another file with --out, or add --overwrite")
-    device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    # --- seed, data
+    # --- device, seed, data
+    device = setup(arguments.device).device
     torch.manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     templates = load_templates(arguments.templates)
@@ -86,7 +87,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = result.add_argument
     add("--out", required=True, help="file of the weights; the log goes beside it")
-    add("--steps", type=int, default=16000)
+    add("--steps", type=int, default=10000)
     add("--batch-size", type=int, default=32)
     add("--lr", type=float, default=1e-3)
     add("--scenes", type=int, default=4000, help="street scenes that the crops come from")
