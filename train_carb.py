@@ -30,7 +30,7 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
-from utils.resume import check_warmup, restore, save
+from utils.resume import check_warmup, checkpoint_names, restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
 from utils.training import prepare_views, train_one_step, wrap
@@ -89,18 +89,8 @@ def main(argv: list[str]) -> None:
         log.add(step, lr, losses, batch["name"])
         if step % config.checkpoint_every == 0 or step == end:
             log.flush(step, lr)
-            save(
-                run_dir,
-                ["last.pt"],
-                "carb",
-                step,
-                config,
-                classes,
-                ranks,
-                model,
-                optimizer,
-                criterion,
-            )
+            names = checkpoint_names(step, arguments.keep)
+            save(run_dir, names, "carb", step, config, classes, ranks, model, optimizer, criterion)
     log.close()
     if ranks.is_main:
         print(f"CARB: step {step} of {end} done, {run_dir / 'last.pt'}")

@@ -24,7 +24,7 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
-from utils.resume import restore, save
+from utils.resume import checkpoint_names, restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
@@ -87,7 +87,8 @@ def main(argv: list[str]) -> None:
         log.add(step, lr, {"loss": loss.detach()}, batch["name"])
         if step % config.checkpoint_every == 0 or step == end:
             log.flush(step, lr)
-            save(run_dir, ["last.pt"], "supervised", step, config, classes, ranks, model, optimizer)
+            names = checkpoint_names(step, arguments.keep)
+            save(run_dir, names, "supervised", step, config, classes, ranks, model, optimizer)
     log.close()
     if ranks.is_main:
         print(f"supervised: step {step} of {end} done, {run_dir / 'last.pt'}")

@@ -28,7 +28,7 @@ from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
-from utils.resume import restore, save
+from utils.resume import checkpoint_names, restore, save
 from utils.runlog import RunLog, open_run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
@@ -84,7 +84,8 @@ def main(argv: list[str]) -> None:
         log.add(step, lr, losses, batch["name"])
         if step % config.checkpoint_every == 0 or step in (config.warmup_steps, end):
             log.flush(step, lr)
-            names = ["last.pt"] + ["warmup.pt"] * (step == config.warmup_steps)
+            names = checkpoint_names(step, arguments.keep)
+            names += ["warmup.pt"] * (step == config.warmup_steps)
             save(
                 run_dir, names, "warmup", step, config, classes, ranks, model, optimizer, criterion
             )

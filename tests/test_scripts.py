@@ -94,6 +94,52 @@ def test_supervised_reads_ground_truth_and_the_others_do_not(prepared, tmp_path)
     assert load_checkpoint(tmp_path / "whole" / "last.pt")["step"] == 8
 
 
+def kept(run: Path) -> list[str]:
+    return sorted(file.name for file in run.glob("step_*"))
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Weights, momentum, queues and step of two checkpoints."""
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    momenta = [c["optimizer"]["state"] for c in (a, b)]
+    return (
+        (a["step"], a["stage"], a["criterion"]) == (b["step"], b["stage"], b["criterion"])
+        and all(torch.equal(a["model"][key], b["model"][key]) for key in b["model"])
+        and all(
+            torch.equal(momenta[0][i]["momentum_buffer"], momenta[1][i]["momentum_buffer"])
+            for i in momenta[1]
+        )
+    )
+
+
+def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
+    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep"]
+    warmup, carb = tmp_path / "warmup", tmp_path / "carb"
+    train_warmup.main([*arguments, "--run-dir", str(warmup)])
+    train_carb.main([*arguments, "--init", str(warmup / "warmup.pt"), "--run-dir", str(carb)])
+    assert kept(warmup) == ["step_000003.pt", "step_000004.pt"]
+    assert kept(carb) == ["step_000006.pt", "step_000008.pt"]
+    assert same_content(warmup / "step_000004.pt", warmup / "last.pt")
+    assert same_content(carb / "step_000008.pt", carb / "last.pt")
+    assert not same_content(carb / "step_000006.pt", carb / "last.pt")
+    assert load_checkpoint(carb / "step_000006.pt")["step"] == 6
+
+    data = tmp_path / "data"
+    shutil.copytree(prepared / "ground_truth", data / "gtFine")
+    (data / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
+    supervised = ["--set", f"data_root={data}", "--run-dir", str(tmp_path / "supervised")]
+    train_supervised.main([*arguments, *supervised])
+    assert kept(tmp_path / "supervised") == [f"step_{i:06d}.pt" for i in (3, 6, 8)]
+    assert same_content(*(tmp_path / "supervised" / f for f in ("step_000008.pt", "last.pt")))
+
+
+def test_without_keep_the_last_checkpoint_is_the_only_one(prepared, tmp_path) -> None:
+    run_row(prepared, tmp_path, "base")
+    found = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt")}
+    assert found == {"warmup/last.pt", "warmup/warmup.pt", "carb/last.pt"}
+
+
 def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monkeypatch) -> None:
     """Weights, momentum, queues and logs, bit for bit, in both stages."""
     whole = run_row(prepared, tmp_path / "whole")

@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
         if (step + 1) % arguments.save_every == 0 or step + 1 == arguments.steps:
             save(out, model)
             seconds = round(time.monotonic() - start)
-            log = {key: value for key, value in vars(arguments).items() if key != "out"}
+            log = {k: v for k, v in vars(arguments).items() if k not in ("out", "overwrite")}
             log |= {"versions": versions(), "seconds": seconds, "losses": losses}
             write_json(out.with_suffix(".json"), log)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {arguments.steps} steps")

@@ -22,10 +22,15 @@ def parser(description: str | None, config_required: bool = True) -> argparse.Ar
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite."""
+    """And --run-dir, --overwrite, --keep."""
     result = parser(description)
     result.add_argument("--run-dir", required=True, help="folder for checkpoints and logs")
     result.add_argument(
         "--overwrite", action="store_true", help="remove what the run folder holds and start anew"
+    )
+    result.add_argument(
+        "--keep",
+        action="store_true",
+        help="keep every checkpoint as step_<number>.pt too, for tools/learning_curves.py",
     )
     return result

@@ -18,6 +18,11 @@ from utils.runlog import changed_settings, git
 CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
 
 
+def checkpoint_names(step: int, keep: bool) -> list[str]:
+    """last.pt, and before it what --keep leaves: a run killed in between writes both again."""
+    return [f"step_{step:06d}.pt"] * keep + ["last.pt"]
+
+
 def save(
     run_dir: Path,
     names: list[str],
