@@ -4,8 +4,8 @@
 # table and a picture. Finished stages are skipped and an interrupted one goes on when it is started again.
 #   bash run_demo.sh          SEED=1 RUN=runs/demo_1 bash run_demo.sh --set views=local
 # RUN     folder of the results (runs/demo): one for each choice of settings
-# DATA    folder of the scenes (data/demo)      SCENES, SCENE_SEED  how many and which ("train=500 val=100", 0)
-# SEED    of training                           STEPS, WARMUP  in all, and before CARB (half of STEPS)
+# DATA    folder of the scenes (data/demo)      SCENES, SCENE_SEED  how many and which ("train=30 val=100", 2026)
+# SEED    of training                           STEPS, WARMUP  in all, and before CARB (four fifths)
 # DEVICE  cpu or cuda (cuda where there is one) NGPU  processes (1)        CONFIG  (configs/demo.yaml)
 # Paths are seen from this folder.
 set -euo pipefail
@@ -18,7 +18,7 @@ if [[ -n "${DATA:-}" ]]; then
 fi
 if [[ -n "${STEPS:-}" ]]; then
   [[ "$STEPS" =~ ^[1-9][0-9]*$ ]] || { echo "error: STEPS must be a number, found: $STEPS" >&2 && exit 2; }
-  chosen+=(--set "steps=$STEPS" --set "warmup_steps=${WARMUP:-$((STEPS / 2))}")
+  chosen+=(--set "steps=$STEPS" --set "warmup_steps=${WARMUP:-$((STEPS * 4 / 5))}")
 elif [[ -n "${WARMUP:-}" ]]; then
   chosen+=(--set "warmup_steps=$WARMUP")
 fi
@@ -56,8 +56,8 @@ finish() {
 trap finish EXIT
 
 begin "1 scenes" "$data/images"
-read -ra counts <<<"${SCENES:-train=500 val=100}"
-"$python" prepare_data.py synthetic --root "$data" --count "${counts[@]}" --seed "${SCENE_SEED:-0}"
+read -ra counts <<<"${SCENES:-train=30 val=100}"
+"$python" prepare_data.py synthetic --root "$data" --count "${counts[@]}" --seed "${SCENE_SEED:-2026}"
 
 begin "2 pseudo-masks" "$masks"
 score=(--score)
