@@ -18,14 +18,7 @@ from utils.tensors import read_tensors, refuse_damaged
 # Scalars that OpenAI's archives keep among the weights.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
 # What building a model raises where a tensor has too few dimensions, or a width is 0 or too small.
-_WRONG_SHAPE = (
-    IndexError,
-    ValueError,
-    ZeroDivisionError,
-    AssertionError,
-    RuntimeError,
-    AttributeError,  # an output stride of a tower that has no stages
-)
+_WRONG_SHAPE = (IndexError, ValueError, ZeroDivisionError, AssertionError, RuntimeError)
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
@@ -87,14 +80,19 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
         model = clip.model.CLIP(**shape)
         if "token_embedding.token_ids" in weights:
             model.token_embedding = KnownTokens(weights["token_embedding.token_ids"], width)
-        if stride is not None:
-            set_output_stride(model.visual, int(stride))
     except KeyError as error:
         raise InputError(
             f"expected CLIP weights under OpenAI's key names, but {error} is missing"
         ) from None
     except _WRONG_SHAPE:
         raise InputError("the tensors do not have the shapes of a CLIP model's") from None
+    if stride is not None:
+        try:
+            set_output_stride(model.visual, int(stride))
+        except (ValueError, AttributeError, RuntimeError):
+            raise InputError(
+                f"expected output_stride 4, 8, 16 or 32, of a ResNet tower; found {stride}"
+            ) from None
     return _filled(model, weights)
 
 

@@ -23,18 +23,17 @@ class KnownTokens(nn.Embedding):
         unknown = text[self.token_ids[rows] != text].unique().tolist()
         if unknown:
             raise InputError(
-                f"this miniature CLIP knows {self.words(self.token_ids.tolist())}; "
-                f"it can't read {self.words(unknown)}. Name a whole CLIP, e.g. clip_model: ViT-B/16"
+                f"this miniature CLIP knows {words(self.token_ids.tolist())}; "
+                f"it can't read {words(unknown)}. Name a whole CLIP, e.g. clip_model: ViT-B/16"
             )
         return super().forward(rows)
 
-    @staticmethod
-    def words(token_ids: list[int]) -> str:
-        """The words behind tokens, for messages."""
-        from clip.clip import _tokenizer  # not at the top: `models.clip_loading` checks the package
 
-        words = (_tokenizer.decode([i]).strip() for i in token_ids)
-        return ", ".join(repr(word) for word in words if word.isalnum())
+def words(token_ids: list[int]) -> str:
+    """The texts behind tokens, for messages."""
+    from clip.clip import _tokenizer  # not at the top: `models.clip_loading` checks the package
+
+    return ", ".join(repr(_tokenizer.decode([i]).strip()) for i in token_ids)
 
 
 def set_output_stride(visual: nn.Module, stride: int) -> None:

@@ -127,7 +127,6 @@ def test_pictures_have_photographs_of_all_sizes(monkeypatch):
     assert min(shares) < 0.13 and shares.count(1.0) > 20  # 22 of 64 pixels squared is 0.12
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the trunk is not trained yet")
 def test_the_shipped_trunk_fits_its_network_and_its_log():
     assert SHIPPED.stat().st_size < 2e6
     log = json.loads(SHIPPED.with_suffix(".json").read_text())

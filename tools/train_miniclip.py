@@ -1,12 +1,13 @@
-"""Train the miniature CLIP that ships in models/miniature/: CLIP's own loss, no masks.
+"""Train the miniature CLIP that ships in models/miniature/, by CLIP's own loss.
 
-Draws stock photographs and street crops with captions (datasets/captioned.py); writes OUT, a state
-dict that `models.clip_loading.load_clip` reads as it reads OpenAI's, and the log beside it
-(.json). The model is `clip.model.CLIP` with the ResNet image tower, one block a stage, its last two
-poolings left out (8 pixels a cell), and with the tokens of its captions alone. Its scenes have a
-seed of their own, so none of them is in a data set of another seed.
+Draws pictures with captions (datasets/captioned_pictures.py says what they tell); writes OUT, a
+state dict that `models.clip_loading.load_clip` reads as it reads OpenAI's, and the log beside it
+(.json), both every --save-every steps; an interrupted run starts anew. The model is
+`clip.model.CLIP` with the ResNet image tower, one block a stage, its last two poolings left out (8
+pixels a cell), and with the tokens of its captions alone. Its scenes have a seed of their own, so
+none of them is in a data set of another seed.
 
-    python -m tools.train_miniclip --out models/miniature/clip.pt
+    python -m tools.train_miniclip --out models/miniature/clip.pt --overwrite
 """
 
 import argparse
@@ -14,16 +15,17 @@ import math
 import time
 from pathlib import Path
 
-import clip
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import trange
 
-from datasets.captioned import CaptionedPictures
+from datasets.captioned_pictures import CaptionedPictures
 from datasets.scenes.canvas import CLASSES
+from datasets.synthetic import VERSION
 from datasets.transforms import normalize
+from models.clip_loading import openai_clip
 from models.clip_miniature import KnownTokens, set_output_stride
 from models.text import load_templates
 from utils.checkpoint import versions
@@ -70,6 +72,8 @@ def main(argv: list[str]) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        if not math.isfinite(loss.item()):
+            raise InputError(f"the loss is not finite at step {step + 1}; lower --lr")
         if (step + 1) % LOG_EVERY == 0 or step + 1 == arguments.steps:
             losses.append([step + 1, round(loss.item(), 4)])
             progress.set_postfix(loss=f"{loss.item():.3f}")
@@ -77,7 +81,8 @@ def main(argv: list[str]) -> None:
             save(out, model)
             seconds = round(time.monotonic() - start)
             log = {k: v for k, v in vars(arguments).items() if k not in ("out", "overwrite")}
-            log |= {"versions": versions(), "seconds": seconds, "losses": losses}
+            log |= {"versions": versions() | {"scenes": VERSION}, "seconds": seconds}
+            log |= {"step": step + 1, "losses": losses}
             write_json(out.with_suffix(".json"), log)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {arguments.steps} steps")
 
@@ -99,9 +104,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--device", help="cpu or cuda (default: cuda when there is one)")
     add("--overwrite", action="store_true", help="replace OUT")
     arguments = result.parse_args(argv)
-    for name in ("steps", "batch_size", "scenes", "save_every"):
-        if getattr(arguments, name) < 1:
-            result.error(f"--{name.replace('_', '-')}: expected 1 or more")
+    smallest = {"steps": 1, "batch_size": 2, "scenes": 1, "save_every": 1, "seed": 0}
+    for name, bound in smallest.items():
+        if getattr(arguments, name) < bound:
+            result.error(f"--{name.replace('_', '-')}: expected {bound} or more")
+    if Path(arguments.out).suffix == ".json":
+        result.error("--out: the log takes the name with .json; name a .pt file")
     if arguments.side < STRIDE or arguments.side % STRIDE:
         result.error(f"--side: expected a multiple of {STRIDE}, found {arguments.side}")
     return arguments
@@ -112,6 +120,7 @@ def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
 
     It knows the words of `templates`, of the class names and of their lists.
     """
+    clip = openai_clip()
     lists = [", ".join(CLASSES) + " and " + CLASSES[0], *CLASSES]
     texts = [template.replace("{}", text) for template in templates for text in lists]
     token_ids = clip.tokenize(texts, context_length=256).unique(sorted=True)
@@ -133,7 +142,7 @@ def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
 
 def encode(model: nn.Module, captions: list[str]) -> Tensor:
     """Text features (B, D); a caption that stands several times is encoded once."""
-    tokens = clip.tokenize(captions).to(model.logit_scale.device)
+    tokens = openai_clip().tokenize(captions).to(model.logit_scale.device)
     different, places = tokens.unique(dim=0, return_inverse=True)
     return model.encode_text(different)[places]
 

@@ -1,6 +1,6 @@
 """Pre-train the miniature's trunk: models.resnet.ResNet as an ordinary image classifier.
 
-    python -m tools.train_trunk --out models/miniature/trunk.pt
+    python -m tools.train_trunk --out models/miniature/trunk.pt --overwrite
 
 The stand-in for ImageNet weights of the demo: every picture is one "stock photograph" of
 datasets.synthetic.render_object with one of the 12 class names. No masks, no street scenes: the
@@ -124,6 +124,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--width", type=int, default=16, help="channels of the stem")
     add("--layers", type=int, default=4, help="stages, 1 to 4")
     add("--threads", type=int, help="of torch (default: torch's own choice)")
+    add("--overwrite", action="store_true", help="replace OUT")
     arguments = parser.parse_args(argv)
     lowest = {"steps": 1, "batch_size": 2, "photographs": 1, "seed": 0, "width": 1, "threads": 1}
     for name, low in lowest.items():
@@ -136,6 +137,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError(f"--layers must be 1 to 4, found {arguments.layers}")
     if arguments.out.suffix != ".pt":
         raise InputError(f"--out must end in .pt (a .json comes beside it), found {arguments.out}")
+    if arguments.out.exists() and not arguments.overwrite:
+        raise InputError(f"{arguments.out} is there; name another file, or add --overwrite")
     return arguments
 
 
