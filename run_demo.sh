@@ -50,7 +50,8 @@ finish() {
   local status=$?
   lap
   if ((status != 0)); then
-    echo "run_demo.sh stopped; the same command goes on from here (for other settings: RUN=another/folder)" >&2
+    echo "run_demo.sh stopped; after an interruption the same command goes on" >&2
+    echo "other settings want another RUN, other scenes another DATA" >&2
   fi
 }
 trap finish EXIT

@@ -1,12 +1,13 @@
 """utils/config.py: every shipped config is whole, and each mistake gets a message that helps."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
-from utils.config import Config, load_config, save_config
+from utils.config import Config, load_config, parse_overrides, save_config
 from utils.errors import InputError
 
 CONFIGS = sorted(
@@ -26,6 +27,31 @@ def test_overrides_and_numbers_yaml_reads_as_text() -> None:
     assert config.lr == 1e-4 and config.crop_size == (512, 512)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.lr = 1.0
+
+
+PATHS = ["/tmp/a #1", "a: b", "2026", "1e-4", "true", "#1", "[a", " a ", "it's", '"a', "a=b", "ä"]
+
+
+@pytest.mark.parametrize("text", PATHS)
+@pytest.mark.parametrize("key", ["data_root", "backbone_weights"])
+def test_a_text_stands_for_itself(key: str, text: str) -> None:
+    config = load_config("configs/cityscapes.yaml", [f"{key}={text}"])
+    assert getattr(config, key) == text
+    # as tools/ablation.py hands it on, and as JSON
+    dumped = yaml.safe_dump(text, width=10**6, allow_unicode=True).splitlines()[0]
+    for quoted in (dumped, json.dumps(text)):
+        assert parse_overrides([f"{key}={quoted}"]) == {key: text}
+
+
+@pytest.mark.parametrize("null", ["null", "~", ""])
+def test_null_is_for_keys_that_may_be_without(null: str) -> None:
+    assert (
+        load_config("configs/cityscapes.yaml", [f"backbone_weights={null}"]).backbone_weights
+        is None
+    )
+    assert parse_overrides(["backbone_weights='null'"]) == {"backbone_weights": "null"}
+    with pytest.raises(InputError, match="'data_root' must be a text, found None"):
+        load_config("configs/cityscapes.yaml", [f"data_root={null}"])
 
 
 @pytest.mark.parametrize(
@@ -49,6 +75,7 @@ def test_overrides_and_numbers_yaml_reads_as_text() -> None:
         ("local_ratio=[2, 1]", r"must be \[low, high\]"),
         ("seed", "expected key=value"),
         ("lr=[", "not valid YAML"),
+        ("data_root='a'b'", "not valid YAML"),
     ],
 )
 def test_mistakes_are_named(override: str, expected: str) -> None:

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -83,7 +85,7 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
     os.killpg(first.pid, signal.SIGINT)
     printed = first.communicate()
     assert first.returncode != 0 and not (warmup / "warmup.pt").exists(), printed
-    assert "goes on from here" in printed[1] and "Traceback" not in printed[1]
+    assert "the same command goes on" in printed[1] and "Traceback" not in printed[1]
 
     second = run(copy, **variables)
     assert second.returncode == 0, second.stderr
@@ -121,19 +123,23 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
 
     other = run(copy, **variables | {"STEPS": 13})
     assert other.returncode == 2 and "Traceback" not in other.stderr
-    assert "steps: 12 -> 13" in other.stderr and "RUN=" in other.stderr
+    assert "steps: 12 -> 13" in other.stderr and "want another RUN" in other.stderr
 
 
 @pytest.mark.slow
 def test_stored_masks_without_carb_in_a_folder_of_ones_own(copy, tmp_path) -> None:
-    data, out = tmp_path / "my scenes", tmp_path / "my run"
-    variables = {"STEPS": 2, "SCENES": "train=3 val=2", "SCENE_SEED": 5, "DATA": data, "RUN": out}
+    data, out = tmp_path / "my scenes #1: few", tmp_path / "my run #1"
+    variables = {"STEPS": 2, "SCENES": "train=3 val=2", "SCENE_SEED": 5, "SPLIT": "train"}
+    variables |= {"DATA": data, "RUN": out}
     done = run(copy, "--set", "views=base", "--set", "carb=false", "--device", "cpu", **variables)
     assert done.returncode == 0, done.stderr
     assert len(list((data / "clip_masks").rglob("*.png"))) == 3
     assert json.loads((data / "meta.json").read_text())["seed"] == 5
     assert (data / "clip_text.pt").exists() and not (out / "carb").exists()
+    assert not (tmp_path / "my scenes").exists() and not (tmp_path / "my run").exists()
     assert "| warm-up | 2 |" in done.stdout and "| CARB |" not in done.stdout
+    assert "the 3 images of 'train', trained on" in done.stdout
+    assert "no training step saw" not in done.stdout and "CARB's own gain" not in done.stdout
 
 
 def test_what_it_cannot_use_is_said_before_anything_is_written(copy, tmp_path) -> None:
@@ -193,12 +199,31 @@ def test_table_time_and_what_comes_next(folder, capsys) -> None:
         "| CARB | 110 | 36.7 | - | 50.0 |",
     ]
     text = "\n".join(lines)
-    assert "the 3 images of 'val'" in text
+    assert "the 3 images of 'val', which no training step saw" in text
+    assert "not CARB's alone" in text and "tools/demo_ablation.sh" in text
+    network = shlex.quote(str(folder / "carb/last.pt"))
+    assert f".venv/bin/python predict.py --ckpt {network} PICTURES --out FOLDER" in text
     assert "Small: pole, traffic light, traffic sign, pedestrian, rider." in text
     assert "45 s in all: scenes 2, warm-up 34, CARB 9." in text
     for part in (folder / "demo.png", folder / "carb/last.pt", "run_cityscapes.sh"):
         assert str(part) in text
-    assert all((program.ROOT / script).is_file() for script in re.findall(r"\w+\.sh", text))
+    for script in re.findall(r"[\w/]+\.sh", text):
+        assert (program.ROOT / script).is_file(), script
+
+
+def test_images_trained_on_are_not_called_unseen(folder, capsys) -> None:
+    config = folder / "warmup/config.yaml"
+    config.write_text(config.read_text().replace("train_split: train", "train_split: val"))
+    demo_report.main([str(folder)])
+    text = capsys.readouterr().out
+    assert "the 3 images of 'val', trained on." in text and "no training step saw" not in text
+
+
+def test_without_carb_nothing_is_said_of_its_gain(folder, capsys) -> None:
+    shutil.rmtree(folder / "carb")
+    demo_report.main([str(folder)])
+    text = capsys.readouterr().out
+    assert "CARB's own gain" not in text and str(folder / "warmup/last.pt") in text
 
 
 def test_picture_shows_every_column_and_the_legend(folder) -> None:

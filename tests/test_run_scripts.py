@@ -1,7 +1,9 @@
 """run_*.sh, tools/config_key.py and what several processes of one machine do first."""
 
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import program
@@ -61,7 +63,7 @@ def test_data_is_a_variable_and_else_the_config(copy, tmp_path) -> None:
     config = tiny.make_config(tmp_path)
     for variables, named in (
         ({}, tmp_path / "data"),
-        ({"DATA": tmp_path / "elsewhere"}, tmp_path / "elsewhere"),
+        ({"DATA": tmp_path / "else: where #1"}, tmp_path / "else: where #1"),
     ):
         done = run(copy, CONFIG=config, **variables)
         assert done.returncode == 2
@@ -90,6 +92,51 @@ def test_a_wrong_config_stops_with_one_message(copy, tmp_path) -> None:
         assert done.returncode == 2 and done.stdout == ""
         assert message in done.stderr and done.stderr.count("error:") == 1
         assert "Traceback" not in done.stderr
+
+
+# ---------------------------------------------------------------- .venv
+
+
+def set_up(folder: Path, **variables: object) -> subprocess.CompletedProcess:
+    """tools/environment.sh in `folder`, with nothing to install."""
+    (folder / "requirements.txt").write_text("# nothing\n")
+    script = 'set -euo pipefail; source "$0" requirements.txt; echo ready'
+    return subprocess.run(
+        ["bash", "-c", script, str(ROOT / "tools/environment.sh")],
+        env=os.environ | {"PYTHON": sys.executable} | {k: str(v) for k, v in variables.items()},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_half_made_venv_is_made_anew(tmp_path) -> None:
+    # What an interruption while pip is unpacked leaves behind.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    (tmp_path / ".venv/left over").touch()
+    first = set_up(tmp_path)
+    assert first.returncode == 0 and first.stdout.endswith("ready\n"), first.stderr
+    assert "setting up .venv" in first.stdout and "PIP_INDEX_URL" in first.stdout
+    assert not (tmp_path / ".venv/left over").exists()
+
+    (tmp_path / ".venv/installed-requirements.txt").unlink()  # interrupted while installing
+    (tmp_path / ".venv/mine").touch()
+    second = set_up(tmp_path)
+    assert second.returncode == 0 and (tmp_path / ".venv/mine").exists(), second.stderr
+    assert set_up(tmp_path).stdout == "ready\n"
+
+
+def test_a_python_too_old_or_missing_is_named_before_anything_is_made(tmp_path) -> None:
+    old = tmp_path / "old python"
+    code = "import sys; sys.version_info = (3, 9, 2); exec(sys.argv[2])"
+    old.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{code}" "$@"\n')
+    old.chmod(0o755)
+    for python, found in ((old, f"{old} 3.9"), ("no-python", "no-python (does not run)")):
+        done = set_up(tmp_path, PYTHON=python)
+        assert done.returncode == 2 and done.stdout == ""
+        assert f"error: expected Python 3.11 or newer, found: {found}\n" in done.stderr
+        assert "PYTHON=" in done.stderr and not (tmp_path / ".venv").exists()
 
 
 def test_config_key(capsys) -> None:

@@ -9,6 +9,7 @@ next, and writes demo.png: image, ground truth, pseudo-mask and predictions of a
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +62,8 @@ def main(argv: list[str]) -> None:
     ]
     save_image(run / "demo.png", draw(columns, titles, classes))
     print(table(rows))
-    print(f"\n{notes(rows, classes, split)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
+    explained = notes(rows, classes, split, config.train_split)
+    print(f"\n{explained}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
 
 
 def read_rows(run: Path, split: str) -> list[Row]:
@@ -90,14 +92,22 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def notes(rows: list[Row], classes: ClassTable, split: str) -> str:
-    """What the numbers of the table are of."""
+def notes(rows: list[Row], classes: ClassTable, split: str, train_split: str) -> str:
+    """What the numbers of the table are of, and what they don't show."""
     small = [name for name, is_small in zip(classes.names, classes.small, strict=True) if is_small]
-    return (
-        f"mIoU in % on the {rows[0].scores['num_images']} images of '{split}', which no training "
-        f"step saw. Small: {', '.join(small) or 'none'}.\nThe pseudo-masks are told which classes "
-        "an image has, the networks are not.\n"
+    seen = "trained on" if split == train_split else "which no training step saw"
+    text = (
+        f"mIoU in % on the {rows[0].scores['num_images']} images of '{split}', {seen}. "
+        f"Small: {', '.join(small) or 'none'}.\n"
+        "The pseudo-masks are told which classes an image has, the networks are not.\n"
     )
+    if rows[-1].title == "CARB":
+        text += (
+            "Warm-up is the same training stopped early: the learning rate still falls after it, "
+            "so what\nthe row below gains is not CARB's alone. CARB's own gain, Dual + CARB over "
+            "Dual with all steps\nin both, is measured by tools/demo_ablation.sh (README, Demo).\n"
+        )
+    return text
 
 
 def seconds(path: Path) -> str:
@@ -117,9 +127,11 @@ def seconds(path: Path) -> str:
 def following(run: Path, split: str) -> str:
     """Where the results lie, and what to run next."""
     last = run / ("carb" if (run / "carb").exists() else "warmup")
+    network = str(last / "last.pt")
     return f"""picture           {run / "demo.png"}
 numbers by class  {last / f"eval_{split}" / "metrics.json"}
-the network       {last / "last.pt"}   python predict.py --ckpt ... PICTURES --out FOLDER
+the network       {network}
+on your pictures  .venv/bin/python predict.py --ckpt {shlex.quote(network)} PICTURES --out FOLDER
 
 Next, with real data (README, Data): bash run_cityscapes.sh, run_camvid.sh or run_wilddash2.sh.
 They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own pictures: README,

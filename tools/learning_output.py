@@ -78,7 +78,8 @@ def draw(
         for start in starts:
             ax.axvline(start, color="0.4", linestyle="--", linewidth=1)
         ax.set_title(title, fontsize=10)
-        ax.set_ylim(bottom=0)
+        if "IoU" not in title:  # scores would all lie at the top
+            ax.set_ylim(bottom=0)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
         ax.set_xlim(0, last)
@@ -88,9 +89,9 @@ def draw(
     handles = [Line2D([], [], label=label, **styles[label]) for label in labels]
     if starts:
         handles.append(Line2D([], [], color="0.4", linestyle="--", label="CARB starts"))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(len(handles), 5), frameon=False
-    )
+    columns = 100 // (6 + max(map(len, labels)))  # about 100 letters side by side
+    columns = max(1, min(len(handles), columns))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
     pyplot.close(figure)
@@ -114,12 +115,8 @@ def panel_curves(
         for key, title in (("balance", "weight $w$"), ("consistent_fraction", "consistent area"))
     ]
     small = [k for k, is_small in enumerate(classes.small) if is_small]
-    shares = [("predicted as a small class, %", small)] if len(small) > 1 else []
-    shares += [(f"predicted as {classes.names[k]}, %", [k]) for k in small]
-    panels += [
-        (title, [_logged(log, lambda line, ks=ks: _share(line, ks)) for log in logs])
-        for title, ks in shares
-    ]
+    shares = [_logged(log, lambda line: _share(line, small)) for log in logs]
+    panels += [("predicted as a small class, %", shares)] if small else []
     return [(title, curves) for title, curves in panels if any(curves)]
 
 

@@ -123,7 +123,7 @@ _TYPES = typing.get_type_hints(Config)
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file and apply ``key=value`` overrides (values are YAML too).
+    """Read a YAML file and apply ``key=value`` overrides, see parse_overrides.
 
     Raises InputError naming the file, the key, the type expected and, for an unknown key, the
     nearest valid one.
@@ -138,17 +138,29 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
-    """``["lr=1e-3", "crop_size=[512, 512]"]`` -> the values, read as YAML."""
+    """``["lr=1e-3", "crop_size=[512, 512]"]`` -> the values.
+
+    They are read as YAML, but the value of a text key stands for itself: a path may hold `#` or
+    `: ` or be a number. Quotes around the whole of it and null mean what they mean in YAML.
+    Raises InputError for what is not key=value or not YAML.
+    """
     values = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise InputError(f"--set {override}: expected key=value")
         try:
-            values[key] = parse_yaml(text)
+            values[key] = text if _stands_for_itself(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
     return values
+
+
+def _stands_for_itself(key: str, text: str) -> bool:
+    if _TYPES.get(key) not in (str, str | None):
+        return False
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return not quoted and text not in ("", "~", "null", "Null", "NULL")
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
