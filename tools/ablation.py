@@ -8,27 +8,26 @@ OUT/ablation.md.
     python -m tools.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m tools.ablation ... --table-only
 
-Rows that differ in CARB's keys alone start from one warm-up: the plain row's run makes it, so a
-CARB row asked for by itself runs its plain row too. The same command again goes on where it
-stopped; what is scored already is left alone. --jobs may be above the number of GPUs.
+First CLIP's masks, then the rows without CARB, then those with it: rows that differ in CARB's keys
+alone start from one warm-up, made by the row without CARB of equal settings, which runs too when
+they are asked for by themselves. The same command again goes on where it stopped; what is scored
+already is left alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
 """
 
 import argparse
-import json
+import shlex
 import signal
 import sys
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 
-from tools.ablation_queue import Job, run_jobs
-from tools.ablation_results import metrics_path, read_scored, score_path
-from tools.ablation_suite import Row, Suite, check_known, check_seeds, read_suite
-from tools.ablation_table import write_tables
-from utils.errors import run_script
+from tools.ablation_jobs import Job, run_jobs
+from tools.ablation_suite import Row, Suite, as_arguments, check, check_seeds, read_suite
+from tools.ablation_table import collect, read_scored, write_tables
+from utils.errors import InputError, run_script
 
 SCRIPTS = {
     "supervised": "train_supervised.py",
@@ -39,31 +38,29 @@ SCRIPTS = {
 
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
-    suite = read_suite(arguments.suite, arguments.overrides)
+    suite = read_suite(arguments.suite, arguments.settings)
     seeds = suite.seeds
     if arguments.seeds is not None:
         seeds = check_seeds(arguments.seeds, "--seeds")
-    for name in arguments.rows or ():
-        check_known(arguments.suite, "row", name, suite.rows)
-    rows = [row for row in suite.rows.values() if not arguments.rows or row.name in arguments.rows]
+    names = arguments.rows or list(suite.rows)
+    for name in names:
+        check(name in suite.rows, f"--rows: no row '{name}'; there are {', '.join(suite.rows)}")
+    rows = [suite.rows[name] for name in names]
     out = Path(arguments.out)
+    collect(suite, out)  # a folder of other settings is refused now, not after hours of training
 
-    jobs = plan(suite, rows, seeds, out)
     failed = []
     if not arguments.table_only:
-        failed = run_jobs(jobs, arguments.jobs or max(1, arguments.gpus), arguments.gpus)
-    again = ["python", "-m", "tools.ablation", arguments.suite, "--out", arguments.out]
-    for override in arguments.overrides:
-        again += ["--set", override]
-    print(write_tables(suite, out, seeds, again, {job.name: job.commands for job in jobs}))
+        parallel = arguments.jobs or max(1, torch.cuda.device_count())
+        masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep)
+        print(f"{len(plain)} runs to train without CARB and {len(carb)} with it", flush=True)
+        if run_jobs(masks, parallel):
+            raise InputError("nothing is trained: the pseudo-masks failed, see above")
+        failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
+    print(write_tables(suite, out, seeds, shlex.join(["python", "-m", "tools.ablation", *argv])))
     print(f"written to {out / 'ablation.md'} and {out / 'ablation.json'}")
     if failed:
-        print(
-            f"error: {len(failed)} jobs failed or were skipped: {', '.join(failed)}; the same "
-            "command again tries them once more",
-            file=sys.stderr,
-        )
-        sys.exit(1)
+        sys.exit(f"error: {len(failed)} runs failed ({', '.join(failed)}); try the command again")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -76,7 +73,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("suite", help="suite file, configs/demo_ablation.yaml for one")
     add("--out", required=True, help="folder of the runs and the tables")
     add("--jobs", type=int, help="how many at a time (default: one per GPU, else 1)")
-    add("--gpus", type=int, help="GPUs to share among the jobs (default: all; 0: CPU)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the suite's")
     add(
@@ -85,105 +81,72 @@ def parse(argv: list[str]) -> argparse.Namespace:
         action="extend",
         default=[],
         metavar="KEY=VALUE",
-        dest="overrides",
-        help="replace keys of the config for all rows",
+        dest="settings",
+        help="replace keys of the config for all rows (CARB's keys: of those with CARB)",
     )
+    add("--keep", action="store_true", help="keep every checkpoint, for tools/learning_curves.py")
     add("--table-only", action="store_true", help="run nothing, make the tables of what is there")
     arguments = result.parse_args(argv)
     if arguments.jobs is not None and arguments.jobs < 1:
         result.error(f"--jobs: expected 1 or more, found {arguments.jobs}")
-    available = torch.cuda.device_count()
-    if arguments.gpus is None:
-        arguments.gpus = available
-    if not 0 <= arguments.gpus <= available:
-        result.error(f"--gpus: expected 0 to {available}, found {arguments.gpus}")
     return arguments
 
 
-def plan(suite: Suite, rows: list[Row], seeds: list[int], out: Path) -> list[Job]:
-    """All jobs that `rows` need, in an order to run them: masks, then seed by seed.
+def plan(
+    suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
+) -> tuple[list[Job], list[Job], list[Job]]:
+    """What is left to do: masks, rows without CARB (seed by seed), rows with it.
 
     Raises InputError when a folder holds a run of other settings.
     """
-    warmups = suite.warmup_names()
-    masks: dict[str, Job] = {}
-    jobs: dict[str, Job] = {}
-    for seed in seeds:
-        for row in rows:
-            job = _training(suite, row, row.stage, row.slug, seed, out, warmups, masks)
-            if row.stage == "carb" and not job.finished:
-                name = warmups[row.name]
-                warmup = _training(suite, row, "warmup", name, seed, out, warmups, masks)
-                ready = (out / warmup.name / "warmup.pt").is_file()  # scores may lie there alone
-                jobs[warmup.name] = replace(warmup, finished=warmup.finished and ready)
-            jobs.setdefault(job.name, job)
-    unfinished = {name for job in jobs.values() if not job.finished for name in job.needs}
-    needed = [*masks.values()] if any(job.name in unfinished for job in masks.values()) else []
-    if suite.make_masks:
-        needed.append(_mask_score(suite, out))
-    return needed + list(jobs.values())
+    todo: dict[Path, tuple[Row, Job]] = {}
+
+    def add(row: Row, seed: int, init: Path | None = None) -> None:
+        folder = out / row.folder(seed)
+        train = [SCRIPTS[row.stage], "--config", suite.config]
+        train += as_arguments(suite.settings_of(row, seed))
+        train += ["--init", str(init)] * bool(init) + ["--run-dir", str(folder)]
+        train += ["--keep"] * keep
+        # --overwrite: numbers of an earlier step or another way of inference are of no use here
+        score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
+        job = Job(folder.name, [train, [*score, "--overwrite"]], folder / "job.log")
+        todo[folder] = row, job
+
+    for seed, row in product(seeds, rows):
+        if read_scored(suite, row, seed, out):
+            continue
+        warmup = None
+        if row.stage == "carb":
+            plain = suite.plain_row(row)
+            warmup = out / plain.folder(seed) / "warmup.pt"
+            if not (read_scored(suite, plain, seed, out) and warmup.is_file()):  # scores alone
+                add(plain, seed)
+        add(row, seed, warmup)
+    masks = mask_jobs(suite, [row for row, _ in todo.values()], out)
+    without = [job for row, job in todo.values() if row.stage != "carb"]
+    return masks, without, [job for row, job in todo.values() if row.stage == "carb"]
 
 
-def _training(
-    suite: Suite,
-    row: Row,
-    stage: str,
-    name: str,
-    seed: int,
-    out: Path,
-    warmups: dict[str, str],
-    masks: dict[str, Job],
-) -> Job:
-    """Train and score one row (or, with stage warmup, the run that its warm-up comes from)."""
-    overrides = suite.overrides(row, seed, stage)
-    config = suite.config_of(row, seed, stage)
-    folder = out / f"{name}_{seed}"
-    train = [SCRIPTS[stage], "--config", suite.config, *_sets(overrides)]
-    finished, needs = read_scored(folder, suite.split, config) is not None, []
-    if stage == "carb":
-        warmup = f"{warmups[row.name]}_{seed}"
-        train += ["--init", str(out / warmup / "warmup.pt")]
-        needs.append(warmup)
-    if suite.make_masks and stage != "supervised" and config.views != "dual":
-        needs.append(_masks(suite, row, out, masks))
-    train += ["--run-dir", str(folder)]
-    # --overwrite: numbers of an earlier step or of another way of inference are not this table's
-    score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split, "--overwrite"]
-    metrics = metrics_path(folder, suite.split)
-    return Job(folder.name, [train, score], folder / "job.log", metrics, tuple(needs), finished)
+def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
+    """Masks that `rows` train on, and those of the scored split for a line of the table.
 
-
-def _masks(suite: Suite, row: Row, out: Path, masks: dict[str, Job]) -> str:
-    """Name of the job that makes the stored masks of `row`; one after the other per folder.
-
-    Rows of other mask settings need another folder: gen_clip_masks.py refuses to mix them.
+    gen_clip_masks.py always looks: it skips what is there and refuses masks of other settings (so
+    rows with other mask settings need another folder, and take their turns).
     """
-    overrides = suite.overrides(row, 0, "warmup") | {"views": "base"}
-    key = json.dumps(suite.config_of(row, 0, "warmup").to_dict() | overrides)
-    if key not in masks:
-        name = f"pseudo_masks_{len(masks) + 1}"
-        command = ["gen_clip_masks.py", "--config", suite.config, *_sets(overrides)]
-        before = tuple(job.name for job in masks.values())[-1:]
-        masks[key] = Job(name, [command], out / name / "job.log", None, before)
-    return masks[key].name
-
-
-def _mask_score(suite: Suite, out: Path) -> Job:
-    """Masks of the scored split, which nothing trains on, for a line of the table."""
-    result = score_path(out, suite.split)
-    command = ["gen_clip_masks.py", "--config", suite.config, *_sets(suite.settings)]
-    command += ["--split", suite.split, "--out", str(result.parent), "--score"]
-    name = result.parent.name
-    return Job(name, [command], out / f"{name}.log", result, finished=result.is_file())
-
-
-def _sets(overrides: dict[str, Any]) -> list[str]:
-    """As --set arguments."""
-    texts = {
-        key: yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
-        for key, value in overrides.items()
-    }
-    return [part for k, text in texts.items() for part in ("--set", f"{k}={text.splitlines()[0]}")]
+    if not suite.make_masks:
+        return []
+    command = ["gen_clip_masks.py", "--config", suite.config]
+    train: list[list[str]] = []
+    for row in rows:
+        if row.stage != "supervised" and suite.config_of(row, 0).views != "dual":
+            settings = suite.settings_of(replace(row, stage="warmup"), 0) | {"views": "base"}
+            one = command + as_arguments(settings)  # the same for all seeds and views
+            train += [one] * (one not in train)
+    name = f"pseudo_masks_{suite.split}"
+    score = command + as_arguments(suite.settings)
+    score += ["--split", suite.split, "--out", str(out / name), "--score"]
+    jobs = [Job("pseudo_masks", train, out / "pseudo_masks.log")] if train else []
+    return [*jobs, Job(name, [score], out / f"{name}.log")]
 
 
 if __name__ == "__main__":

@@ -1,183 +1,198 @@
-"""The tables of tools/ablation.py."""
+"""The numbers of tools/ablation.py's runs: differences, mean and spread over the seeds, tables."""
 
-import math
-import platform
-import shlex
+import json
+import statistics
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from tools.ablation_queue import script_command
-from tools.ablation_results import (
-    MEASURES,
-    Figures,
-    Scored,
-    collect,
-    differences,
-    figures,
-    read_json,
-    score_path,
-    summary,
-)
-from tools.ablation_suite import Suite
+from tools.ablation_suite import Row, Suite, as_arguments
+from utils.checkpoint import versions
+from utils.config import load_config
+from utils.errors import InputError
 from utils.files import replacing, write_json
 from utils.runlog import git
 
-MASKS = "CLIP's pseudo-masks"
+# Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
+MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
+# Keys that decide neither a run nor what it is scored on.
+UNIMPORTANT = {"num_workers", "log_every", "checkpoint_every"}
+
+Figures = dict[str, float | None]  # by heading, in percent
+Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
 
-def write_tables(
-    suite: Suite,
-    out: Path,
-    seeds: list[int],
-    again: list[str],
-    commands: dict[str, list[list[str]]],
-) -> str:
+def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
+    """metrics.json of a run, None until it has all steps and the scores are of its last.pt.
+
+    Raises InputError when its folder holds one of other settings: names of files count, with which
+    train_*.py let a run go on, or the table would mix data sets.
+    """
+    config, folder = suite.config_of(row, seed), out / row.folder(seed)
+    metrics = folder / f"eval_{suite.split}" / "metrics.json"
+    saved, last = folder / "config.yaml", folder / "last.pt"
+    if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
+        old = load_config(saved).to_dict()
+        changed = ", ".join(
+            f"{key}: {old[key]} -> {value}"
+            for key, value in config.to_dict().items()
+            if old[key] != value and key not in UNIMPORTANT
+        )
+        if changed:
+            raise InputError(
+                f"{folder} holds a run with other settings ({changed}); choose another --out, or "
+                "remove that folder to run it anew"
+            )
+    stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
+    if stale or not metrics.is_file():
+        return None
+    content = _read_json(metrics)
+    return content if content.get("step") == config.steps else None
+
+
+def collect(suite: Suite, out: Path) -> Scored:
+    """Every scored run of the suite in `out`, of whatever seed.
+
+    Raises InputError when one has other settings, or two were scored on other pictures or in
+    another way.
+    """
+    scored: Scored = {row: {} for row in suite.rows}
+    first = None
+    for row in suite.rows.values():
+        names = [path.name.rpartition("_") for path in out.glob("*")]
+        for seed in sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal()):
+            cell, folder = read_scored(suite, row, seed, out), out / row.folder(seed)
+            if cell is None:
+                continue
+            scored[row.name][seed] = cell
+            how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
+            first = first or (folder, how)
+            changed = ", ".join(key for key in how if how[key] != first[1][key])
+            if changed:
+                raise InputError(
+                    f"{folder} and {first[0]} were scored with other {changed}; remove the eval "
+                    "folder of one and run again"
+                )
+    return scored
+
+
+def write_tables(suite: Suite, out: Path, seeds: list[int], command: str) -> str:
     """Write OUT/ablation.json and OUT/ablation.md, whose text is returned.
 
-    Every scored run of the suite in `out` counts, whichever rows and seeds were asked for now.
-    `again`: this program's command for all rows; `commands`: of the jobs of this call.
+    Every scored run of the suite in `out` counts, whichever rows and `seeds` were asked for now.
     """
     scored = collect(suite, out)
     columns = sorted({*seeds, *(seed for cells in scored.values() for seed in cells)})
-    score = score_path(out, suite.split)
-    masks = read_json(score) if score.is_file() else None
-
+    score = out / f"pseudo_masks_{suite.split}" / "score.json"
+    masks = _read_json(score) if score.is_file() else None
     rows = {
-        name: summary({seed: figures(cell) for seed, cell in cells.items()})
+        name: _summary({seed: _figures(cell) for seed, cell in cells.items()})
         for name, cells in scored.items()
     }
     contrasts = {
-        title: [
-            {"row": a, "minus": b} | summary(differences(scored[a], scored[b])) for a, b in pairs
-        ]
+        title: {
+            f"{a} − {b}": _summary(_minus(rows[a]["seeds"], rows[b]["seeds"])) for a, b in pairs
+        }
         for title, pairs in suite.contrasts.items()
     }
-    text = "\n".join(
-        [
-            _heading(suite, scored),
-            "",
-            *_row_table(rows, masks and figures(masks), columns, again),
-            *(
-                line
-                for title, lines in contrasts.items()
-                for line in ("", f"**{title}**", "", *_contrast_table(lines, columns, again))
-            ),
-        ]
-    )
-    out.mkdir(parents=True, exist_ok=True)
+
+    lines = [_heading(suite, scored), "", *_table("row", rows, columns)]
+    if masks:
+        cells = [_percent(value) for value in _figures(masks).values()]
+        lines.insert(4, _line(["CLIP's pseudo-masks", "-", *cells, *("" for _ in columns)]))
+    for title, differences in contrasts.items():
+        lines += ["", f"**{title}**", "", *_table("difference", differences, columns, "+")]
+    text = "\n".join(lines)
+
     with replacing(out / "ablation.md") as temporary:
         temporary.write_text(f"{text}\n", encoding="utf-8")
-    write_json(
-        out / "ablation.json",
-        {
-            "command": shlex.join(again),
-            "suite": suite.path,
-            "config": suite.config,
-            "set": suite.settings,
-            "split": suite.split,
-            "rows": {
-                name: {
-                    "stage": suite.rows[name].stage,
-                    "settings": suite.rows[name].settings,
-                    **rows[name],
-                    "metrics": cells,
-                    "commit": {seed: _commit(out, suite, name, seed) for seed in cells},
-                }
-                for name, cells in scored.items()
-            },
-            "pseudo_masks": masks,
-            "contrasts": contrasts,
-            "job_commands": {
-                name: [script_command(command) for command in job] for name, job in commands.items()
-            },
-            "commit": git("rev-parse", "HEAD"),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "machine": platform.platform(),
-            },
+    content = {
+        "command": command,
+        "suite": suite.path,
+        "config": suite.config,
+        "settings": suite.settings,
+        "split": suite.split,
+        "rows": {
+            name: asdict(suite.rows[name]) | rows[name] | {"metrics": cells}
+            for name, cells in scored.items()
         },
-    )
+        "pseudo_masks": masks,
+        "contrasts": contrasts,
+        "commit": git("rev-parse", "HEAD"),
+        "versions": versions(),
+    }
+    write_json(out / "ablation.json", content)
     return text
 
 
-def _row_table(
-    rows: dict[str, dict[str, Any]], masks: Figures | None, columns: list[int], again: list[str]
-) -> list[str]:
-    lines = _header(["row", "seeds", *MEASURES, *(f"seed {seed}" for seed in columns)])
-    if masks:
-        cells = [_percent(masks[key]) for key in MEASURES]
-        lines.append(_line([MASKS, "-", *cells, *("" for _ in columns)]))
-    for name, row in rows.items():
-        if row["seeds"]:
-            values = [_percent(row["seeds"].get(seed, {}).get("mIoU")) for seed in columns]
-            lines.append(_line([name, len(row["seeds"]), *_spread(row), *values]))
-        else:
-            lines.append(_line([name, 0, f"not run: `{shlex.join([*again, '--rows', name])}`"]))
-    return lines
+def _figures(metrics: dict[str, Any]) -> Figures:
+    """The mean IoUs of a metrics.json or score.json, None where it has none."""
+    values = {heading: metrics.get(key) for heading, key in MEASURES.items()}
+    return {heading: None if v is None else 100 * v for heading, v in values.items()}
 
 
-def _contrast_table(
-    contrasts: list[dict[str, Any]], columns: list[int], again: list[str]
-) -> list[str]:
-    headings = ["difference", "seeds", *MEASURES, *(f"seed {seed}" for seed in columns), "sign"]
-    lines = _header(headings)
-    for line in contrasts:
-        name = f"{line['row']} − {line['minus']}"
-        if not line["seeds"]:
-            command = shlex.join([*again, "--rows", line["row"], line["minus"]])
-            lines.append(_line([name, 0, f"not run: `{command}`"]))
-            continue
-        gains = [line["seeds"].get(seed, {}).get("mIoU") for seed in columns]
-        signs = " ".join(_sign(gain) for gain in gains if gain is not None)
-        values = [_percent(gain, "+") for gain in gains]
-        lines.append(_line([name, len(line["seeds"]), *_spread(line, "+"), *values, signs]))
-    return lines
+def _minus(a: dict[int, Figures], b: dict[int, Figures]) -> dict[int, Figures]:
+    """Row less row, for the seeds that both have."""
+    pairs = {seed: (a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
+    return {
+        seed: {key: None if None in (x[key], y[key]) else x[key] - y[key] for key in MEASURES}
+        for seed, (x, y) in pairs.items()
+    }
+
+
+def _summary(by_seed: dict[int, Figures]) -> dict[str, Any]:
+    """{"seeds": by_seed, "mean": .., "std": ..}; std is the sample's, None for a single seed."""
+    mean: Figures = {}
+    std: Figures = {}
+    for key in MEASURES:
+        values = [f[key] for f in by_seed.values() if f[key] is not None]
+        mean[key] = statistics.mean(values) if values else None
+        std[key] = statistics.stdev(values) if len(values) > 1 else None
+    return {"seeds": by_seed, "mean": mean, "std": std}
 
 
 def _heading(suite: Suite, scored: Scored) -> str:
     """What the numbers are, in a sentence or two."""
-    config = suite.config_of(next(iter(suite.rows.values())), suite.seeds[0])
-    counts = sorted({len(cells) for cells in scored.values() if cells})
-    images = {cell.get("num_images") for cells in scored.values() for cell in cells.values()}
-    changed = "".join(f", {key}={value}" for key, value in suite.settings.items())
-    seeds = " to ".join(map(str, sorted({*counts[:1], *counts[-1:]}))) or "no"
+    settings = ", ".join(as_arguments(suite.settings)[1::2])
+    cells = [cell for by_seed in scored.values() for cell in by_seed.values()]
+    images = cells[0]["num_images"] if cells else "?"
+    steps = suite.config_of(next(iter(suite.rows.values())), 0).steps
+    seeds = sorted({seed for by_seed in scored.values() for seed in by_seed})
     return (
-        f"{suite.config}{changed}; split {suite.split} ({', '.join(map(str, images)) or '?'} "
-        f"images), {config.steps} steps of batch {config.batch_size} for every row, "
-        f"{seeds} seed{'s' * (seeds != '1')}. "
+        f"{suite.config}{f' with {settings}' if settings else ''}; split {suite.split} ({images} "
+        f"images); {steps} steps for every row; seeds {', '.join(map(str, seeds)) or 'none yet'}. "
         "mIoU in percent: mean ± sample standard deviation over the seeds, then seed by seed."
     )
 
 
-def _commit(out: Path, suite: Suite, name: str, seed: int) -> str | None:
-    path = out / f"{suite.rows[name].slug}_{seed}" / "git.txt"
-    return path.read_text(encoding="utf-8").partition("\n")[0] if path.is_file() else None
-
-
-def _header(headings: list[str]) -> list[str]:
-    return [_line(headings), "|" + "---|" * len(headings)]
+def _table(
+    heading: str, lines: dict[str, dict[str, Any]], seeds: list[int], sign: str = ""
+) -> list[str]:
+    """`lines`: name -> summary."""
+    headings = [heading, "seeds", *MEASURES, *(f"seed {seed}" for seed in seeds)]
+    table = [_line(headings), "|" + "---|" * len(headings)]
+    for name, line in lines.items():
+        cells = ["not run"]
+        if line["seeds"]:
+            spreads = [f" ± {std:.1f}" if std is not None else "" for std in line["std"].values()]
+            means = [_percent(mean, sign) for mean in line["mean"].values()]
+            cells = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+            values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
+            cells += [_percent(value, sign) for value in values]
+        table.append(_line([name, len(line["seeds"]), *cells]))
+    return table
 
 
 def _line(cells: list[Any]) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _spread(row: dict[str, Any], sign: str = "") -> list[str]:
-    texts = []
-    for key in MEASURES:
-        mean, std = row["mean"][key], row["std"][key]
-        texts.append(_percent(mean, sign) + (f" ± {std:.1f}" if std is not None else ""))
-    return texts
-
-
 def _percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.1f}"
 
 
-def _sign(gain: float) -> str:
-    return "0" if math.isclose(gain, 0, abs_tol=1e-9) else "+" if gain > 0 else "−"
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise InputError(f"{path} can't be read; remove it and run again") from None
