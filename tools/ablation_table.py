@@ -1,6 +1,5 @@
 """The numbers of tools/ablation.py's runs: differences, mean and spread over the seeds, tables."""
 
-import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from tools.ablation_suite import Row, Suite, as_arguments
 from utils.checkpoint import versions
 from utils.config import load_config
 from utils.errors import InputError
-from utils.files import replacing, write_json
+from utils.files import read_json, replacing, write_json
 from utils.runlog import git
 
 # Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
@@ -46,7 +45,7 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
     if stale or not metrics.is_file():
         return None
-    content = _read_json(metrics)
+    content = read_json(metrics)
     return content if content.get("step") == config.steps else None
 
 
@@ -84,7 +83,7 @@ def write_tables(suite: Suite, out: Path, seeds: list[int], command: str) -> str
     scored = collect(suite, out)
     columns = sorted({*seeds, *(seed for cells in scored.values() for seed in cells)})
     score = out / f"pseudo_masks_{suite.split}" / "score.json"
-    masks = _read_json(score) if score.is_file() else None
+    masks = read_json(score) if score.is_file() else None
     rows = {
         name: _summary({seed: _figures(cell) for seed, cell in cells.items()})
         for name, cells in scored.items()
@@ -189,10 +188,3 @@ def _line(cells: list[Any]) -> str:
 
 def _percent(value: float | None, sign: str = "") -> str:
     return "-" if value is None else f"{value:{sign}.1f}"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise InputError(f"{path} can't be read; remove it and run again") from None

@@ -8,7 +8,6 @@ next, and writes demo.png: image, ground truth, pseudo-mask and predictions of a
 """
 
 import argparse
-import json
 import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from datasets.files import File, read_image, read_mask
 from datasets.labels import ClassTable, load_classes
 from utils.config import load_config
 from utils.errors import InputError, run_script
+from utils.files import read_json
 from utils.visualize import colourize, legend, save_image, side_by_side
 
 _PANEL_WIDTH = 320  # pixels, about: room for the headings
@@ -166,10 +166,7 @@ def spread(names: list[str], count: int) -> list[str]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"no {path}; bash run_demo.sh makes it (RUN names the folder)")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise InputError(f"{path} can't be read; delete it and run again") from None
+    return read_json(path)
 
 
 def _percent(scores: dict[str, Any], key: str) -> str:

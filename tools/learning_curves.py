@@ -25,6 +25,7 @@ from datasets.training import EvaluationSet
 from models.trained import load_trained
 from tools.learning_output import draw, percent, write_csv
 from tools.plot_regions import read_lines
+from utils.cli import overrides_parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
 from utils.errors import InputError, run_script
@@ -84,22 +85,11 @@ def main(argv: list[str]) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = overrides_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--split", help="default: the config's val_split")
     parser.add_argument("--out", required=True, help="folder of the curves")
     parser.add_argument("--labels", nargs="+", help="one for each RUN (default: folder names)")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="replace one key of the runs' configs, e.g. data_root",
-    )
-    parser.add_argument("--device", help="cpu or cuda (default: cuda when there is one)")
     arguments = parser.parse_args(argv)
     if arguments.labels and len(arguments.labels) != len(arguments.runs):
         parser.error(f"--labels: {len(arguments.runs)} wanted, found {len(arguments.labels)}")

@@ -5,10 +5,16 @@ import argparse
 
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
     """--config, --set, --device. (--debug is taken by `utils.errors.run_script`.)"""
+    result = overrides_parser(description)
+    result.add_argument("--config", required=config_required, help="YAML file, see configs/")
+    return result
+
+
+def overrides_parser(description: str | None) -> argparse.ArgumentParser:
+    """--set and --device, for tools that find the config in a run folder."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("--config", required=config_required, help="YAML file, see configs/")
     result.add_argument(
         "--set",
         action="append",
