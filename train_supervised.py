@@ -10,7 +10,6 @@ The same command again goes on where it stopped; --overwrite starts anew.
 """
 
 import torch
-import torch.nn.functional as F
 
 from datasets import open_dataset
 from datasets.labels import load_classes
@@ -19,6 +18,7 @@ from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform, normalize
 from models.carb import segmentation_loss, upsample
 from models.deeplabv3 import build_model
+from models.pixel_losses import pixel_losses
 from models.text import get_text_embeddings
 from utils.cli import training_parser
 from utils.config import load_config
@@ -80,8 +80,8 @@ def main(argv: list[str]) -> None:
             for key in ("image", "valid", "pseudo_mask")
         )
         logits = compute_logits(network, normalize(image, "imagenet", valid), step, config, ranks)
-        log_probabilities = F.log_softmax(upsample(logits, mask.shape[-2:]), dim=1)
-        loss = segmentation_loss(log_probabilities, mask, config.empty_region, config.sync)
+        losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
+        loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
         descend(loss, optimizer, lr)
         step += 1
         log.add(step, lr, {"loss": loss.detach()}, batch["name"])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from datasets.labels import IGNORE_INDEX
 from models.maskclip import suppress_absent
+from models.pixel_losses import pixel_losses
 from models.views import Box, crop
 from utils.config import Config
 from utils.distributed import all_reduce
@@ -23,12 +24,9 @@ _NO_ENTRY = -1.0  # an unfilled place of a queue; losses are never negative
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """(B, K, h, w) -> (B, K, H, W) in float32, the resolution at which every loss is taken."""
-    return F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
-
-
-def pixel_loss(log_probabilities: Tensor, pseudo_mask: Tensor) -> Tensor:
-    """-y log f of each pixel, (B, H, W); 0 where the mask is ignored."""
-    return F.nll_loss(log_probabilities, pseudo_mask, ignore_index=IGNORE_INDEX, reduction="none")
+    # Classes last in memory: what follows runs along them.
+    logits = logits.float().contiguous(memory_format=torch.channels_last)
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
 def region_means(
@@ -55,16 +53,13 @@ def region_means(
 
 
 def segmentation_loss(
-    log_probabilities: Tensor, pseudo_mask: Tensor, empty: str = "zero", sync: bool = False
+    losses: Tensor, pseudo_mask: Tensor, empty: str = "zero", sync: bool = False
 ) -> Tensor:
     """Eq. (2) for a local view and Eq. (3) for the global view of Kim et al. 2024.
 
-    log_probabilities (B, K, H, W) and pseudo_mask (B, H, W) -> scalar, the mean cross-entropy over
-    labelled pixels.
+    `pixel_losses` and pseudo_mask, (B, H, W) -> scalar, the mean over labelled pixels.
     """
-    labelled = pseudo_mask != IGNORE_INDEX
-    means, _ = region_means(pixel_loss(log_probabilities, pseudo_mask), [labelled], empty, sync)
-    return means[0]
+    return region_means(losses, [pseudo_mask != IGNORE_INDEX], empty, sync)[0][0]
 
 
 def filtered_prediction(logits: Tensor, image_labels: Tensor, absent_classes: str) -> Tensor:
@@ -83,10 +78,9 @@ def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tens
 
 
 def region_losses(
-    log_probabilities: Tensor, pseudo_mask: Tensor, prediction: Tensor, empty: str, sync: bool
+    losses: Tensor, pseudo_mask: Tensor, prediction: Tensor, empty: str, sync: bool
 ) -> tuple[Tensor, Tensor]:
     """Eq. (6) and (7) of Kim et al. 2024: L_c and L_i, (2,), and their pixel counts, (2,)."""
-    losses = pixel_loss(log_probabilities, pseudo_mask)
     return region_means(losses, list(split_regions(pseudo_mask, prediction)), empty, sync)
 
 
@@ -143,10 +137,10 @@ class CARBCriterion(nn.Module):
         local_mask (B, ph, pw) and a box for each image. ``balanced=False`` is the warm-up loss.
         """
         full_logits = upsample(logits, global_mask.shape[-2:])
-        log_probabilities = F.log_softmax(full_logits, dim=1)
+        losses, local_losses = pixel_losses(full_logits, global_mask, local_mask, boxes)
         prediction = filtered_prediction(full_logits, image_labels, self.absent_classes)
         options = {"empty": self.empty_region, "sync": self.sync}
-        regions, counts = region_losses(log_probabilities, global_mask, prediction, **options)
+        regions, counts = region_losses(losses, global_mask, prediction, **options)
         result = {
             "loss_consistent": regions[0],
             "loss_inconsistent": regions[1],
@@ -156,9 +150,8 @@ class CARBCriterion(nn.Module):
         }
         local_regions = None
         if local_mask is not None:
-            local_log_probabilities = crop(log_probabilities, boxes)
             local_regions, _ = region_losses(
-                local_log_probabilities, local_mask, crop(prediction, boxes), **options
+                local_losses, local_mask, crop(prediction, boxes), **options
             )
             result["loss_consistent_local"] = local_regions[0]
             result["loss_inconsistent_local"] = local_regions[1]
@@ -170,10 +163,10 @@ class CARBCriterion(nn.Module):
                 loss = loss + local_regions[0] + balance * local_regions[1]
             result["balance"] = balance
         else:
-            loss = segmentation_loss(log_probabilities, global_mask, **options)
+            loss = segmentation_loss(losses, global_mask, **options)
             result["loss_global"] = loss
             if local_mask is not None:
-                local_loss = segmentation_loss(local_log_probabilities, local_mask, **options)
+                local_loss = segmentation_loss(local_losses, local_mask, **options)
                 result["loss_local"] = local_loss
                 loss = loss + local_loss
         return {"loss": loss} | {key: value.detach() for key, value in result.items()}
