@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_miniature import output_stride
+from models.cpu_speed import attention, linear
 from utils.config import Config
 
 QUERY, KEY, VALUE = 0, 1, 2
@@ -129,13 +130,13 @@ def position_embedding(
 
 def transformer_block(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
     """An ordinary block of CLIP's transformer: (B, L, C) -> (B, L, C)."""
-    attention = block.attn
+    mixer = block.attn
     normed = layer_norm(block.ln_1, tokens, options)
-    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    qkv = linear(normed, mixer.in_proj_weight, mixer.in_proj_bias)
     # (B, L, 3C) -> three of (B, heads, L, C / heads)
-    query, key, value = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + attention.out_proj(mixed)
+    query, key, value = qkv.unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = attention(query, key, value).transpose(1, 2).flatten(2)
+    tokens = tokens + through(mixer.out_proj, mixed)
     return tokens + feed_forward(block, tokens, options)
 
 
@@ -155,20 +156,25 @@ def value_path(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Te
 
 def projected(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:
     """QUERY, KEY or VALUE (`part`), sent through the output projection: (B, L, C) -> (B, L, C)."""
-    attention = block.attn
-    weight = attention.in_proj_weight.chunk(3)[part]
-    bias = attention.in_proj_bias.chunk(3)[part]
-    return attention.out_proj(F.linear(layer_norm(block.ln_1, tokens, options), weight, bias))
+    weight = block.attn.in_proj_weight.chunk(3)[part]
+    bias = block.attn.in_proj_bias.chunk(3)[part]
+    values = linear(layer_norm(block.ln_1, tokens, options), weight, bias)
+    return through(block.attn.out_proj, values)
 
 
 def feed_forward(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
     """The block's MLP on normalised tokens, without the skip connection."""
-    hidden = block.mlp.c_fc(layer_norm(block.ln_2, tokens, options))
+    hidden = through(block.mlp.c_fc, layer_norm(block.ln_2, tokens, options))
     if options.activation == "gelu":
         hidden = F.gelu(hidden)
     else:
         hidden = hidden * torch.sigmoid(1.702 * hidden)
-    return block.mlp.c_proj(hidden)
+    return through(block.mlp.c_proj, hidden)
+
+
+def through(layer: nn.Linear, tokens: Tensor) -> Tensor:
+    """`layer` by way of `linear`."""
+    return linear(tokens, layer.weight, layer.bias)
 
 
 def layer_norm(norm: nn.LayerNorm, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:

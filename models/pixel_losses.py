@@ -30,7 +30,7 @@ def pixel_losses(
 class _PixelLosses(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, global_mask, local_mask, boxes):
-        # Classes last: softmax, gather and scatter then run along memory (a view for channels_last).
+        # Classes last: softmax, gather and scatter run along memory (a view for channels_last).
         log_probabilities = F.log_softmax(logits.permute(0, 2, 3, 1), dim=-1)
         ctx.save_for_backward(log_probabilities, global_mask, local_mask)
         ctx.boxes = boxes
@@ -42,7 +42,7 @@ class _PixelLosses(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, global_weight, local_weight):
-        """The weights w are d total / d loss: d total / d logits = sum of w * (softmax - onehot)."""
+        """With w = d total / d loss: d total / d logits = sum of w * (softmax - onehot)."""
         log_probabilities, global_mask, local_mask = ctx.saved_tensors
         global_weight = _labelled(global_weight, global_mask)
         weight = global_weight.clone()

@@ -1,0 +1,55 @@
+"""models/cpu_speed.py against the plain operations."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models import cpu_speed
+from models.cpu_speed import attention, linear
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(1, 1, 8), (2, 197, 8), (3, 50, 64)])
+def test_linear_is_the_matrix_product(shape: tuple[int, int, int], bias: bool) -> None:
+    torch.manual_seed(0)
+    tokens, weight = torch.randn(shape), torch.randn(24, shape[2])
+    offset = torch.randn(24) if bias else None
+    found = linear(tokens, weight, offset)
+    torch.testing.assert_close(found, F.linear(tokens, weight, offset), rtol=1e-5, atol=1e-5)
+    assert found.is_contiguous()
+
+
+def test_linear_takes_a_part_of_the_tokens() -> None:
+    tokens, weight = torch.randn(2, 9, 16)[:, 1:], torch.randn(4, 16)
+    torch.testing.assert_close(
+        linear(tokens, weight), F.linear(tokens, weight), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_linear_obeys_autocast_and_other_types() -> None:
+    tokens, weight = torch.randn(2, 9, 16), torch.randn(4, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(linear(tokens, weight), F.linear(tokens, weight))
+    double = tokens.double()
+    assert torch.equal(linear(double, weight.double()), F.linear(double, weight.double()))
+
+
+@pytest.mark.parametrize("queries", [4, 5, 2048])
+def test_attention_in_bfloat16_is_as_exact_as_torchs(monkeypatch, queries: int) -> None:
+    monkeypatch.setattr(cpu_speed, "_QUERIES", queries)
+    torch.manual_seed(0)
+    qkv = torch.randn(2, 13, 3 * 32)
+    exact = F.scaled_dot_product_attention(*split(qkv))
+    theirs = F.scaled_dot_product_attention(*split(qkv.bfloat16()))
+    ours = attention(*split(qkv.bfloat16()))
+    assert ours.dtype == torch.bfloat16
+    assert (ours - exact).abs().mean() < 1.5 * (theirs - exact).abs().mean()
+
+
+def test_attention_in_float32_is_torchs() -> None:
+    qkv = torch.randn(2, 13, 3 * 32)
+    assert torch.equal(attention(*split(qkv)), F.scaled_dot_product_attention(*split(qkv)))
+
+
+def split(qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(qkv.unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4))
