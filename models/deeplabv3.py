@@ -19,7 +19,7 @@ def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: in
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel, 1, padding, dilation, bias=False),
         nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -113,10 +113,9 @@ def local_pseudo_mask(
     masks: list[Tensor | None] = [None] * len(views)
     for size, indices in groups.items():
         patches = torch.cat([local_view(image[i : i + 1], views[i].box, size) for i in indices])
+        labels = torch.stack([image_labels[i] for i in indices])  # a list as index waits for a GPU
         patch_size = views[indices[0]].box[2:]
-        for index, mask in zip(
-            indices, maskclip(patches, image_labels[indices], patch_size), strict=True
-        ):
+        for index, mask in zip(indices, maskclip(patches, labels, patch_size), strict=True):
             masks[index] = mask
     return torch.stack(masks)
 
