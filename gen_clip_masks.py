@@ -4,10 +4,10 @@ Reads the images and their image-level labels; writes OUT/<image id>.png (class 
 where an image has no label) and OUT/meta.json, which says what the masks were made from.
 
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
-    torchrun --nproc_per_node=2 gen_clip_masks.py --config ...
+    torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
-Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again goes on where it stopped;
---overwrite starts anew.
+Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again goes on where it stopped,
+on any number of processes; --overwrite starts anew.
 """
 
 import argparse
@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_mask
@@ -37,9 +36,9 @@ from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
-from utils.mask_folder import open_mask_folder
+from utils.mask_folder import mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
-from utils.visualize import save_mask
+from utils.progress import progress
 
 
 def main(argv: list[str]) -> None:
@@ -68,12 +67,15 @@ def main(argv: list[str]) -> None:
     labels = {name: image_labels[name] for name in images}
     text = get_text_embeddings(config, classes, trust=arguments.trust)
     made_from = describe(arguments, config, split, classes, labels, text)
-    todo = open_mask_folder(out, list(images), made_from, config, arguments.overwrite, ranks)
+    overwrite = arguments.overwrite
+    todo, unfinished = open_mask_folder(out, list(images), made_from, config, overwrite, ranks)
     if todo:
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust)
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
     barrier()
+    for path in unfinished:
+        path.unlink(missing_ok=True)
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
     if arguments.score:
@@ -89,6 +91,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
     add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
+    add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, slightly other masks")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
     add("--overwrite", action="store_true", help="make all masks anew")
     add("--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's")
@@ -129,6 +132,7 @@ def describe(
         "ratio": arguments.ratio,
         "grid": arguments.grid,
         "flip": arguments.flip,
+        "precision": "bf16" if arguments.bf16 else "fp32",
     }
 
 
@@ -146,14 +150,16 @@ def write_masks(
     loader = DataLoader(
         EvaluationSet(images, config.resize_to), batch_size=None, num_workers=config.num_workers
     )
-    for sample in tqdm(loader, "masks", disable=None if ranks.is_main else True):
-        image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
-        scores = mean_scores(
-            maskclip, image, sample["size"], arguments.ratio, arguments.grid, arguments.flip
-        )
-        labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
-        mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
-        save_mask(out / f"{sample['name']}.png", mask.cpu().numpy(), classes.palette)
+    with mask_writer(out, classes.palette) as write:
+        for sample in progress(loader, "masks", ranks):
+            image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
+            with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
+                scores = mean_scores(
+                    maskclip, image, sample["size"], arguments.ratio, arguments.grid, arguments.flip
+                )
+            labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
+            mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
+            write(sample["name"], mask.cpu().numpy())
 
 
 def score(
@@ -166,8 +172,8 @@ def score(
     # with ground truth, and of these with a label
     pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
     truths = dataset.ground_truth(split)
-    names = list(dataset.images(split))[ranks.rank :: ranks.world_size]
-    for name in tqdm(names, "score", disable=None if ranks.is_main else True):
+    names = list(dataset.images(split))
+    for name in progress(names[ranks.rank :: ranks.world_size], "score", ranks):
         truth = dataset.read_ground_truth(truths[name])
         file = File(str(out / f"{name}.png"))
         mask = read_mask(file)
@@ -182,11 +188,7 @@ def score(
         share = int(pixels[1]) / max(1, int(pixels[0]))
         print(confusion.table(classes.names, classes.small))
         print(f"labelled pixels: {100 * share:.2f} %")
-        content = {
-            "split": split,
-            "num_images": len(dataset.images(split)),
-            "labelled_pixels": share,
-        }
+        content = {"split": split, "num_images": len(names), "labelled_pixels": share}
         content |= confusion.to_dict(classes.names, classes.small)
         write_json(out / "score.json", content)
 

@@ -61,7 +61,8 @@ def main(argv: list[str]) -> None:
     model = build_model(config, len(classes), text).to(ranks.device)
     maskclip = None
     if config.views != "base":
-        maskclip = build_maskclip(config, classes, ranks.device)
+        bf16 = config.precision == "bf16"
+        maskclip = build_maskclip(config, classes, ranks.device, bf16=bf16)
     sampler = LocalViewSampler.from_config(config)
     criterion = CARBCriterion.from_config(config)
     optimizer = torch.optim.SGD(

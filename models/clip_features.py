@@ -87,6 +87,16 @@ def is_resnet(visual: nn.Module) -> bool:
     return hasattr(visual, "attnpool")
 
 
+def round_matrices(visual: nn.Module) -> None:
+    """To bfloat16, in place, what autocast would round at every use (frozen: it keeps no copy)."""
+    for module in visual.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.bfloat16()
+    if not is_resnet(visual):
+        visual.proj.data = visual.proj.data.bfloat16()
+
+
 def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
     """Zeros (the mean colour) below and to the right, up to whole grid cells."""
     height, width = image.shape[-2:]

@@ -5,7 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.labels import IGNORE_INDEX, ClassTable
-from models.clip_features import MaskCLIPOptions, dense_features_and_keys, grid_stride
+from models.clip_features import (
+    MaskCLIPOptions,
+    dense_features_and_keys,
+    grid_stride,
+    round_matrices,
+)
 from models.clip_loading import load_clip
 from models.text import get_text_embeddings
 from utils.config import Config
@@ -17,10 +22,15 @@ class MaskCLIP(nn.Module):
     """Frozen CLIP image tower + text embeddings (K, D): images in, pseudo-masks out.
 
     Always in eval mode and without gradients; its masks may serve as targets in autograd.
+    With `bf16` it is meant for bfloat16 autocast and holds its matrices rounded beforehand.
     """
 
     def __init__(
-        self, visual: nn.Module, text_embeddings: Tensor, options: MaskCLIPOptions | None = None
+        self,
+        visual: nn.Module,
+        text_embeddings: Tensor,
+        options: MaskCLIPOptions | None = None,
+        bf16: bool = False,
     ) -> None:
         super().__init__()
         if text_embeddings.shape[1] != visual.output_dim:
@@ -29,6 +39,8 @@ class MaskCLIP(nn.Module):
                 f"found {text_embeddings.shape[1]}: clip_text and clip_model must belong together"
             )
         self.visual = visual.requires_grad_(False).eval()
+        if bf16:
+            round_matrices(self.visual)
         self.register_buffer("text_embeddings", text_embeddings.detach().clone())
         self.options = options or MaskCLIPOptions()
 
@@ -61,16 +73,20 @@ class MaskCLIP(nn.Module):
 
 
 def build_maskclip(
-    cfg: Config, classes: ClassTable, device: torch.device | str, trust: bool = False
+    cfg: Config,
+    classes: ClassTable,
+    device: torch.device | str,
+    trust: bool = False,
+    bf16: bool = False,
 ) -> MaskCLIP:
     """CLIP and the text embeddings that `cfg` names, on `device`. `trust`: see `load_clip`.
 
-    All ranks must call it.
+    `bf16`: for use under autocast, see `MaskCLIP`. All ranks must call it.
     """
     clip_model = first_on_each_machine(lambda: load_clip(cfg.clip_model, trust))
     text_embeddings = get_text_embeddings(cfg, classes, clip_model)
     options = MaskCLIPOptions.from_config(cfg)
-    return MaskCLIP(clip_model.visual, text_embeddings, options).to(device)
+    return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

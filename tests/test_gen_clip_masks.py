@@ -1,7 +1,10 @@
 """gen_clip_masks.py, models/fused_scores.py, utils/mask_folder.py: on generated pictures."""
 
+import errno
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +24,11 @@ from datasets.training import pseudo_mask_files
 from datasets.transforms import normalize
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip
+from utils import mask_folder
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
 from utils.errors import InputError
+from utils.progress import progress
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
 LABELS = {"a": [0, 2], "deep/b": [1], "c": [0, 1, 2], "d": [1, 2], "none": []}
@@ -134,6 +139,7 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
         (("--set", "clip_activation=gelu"), "options"),
         (("--set", "clip_normalization=imagenet"), "normalization"),
         (("--set", "resize_to=[32, 64]"), "resize_to"),
+        (("--bf16",), "precision"),
     ],
 )
 def test_masks_of_another_making_are_kept(generate, change, key, capsys):
@@ -163,6 +169,104 @@ def test_masks_without_meta_are_kept(generate):
     (out / "meta.json").write_text("{")
     with pytest.raises(InputError, match="can't be read"):
         generate()
+
+
+def test_bf16_is_nearly_the_same(generate, tmp_path, monkeypatch):
+    scores = []
+
+    def recorded(*arguments):
+        scores.append(mean_scores(*arguments))
+        return scores[-1]
+
+    monkeypatch.setattr(gen_clip_masks, "mean_scores", recorded)
+    plain, half = generate(), tmp_path / "bf16"
+    generate("--bf16", "--out", half)
+    different = 0
+    for name, (height, width) in SIZES.items():
+        ids = [read_mask(File(str(folder / f"{name}.png"))) for folder in (plain, half)]
+        different += np.sum(ids[0] != ids[1]) / (height * width)
+    assert different < 0.05
+    for one, other in zip(scores[: len(SIZES)], scores[len(SIZES) :], strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert 1e-5 < (one - other).abs().max() < 0.05  # cosines
+    with pytest.raises(InputError, match="made with other precision .*bf16 -> fp32"):
+        generate("--out", half)
+
+
+def test_masks_from_before_there_was_bf16(generate):
+    meta = generate() / "meta.json"
+    content = json.loads(meta.read_text())
+    del content["made_from"]["precision"]
+    meta.write_text(json.dumps(content))
+    generate()
+    with pytest.raises(InputError, match="precision"):
+        generate("--bf16")
+
+
+def test_a_full_disk_ends_the_run(generate, tmp_path, monkeypatch):
+    def save(image, path):
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    with pytest.raises(OSError, match="No space left on device"):
+        generate()
+    assert masks(tmp_path / "out") == {}
+    monkeypatch.undo()
+    assert len(masks(generate())) == len(SIZES)
+
+
+def test_mask_writer_is_bounded_and_ends_with_the_error_of_any_mask(tmp_path, monkeypatch):
+    started = []
+
+    def save(path, *rest):
+        started.append(path.stem)
+        if path.stem == "8":
+            raise OSError("disk full")
+
+    monkeypatch.setattr(mask_folder, "save_mask", save)
+    with (
+        pytest.raises(OSError, match="disk full"),
+        mask_folder.mask_writer(tmp_path, None) as write,
+    ):
+        for i in range(9):
+            write(str(i), None)
+            assert i - len(started) <= 4  # no heap of masks that wait
+    assert sorted(started) == [str(i) for i in range(9)]
+    with pytest.raises(ZeroDivisionError), mask_folder.mask_writer(tmp_path, None) as write:
+        write("1", None)
+        _ = 1 / 0
+
+
+def test_leftovers_of_a_killed_run_are_removed(generate, root, tmp_path):
+    out = tmp_path / "out"
+    (out / "deep").mkdir(parents=True)
+    for left in (".a.7.tmp.png", "deep/.b.8.tmp.png"):
+        (out / left).write_bytes(b"half")
+    others = out / "x.tmp.png", out / ".a.png"  # of somebody else
+    for path in others:
+        path.write_bytes(b"kept")
+    generate()
+    assert sorted(masks(out)) == sorted([*(f"{n}.png" for n in SIZES), *(p.name for p in others)])
+
+
+def test_masks_in_a_linked_folder_are_found(generate, tmp_path):
+    out = generate()
+    (out / "deep").rename(tmp_path / "elsewhere")
+    (out / "deep").symlink_to(tmp_path / "elsewhere")
+    made = (out / "deep/b.png").stat().st_mtime_ns
+    generate()
+    assert (out / "deep/b.png").stat().st_mtime_ns == made
+
+
+def test_a_line_of_progress_where_there_is_no_terminal(capsys):
+    ranks = [Ranks(rank, 2, torch.device("cpu")) for rank in (0, 1)]
+    assert list(progress(range(3), "masks", ranks[0], every=0)) == [0, 1, 2]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and re.match(r"masks:\s+33% 1/3 \[00:00<00:00, .*it/s\]", lines[0])
+    assert list(progress(range(3), "masks", ranks[1], every=0)) == [0, 1, 2]
+    assert list(progress(range(3), "masks", ranks[0])) == [0, 1, 2]
+    assert capsys.readouterr().err == ""  # not yet time
 
 
 def test_score(generate, root, capsys):
@@ -303,34 +407,127 @@ def test_each_rank_makes_its_share(generate, monkeypatch):
     for rank in made:
         ranks = Ranks(rank, 2, torch.device("cpu"))
         monkeypatch.setattr(gen_clip_masks, "setup", lambda device, ranks=ranks: ranks)
-        monkeypatch.setattr(gen_clip_masks, "open_mask_folder", lambda _, names, *rest: names)
+        monkeypatch.setattr(gen_clip_masks, "open_mask_folder", lambda _, names, *rest: (names, []))
         monkeypatch.setattr(
-            gen_clip_masks, "save_mask", lambda path, *rest, rank=rank: made[rank].append(path.stem)
+            mask_folder, "save_mask", lambda path, *rest, rank=rank: made[rank].append(path.stem)
         )
         generate()
     assert made == {0: ["a", "d", "none"], 1: ["c", "b"]}
 
 
-@pytest.mark.slow
-def test_two_processes_make_the_same_files(root, generate, tmp_path):
-    alone = generate("--score")
-    together = tmp_path / "together"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["gen_clip_masks.py", "--config", root / "config.yaml", "--device", "cpu", "--score"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, "--out", together],
-        cwd=Path(__file__).resolve().parent.parent,
-        env=environment,
-        capture_output=True,
+PROGRAM = Path(__file__).resolve().parent.parent
+
+# gen_clip_masks.py whose rank 1 dies, as by kill -9, in the middle of writing its second mask; with
+# TORCHRUN_TOO its torchrun dies before it, as when the machine fails.
+DYING = """
+import os, signal, time
+from PIL import Image
+import gen_clip_masks
+from utils.errors import run_script
+
+whole, places = Image.Image.save, []
+
+def save(image, path):
+    whole(image, path)
+    places.append(path)
+    if os.environ["RANK"] == "1" and len(places) == 2:
+        time.sleep(0.5)  # the other thread ends its mask
+        path.write_bytes(path.read_bytes()[:50])
+        if "TORCHRUN_TOO" in os.environ:
+            os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Image.Image.save = save
+run_script(gen_clip_masks.main)
+"""
+
+
+def start(root, out, *arguments, script="gen_clip_masks.py", launch=(), **environment):
+    """torchrun of a script with the arguments of gen_clip_masks.py."""
+    command = [sys.executable, "-m", "torch.distributed.run"]
+    command += launch or ["--standalone", "--nproc_per_node=2"]
+    command += [script, "--config", root / "config.yaml", "--device", "cpu", "--out", out]
+    environment = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM)} | environment
+    return subprocess.Popen(
+        [str(part) for part in (*command, *arguments)],
+        cwd=PROGRAM,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "5 masks are there, 5 of them made now" in done.stdout
-    files = sorted(path.relative_to(alone) for path in alone.rglob("*.*"))
-    assert files == sorted(path.relative_to(together) for path in together.rglob("*.*"))
+
+
+def start_two_machines(root, out, script="gen_clip_masks.py", **environment):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launches = [
+        ["--nnodes=2", f"--node_rank={i}", "--master_addr=127.0.0.1", f"--master_port={port}"]
+        for i in range(2)
+    ]
+    return [start(root, out, script=script, launch=each, **environment) for each in launches]
+
+
+def finish(process):
+    """Exit status and what was printed."""
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def masks(folder):
+    return {path.relative_to(folder).as_posix(): path for path in folder.rglob("*.png")}
+
+
+def same_files(one, other):
+    files = sorted(path.relative_to(one) for path in one.rglob("*.*"))
+    assert files == sorted(path.relative_to(other) for path in other.rglob("*.*"))
     for file in files:
         if file.name != "meta.json":
-            assert (alone / file).read_bytes() == (together / file).read_bytes(), file
+            assert (one / file).read_bytes() == (other / file).read_bytes(), file
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_files(root, generate, tmp_path):
+    alone, together = generate("--score"), tmp_path / "together"
+    status, printed, error = finish(start(root, together, "--score"))
+    assert status == 0, error
+    assert "5 masks are there, 5 of them made now" in printed
+    same_files(alone, together)
     metas = [json.loads((folder / "meta.json").read_text()) for folder in (alone, together)]
     assert metas[0] == metas[1]
+
+
+@pytest.mark.slow
+def test_killed_while_writing_then_another_number_of_processes(root, tmp_path, generate):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    status, _, error = finish(start(root, tmp_path / "out", script=script))
+    assert status != 0 and "SIGKILL" in error
+    there = masks(tmp_path / "out")
+    half_written = [name for name in there if Path(name).name.startswith(".")]
+    assert any(name.startswith("deep/.b.") for name in half_written)
+    made = {name: path.stat() for name, path in there.items() if name not in half_written}
+    assert "c.png" in made and "deep/b.png" not in made
+    out = generate()  # one process
+    for name, before in made.items():
+        after = (out / name).stat()
+        assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns), name
+    other = tmp_path / "other"
+    generate("--out", other)
+    same_files(out, other)
+
+
+@pytest.mark.slow
+def test_two_machines_of_which_one_dies(root, tmp_path, generate):
+    out, script = tmp_path / "shared", tmp_path / "dying.py"
+    script.write_text(DYING)
+    first, second = start_two_machines(root, out, script=script, TORCHRUN_TOO="1")
+    assert finish(second)[0] == -9
+    assert finish(first)[0] not in (0, None)  # it has noticed, and does not wait for ever
+    there = {name for name in masks(out) if not Path(name).name.startswith(".")}
+    assert there == {"a.png", "d.png", "none.png", "c.png"}  # rank 0 made its share
+    ended = [finish(process) for process in start_two_machines(root, out)]
+    assert [status for status, *_ in ended] == [0, 0], ended
+    assert "5 masks are there, 1 of them made now" in ended[0][1]
+    same_files(out, generate())

@@ -457,3 +457,17 @@ def test_options_follow_the_config():
     assert same == []
     assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)
     assert (options.residual, options.mlp) == (False, False)
+
+
+@pytest.mark.parametrize("resnet", [False, True])
+def test_rounded_matrices_change_nothing_under_autocast(resnet: bool) -> None:
+    torch.manual_seed(0)
+    image, labels = torch.randn(2, 3, 64, 96), torch.ones(2, 5)
+    text = F.normalize(torch.randn(5, 64), dim=1)
+    scores = []
+    for bf16 in (False, True):
+        maskclip = MaskCLIP(tiny_clip(resnet).visual, text, bf16=bf16)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores.append(maskclip.upsampled_scores(image, (64, 96)))
+            maskclip(image, labels, (64, 96))
+    assert torch.equal(*scores)

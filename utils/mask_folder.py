@@ -1,18 +1,28 @@
 """A folder of pseudo-masks: <image id>.png, and meta.json that says what they were made from."""
 
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from utils.config import Config
-from utils.distributed import Ranks, barrier
+from utils.distributed import Ranks, all_reduce, gather_objects
 from utils.errors import InputError
 from utils.files import write_json
 from utils.runlog import git
+from utils.visualize import save_mask
+
+_WRITERS = 2
+_UNFINISHED = re.compile(r"(^|/)\.[^/]*\.tmp\.png$")  # names of save_mask, while it writes
 
 
 def open_mask_folder(
@@ -22,33 +32,81 @@ def open_mask_folder(
     config: Config,
     overwrite: bool,
     ranks: Ranks,
-) -> list[str]:
+) -> tuple[list[str], list[Path]]:
     """Make the folder, or check the one there; returns the images without a mask, alike on all
-    ranks.
+    ranks, and on rank 0 the files that a killed run left half-written.
 
-    `made_from` holds all that decides the masks. Raises InputError when the folder holds masks of
-    another making; `overwrite` removes them, and says so.
+    `made_from` holds all that decides the masks. Raises InputError, on all ranks, when the folder
+    holds masks of another making; `overwrite` removes them, and says so.
     """
     made_from = json.loads(json.dumps(made_from))  # tuples become lists, as in the file
-    paths = [folder / f"{name}.png" for name in names]
-    meta = folder / "meta.json"
-    if not overwrite:
-        _check(meta, made_from, any(path.exists() for path in paths))
-    barrier()
+    missing = torch.zeros(len(names), dtype=torch.uint8)
+    unfinished, problem = [], None
     if ranks.is_main:
-        if overwrite:
-            print(f"--overwrite: making the masks in {folder} anew")
-            for path in (meta, *paths):
-                path.unlink(missing_ok=True)
-        if not meta.exists():
-            content = {"made_from": made_from, "config": config.to_dict()}
-            write_json(
-                meta, content | {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}
-            )
-    barrier()
-    todo = [name for name, path in zip(names, paths, strict=True) if not path.exists()]
-    barrier()  # nobody writes a mask while another rank still looks
-    return todo
+        try:
+            there = _open(folder, names, made_from, config, overwrite)
+            missing += torch.tensor([f"{name}.png" not in there for name in names])
+            unfinished = [folder / file for file in there if _UNFINISHED.search(file)]
+        except InputError as error:
+            problem = str(error)
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
+    # The others know from rank 0: a network disk may show each machine another moment.
+    todo = all_reduce(missing.to(ranks.device)).nonzero()[:, 0].tolist()
+    return [names[i] for i in todo], unfinished
+
+
+def _open(
+    folder: Path, names: list[str], made_from: dict[str, Any], config: Config, overwrite: bool
+) -> set[str]:
+    """The work of `open_mask_folder` on rank 0; returns what lies in the folder.
+
+    One listing: asking a network disk for a million files one by one takes minutes.
+    """
+    files = _list(folder)
+    masks = files & {f"{name}.png" for name in names}
+    meta = folder / "meta.json"
+    if overwrite:
+        print(f"--overwrite: making the masks in {folder} anew")
+        for file in ("meta.json", *masks):
+            (folder / file).unlink(missing_ok=True)
+        files -= masks
+    else:
+        _check(meta, made_from, bool(masks))
+    if not meta.exists():
+        content = {"made_from": made_from, "config": config.to_dict()}
+        write_json(meta, content | {"git": git("rev-parse", "HEAD"), "torch": torch.__version__})
+    return files
+
+
+def _list(folder: Path) -> set[str]:
+    """Relative paths of all files below `folder`; none when it is not there."""
+    start = len(str(folder)) + 1
+    return {
+        f"{where}/{file}"[start:]
+        for where, _, files in os.walk(folder, followlinks=True)
+        for file in files
+    }
+
+
+@contextmanager
+def mask_writer(folder: Path, palette: np.ndarray) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """write(name, mask), (H,W) uint8, done by threads: no GPU waits for PNG encoding and the disk.
+
+    What goes wrong in a thread is raised by one of the next calls, at the latest at the end.
+    """
+    writing: deque[Future] = deque()
+
+    def write(name: str, mask: np.ndarray) -> None:
+        writing.append(pool.submit(save_mask, folder / f"{name}.png", mask, palette))
+        if len(writing) > 2 * _WRITERS:
+            writing.popleft().result()
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        yield write
+        for one in writing:
+            one.result()
 
 
 def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
@@ -86,6 +144,7 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         return
     try:
         old = json.loads(meta.read_text(encoding="utf-8"))["made_from"]
+        old = {"precision": "fp32"} | old  # as all were, before there was a choice
         changed = [key for key in made_from if old.get(key) != made_from[key]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None

@@ -98,9 +98,9 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Backward and one SGD step at learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
+    optimizer.zero_grad()  # now, not before backward: the next forward pass needs the memory
 
 
 def autocast(config: Config, ranks: Ranks) -> torch.autocast:

@@ -1,0 +1,199 @@
+"""The plan for 1, 8 and 64 GPUs, calculated: prints the tables of docs/scaling.md.
+
+    python -m benchmarks.scaling_plan [--decode-ms 30]      (--write: into docs/scaling.md)
+
+FLOPs, parameters and bytes are counts; the rates below are assumptions.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+from benchmarks.flops import SEGMENTATION, clip_flops
+from utils.errors import run_script
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
+BEGIN, END = "<!-- scaling_plan: begin -->\n", "<!-- scaling_plan: end -->\n"
+
+# --- assumptions
+GPU_RATE = 0.4 * 990e12  # FLOP/s: 40 % of an H200's dense bf16
+FP32_RATE = 0.4 * 67e12  # FLOP/s: 40 % of its fp32 without tensor cores
+NVLINK = 450e9  # bytes/s and GPU, one direction
+NETWORK = 400e9 / 8  # bytes/s and machine, one direction
+GPUS_PER_MACHINE = 8
+SYNC_LATENCY = {1: 0.0, 8: 30e-6, 64: 60e-6}  # seconds for one small collective among so many GPUs
+MASK_BYTES = 0.1e6  # PNG 2048x1024; generated masks gave 0.02 to 0.24 MB (see the page)
+PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the authors' pipeline
+
+# --- counts
+GRADIENT_BYTES = 4 * 61_280_096  # ResNet-50-V1c with ASPP-V2, fp32 (benchmarks/scale.py)
+PUBLISHED_GRADIENT_BYTES = 4 * 147.47e6
+SYNC_COLLECTIVES = 2 * 59  # batch norms, forward and backward
+BACKWARD = 2044e9  # FLOP an image of 512x1024
+PAPER_STEPS, PAPER_BATCH, PAPER_LR = 30_000, 8, 0.005
+DECODED_BYTES = 1024 * 2048 * 3
+DATA = {"Cityscapes": 2975, "coarse Cityscapes": 23_473, "1 M frames": 1_000_000}
+
+
+def local_clip_flops(draws: int = 64) -> float:
+    """Mean FLOP of CLIP on the local view of 512x256, enlarged by m ~ U[1, 2)."""
+    ratios = [1 + (i + 0.5) / draws for i in range(draws)]
+    return sum(clip_flops((int(512 * m), int(256 * m))) for m in ratios) / draws
+
+
+def image_flops() -> float:
+    """FLOP of a dual CARB step for one image of 512x1024: network, CLIP on both views."""
+    return SEGMENTATION + clip_flops((512, 1024)) + local_clip_flops()
+
+
+def ring_bytes(gpus: int, size: float) -> float:
+    """Bytes that each GPU sends in a ring all-reduce of `size` bytes."""
+    return 2 * (gpus - 1) / gpus * size
+
+
+def all_reduce_seconds(gpus: int, size: float) -> float:
+    """Its time: one ring, at the rate of its slowest link."""
+    return ring_bytes(gpus, size) / (NVLINK if gpus <= GPUS_PER_MACHINE else NETWORK)
+
+
+def exposed_seconds(gpus: int, batch_per_gpu: float, size: float) -> float:
+    """What of the all-reduce the backward pass does not hide."""
+    return max(0.0, all_reduce_seconds(gpus, size) - batch_per_gpu * BACKWARD / GPU_RATE)
+
+
+def sync_seconds(gpus: int) -> float:
+    """SyncBN: small collectives that the network waits for; their latency counts."""
+    return SYNC_COLLECTIVES * SYNC_LATENCY[gpus]
+
+
+def step_seconds(gpus: int, batch_per_gpu: float, size: float = GRADIENT_BYTES) -> float:
+    """A training step, if data loading keeps up."""
+    compute = batch_per_gpu * image_flops() / GPU_RATE
+    return compute + exposed_seconds(gpus, batch_per_gpu, size) + sync_seconds(gpus)
+
+
+def efficiency(gpus: int, batch_per_gpu: float, size: float = GRADIENT_BYTES) -> float:
+    """Share of the step that computes."""
+    return step_seconds(1, batch_per_gpu) / step_seconds(gpus, batch_per_gpu, size)
+
+
+def hiding_batch(gpus: int, size: float) -> int:
+    """Least images per GPU for which the backward pass hides the all-reduce."""
+    return max(1, math.ceil(all_reduce_seconds(gpus, size) * GPU_RATE / BACKWARD))
+
+
+def schedule_steps(global_batch: int) -> int:
+    """Steps that see as many images as the paper's schedule."""
+    return math.ceil(PAPER_STEPS * PAPER_BATCH / global_batch)
+
+
+def loader_cores(images_per_second: float, decode_ms: float) -> float:
+    """CPU cores that deliver so many images a second."""
+    return images_per_second * decode_ms / 1000
+
+
+def mask_hours(images: int, gpus: int, size: tuple[int, int], rate: float) -> float:
+    """Hours of gen_clip_masks.py, if reading and writing keep up."""
+    return images * clip_flops(size) / rate / gpus / 3600
+
+
+def training_table() -> str:
+    lines = [
+        "| GPUs x images each | compute | all-reduce (hidden up to) | SyncBN | step | efficiency "
+        "(authors' 590 MB) | same 240 000 images | lr, linear |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for gpus, batch in ((1, 8), (8, 1), (8, 8), (64, 1), (64, 8)):
+        steps, seconds = schedule_steps(gpus * batch), step_seconds(gpus, batch)
+        reduced = all_reduce_seconds(gpus, GRADIENT_BYTES)
+        lines.append(
+            f"| {gpus} x {batch} | {_ms(batch * image_flops() / GPU_RATE)} "
+            f"| {_ms(reduced)} ({_ms(batch * BACKWARD / GPU_RATE)}) | {_ms(sync_seconds(gpus))} "
+            f"| {_ms(seconds)} | {efficiency(gpus, batch):.0%} "
+            f"({efficiency(gpus, batch, PUBLISHED_GRADIENT_BYTES):.0%}) "
+            f"| {steps} steps, {_time(steps * seconds)} "
+            f"| {PAPER_LR * gpus * batch / PAPER_BATCH:g} |"
+        )
+    return "\n".join(lines)
+
+
+def data_table() -> str:
+    lines = [
+        "| images | masks | decoded | making masks at 1024x2048 on 1 / 8 / 64 GPUs | in fp32 "
+        "| at 512x1024 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, count in DATA.items():
+        cells = [
+            " / ".join(_time(3600 * mask_hours(count, n, size, rate)) for n in (1, 8, 64))
+            for size, rate in (
+                ((1024, 2048), GPU_RATE),
+                ((1024, 2048), FP32_RATE),
+                ((512, 1024), GPU_RATE),
+            )
+        ]
+        stored = [_gb(count * size) for size in (MASK_BYTES, DECODED_BYTES)]
+        lines.append(f"| {' | '.join([f'{name} ({count})', *stored, *cells])} |")
+    return "\n".join(lines)
+
+
+def plan(decode_ms: float) -> str:
+    """Markdown."""
+    per_gpu = GPU_RATE / image_flops()
+    mask_rates = [GPU_RATE / clip_flops(size) for size in ((1024, 2048), (512, 1024))]
+    cores = [loader_cores(rate, decode_ms) for rate in (8 * per_gpu, *mask_rates)]
+    sent = {gpus: ring_bytes(gpus, GRADIENT_BYTES) / 1e6 for gpus in (8, 64)}
+    needed, published = (hiding_batch(64, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES))
+    return f"""**Calculated, not run.** Assumed: {GPU_RATE / 1e12:.0f} TFLOP/s per GPU (40 % of an
+H200's dense bf16; fp32 {FP32_RATE / 1e12:.0f}), NVLink {NVLINK / 1e9:.0f} GB/s,
+{NETWORK * 8e-9:.0f} Gb/s between machines of {GPUS_PER_MACHINE} GPUs, {SYNC_LATENCY[8] * 1e6:.0f}
+µs for a small collective among 8 GPUs and {SYNC_LATENCY[64] * 1e6:.0f} among 64; data loading
+keeps up.
+
+One image costs {image_flops() / 1e12:.2f} TFLOP. A step reduces {GRADIENT_BYTES / 1e6:.0f} MB of
+gradients: each GPU sends {sent[8]:.0f} MB among 8, {sent[64]:.0f} MB among 64. The backward pass
+hides that from {hiding_batch(8, GRADIENT_BYTES)} image per GPU on 8, from {needed} on 64 (the
+authors' {PUBLISHED_GRADIENT_BYTES / 1e6:.0f} MB: from {published}).
+
+{training_table()}
+
+Training takes up to {per_gpu:.0f} images/s per GPU, {8 * per_gpu:.0f} per machine: {cores[0]:.0f}
+cores at {decode_ms:g} CPU-ms an image ({cores[0] * PUBLISHED_DECODE_MS / decode_ms:.0f} at the
+authors' {PUBLISHED_DECODE_MS}). Masks take {mask_rates[0]:.0f} images/s per GPU at 1024x2048,
+{cores[1]:.1f} cores, and {mask_rates[1]:.0f} at 512x1024, {cores[2]:.0f} cores: there reading is
+the limit.
+
+{data_table()}
+"""
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f} ms" if seconds else "0"
+
+
+def _time(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else "< 1 min"
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e12:.1f} TB" if size >= 1e12 else f"{size / 1e9:.1f} GB"
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--decode-ms", type=float, default=30, help="CPU-ms for a training image")
+    parser.add_argument("--write", action="store_true", help="replace the tables of the page")
+    arguments = parser.parse_args(argv)
+    text = plan(arguments.decode_ms)
+    if arguments.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    run_script(main)
