@@ -137,6 +137,7 @@ def upsample_scores(
     The grid covers gh*stride x gw*stride pixels, of which the image is the upper left input_size
     (h, w). padding="stretch" (official code) squeezes the whole grid onto the image.
     """
+    scores = scores.contiguous(memory_format=torch.channels_last)
     covered = tuple(cells * stride for cells in scores.shape[-2:])
     if padding == "stretch" or covered == tuple(input_size):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
@@ -156,10 +157,12 @@ def suppress_absent(scores: Tensor, image_labels: Tensor, how: str = "masked") -
     "masked": -inf, so that they never win. "multiplied" (official code): 0, which beats a negative
     score.
     """
+    # Classes last in memory: the arg max after this runs along them.
+    scores = scores.contiguous(memory_format=torch.channels_last)
     present = image_labels[:, :, None, None]
     if how == "multiplied":
         return scores * present
-    return scores.masked_fill(present == 0, float("-inf"))
+    return scores + torch.where(present == 0, float("-inf"), 0.0).to(scores.dtype)
 
 
 def to_pseudo_mask(scores: Tensor, image_labels: Tensor, how: str = "masked") -> Tensor:

@@ -204,7 +204,7 @@ def test_masks_from_before_there_was_bf16(generate):
 
 
 def test_a_full_disk_ends_the_run(generate, tmp_path, monkeypatch):
-    def save(image, path):
+    def save(image, path, **options):
         path.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -427,7 +427,7 @@ from utils.errors import run_script
 
 whole, places = Image.Image.save, []
 
-def save(image, path):
+def save(image, path, **options):
     whole(image, path)
     places.append(path)
     if os.environ["RANK"] == "1" and len(places) == 2:
