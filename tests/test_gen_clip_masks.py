@@ -428,7 +428,7 @@ from utils.errors import run_script
 whole, places = Image.Image.save, []
 
 def save(image, path, **options):
-    whole(image, path)
+    whole(image, path, **options)
     places.append(path)
     if os.environ["RANK"] == "1" and len(places) == 2:
         time.sleep(0.5)  # the other thread ends its mask
