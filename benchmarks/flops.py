@@ -1,0 +1,62 @@
+"""FLOPs that a training step needs, and how fast the machine multiplies matrices."""
+
+import math
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.timing import wait
+
+# Per image of 512x1024, by torch's counter: ResNet-50-V1c at stride 8, ASPP-V2 with the text
+# classifier, and the backward pass of both.
+SEGMENTATION = (404 + 619 + 2044) * 1e9
+SEGMENTATION_PIXELS = 512 * 1024
+CLIP_WIDTH, CLIP_LAYERS, CLIP_PATCH, CLIP_OUTPUT = 768, 12, 16, 512
+
+
+def clip_flops(size: tuple[int, int]) -> float:
+    """One picture of `size` through CLIP ViT-B/16, of the last block the value path alone.
+
+    A block costs 24 n d^2 + 4 n^2 d (n tokens of width d), the value path 20 n d^2.
+    """
+    tokens = 1 + math.prod(math.ceil(side / CLIP_PATCH) for side in size)
+    blocks = CLIP_LAYERS - 1
+    per_token = (24 * blocks + 20) * CLIP_WIDTH**2
+    ends = 2 * CLIP_WIDTH * (3 * CLIP_PATCH**2 + CLIP_OUTPUT)
+    return tokens * (per_token + ends) + 4 * blocks * tokens**2 * CLIP_WIDTH
+
+
+def step_flops(size: tuple[int, int], local_sizes: list[tuple[int, int]]) -> float:
+    """One step on images of `size`, one for each of `local_sizes`, at which CLIP sees the patch."""
+    segmentation = SEGMENTATION * math.prod(size) / SEGMENTATION_PIXELS
+    return sum(segmentation + clip_flops(size) + clip_flops(local) for local in local_sizes)
+
+
+def convolution_rate() -> float:
+    """FLOP per CPU-second of the ASPP's kind of convolution on the CPU: fp32, NCHW, dilated."""
+    image, weight = torch.randn(1, 2048, 64, 128), torch.randn(512, 2048, 3, 3)
+    seconds = []
+    for _ in range(4):
+        start = time.process_time()
+        F.conv2d(image, weight, padding=6, dilation=6)
+        seconds.append(time.process_time() - start)
+    return 2 * weight.numel() * image[0, 0].numel() / statistics.median(seconds[1:])
+
+
+def matrix_rate(
+    device: str, dtype: torch.dtype = torch.bfloat16, side: int = 8192, repeats: int = 20
+) -> float:
+    """FLOP/s of a large square matrix product, the median of five runs of `repeats` products."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    a @ b
+    seconds = []
+    for _ in range(5):
+        wait(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        wait(device)
+        seconds.append((time.perf_counter() - start) / repeats)
+    return 2 * side**3 / statistics.median(seconds)

@@ -1,0 +1,57 @@
+"""The published training step: segmentation forward, both CLIP masks, losses, backward, SGD."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.published.clip import clip_mask
+from benchmarks.published.loss import Losses
+
+
+@dataclass
+class Step:
+    """What one process of the published program holds; calling it takes one step of training.
+
+    patch_size (height, width) of the local view in pixels of the global one.
+    """
+
+    network: nn.Module
+    visual: nn.Module
+    text_embeddings: Tensor
+    losses: Losses
+    optimizer: torch.optim.Optimizer
+    patch_size: tuple[int, int]
+
+    def __call__(
+        self,
+        image: Tensor,
+        image_labels: Tensor,
+        corner: tuple[int, int],
+        local_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """image (N, 3, H, W), normalised; one local view for the batch, the patch at `corner`.
+
+        CLIP sees it at `local_size`, the patch size times the resize ratio, cut to whole pixels.
+        CLIP runs after the segmentation network's forward pass, while the graph is alive.
+        """
+        logits = self.network(image)
+        size = image.shape[-2:]
+        global_mask = clip_mask(self.visual, self.text_embeddings, image, image_labels, size)
+        patch = self.local_view(image, corner, local_size)
+        local_mask = clip_mask(
+            self.visual, self.text_embeddings, patch, image_labels, self.patch_size
+        )
+        losses = self.losses(logits, image_labels, global_mask[:, 0], local_mask[:, 0], corner)
+        self.optimizer.zero_grad()
+        losses["total"].backward()
+        self.optimizer.step()
+        return losses
+
+    def local_view(
+        self, image: Tensor, corner: tuple[int, int], local_size: tuple[int, int]
+    ) -> Tensor:
+        (top, left), (height, width) = corner, self.patch_size
+        patch = image[:, :, top : top + height, left : left + width].clone()
+        return F.interpolate(patch, local_size, mode="bilinear")

@@ -1,0 +1,169 @@
+"""One training step, the published way and ours, from equal weights, batches and local views."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks.inputs import (
+    CLASSES,
+    official_config,
+    random_images,
+    random_labels,
+    random_text_embeddings,
+    random_visual,
+)
+from benchmarks.published.loss import Losses
+from benchmarks.published.network import build_network
+from benchmarks.published.step import Step
+from benchmarks.timing import Options
+from datasets.transforms import normalize
+from models.carb import CARBCriterion
+from models.clip_features import MaskCLIPOptions
+from models.deeplabv3 import build_model
+from models.maskclip import MaskCLIP
+from models.resnet import Bottleneck
+from models.views import LocalView, LocalViewSampler
+from utils.config import Config
+from utils.distributed import Ranks
+from utils.seed import LOCAL_VIEWS, generator
+from utils.training import prepare_views, train_one_step, wrap
+
+Way = Callable[[], list[float]]  # takes the setting's steps; returns their losses
+NEVER = 10**9
+LEARNING_RATE = 1e-4  # the last one of the schedule
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How large a step is; `steps` is how many one call takes."""
+
+    batch: int
+    size: tuple[int, int]
+    patch: tuple[int, int]
+    ratio: tuple[float, float]
+    steps: int = 1
+
+    def config(self, **changes: Any) -> Config:
+        return official_config(
+            batch_size=self.batch,
+            crop_size=list(self.size),
+            patch_size=list(self.patch),
+            local_ratio=list(self.ratio),
+            lr=LEARNING_RATE,
+            **changes,
+        )
+
+    def local_view(self, config: Config, step: int) -> LocalView:
+        """As `prepare_views` draws it: one for the batch."""
+        draw = LocalViewSampler.from_config(config).draw
+        return draw(self.batch, self.size, generator(config.seed, LOCAL_VIEWS, step))[0]
+
+
+CPU = Setting(2, (256, 512), (256, 128), (1.5, 1.5))
+CPU_QUICK = Setting(2, (128, 256), (128, 64), (1.5, 1.5))
+GPU = Setting(8, (512, 1024), (512, 256), (1.0, 2.0), steps=20)  # local views of many sizes
+
+
+def setting(options: Options) -> Setting:
+    if options.device.startswith("cuda"):
+        return GPU
+    return CPU_QUICK if options.quick else CPU
+
+
+def published_way(setting: Setting, balanced: bool, device: str) -> Way:
+    """The images come normalised: that is the loader's work in the published program."""
+    config = setting.config()
+    network = _network(build_network, config, device)
+    step = Step(
+        network,
+        random_visual().to(device),
+        random_text_embeddings().to(device),
+        Losses(0 if balanced else NEVER, device),
+        _optimizer(network, config),
+        setting.patch,
+    )
+    batch = _batch(setting, device)
+    image, image_labels = batch["image"], batch["image_labels"]
+    image = _pinned(normalize(image, "imagenet"), device)
+
+    def way() -> list[float]:
+        losses = []
+        for index in range(setting.steps):
+            box, local_size = setting.local_view(config, index)
+            on_device = (tensor.to(device, non_blocking=True) for tensor in (image, image_labels))
+            result = step(*on_device, box[:2], local_size)
+            losses.append(result["total"].detach())
+        return torch.stack(losses).tolist()
+
+    return way
+
+
+def our_way(setting: Setting, balanced: bool, device: str, **changes: Any) -> Way:
+    """The loop of train_warmup.py and train_carb.py; `changes` are configuration keys."""
+    config = setting.config(**changes)
+    ranks = Ranks(0, 1, torch.device(device))
+    model = _network(_build_model, config, device)
+    text = random_text_embeddings()
+    options = MaskCLIPOptions.from_config(config)
+    bf16 = config.precision == "bf16"
+    maskclip = MaskCLIP(random_visual(), text, options, bf16).to(device)
+    sampler = LocalViewSampler.from_config(config)
+    criterion = CARBCriterion.from_config(config)
+    optimizer = _optimizer(model, config)
+    network = wrap(model, config, ranks)
+    batch = _batch(setting, device)
+
+    def way() -> list[float]:
+        losses = []
+        for index in range(setting.steps):
+            views = prepare_views(batch, index, config, ranks, maskclip, sampler)
+            result = train_one_step(
+                network, criterion, optimizer, views, index, config.lr, config, ranks, balanced
+            )
+            losses.append(result["loss"])
+        return torch.stack(losses).tolist()
+
+    return way
+
+
+def _network(build: Callable[..., nn.Module], config: Config, device: str) -> nn.Module:
+    """With the same random weights every time, the residual branches damped.
+
+    Without that, and at the initial learning rate, random weights amplify rounding so much that the
+    published way disagrees with itself on another number of threads (by 1e-2 after one step).
+    """
+    torch.manual_seed(0)
+    network = build(config, random_text_embeddings())
+    for block in network.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.constant_(block.bn3.weight, 0.2)
+    return network.to(device)
+
+
+def _build_model(config: Config, text_embeddings: torch.Tensor) -> nn.Module:
+    return build_model(config, CLASSES, text_embeddings, pretrained=False)
+
+
+def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def _batch(setting: Setting, device: str) -> dict[str, torch.Tensor]:
+    """What the loader gives, on the host."""
+    draws = torch.Generator().manual_seed(0)
+    image = random_images(setting.batch, setting.size, draws)
+    batch = {
+        "image": image,
+        "valid": torch.ones(setting.batch, *setting.size, dtype=torch.bool),
+        "image_labels": random_labels(setting.batch, draws),
+    }
+    return {key: _pinned(value, device) for key, value in batch.items()}
+
+
+def _pinned(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    return tensor.pin_memory() if device.startswith("cuda") else tensor

@@ -1,0 +1,312 @@
+"""The benchmarks' published way against the authors' numbers; the harness on tiny work."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import golden_cases, golden_files, load_golden
+from tiny_clip import tiny_clip
+from torch import nn
+
+from benchmarks import run, step_ways, train_step
+from benchmarks.flops import clip_flops, matrix_rate, step_flops
+from benchmarks.inputs import official_config, random_images, random_labels
+from benchmarks.published.clip import clip_mask, dense_features, winners
+from benchmarks.published.loss import Losses, filtered_prediction, split
+from benchmarks.published.network import build_network
+from benchmarks.published.step import Step
+from benchmarks.timing import Case, Options, Size, compare
+from datasets.labels import IGNORE_INDEX
+from models.clip_loading import clip_from_state_dict
+from models.deeplabv3 import ASPPV2, TextClassifier
+from utils.errors import InputError
+
+CPU = Options("cpu")
+
+
+def small_visual() -> nn.Module:
+    state = load_golden("clip_small_state_dict.npz")
+    return clip_from_state_dict({k: torch.from_numpy(state[k]) for k in state.files}).visual
+
+
+# --- the published way against the authors' numbers
+
+
+@pytest.mark.parametrize("case", golden_cases("maskclip_dense.npz") or ["none"])
+def test_published_clip_mask_is_the_authors(case: str) -> None:
+    golden = load_golden("maskclip_dense.npz")
+    if f"{case}/carb_mask_f32" not in golden.files:
+        pytest.skip("not a case of the authors' own network")
+    visual, text = small_visual(), torch.from_numpy(golden["text_embeddings"])
+    image = torch.from_numpy(golden[f"{case}/img"])
+    features = F.normalize(dense_features(visual, image), dim=1)
+    np.testing.assert_allclose(features, golden[f"{case}/feat"], atol=1e-5)
+    labels = torch.from_numpy(golden["img_label"])[: len(image)].float()
+    kinds = {
+        "f32": labels,
+        "f64": labels.double(),
+        "ones": torch.ones_like(labels),
+        "zeros": torch.zeros_like(labels),
+    }
+    decided = golden[f"{case}/margin_f32"] > 1e-5
+    for kind, image_labels in kinds.items():
+        mask = clip_mask(visual, text, image, image_labels, image.shape[-2:]).numpy()
+        expected = golden[f"{case}/carb_mask_{kind}"]
+        assert mask.shape == expected.shape and mask.dtype == np.int64
+        differ = (mask != expected)[:, 0]
+        # The margin is that of f32; "ones" has margins of its own.
+        assert not differ[decided].any() if kind in ("f32", "f64") else differ.mean() < 1e-3
+    if f"{case}/carb_mask_to_48x64" in golden.files:
+        mask = clip_mask(visual, text, image, labels, (48, 64))
+        assert (mask.numpy() == golden[f"{case}/carb_mask_to_48x64"]).mean() > 0.999
+
+
+@pytest.mark.parametrize("name", golden_files("loss_*.npz"))
+def test_published_losses_are_the_authors(name: str) -> None:
+    golden = load_golden(name)
+    header = {key: golden[key] for key in golden.files if "/" not in key}
+    losses = Losses(
+        int(header["warmup_iter"]),
+        queue_size=int(header["queue_size"]),
+        coefficient=float(header["coeff"]),
+        adaptive=bool(header["adaptive"]),
+    )
+    height, width = (int(side) for side in header["patch_size"])
+    for step in sorted({key.split("/")[0] for key in golden.files if "/" in key}, key=int):
+        case = {k.split("/")[1]: golden[k] for k in golden.files if k.startswith(f"{step}/")}
+        logits = torch.from_numpy(case["logits"]).requires_grad_()
+        labels = torch.from_numpy(case["img_label"])
+        top, left = int(case["hpos"]), int(case["wpos"])
+        global_mask, full_mask = (torch.from_numpy(case[k]).long() for k in ("P_g", "P_l_full"))
+        local_mask = full_mask[:, top : top + height, left : left + width]
+        found = losses(logits, labels, global_mask, local_mask, (top, left))
+        found["total"].backward()
+        found |= {"grad": logits.grad, "counter": losses.counter}
+        if bool(header["adaptive"]):
+            found |= {"queue_and": losses.queue_and, "queue_vit": losses.queue_vit}
+        if "S" in case:
+            full = F.interpolate(logits, global_mask.shape[-2:], mode="bilinear")
+            prediction = filtered_prediction(full, labels)
+            np.testing.assert_array_equal(prediction, case["S"])
+            for key, label in zip(("and", "vit"), split(global_mask, prediction), strict=True):
+                np.testing.assert_array_equal(label, case[f"label_{key}"].reshape(label.shape))
+        compared = set(found) & set(case)
+        assert {"total", "grad", "acc_seg", "counter"} < compared
+        assert not {key for key in case if key.startswith("loss")} - compared
+        for key in compared:
+            value = found[key].detach().double().numpy().reshape(case[key].shape)
+            np.testing.assert_allclose(
+                value, case[key], rtol=1e-5, atol=1e-5, equal_nan=True, err_msg=f"{step} {key}"
+            )
+
+
+def test_published_step_is_the_authors() -> None:
+    """CLIP, local view, losses and SGD; the backbone's output is given."""
+    golden = load_golden("head_end2end.npz")
+    text = torch.from_numpy(golden["text_embeddings"])
+
+    def state(prefix: str) -> dict[str, torch.Tensor]:
+        found = {}
+        for key in golden.files:
+            if key.startswith(f"{prefix}/") and "aspp_modules" in key:
+                _, index, part, value = key.split("/")[1].split(".")
+                found[f"0.convs.{index}.{ {'conv': 0, 'bn': 1}[part] }.{value}"] = torch.from_numpy(
+                    golden[key]
+                )
+        return found
+
+    initial, final = state("sd0"), state("sd1")
+    out_channels, in_channels = initial["0.convs.0.0.weight"].shape[:2]
+    head = nn.Sequential(
+        ASPPV2(in_channels, out_channels, (6, 12, 18, 24), 0.0), TextClassifier(text)
+    )
+    head.load_state_dict(initial, strict=False)
+    head.train()
+    features: list[torch.Tensor] = []
+
+    class Network(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return head(features[-1])
+
+    lr, momentum, decay = (float(golden[k]) for k in ("lr", "momentum", "weight_decay"))
+    optimizer = torch.optim.SGD(head.parameters(), lr, momentum, weight_decay=decay)
+    losses = Losses(int(golden["warmup_iter"]))
+    patch = tuple(golden["patch_size"].tolist())
+    step = Step(Network(), small_visual(), text, losses, optimizer, patch)
+    image, labels = (torch.from_numpy(golden[k]) for k in ("img", "img_label"))
+    for index in range(int(golden["iters"])):
+        case = {k.split("/")[1]: golden[k] for k in golden.files if k.startswith(f"{index:02d}/")}
+        features.append(torch.from_numpy(case["feat"]))
+        corner = int(case["hpos"]), int(case["wpos"])
+        found = step(image, labels, corner, tuple(case["clip_size"].tolist()))
+        for key in ("total", "acc_seg"):
+            np.testing.assert_allclose(found[key].item(), case[key].sum(), rtol=2e-5, err_msg=key)
+        np.testing.assert_allclose(losses.queue_and.numpy(), case["queue_and"], rtol=2e-5)
+    for name, value in final.items():
+        torch.testing.assert_close(head.state_dict()[name], value, rtol=1e-5, atol=1e-5)
+
+
+# --- the published way against brute force
+
+
+def test_published_attention_is_softmax_of_all_pairs() -> None:
+    """The transformer block's attention, written out, and a padded image."""
+    visual = tiny_clip().visual
+    image = torch.randn(2, 3, 37, 50, generator=torch.Generator().manual_seed(0))
+    features = dense_features(visual, image)
+    assert features.shape == (2, 64, 5, 7)
+    block = visual.transformer.resblocks[0].attn
+    tokens = torch.randn(11, 1, 128)
+    query, key, value = (
+        part.view(11, block.num_heads, -1).transpose(0, 1)
+        for part in F.linear(tokens[:, 0], block.in_proj_weight, block.in_proj_bias).chunk(3, -1)
+    )
+    weights = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(-1)
+    mixed = block.out_proj((weights @ value).transpose(0, 1).flatten(1))
+    found, averaged = block(tokens, tokens, tokens, need_weights=True)
+    torch.testing.assert_close(found[:, 0], mixed)
+    torch.testing.assert_close(averaged[0], weights.mean(0))
+
+
+def test_published_winners_are_the_arg_max() -> None:
+    scores = torch.randn(2, 5, 6, 7, dtype=torch.float64)
+    torch.testing.assert_close(winners(scores)[:, 0], scores.argmax(1))
+
+
+def test_published_warmup_loss_is_the_mean_over_labelled_pixels() -> None:
+    logits = torch.randn(1, 3, 2, 2)
+    mask = torch.tensor([[[0, 1], [IGNORE_INDEX, 2]]])
+    found = Losses(5)(logits, torch.ones(1, 3), mask, mask[:, :1, :1], (0, 0))
+    log_probabilities = logits.log_softmax(1)[0]
+    picked = [-log_probabilities[k, i, j] for k, i, j in ((0, 0, 0), (1, 0, 1), (2, 1, 1))]
+    torch.testing.assert_close(found["loss_all"], torch.stack(picked).mean())
+    torch.testing.assert_close(found["loss_part"], picked[0])
+
+
+def test_published_network_is_plain_and_in_training() -> None:
+    network = build_network(official_config(backbone_width=8), torch.randn(19, 16))
+    assert network.training
+    assert all(p.dtype == torch.float32 and p.is_contiguous() for p in network.parameters())
+
+
+# --- FLOPs
+
+
+def test_flops_agree_with_the_specification() -> None:
+    assert clip_flops((512, 1024)) == pytest.approx(489e9, rel=0.002)
+    one = step_flops((512, 1024), [(768, 384)])
+    assert one == pytest.approx(404e9 + 619e9 + 2044e9 + 489e9 + clip_flops((768, 384)), rel=1e-3)
+    assert step_flops((256, 512), [(384, 192)] * 2) < one
+
+
+def test_matrix_rate_and_share_are_plausible() -> None:
+    rate = matrix_rate("cpu", torch.float32, side=256, repeats=2)
+    assert 1e8 < rate < 1e15
+    seconds = {"cpu": 1.0, "wall": 2.0}
+    case = Case("", lambda: "", lambda: None, lambda: None)
+    result = compare(case, CPU)
+    result = replace(result, ours=result.ours | seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_step, "matrix_rate", lambda device: 1e12)
+        setting = step_ways.Setting(2, (128, 256), (128, 64), (1.0, 2.0), steps=3)
+        text = train_step.share_of_rate(result, setting, "cpu")
+    sizes = [setting.local_view(setting.config(), step).size for step in range(3)]
+    flops = sum(step_flops((128, 256), [size] * 2) for size in sizes) / 3
+    assert len(set(sizes)) > 1
+    assert text.startswith(f"{flops / 2.0 / 1e12:.1%} of the matrix rate (1 TFLOP/s")
+
+
+def test_authors_seconds_are_brought_to_this_machine(monkeypatch) -> None:
+    """Twice their rate of convolution: half of the network's time."""
+    monkeypatch.setattr(train_step, "convolution_rate", lambda: 2 * train_step.AUTHORS_RATE)
+    result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
+    half = train_step.AUTHORS_NETWORK / 2 + train_step.AUTHORS_REST
+    text = train_step.other_machine(replace(result, published={"cpu": 1.1 * half}))
+    assert f"makes {half:.1f} CPU-s" in text and text.endswith("+10%")
+
+
+# --- the harness
+
+
+def test_inputs_are_drawn_from_the_generator() -> None:
+    first, second = (
+        random_images(1, (64, 128), torch.Generator().manual_seed(seed)) for seed in (0, 0)
+    )
+    assert first.dtype == torch.uint8 and torch.equal(first, second)
+    assert random_labels(3, torch.Generator()).sum(1).tolist() == [12, 12, 12]
+
+
+def test_compare_takes_rounds_in_turn() -> None:
+    calls: list[str] = []
+    case = Case(
+        "both",
+        lambda: "equal",
+        lambda: calls.append("published"),
+        lambda: calls.append("ours"),
+        rounds=3,
+        note=lambda result: f"ratio {result.ratio > 0}",
+    )
+    result = compare(case, CPU)
+    assert calls == ["published", "ours"] * 4
+    assert (result.agreement, result.note) == ("equal", "ratio True")
+    assert result.ratio_low <= result.ratio <= result.ratio_high
+
+
+def _failing(options: Options) -> list[Case]:
+    def check() -> str:
+        raise AssertionError("masks differ")
+
+    wrong = Case("wrong", check, lambda: None, lambda: None)
+    right = Case("right", lambda: "equal", lambda: None, lambda: None, 1e9, 1.0, rounds=2)
+    return [wrong, right]
+
+
+def test_a_failed_check_stops_nothing_and_is_said(tmp_path, capsys) -> None:
+    def sizes(options: Options) -> list[Size]:
+        return [Size("bytes", 100.0, 42.0, "MB", 0.42, "two files")]
+
+    def broken(options: Options) -> list[Size]:
+        raise RuntimeError("out of memory")
+
+    file = tmp_path / "results.json"
+    parsed = run.parser("").parse_args(["--json", str(file)])
+    makers = {"a": lambda: [_failing], "b": lambda: [broken], "c": lambda: [sizes]}
+    with pytest.raises(SystemExit) as stop:
+        run._run(makers, parsed)
+    assert stop.value.code == 1
+    text = capsys.readouterr().out
+    for said in ("masks differ", "MISSED", "0.420  <= 0.42 met", "2 FAILED: wrong, b"):
+        assert said in text
+    report = json.loads(file.read_text())
+    assert [failure["name"] for failure in report["failures"]] == ["wrong", "b"]
+    assert report["results"][0]["name"] == "right" and report["sizes"][0]["ratio"] == 0.42
+    assert report["machine"]["threads"] == torch.get_num_threads()
+
+
+def test_bad_arguments_are_named(capsys) -> None:
+    with pytest.raises(InputError, match="--only clip: expected one of clip_mask, loss_block"):
+        run.main(["--only", "clip"])
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="torch sees no CUDA device"):
+            run.main(["--only", "clip_mask", "--device", "cuda"])
+    run.main(["--list"])
+    assert capsys.readouterr().out.split() == list(run.COMPONENTS)
+
+
+def test_one_component_runs_as_a_script() -> None:
+    command = [sys.executable, "-m", "benchmarks.loss_block", "--device", "gpu"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: --device must be cpu or cuda, found 'gpu'\n"
+
+
+@pytest.mark.slow
+def test_both_ways_of_a_step_agree() -> None:
+    found = train_step.cases(Options("cpu", quick=True))
+    assert "differ by" in found[0].check()
