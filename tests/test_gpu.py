@@ -1,0 +1,90 @@
+"""What only a GPU can show; skipped, and said so, where there is none."""
+
+import pytest
+import torch
+from tiny_clip import tiny_clip
+
+from benchmarks.inputs import official_config, random_images, random_labels
+from models.carb import CARBCriterion
+from models.clip_features import MaskCLIPOptions
+from models.deeplabv3 import build_model
+from models.maskclip import MaskCLIP
+from models.views import LocalViewSampler
+from utils.config import Config
+from utils.distributed import Ranks
+from utils.metrics import ConfusionMatrix
+from utils.training import prepare_views, train_one_step, wrap
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+SIZE, PATCH = (128, 192), (80, 72)
+
+
+def config(**changes: object) -> Config:
+    return official_config(
+        backbone="resnet18",
+        backbone_width=16,
+        crop_size=list(SIZE),
+        patch_size=list(PATCH),
+        batch_size=2,
+        lr=1e-5,
+        patch_draw="image",
+        **changes,
+    )
+
+
+def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**9) -> list[float]:
+    """Losses of alternating warm-up and CARB steps; from `strict_from` on, waiting is an error."""
+    torch.manual_seed(0)
+    ranks = Ranks(0, 1, torch.device(device))
+    text = torch.nn.functional.normalize(torch.randn(19, 64), dim=1)
+    model = build_model(settings, 19, text, pretrained=False).to(device)
+    options = MaskCLIPOptions.from_config(settings)
+    bf16 = settings.precision == "bf16"
+    maskclip = MaskCLIP(tiny_clip().visual, text, options, bf16).to(device)
+    sampler = LocalViewSampler.from_config(settings)
+    criterion = CARBCriterion.from_config(settings)
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum)
+    network = wrap(model, settings, ranks)
+    draws = torch.Generator().manual_seed(3)
+    batch = {
+        "image": random_images(2, SIZE, draws),
+        "valid": torch.ones(2, *SIZE, dtype=torch.bool),
+        "image_labels": random_labels(2, draws),
+    }
+    if device == "cuda":
+        batch = {key: value.pin_memory() for key, value in batch.items()}
+    losses = []
+    for step in range(num_steps):
+        if step >= strict_from:
+            torch.cuda.set_sync_debug_mode("error")
+        views = prepare_views(batch, step, settings, ranks, maskclip, sampler)
+        result = train_one_step(
+            network, criterion, optimizer, views, step, settings.lr, settings, ranks, step % 2 == 1
+        )
+        losses.append(result["loss"])
+    if device == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
+    return torch.stack(losses).tolist()
+
+
+def test_no_step_waits_for_the_host() -> None:
+    settings = config(precision="bf16", channels_last=True)
+    losses = steps(settings, "cuda", 8, strict_from=4)
+    assert len(losses) == 8 and all(loss < 1e3 for loss in losses)
+
+
+def test_a_step_is_that_of_the_cpu(monkeypatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert steps(config(), "cuda", 4) == pytest.approx(steps(config(), "cpu", 4), rel=1e-3)
+
+
+def test_counts_are_those_of_the_cpu() -> None:
+    matrices = []
+    prediction, truth = torch.randint(19, (64, 96)), torch.randint(20, (64, 96)) % 256
+    for device in ("cpu", "cuda"):
+        matrices.append(ConfusionMatrix(19, device))
+        matrices[-1].update(prediction.to(device), truth)
+    assert torch.equal(matrices[0].counts, matrices[1].counts.cpu())
