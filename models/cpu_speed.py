@@ -1,13 +1,13 @@
-"""CLIP's matrix products by the faster of torch's two libraries on a CPU.
+"""Operations for which a CPU has a faster way than torch's own; elsewhere they are torch's own.
 
 In float32, torch multiplies matrices with MKL, which leaves AVX-512 unused on AMD, and convolves
 with oneDNN, which does not; in bfloat16 its attention kernel is no faster than in float32, while
-oneDNN's products are. What either function gains: benchmarks/RESULTS.md.
+oneDNN's products are. What each gains: benchmarks/RESULTS.md.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 _QUERIES = 2048  # at a time, so that one head's scores stay within the cache
 
@@ -33,3 +33,64 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             scores = query[:, head, rows] @ key[:, head]
             mixed[:, head, rows] = scores.softmax(-1) @ value[:, head]
     return mixed
+
+
+class DilatedConv2d(nn.Conv2d):
+    """A 3x3 convolution of stride 1 without bias, padded by its dilation.
+
+    Training on the CPU sums the weight gradient over the nine taps, each over the pixels where it
+    sees no padding: oneDNN spares that work going forward, but not here.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int):
+        super().__init__(in_channels, out_channels, 3, 1, dilation, dilation, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        if image.device.type != "cpu" or not self.training:
+            return super().forward(image)
+        weight = self.weight
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            image, weight = image.to(dtype), weight.to(dtype)
+        return _DilatedConv2d.apply(image, weight, self.dilation[0])
+
+
+class _DilatedConv2d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, image, weight, dilation):
+        ctx.save_for_backward(image, weight)
+        ctx.dilation = dilation
+        return F.conv2d(image, weight, padding=dilation, dilation=dilation)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (image, weight), dilation = ctx.saved_tensors, ctx.dilation
+        weight_gradient = torch.zeros_like(weight)
+        for y, (top, rows) in enumerate(_overlaps(image.shape[2], dilation)):
+            for x, (left, columns) in enumerate(_overlaps(image.shape[3], dilation)):
+                seen = image[:, :, rows, columns]
+                if seen.numel():
+                    weight_gradient[:, :, y, x] = _tap(gradient[:, :, top, left], seen)
+        if not ctx.needs_input_grad[0]:
+            return None, weight_gradient, None
+        image_gradient = torch.nn.grad.conv2d_input(
+            image.shape, weight, gradient, padding=dilation, dilation=dilation
+        )
+        return image_gradient, weight_gradient, None
+
+
+def _overlaps(side: int, dilation: int) -> list[tuple[slice, slice]]:
+    """For each of three taps: the output pixels that see no padding, and the input they see."""
+    length = max(0, side - dilation)
+    first, last = slice(0, length), slice(side - length, side)
+    return [(last, first), (slice(0, side), slice(0, side)), (first, last)]
+
+
+def _tap(gradient: Tensor, image: Tensor) -> Tensor:
+    """Sum of gradient x image over all pixels: (N, out, h, w), (N, in, h, w) -> (out, in)."""
+    if gradient.dtype == torch.bfloat16:
+        outputs, inputs = (x.permute(0, 2, 3, 1).flatten(0, 2) for x in (gradient, image))
+        return outputs.T @ inputs
+    gradient, image = (x.contiguous(memory_format=torch.channels_last) for x in (gradient, image))
+    shape = (gradient.shape[1], image.shape[1], 1, 1)  # the weight gradient of a 1x1 convolution
+    return torch.nn.grad.conv2d_weight(image, shape, gradient)[:, :, 0, 0]

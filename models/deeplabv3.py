@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone_weights import load_backbone_weights
+from models.cpu_speed import DilatedConv2d
 from models.resnet import ResNet, initialize
 from utils.config import Config
 from utils.errors import InputError
@@ -15,9 +16,12 @@ CONV_CLASSIFIER_CHANNELS = (
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int) -> nn.Sequential:
-    padding = dilation if kernel == 3 else 0
+    if kernel == 1:
+        convolution = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+    else:
+        convolution = DilatedConv2d(in_channels, out_channels, dilation)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, 1, padding, dilation, bias=False),
+        convolution,
         nn.BatchNorm2d(out_channels),
         nn.ReLU(inplace=True),
     )

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from models import cpu_speed
-from models.cpu_speed import attention, linear
+from models.cpu_speed import DilatedConv2d, attention, linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -53,3 +53,43 @@ def test_attention_in_float32_is_torchs() -> None:
 
 def split(qkv: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(qkv.unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dilation", [1, 2, 6, 11, 12, 40])
+def test_dilated_convolution_and_its_gradients_are_torchs(dilation: int, memory_format) -> None:
+    """Also where some or all taps but the middle one see padding alone."""
+    torch.manual_seed(0)
+    ours, theirs = DilatedConv2d(8, 5, dilation).double(), plain_convolution(8, 5, dilation)
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 8, 11, 13, dtype=torch.float64).to(memory_format=memory_format)
+    results = []
+    for convolution in (ours, theirs):
+        leaf = image.clone().requires_grad_()
+        found = convolution(leaf)
+        (found * torch.arange(found.numel()).view(found.shape).cos()).sum().backward()
+        results.append((found, leaf.grad, convolution.weight.grad))
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("dilation", [2, 40])
+def test_dilated_convolution_under_autocast(dilation: int) -> None:
+    torch.manual_seed(0)
+    ours, theirs = DilatedConv2d(8, 5, dilation), plain_convolution(8, 5, dilation).float()
+    theirs.load_state_dict(ours.state_dict())
+    image = torch.randn(2, 8, 11, 13)
+    for convolution in (ours, theirs):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = convolution(image)
+        assert found.dtype == torch.bfloat16
+        found.float().square().sum().backward()
+    assert ours.weight.grad.dtype == torch.float32
+    scale = theirs.weight.grad.abs().max()
+    assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.01 * scale
+
+
+def plain_convolution(in_channels: int, out_channels: int, dilation: int) -> torch.nn.Conv2d:
+    return torch.nn.Conv2d(
+        in_channels, out_channels, 3, 1, dilation, dilation, bias=False, dtype=torch.float64
+    )
