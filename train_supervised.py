@@ -58,6 +58,7 @@ def main(argv: list[str]) -> None:
         TrainTransform.from_config(config),
         masks,
         source.read_ground_truth,
+        config.image_cache,
     )
 
     # --- model, optimiser, resume

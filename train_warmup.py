@@ -52,8 +52,9 @@ def main(argv: list[str]) -> None:
     masks = None
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
+    transform = TrainTransform.from_config(config)
     dataset = TrainingSet(
-        images, image_labels, len(classes), TrainTransform.from_config(config), masks
+        images, image_labels, len(classes), transform, masks, cache=config.image_cache
     )
 
     # --- model, criterion, optimiser, resume

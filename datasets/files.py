@@ -5,7 +5,8 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.image_labels import IMAGE_SUFFIXES, drop_suffix
+from datasets.windows import Size, Window
 from utils.errors import InputError
+
+Reader = Callable[[Window], np.ndarray]  # uint8 (height, width, 3) of a window
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,34 @@ def read_image(file: File) -> np.ndarray:
 
     Raises InputError naming the file when it is damaged or no picture.
     """
-    picture = _open_picture(file, upright=True)
+    size, read = open_image(file)
+    return read((0, 0, *size))
+
+
+def open_image(file: File) -> tuple[Size, Reader]:
+    """(height, width) of a picture, and what reads a window of it, as often as once.
+
+    A plain PNG is decoded when it is read, from the top and only as far as the window reaches.
+    """
+    data = file.read()
+    with _decoding(file, data):
+        picture = Image.open(io.BytesIO(data))
+        if not _is_plain_png(picture, data):
+            ImageOps.exif_transpose(picture, in_place=True)  # decodes it
+    return (picture.height, picture.width), functools.partial(_decode, picture, file)
+
+
+def _decode(picture: Image.Image, file: File, window: Window) -> np.ndarray:
+    """uint8 (height, width, 3)."""
+    top, left, height, width = window
+    if picture.tile:  # not decoded yet
+        codec, _, *how = picture.tile[0]
+        picture.tile = [(codec, (0, 0, picture.width, top + height), *how)]
+    with _decoding(file):
+        picture.load()
+    picture = picture.crop((left, top, left + width, top + height))
+    if picture.mode == "RGB":
+        return np.array(picture)
     if picture.mode == "F":
         raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
     if picture.mode.startswith("I"):  # 16 bit grey: keep the high byte
@@ -99,12 +130,26 @@ def read_image(file: File) -> np.ndarray:
     return np.array(picture.convert("RGB"))
 
 
+def _is_plain_png(picture: Image.Image, data: bytes) -> bool:
+    """RGB row by row, whole, and without anything that might turn it."""
+    if picture.format != "PNG" or picture.mode != "RGB" or len(picture.tile) != 1:
+        return False
+    if {"interlace", "exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & {*picture.info}:
+        return False
+    last = data.rfind(b"IDAT")  # behind it: its data, a checksum, and the end mark of 12 bytes
+    length = int.from_bytes(data[last - 4 : last])
+    return last + 4 + length + 4 + 12 == len(data)
+
+
 def read_mask(file: File) -> np.ndarray:
     """Label map as uint8 (H,W): the stored numbers, never colours turned into numbers.
 
     Raises InputError when the file is damaged or is not a single-channel lossless picture.
     """
-    picture = _open_picture(file)
+    data = file.read()
+    with _decoding(file, data):
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
     if picture.format == "JPEG":
         raise InputError(f"{file}: JPEG changes label numbers; masks must be PNG")
     if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
@@ -118,15 +163,14 @@ def read_mask(file: File) -> np.ndarray:
     return values.astype(np.uint8, copy=False)
 
 
-def _open_picture(file: File, upright: bool = False) -> Image.Image:
-    data = file.read()
+@contextmanager
+def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
+    """Turn whatever goes wrong while a picture is parsed into an InputError naming the file."""
     try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-        return ImageOps.exif_transpose(picture) if upright else picture
+        yield
     except UnidentifiedImageError:  # its message has a memory address, not the file
         raise InputError(
-            f"cannot decode {file}: {len(data)} bytes that are no picture (PNG, JPEG, ...); "
+            f"cannot decode {file}: {len(data or b'')} bytes that are no picture (PNG, JPEG, ...); "
             "copy or download it again"
         ) from None
     except Exception as error:  # a damaged picture can fail in every way

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from datasets.files import File, read_image, read_mask
+from datasets.cache import open_cached
+from datasets.files import File, open_image, read_image, read_mask
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
@@ -38,9 +39,11 @@ class TrainingSet(Dataset):
         transform: TrainTransform,
         masks: dict[str, File] | None = None,
         read_masks: Callable[[File], np.ndarray] = read_mask,
+        cache: str | Path | None = None,
     ) -> None:
         """`masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
 
+        `cache` is a folder for decoded images; None decodes them every time.
         Raises InputError when an image has no labels or no mask.
         """
         require(images, image_labels, "image-level labels", "prepare_data.py makes them")
@@ -53,6 +56,7 @@ class TrainingSet(Dataset):
         self.names = list(images)
         self.images, self.image_labels, self.num_classes = images, image_labels, num_classes
         self.transform, self.masks, self.read_masks = transform, masks, read_masks
+        self.cache = None if cache is None else Path(cache)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,11 +65,12 @@ class TrainingSet(Dataset):
         """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, if there are
         masks, pseudo_mask int64 (h,w); (h,w) is the transform's crop size."""
         name = self.names[draw.index]
-        image = _to_tensor(read_image(self.images[name]))
-        mask = None if self.masks is None else self._mask(self.masks[name], image)
-        generator = torch.Generator().manual_seed(draw.seed)
-        augmentation = self.transform.draw(tuple(image.shape[1:]), generator)
-        image, mask, valid = self.transform.apply(image, mask, augmentation)
+        file = self.images[name]
+        size, read = open_image(file) if self.cache is None else open_cached(self.cache, file)
+        mask = None if self.masks is None else self._mask(self.masks[name], size)
+        augmentation = self.transform.draw(size, torch.Generator().manual_seed(draw.seed))
+        source = _to_tensor(read(self.transform.source(size, augmentation)))
+        image, mask, valid = self.transform.apply(source, mask, augmentation, size)
         sample = {
             "name": name,
             "image": image,
@@ -76,9 +81,9 @@ class TrainingSet(Dataset):
             sample["pseudo_mask"] = mask.long()
         return sample
 
-    def _mask(self, file: File, image: torch.Tensor) -> torch.Tensor:
+    def _mask(self, file: File, size: tuple[int, int]) -> torch.Tensor:
         values = self.read_masks(file)
-        check_mask(values, file, tuple(image.shape[1:]), self.num_classes)
+        check_mask(values, file, size, self.num_classes)
         return torch.from_numpy(values)
 
 

@@ -6,6 +6,7 @@ Images are uint8 (3,H,W) RGB; every photometric step clips to 0..255 and truncat
 OpenCV code does. Sizes are (height, width).
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,13 @@ from datasets.photometric import (
     adjust_contrast,
     adjust_hue,
     adjust_saturation,
+)
+from datasets.windows import (
+    Size,
+    Window,
+    resize_window,
+    resize_window_nearest,
+    source_window,
 )
 from utils.config import Config
 
@@ -32,7 +40,7 @@ _STATISTICS = {"imagenet": (IMAGENET_MEAN, IMAGENET_STD), "clip": (CLIP_MEAN, CL
 class Augmentation:
     """All numbers drawn for one image; the photometric defaults leave the pixels alone."""
 
-    size: tuple[int, int]  # after the resize
+    size: Size  # after the resize
     top: int = 0
     left: int = 0
     flip: bool = False
@@ -47,9 +55,9 @@ class Augmentation:
 class TrainTransform:
     """The random joint transform of an image and its mask."""
 
-    resize_to: tuple[int, int]
+    resize_to: Size
     ratio_range: tuple[float, float]
-    crop_size: tuple[int, int]
+    crop_size: Size
     flip_probability: float = 0.5
     photometric_distortion: bool = True
 
@@ -63,7 +71,7 @@ class TrainTransform:
             config.photometric_distortion,
         )
 
-    def draw(self, size: tuple[int, int], generator: torch.Generator) -> Augmentation:
+    def draw(self, size: Size, generator: torch.Generator) -> Augmentation:
         """Draw the augmentation of an image of `size`."""
 
         def uniform(low: float, high: float) -> float:
@@ -92,34 +100,48 @@ class TrainTransform:
             hue=integer(-18, 17) if integer(0, 1) else 0,
         )
 
-    def resized(self, size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    def resized(self, size: Size, ratio: float) -> Size:
         """The size of an image of `size` after the resize by a random `ratio`."""
         return fit_into(size, (int(self.resize_to[0] * ratio), int(self.resize_to[1] * ratio)))
 
     def apply(
-        self, image: torch.Tensor, mask: torch.Tensor | None, augmentation: Augmentation
+        self,
+        image: torch.Tensor,
+        mask: torch.Tensor | None,
+        augmentation: Augmentation,
+        size: Size | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         """uint8 image (3,H,W), mask (H,W) -> image (3,h,w), mask (h,w), valid (h,w) at crop_size.
 
         Padding at the bottom and on the right is 0 in the image, IGNORE_INDEX in the mask and False
-        in `valid`.
+        in `valid`. With the `size` of the picture the image need only be the `source` in it; the
+        mask is whole.
         """
-        a = augmentation
-        window = (a.top, a.left, *map(min, self.crop_size, a.size))
-        image = _resize_window(image, a.size, window)
-        if a.flip:
-            image = image.flip(-1)
-        image = _distort(image, a)
+        a, window = augmentation, self._window(augmentation)
+        if size is None:
+            size = tuple(image.shape[1:])
+            top, left, height, width = self.source(size, a)
+            image = image[:, top : top + height, left : left + width]
+        strips = resize_window(image, size, a.size, window)
+        image = torch.cat([_distort(s.flip(-1) if a.flip else s, a) for s in strips], dim=1)
         height, width = window[2:]
         padding = (0, self.crop_size[1] - width, 0, self.crop_size[0] - height)
-        valid = F.pad(torch.ones(height, width, dtype=torch.bool), padding, value=False)
+        valid = _pad(torch.ones(height, width, dtype=torch.bool), padding, False)
         if mask is not None:
-            mask = _resize_window_nearest(mask, a.size, window)
-            mask = F.pad(mask.flip(-1) if a.flip else mask, padding, value=IGNORE_INDEX)
-        return F.pad(image, padding), mask, valid
+            mask = resize_window_nearest(mask, a.size, window)
+            mask = _pad(mask.flip(-1) if a.flip else mask, padding, IGNORE_INDEX)
+        return _pad(image, padding, 0), mask, valid
+
+    def source(self, size: Size, augmentation: Augmentation) -> Window:
+        """The part of a picture of `size` that `apply` looks at."""
+        return source_window(size, augmentation.size, self._window(augmentation))
+
+    def _window(self, a: Augmentation) -> Window:
+        """The crop in the resized picture."""
+        return (a.top, a.left, *map(min, self.crop_size, a.size))
 
 
-def fit_into(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+def fit_into(size: Size, box: Size) -> Size:
     """The largest size with the proportions of `size` that fits into `box`.
 
     Long side is held against long side, whichever way up the two are, as in the authors' code.
@@ -128,53 +150,21 @@ def fit_into(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)
 
 
-def resize_image(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_image(image: torch.Tensor, size: Size) -> torch.Tensor:
     """uint8 (3,H,W) -> (3,*size), bilinear without antialiasing."""
     if tuple(image.shape[1:]) == tuple(size):
         return image
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+def resize_mask(mask: torch.Tensor, size: Size) -> torch.Tensor:
     """uint8 (H,W) -> `size`, nearest: never a class that was not there."""
-    return _resize_window_nearest(mask, size, (0, 0, *size))
+    return resize_window_nearest(mask, size, (0, 0, *size))
 
 
-def _resize_window(
-    image: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]
-) -> torch.Tensor:
-    """``resize_image(image, size)`` inside `window` (top, left, height, width) only.
-
-    At ratio 2 that is a tenth of the work.
-    """
-    grid = []
-    for axis, (start, length) in enumerate(((window[0], window[2]), (window[1], window[3]))):
-        extent = image.shape[1 + axis]
-        centers = torch.arange(start, start + length, dtype=torch.float64) + 0.5
-        source = (centers * (extent / size[axis]) - 0.5).clamp(0, extent - 1)
-        first, last = int(source[0]), min(int(source[-1]) + 2, extent)
-        image = image.narrow(1 + axis, first, last - first)
-        # grid_sample counts from -1 to 1 over the outer edges of what it is given.
-        grid.append(((source - first + 0.5) * (2 / (last - first)) - 1).float())
-    rows, columns = grid
-    points = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-    pixels = F.grid_sample(
-        image[None].float(), points[None], padding_mode="border", align_corners=False
-    )
-    return pixels[0].round_().to(torch.uint8)
-
-
-def _resize_window_nearest(
-    mask: torch.Tensor, size: tuple[int, int], window: tuple[int, int, int, int]
-) -> torch.Tensor:
-    """``resize_mask(mask, size)`` inside `window`."""
-    for axis, (start, length) in enumerate(((window[0], window[2]), (window[1], window[3]))):
-        extent = mask.shape[axis]
-        # OpenCV's law with its rounding: the product can fall just below a whole number.
-        step = 1 / (size[axis] / extent)
-        source = torch.arange(start, start + length, dtype=torch.float64) * step
-        mask = mask.index_select(axis, source.long().clamp_(max=extent - 1))
-    return mask
+def _pad(pixels: torch.Tensor, padding: tuple[int, ...], value: float) -> torch.Tensor:
+    """F.pad, which copies even where there is nothing to pad."""
+    return F.pad(pixels, padding, value=value) if any(padding) else pixels
 
 
 def _distort(image: torch.Tensor, a: Augmentation) -> torch.Tensor:
@@ -192,9 +182,12 @@ def normalize(
 
     `statistics` is "imagenet" or "clip".
     """
-    mean, std = (
-        torch.tensor(values, device=image.device).view(3, 1, 1)
-        for values in _STATISTICS[statistics]
-    )
-    normalized = (image.float() - mean) / std
-    return normalized if valid is None else normalized.masked_fill_(~valid[:, None], 0)
+    mean, std = _statistics(statistics, image.device)
+    normalized = image.to(torch.float32, copy=True).sub_(mean).div_(std)
+    return normalized if valid is None else normalized.mul_(valid[:, None].view(torch.uint8))
+
+
+@functools.cache  # a copy to a GPU makes the host wait
+def _statistics(name: str, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in _STATISTICS[name])
+    return mean, std

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from utils.config import Config, load_config, parse_overrides, save_config
+from utils.config import Config, config_from_dict, load_config, parse_overrides, save_config
 from utils.errors import InputError
 
 CONFIGS = sorted(
@@ -20,6 +20,14 @@ def test_shipped_configs_load_and_round_trip(path: Path, tmp_path: Path) -> None
     config = load_config(path)
     save_config(config, tmp_path / "config.yaml")
     assert load_config(tmp_path / "config.yaml") == config
+    keys = {field.name for field in dataclasses.fields(Config)}
+    assert set(yaml.safe_load(path.read_text(encoding="utf-8"))) == keys
+
+
+def test_a_run_from_before_a_key_was_added_is_read() -> None:
+    values = load_config("configs/cityscapes.yaml").to_dict()
+    del values["image_cache"]
+    assert config_from_dict(values, "old").image_cache is None
 
 
 def test_overrides_and_numbers_yaml_reads_as_text() -> None:

@@ -26,9 +26,12 @@ def _bounded(low: float | None = None, high: float | None = None) -> Any:
     return field(metadata={"low": low, "high": high})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides a result. Sizes are (height, width) in pixels."""
+    """Everything that decides a result. Sizes are (height, width) in pixels.
+
+    A key added later has a default, which changes nothing, so that older runs can still be read.
+    """
 
     # data
     dataset: str = _choice("cityscapes", "camvid", "wilddash2", "folder")
@@ -39,6 +42,7 @@ class Config:
     train_split: str
     val_split: str
     num_workers: int = _bounded(0)
+    image_cache: str | None = None
 
     # image augmentation
     resize_to: tuple[int, int] = _bounded(1)
@@ -170,7 +174,9 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
             near = difflib.get_close_matches(str(key), _FIELDS, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
             raise InputError(f"{source}: unknown key '{key}'{hint}")
-    missing = [key for key in _FIELDS if key not in values]
+    missing = [
+        k for k, f in _FIELDS.items() if k not in values and f.default is dataclasses.MISSING
+    ]
     if missing:
         raise InputError(
             f"{source}: missing key{'s' * (len(missing) > 1)} {', '.join(missing)}; "

@@ -26,6 +26,7 @@ _FREE_KEYS = {
     "clip_text",
     "backbone_weights",
     "num_workers",
+    "image_cache",
     "log_every",
     "checkpoint_every",
 }
