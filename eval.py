@@ -38,6 +38,7 @@ from utils.errors import InputError, run_script
 from utils.evaluation_output import check_out, report, submission_name, zip_submission
 from utils.inference import (
     add_options,
+    label_map,
     options_from,
     predict_logits,
     progress_off,
@@ -145,10 +146,10 @@ def evaluate(
         image = normalize(sample["image"][None].to(ranks.device), "imagenet")
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
             scores = predict_logits(model, image, tuple(sample["size"]), **options)
-        prediction = scores.argmax(1)[0]
+        prediction = label_map(scores)[0]
         if "ground_truth" in sample:
             matrix.update(prediction, sample["ground_truth"])
-        mask, name = prediction.to(torch.uint8).cpu().numpy(), sample["name"]
+        mask, name = prediction.cpu().numpy(), sample["name"]
         if arguments.save_predictions:
             save_mask(out / "predictions" / f"{name}.png", mask, classes.palette)
         if arguments.save_vis:

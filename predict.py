@@ -27,6 +27,7 @@ from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.errors import InputError, run_script
 from utils.inference import (
     add_options,
+    label_map,
     open_folder,
     options_from,
     predict_logits,
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
         image = normalize(sample["image"][None].to(device), "imagenet")
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
             scores = predict_logits(model, image, sample["size"], **options)
-        mask, name = scores.argmax(1)[0].to(torch.uint8).cpu().numpy(), sample["name"]
+        mask, name = label_map(scores)[0].cpu().numpy(), sample["name"]
         save_mask(out / f"{name}.png", mask, classes.palette)
         picture = overlay(read_image(pictures[name]), mask, classes.palette, arguments.alpha)
         save_image(out / f"{name}_overlay.png", picture)

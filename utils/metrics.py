@@ -19,27 +19,41 @@ class ConfusionMatrix:
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
+        assert num_classes <= 255, f"class ids are 8 bit and 255 is none of them: {num_classes}"
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
-        """Count two integer maps of one shape, (H,W) or (B,H,W)."""
+        """Count two integer maps of one shape, (H,W) or (B,H,W); `ignore_index` is in 0..255.
+
+        Quickest in uint8. The ignored pixels are counted with the others and their row left out
+        afterwards: to pick out the others costs more than all the counting.
+        """
         if prediction.shape != ground_truth.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and ground truth "
                 f"{tuple(ground_truth.shape)} must have one shape"
             )
-        K = self.num_classes
-        prediction = prediction.to(self.counts.device, torch.int64)
-        ground_truth = ground_truth.to(self.counts.device, torch.int64)
-        valid = ground_truth != ignore_index
-        prediction, ground_truth = prediction[valid], ground_truth[valid]
-        if len(prediction) and not 0 <= int(prediction.min()) <= int(prediction.max()) < K:
-            raise ValueError(f"predictions must be class ids 0..{K - 1}")
-        ground_truth = ground_truth.where((ground_truth >= 0) & (ground_truth < K), K)
-        self.counts += torch.bincount(ground_truth * K + prediction, minlength=(K + 1) * K).reshape(
-            K + 1, K
-        )
+        if not prediction.numel():
+            return
+        K, device = self.num_classes, self.counts.device
+        prediction, ground_truth = prediction.to(device), ground_truth.to(device)
+        if not self._all_classes(prediction):
+            prediction = prediction.masked_fill(ground_truth == ignore_index, 0)
+            if not self._all_classes(prediction):
+                raise ValueError(f"predictions must be class ids 0..{K - 1}")
+        if ground_truth.dtype != torch.uint8:
+            eight_bit = (ground_truth >= 0) & (ground_truth < 256)
+            ground_truth = ground_truth.where(eight_bit, 256).to(torch.int32)
+        pairs = torch.add(prediction.to(torch.int32), ground_truth, alpha=K)
+        counts = torch.bincount(pairs.flatten(), minlength=257 * K).view(257, K)
+        counts[ignore_index] = 0
+        self.counts[:K] += counts[:K]
+        self.counts[K] += counts[K:].sum(0)
+
+    def _all_classes(self, prediction: Tensor) -> bool:
+        low, high = torch.stack(torch.aminmax(prediction)).tolist()  # one wait for a GPU
+        return 0 <= low <= high < self.num_classes
 
     def all_reduce(self) -> None:
         """Sum the counts over all ranks, in place."""
