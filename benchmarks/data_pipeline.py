@@ -1,0 +1,111 @@
+"""One training sample, dual mode, on one worker core: PNG files to normalised tensors.
+
+Published: decode, whole-image transforms, normalisation, and the ground truth through all of it.
+Ours: `TrainingSet`, and the normalisation that the training device does. Pictures of 2048x1024 and
+4 MB, crops of 512x1024. Both use the same drawn numbers. Needs benchmarks/requirements.txt.
+"""
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from benchmarks.inputs import CLASSES
+from benchmarks.published import data as published
+from benchmarks.threads import on_one_thread
+from benchmarks.timing import Case, Options
+from datasets.files import File
+from datasets.training import Draw, TrainingSet
+from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
+
+SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
+GREY_LEVELS = 2  # mean difference of a sample: the authors' and our rounding
+SAMPLES = 32  # in one call, with other numbers each
+
+
+def cases(
+    options: Options, size: tuple[int, int] = SIZE, crop: tuple[int, int] = CROP
+) -> list[Case]:
+    published.opencv()  # refuses before any work
+    folder = tempfile.TemporaryDirectory(prefix="carb-benchmark-")  # lives as long as the cases
+    write_pictures(Path(folder.name), size)
+    samples = SAMPLES // 4 if options.quick else SAMPLES
+    return [
+        _case(f"data pipeline{name}, {size[1]}x{size[0]}", folder, cached, size, crop, samples)
+        for name, cached in (("", False), (" with image cache", True))
+    ]
+
+
+def _case(
+    name: str,
+    folder: tempfile.TemporaryDirectory,
+    cached: bool,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    samples: int,
+) -> Case:
+    transform = TrainTransform(size, RATIOS, crop)
+    image, label, cache = (Path(folder.name) / n for n in ("image.png", "label.png", "cache"))
+    dataset = TrainingSet(
+        {"image": File(str(image))},
+        {"image": (0,)},
+        CLASSES,
+        transform,
+        cache=cache if cached else None,
+    )
+
+    def augmentation(seed: int) -> Augmentation:
+        return transform.draw(size, torch.Generator().manual_seed(seed))
+
+    def theirs(seed: int) -> Tensor:
+        assert folder  # is deleted when nobody holds it
+        return published.sample(image, label, augmentation(seed), crop)[0]
+
+    def ours(seed: int) -> Tensor:
+        sample = dataset[Draw(0, seed)]
+        return normalize(sample["image"][None], "imagenet", sample["valid"][None])[0]
+
+    def check() -> str:
+        std, worst = torch.tensor(IMAGENET_STD).view(3, 1, 1), 0.0
+        for seed in range(samples, samples + 8):
+            expected, found = theirs(seed), ours(seed)
+            assert expected.shape == found.shape, f"{expected.shape} and {found.shape}"
+            worst = max(worst, ((expected - found) * std).abs().mean().item())
+            # A shift by one pixel, or no flip, would go unseen in a flat picture.
+            shifted = ((expected[..., 1:] - found[..., :-1]) * std).abs().mean().item()
+            assert shifted > GREY_LEVELS, "the picture is too flat to tell"
+        assert worst <= GREY_LEVELS, f"{worst:.2f} grey levels in the mean"
+        return f"samples differ by at most {worst:.2f} grey levels in the mean (at most 2)"
+
+    return Case(
+        name,
+        on_one_thread(check),
+        on_one_thread(lambda: [theirs(seed) for seed in range(samples)]),
+        on_one_thread(lambda: [ours(seed) for seed in range(samples)]),
+        target=None if cached else 1.6,
+        expected_seconds=0.059 if size == SIZE else None,
+        units=samples,
+    )
+
+
+def write_pictures(folder: Path, size: tuple[int, int], seed: int = 0) -> None:
+    """image.png, smooth colours with blocks and noise, and label.png."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = [max(2, side // 64) for side in size]
+    smooth, blocks = (torch.rand(1, 3, *cells, generator=generator) for _ in range(2))
+    image = 100 * F.interpolate(smooth, size, mode="bicubic") + 130 * F.interpolate(blocks, size)
+    image += 6 * torch.randn(image.shape, generator=generator)
+    pixels = image[0].clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(folder / "image.png")
+    scores = torch.rand(1, CLASSES, *cells, generator=generator)
+    label = F.interpolate(scores, size, mode="bicubic").argmax(1)[0].byte().numpy()
+    Image.fromarray(label).save(folder / "label.png")
+
+
+if __name__ == "__main__":
+    from benchmarks.run import main_of
+
+    main_of(cases)
