@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.cache import open_cached
-from datasets.files import File, open_image, read_image, read_mask
+from datasets.files import File, list_files, open_image, read_image, read_mask
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
@@ -134,14 +134,15 @@ def pseudo_mask_files(
     """
     if class_names is not None:
         check_class_names(Path(folder), class_names)
-    files = {name: File(str(Path(folder) / f"{name}.png")) for name in names}
-    missing = [file.path for file in files.values() if not Path(file.path).is_file()]
+    found, names = list_files(Path(folder), (".png",)), list(names)
+    missing = [name for name in names if name not in found]
     if missing:
+        first = Path(folder) / f"{missing[0]}.png"
         raise InputError(
-            f"{len(missing)} of {len(files)} pseudo-masks are missing, the first is {missing[0]}; "
+            f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
             f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
         )
-    return files
+    return {name: found[name] for name in names}
 
 
 def check_mask(

@@ -1,0 +1,75 @@
+"""The published pipeline and metric against the authors' numbers; their benchmarks on tiny work."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import golden_cases, load_golden
+from test_transforms import PIPELINE, golden_matches, replay
+
+from benchmarks import data_pipeline, evaluation
+from benchmarks.published import data as published
+from benchmarks.published.evaluation import areas, iou
+from benchmarks.timing import Options, compare
+from datasets.transforms import IMAGENET_STD, TrainTransform
+
+SIZE, CROP = (64, 128), (32, 64)
+
+
+@pytest.mark.parametrize("key", golden_matches(PIPELINE))
+def test_published_pipeline_is_the_authors(key: str) -> None:
+    pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
+    golden, case = load_golden("pipeline.npz"), key.removesuffix("_img")
+    expected = golden[key].transpose(2, 0, 1)
+    transform = TrainTransform(golden["seg"].shape, (0.4, 2.0), expected.shape[1:])
+    _, drawn = replay(transform, golden["seg"].shape, seed=int(case.removeprefix("pipe")))
+    image, label = published.transform(golden["img_bgr"], golden["seg"], drawn, expected.shape[1:])
+    levels = (image.numpy() - expected) * np.reshape(IMAGENET_STD, (3, 1, 1))
+    assert np.abs(levels).mean() < 0.01  # grey levels; another version of OpenCV rounds a few
+    assert np.array_equal(label[0].numpy(), golden[f"{case}_seg"])
+
+
+@pytest.mark.parametrize("case", golden_cases("metrics.npz") or ["none"])
+def test_published_areas_are_the_authors(case: str) -> None:
+    golden = load_golden("metrics.npz")
+    num_classes, totals = int(golden[f"{case}/num_classes"]), torch.zeros(4, 1)
+    names = [f"{case}/{name}_per_image" for name in ("intersect", "union", "pred_area")]
+    names.append(f"{case}/label_area_per_image")
+    for i, (p, g) in enumerate(zip(golden[f"{case}/pred"], golden[f"{case}/gt"], strict=True)):
+        found = torch.stack(areas(p.astype(np.int64), g, num_classes))
+        assert np.array_equal(found.numpy(), [golden[name][i] for name in names])
+        totals = totals + found
+    expected = golden[f"{case}/IoU"]
+    np.testing.assert_allclose(iou(tuple(totals)), expected, rtol=3e-7)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_evaluation_benchmark_compares_and_times(number: int) -> None:
+    options = Options("cpu", quick=True)
+    result = compare(evaluation.cases(options, SIZE)[number], options)
+    assert result.ratio > 0 and "equal" in result.agreement
+
+
+def test_data_benchmark_compares_and_times() -> None:
+    pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
+    options = Options("cpu", quick=True)
+    for case in data_pipeline.cases(options, SIZE, CROP):
+        assert "grey levels" in compare(case, options).agreement
+
+
+def test_a_pair_that_differs_is_no_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Options("cpu", quick=True)
+    metric, to_map = evaluation.cases(options, SIZE)
+    monkeypatch.setattr(evaluation.published, "areas", lambda p, g, k: areas(p, 0 * g, k))
+    with pytest.raises(AssertionError, match="areas of image 1"):
+        compare(metric, options)
+    monkeypatch.setattr(evaluation, "label_map", lambda scores: scores.min(1).indices)
+    with pytest.raises(AssertionError, match="pixels differ"):
+        compare(to_map, options)
+
+
+def test_without_opencv_the_data_benchmark_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(published.InputError, match="pip install -r benchmarks/requirements.txt"):
+        data_pipeline.cases(Options("cpu", quick=True))
