@@ -9,7 +9,7 @@ from datasets.photometric import to_uint8
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]  # top, left, height, width
-STRIP = 128
+STRIP = 128  # rows, of the picture or of the result: whichever are more
 
 
 def source_window(size: Size, resized: Size, window: Window) -> Window:
@@ -26,13 +26,14 @@ def resize_window(
     """`window` of a picture of `size`, resized to `resized`: bilinear, without antialiasing.
 
     part: uint8 (3,h,w), the picture's `source_window`. At ratio 2 that is a tenth of the work.
-    Gives STRIP rows after STRIP rows, so that what is made of them stays in the processor's cache.
+    Gives strip after strip of rows, so that what is made of them stays in the processor's cache.
     """
     top, left, height, width = window
     columns = _places(size[1], resized[1], left, width)
     first_row = _span(size[0], resized[0], top, height)[0]
-    for start in range(top, top + height, STRIP):
-        length = min(STRIP, top + height - start)
+    strip = max(1, STRIP * min(resized[0], size[0]) // size[0])
+    for start in range(top, top + height, strip):
+        length = min(strip, top + height - start)
         rows = _places(size[0], resized[0], start, length)
         above, below = _span(size[0], resized[0], start, length)
         source = part[None, :, above - first_row : below - first_row].float()
