@@ -25,6 +25,7 @@ from datasets.image_labels import (
     read_image_labels,
     write_image_labels,
 )
+from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
 from datasets.survey import (
@@ -34,7 +35,6 @@ from datasets.survey import (
     label_problems,
     labels_from_counts,
     pair_problems,
-    statistics,
     survey,
 )
 from datasets.synthetic import parse_counts, write_dataset

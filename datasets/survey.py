@@ -182,19 +182,3 @@ def _parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> I
         return
     with ProcessPoolExecutor(workers) as pool:
         yield from progress(pool.map(function, tasks, chunksize=8))
-
-
-def statistics(labels: list[tuple[int, ...]], classes: ClassTable) -> str:
-    """Images, classes per image, and images with and without each class, as text."""
-    if not labels:
-        return "no images with labels"
-    per_image = np.array([len(ids) for ids in labels])
-    positive = np.bincount([i for ids in labels for i in ids], minlength=len(classes))
-    lines = [f"{len(labels)} images, {per_image.mean():.2f} classes per image"]
-    lines.append("  classes  images")
-    lines += [f"  {n:7d}  {c:6d}" for n, c in enumerate(np.bincount(per_image)) if c]
-    width = max(map(len, classes.names))
-    lines.append(f"  {'class':{width}}  present  absent")
-    for name, count in zip(classes.names, positive, strict=True):
-        lines.append(f"  {name:{width}}  {count:7d}  {len(labels) - count:6d}")
-    return "\n".join(lines)
