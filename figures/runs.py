@@ -1,14 +1,20 @@
 """What lies in run folders: stages, logs, scores, masks; and in the folders of suites."""
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.ablation_suite import Row
 from utils.config import Config, load_config
 from utils.errors import InputError
 from utils.files import read_json
+from utils.resume import CARB_KEYS
+from utils.run_folder import changed_settings
 
 STAGES = ("warmup", "carb", "supervised")
+TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
 
 
 class Stage(NamedTuple):
@@ -59,14 +65,21 @@ class Suite(NamedTuple):
     folder: Path
     content: dict[str, Any]  # ablation.json
 
+    @property
+    def slug(self) -> str:
+        """The label as a part of a file's name."""
+        return re.sub(r"[^\w.-]+", "_", self.label).strip("_")
+
 
 def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
     """Runs and suites, each in the order given. Raises InputError for a folder that is neither."""
     runs, suites = [], []
-    for name in folders:
-        folder = Path(name)
+    names = [Path(name).resolve().name for name in folders]
+    for path, name in zip(folders, names, strict=True):
+        folder = Path(path)
+        label = name if names.count(name) == 1 else str(folder)
         if (folder / "ablation.json").is_file():
-            suites.append(Suite(folder.name, folder, read_json(folder / "ablation.json")))
+            suites.append(Suite(label, folder, _read_suite(folder / "ablation.json")))
             continue
         stages = {s: read_stage(folder / s) for s in STAGES if _is_stage(folder / s)}
         if not stages and _is_stage(folder):
@@ -76,13 +89,53 @@ def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
                 f"{folder} is no folder of train_*.py, of a run_*.sh or of tools/ablation.py: "
                 "expected config.yaml and metrics.jsonl, warmup/ or carb/, or ablation.json there"
             )
-        runs.append(Run(folder.name, folder, stages))
+        runs.append(Run(label, folder, stages))
     return runs, suites
 
 
+def run_of(suite: Suite) -> Run | None:
+    """The run whose pictures stand for a suite; None where none of its run folders is there.
+
+    That of "Dual + CARB", else of the first row with CARB, else of the first row; the first seed.
+    """
+    rows = suite.content["rows"]
+    order = sorted(rows, key=lambda row: (row != "Dual + CARB", rows[row]["stage"] != "carb"))
+    found = (run_of_row(suite, row, seed) for row in order for seed in rows[row]["seeds"])
+    return next(filter(None, found), None)
+
+
+def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
+    """One seed of a row; None where its folder is not there.
+
+    Its warm-up is the run of the same seed and settings that never started CARB.
+    """
+    rows: dict[str, dict[str, Any]] = suite.content["rows"]
+
+    def folder(row: str) -> Path:
+        return suite.folder / Row(row, rows[row]["stage"], {}).folder(int(seed))
+
+    if not _is_stage(folder(name)):
+        return None
+    stages = {rows[name]["stage"]: (last := read_stage(folder(name)))}
+    if "carb" in stages:
+        plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
+        plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are no row
+        for stage in map(read_stage, filter(_is_stage, plain)):
+            if not changed_settings(stage.config.to_dict(), last.config, CARB_KEYS):
+                stages.setdefault("warmup", stage)
+    return Run(f"{name}, seed {seed}", last.folder, stages)
+
+
 def read_stage(folder: Path) -> Stage:
-    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    log = [json.loads(line) for line in lines if line.endswith("}")]  # it may be being written
+    """Raises InputError naming a file that is damaged."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        log = [dict(json.loads(line)) for line in lines if line.endswith("}")]  # or half-written
+    except ValueError:
+        raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
+    if not all("step" in line for line in log):
+        raise InputError(f"{path}: expected 'step' in each line, as train_*.py writes it")
     scores = {
         path.parent.name.removeprefix("eval_"): read_json(path)
         for path in sorted(folder.glob("eval_*/metrics.json"))
@@ -90,11 +143,43 @@ def read_stage(folder: Path) -> Stage:
     return Stage(folder, load_config(folder / "config.yaml"), log, scores)
 
 
+def evaluation(stage: Stage, split: str) -> str:
+    """The command that scores a stage as it was scored before, if it was; with its predictions."""
+    command = ["python", "eval.py", "--ckpt", str(stage.checkpoint), "--split", split]
+    command.append("--save-predictions")
+    if split in stage.scores:
+        inference = stage.scores[split].get("inference", {})
+        for key, usual in (("scales", [1.0]), ("window", None), ("stride", None)):
+            if inference.get(key, usual) != usual:
+                command += [f"--{key}", *map(str, inference[key])]
+        command += ["--flip"] * bool(inference.get("flip"))
+        command += ["--bf16"] * (inference.get("precision") == "bf16")
+        command.append("--overwrite")
+    return shlex.join(command)
+
+
+def _read_suite(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    rows = content.get("rows")
+    good = isinstance(rows, dict) and all(
+        isinstance(row, dict)
+        and {"stage", "settings", "seeds", "mean", "std", "metrics"} <= row.keys()
+        for row in rows.values()
+    )
+    if not good:
+        raise InputError(
+            f"{path} has no 'rows' with stage, settings, seeds, mean, std and metrics; "
+            "python -m tools.ablation SUITE --out FOLDER --table-only writes it again"
+        )
+    return content
+
+
 def _is_stage(folder: Path) -> bool:
     return (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
 
 
 def _stage_name(folder: Path) -> str:
-    """Which script wrote this run folder."""
-    command = (folder / "command.txt").read_text(encoding="utf-8").splitlines()[-1]
-    return next((name for name in STAGES if f"train_{name}.py" in command), "warmup")
+    """Which script wrote this run folder; that of a folder without its command is a warm-up's."""
+    path = folder / "command.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return next((name for name in STAGES if f"train_{name}.py" in "".join(lines[-1:])), "warmup")

@@ -21,6 +21,7 @@ import prepare_data
 from tools import ablation
 from tools.ablation_jobs import environment
 from tools.ablation_suite import Row, Suite, read_suite
+from tools.ablation_table import collect
 from utils.config import load_config, save_config
 from utils.errors import InputError
 
@@ -230,6 +231,51 @@ def test_shared_warm_ups(prepared, tmp_path) -> None:
         assert all("--keep" in job.commands[0] for job in jobs)
 
 
+def test_rows_without_a_plain_row_have_a_warm_up_of_their_own(prepared, tmp_path) -> None:
+    """One for all that differ in CARB's keys; it stops where CARB starts and is no line."""
+    rows = {
+        "w = 0": {"stage": "carb", "balance": "fixed", "balance_coefficient": 0},
+        "w = 1": {"stage": "carb", "balance": "fixed"},
+        "Slow": {"stage": "carb", "lr": 0.003},
+    }
+    path = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={})
+    suite, out = read_suite(str(path), []), tmp_path / "out"
+    _, starts, carb = ablation.plan(suite, rows_of(suite), [4], out)
+    assert [job.name for job in starts] == ["w_0-start_4", "slow-start_4"]
+    for job in starts:
+        assert len(job.commands) == 1 and job.commands[0][0] == "train_warmup.py"
+        assert {"carb=true", "seed=4"} <= set(job.commands[0])
+    inits = [job.commands[0][job.commands[0].index("--init") + 1] for job in carb]
+    one, other = (str(out / f"{row}-start_4/warmup.pt") for row in ("w_0", "slow"))
+    assert inits == [one, one, other]
+    # one that is there is not trained again, and one of other settings is refused
+    start = suite.start_row(suite.rows["Slow"])
+    (out / start.folder(4)).mkdir(parents=True)
+    (out / start.folder(4) / "warmup.pt").touch()
+    save_config(suite.config_of(start, 4), out / start.folder(4) / "config.yaml")
+    _, starts, carb = ablation.plan(suite, rows_of(suite), [4], out)
+    assert [job.name for job in starts] == ["w_0-start_4"] and len(carb) == 3
+    assert list(collect(suite, out)) == list(rows)
+    other_suite = read_suite(str(path), ["batch_size=3"])
+    with pytest.raises(InputError, match=r"slow-start_4 holds .*other settings \(batch_size"):
+        ablation.plan(other_suite, rows_of(other_suite), [4], out)
+
+
+@pytest.mark.slow
+def test_a_warm_up_of_its_own_is_run_first(prepared, tmp_path, one_thread) -> None:
+    rows = {"Dual + CARB": {"stage": "carb"}}
+    suite = write_suite(
+        tmp_path, prepared / "config.yaml", rows=rows, contrasts={}, seeds=[0], make_masks=False
+    )
+    out = tmp_path / "out"
+    ablation.main([str(suite), "--out", str(out)])
+    steps = [line["step"] for line in tiny.read_metrics(out / "dual_carb-start_0")]
+    assert steps == [1, 2] and not (out / "dual_carb-start_0/eval_val").exists()
+    assert [line["step"] for line in tiny.read_metrics(out / "dual_carb_0")] == [3, 4]
+    content = json.loads((out / "ablation.json").read_text())
+    assert list(content["rows"]) == ["Dual + CARB"] and content["rows"]["Dual + CARB"]["seeds"]
+
+
 def test_masks_are_always_looked_at_and_made_where_something_trains_on_them(
     prepared, tmp_path
 ) -> None:
@@ -264,7 +310,7 @@ def test_set_leaves_the_plain_rows_without_carbs_keys(prepared, tmp_path) -> Non
     default = read_suite(str(path), ["lr=0.02"])
     assert plain == default.config_of(default.rows["Base"], 0)
     assert (carb.balance, carb.queue_size, carb.lr) == ("fixed", 7, 0.02)
-    assert suite.plain_row(suite.rows["Base + CARB"]).name == "Base"
+    assert suite.start_row(suite.rows["Base + CARB"]).name == "Base"
     # so the plain runs of another table serve this one
     out = tmp_path / "out"
     plant(path, out, {("Base", 0): {"miou": 0.3}})
@@ -372,9 +418,6 @@ BAD = {
     "must be different whole numbers": {"seeds": [0, 0]},
     "'config' must name a config file, found configs/none": {"config": "configs/none.yaml"},
     "'make_masks' must be true or false, found maybe": {"make_masks": "maybe"},
-    "row 'A' wants a row of stage warmup with equal settings": {
-        "rows": {"A": {"stage": "carb"}, "B": {"stage": "warmup", "lr": 0.003}}
-    },
     "'rows' is empty": {"rows": {}},
     "'rows' must be 'name: value' lines": {"rows": ["Base"]},
 }
@@ -403,30 +446,65 @@ def test_bad_command_lines_get_a_message(prepared, tmp_path) -> None:
         ablation.main([str(tmp_path / "none.yaml"), *out])
 
 
-@pytest.mark.parametrize("path", sorted(Path("configs").glob("*_ablation.yaml")), ids=str)
-def test_the_shipped_suites_are_valid(path) -> None:
+SUITES = sorted(Path("configs/suites").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_the_shipped_suites_are_valid_and_can_be_planned(path) -> None:
     suite = read_suite(str(path), [])
-    assert len(suite.seeds) >= 3 and suite.contrasts
+    assert len(suite.seeds) in (1, 3) and suite.contrasts
+    _, plain, carb = ablation.plan(suite, rows_of(suite), suite.seeds, Path("nowhere"))
+    assert len(carb) == sum(row.stage == "carb" for row in suite.rows.values()) * len(suite.seeds)
+    assert plain
+    # what it says how to run it with is itself, under the name that the report finds it by
+    text = path.read_text(encoding="utf-8")
+    named = re.findall(r"configs/suites/(\w+)\.yaml --out runs/(\w+)", text)
+    named += [(name, name) for name in re.findall(r"SUITE=(\w+) bash", text)]
+    assert all(names == (path.stem, path.stem) for names in named)
 
 
-def test_the_demos_ablation_makes_the_demos_scenes_first(tmp_path) -> None:
+def test_the_sweeps_of_the_demo_are_those_of_cityscapes_at_its_scale() -> None:
+    """Sizes by four; the same ratios."""
+    city, demo = (
+        read_suite(f"configs/suites/{n}_patch_size.yaml", []) for n in ("cityscapes", "demo")
+    )
+    sizes = [[row.settings["patch_size"] for row in rows_of(suite)] for suite in (city, demo)]
+    assert sizes[0] == [[4 * side for side in size] for size in sizes[1]]
+    ratios = [
+        read_suite(f"configs/suites/{name}_resize_ratio.yaml", []).rows
+        for name in ("cityscapes", "demo")
+    ]
+    assert ratios[0] == ratios[1]
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"RUN": "runs/a b"}, "configs/suites/demo_ablation.yaml --out runs/a b"),
+        (
+            {"SUITE": "demo_patch_size"},
+            "configs/suites/demo_patch_size.yaml --out runs/demo_patch_size",
+        ),
+    ],
+)
+def test_the_demos_ablation_makes_the_demos_scenes_first(tmp_path, variables, expected) -> None:
     copy = program.copy(tmp_path)
     (copy / ".venv/bin/python").write_text('#!/bin/sh\necho "$@"\n')
     done = subprocess.run(
         ["bash", str(copy / "tools/demo_ablation.sh"), "--jobs", "2"],
-        env=os.environ | {"RUN": "runs/a b"},
+        env=os.environ | variables,
         cwd="/",
         capture_output=True,
         text=True,
         check=True,
     )
     scenes, run = done.stdout.splitlines()
-    assert run == "-m tools.ablation configs/demo_ablation.yaml --out runs/a b --jobs 2"
+    assert run == f"-m tools.ablation {expected} --jobs 2"
     demo = (copy / "run_demo.sh").read_text()
     (counts,) = set(re.findall(r"\{SCENES:-([^}]*)\}", demo))
     (seed,) = set(re.findall(r"\{SCENE_SEED:-([^}]*)\}", demo))
     data = load_config("configs/demo.yaml").data_root
     assert scenes == f"prepare_data.py synthetic --root {data} --count {counts} --seed {seed}"
-    suite = read_suite("configs/demo_ablation.yaml", [])
+    suite = read_suite("configs/suites/demo_ablation.yaml", [])
     assert suite.config == "configs/demo.yaml"
     assert "bash tools/demo_ablation.sh" in Path(suite.path).read_text()

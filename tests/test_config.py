@@ -10,9 +10,7 @@ import yaml
 from utils.config import Config, config_from_dict, load_config, parse_overrides, save_config
 from utils.errors import InputError
 
-CONFIGS = sorted(
-    path for path in Path("configs").rglob("*.yaml") if not path.stem.endswith("_ablation")
-)
+CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if path.parent.name != "suites")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = (".", "models", "datasets", "utils", "tools")
+FOLDERS = (".", "models", "datasets", "utils", "tools", "figures")
 SOURCES = [path for folder in FOLDERS for path in sorted(Path(folder).glob("*.py"))]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualize import colourize, legend, overlay, save_image, save_mask, side_by_side
+from utils.visualize import colourize, gallery, legend, overlay, save_image, save_mask
 
 PALETTE = np.array([[128, 64, 128], [0, 200, 0], [70, 130, 180]], np.uint8)
 
@@ -66,11 +66,64 @@ def test_legend_shows_every_colour_and_fits_long_names():
     assert picture[..., 0].min() < 60  # letters
 
 
-def test_side_by_side_scales_to_one_height():
-    red = np.zeros((10, 20, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
-    blue = np.zeros((40, 40, 3), np.uint8) + np.array([0, 0, 255], np.uint8)
-    row = side_by_side([red, blue], height=20, gap=4)
-    assert row.shape == (20, 40 + 4 + 20, 3)
-    assert row[10, 5].tolist() == [255, 0, 0] and row[10, 60].tolist() == [0, 0, 255]
-    titled = side_by_side([red, blue], ["one", "two"], height=20)
-    assert titled.shape[0] > row.shape[0] and titled[: -row.shape[0]].min() < 100
+def solid(height: int, width: int, color: tuple[int, int, int]) -> np.ndarray:
+    return np.broadcast_to(np.array(color, np.uint8), (height, width, 3))
+
+
+def test_gallery_shows_rows_of_one_panel_width_over_the_legend():
+    red, blue = solid(10, 20, (255, 0, 0)), solid(40, 40, (0, 0, 255))
+    picture = gallery([[red, blue], [blue, red]], ["one", "two"], ["road", "sky", "car"], PALETTE)
+    # 20 goes 44 times into its part of 1800 pixels; the second row is as high as its first panel
+    size = 44 * 20
+    assert picture.shape[1] == 6 + size + 6 + size + 6
+    red_rows = np.nonzero((picture[:, 10] == (255, 0, 0)).all(-1))[0]
+    assert len(red_rows) == 10 * 44
+    blue_rows = np.nonzero((picture[:, 10] == (0, 0, 255)).all(-1))[0]
+    assert len(blue_rows) == size and blue_rows[0] == red_rows[-1] + 1 + 6
+    for color in PALETTE:
+        assert (picture[blue_rows[-1] + 1 :] == color).all(-1).sum() > 300
+    heads = (picture[: red_rows[0]] < 128).all(-1).any(0)
+    assert heads[6 : 6 + size].any() and heads[6 + size + 6 :].any()
+
+
+@pytest.mark.parametrize(
+    ("native", "columns", "panel"), [(2048, 5, 352), (480, 5, 352), (480, 4, 480), (160, 5, 320)]
+)
+def test_gallery_of_any_size_is_about_as_wide_as_two_pages(native, columns, panel):
+    rows = [[solid(native // 2, native, (200, 9, 9))] * columns]
+    picture = gallery(rows, ["heading"] * columns, ["road"], PALETTE)
+    assert picture.shape[1] == columns * (panel + 6) + 6
+    assert ((picture == (200, 9, 9)).all(-1).sum(0) == round(panel / 2)).sum() == columns * panel
+
+
+def test_gallery_enlarges_labels_pixel_by_pixel():
+    labels = colourize(np.random.default_rng(0).integers(0, 3, (30, 60)).astype(np.uint8), PALETTE)
+    picture = gallery([[labels] * 4], ["", "", "", ""], ["road"], PALETTE)
+    first = np.nonzero((picture != 255).any((1, 2)))[0][0]
+    enlarged = picture[first : first + 30 * 7, 6 : 6 + 60 * 7]
+    np.testing.assert_array_equal(enlarged, labels.repeat(7, 0).repeat(7, 1))
+
+
+def test_long_headings_and_notes_are_broken_not_cut():
+    rows = [[solid(100, 300, (200, 9, 9))] * 6]
+    long = "a_run_folder_with_a_name_that_goes_on_and_on_without_a_space and some words more"
+    notes = ["a note of many words " * 20]
+    picture = gallery(rows, [long, "two\nlines", *["x"] * 4], ["road"], PALETTE, notes)
+    assert picture.shape[1] == 6 * 306 + 6
+    top = np.nonzero((picture == (200, 9, 9)).all(-1).any(1))[0][0]
+    ink = (picture[:top] < 128).all(-1)
+    head = np.nonzero(ink[:, 312:].any(1))[0][0]  # the second heading stands on the panels
+    assert head > np.nonzero(ink.any(1))[0][0]
+    assert not ink[:, :6].any() and not ink[:, -6:].any()
+    assert not ink[: top // 2, 306:312].any()  # nothing runs into the next heading
+    lines = ink.any(1)
+    assert (lines[1:] & ~lines[:-1]).sum() >= 5  # lines of heading and note
+
+
+def test_gallery_legend_takes_the_rows_it_needs():
+    rows, names = [[solid(100, 590, (200, 9, 9))] * 3], [f"class number {k}" for k in range(25)]
+    palette = np.array([[10 * k, 255 - 10 * k, 77] for k in range(25)], np.uint8)
+    picture = gallery(rows, ["x"] * 3, names, palette)
+    assert picture.shape[1] == 3 * (590 + 6) + 6
+    for color in palette:
+        assert (picture == color).all(-1).sum() > 50

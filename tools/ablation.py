@@ -1,17 +1,18 @@
 """Train and score all rows of an ablation for several seeds, then print its tables.
 
-Reads a suite file (configs/demo_ablation.yaml explains its keys) and the config it names; writes
-OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log), OUT/ablation.json and
-OUT/ablation.md.
+Reads a suite file (configs/suites/demo_ablation.yaml explains its keys) and the config it names;
+writes OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log),
+OUT/ablation.json and OUT/ablation.md.
 
-    python -m tools.ablation configs/demo_ablation.yaml --out runs/demo_ablation --jobs 2
+    python -m tools.ablation configs/suites/demo_ablation.yaml --out runs/demo_ablation --jobs 2
     python -m tools.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m tools.ablation ... --table-only
 
 First CLIP's masks, then the rows without CARB, then those with it: rows that differ in CARB's keys
 alone start from one warm-up, made by the row without CARB of equal settings, which runs too when
-they are asked for by themselves. The same command again goes on where it stopped; what is scored
-already is left alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
+they are asked for by themselves; where there is no such row, OUT/<row>-start_<seed>/ is trained as
+far as CARB's start. The same command again goes on where it stopped; what is scored already is left
+alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from utils.errors import InputError, run_script
 
 SCRIPTS = {
     "supervised": "train_supervised.py",
+    "start": "train_warmup.py",
     "warmup": "train_warmup.py",
     "carb": "train_carb.py",
 }
@@ -57,7 +59,7 @@ def main(argv: list[str]) -> None:
         if run_jobs(masks, parallel):
             raise InputError("nothing is trained: the pseudo-masks failed, see above")
         failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
-    print(write_tables(suite, out, seeds, shlex.join(["python", "-m", "tools.ablation", *argv])))
+    print(write_tables(suite, out, shlex.join(["python", "-m", "tools.ablation", *argv])))
     print(f"written to {out / 'ablation.md'} and {out / 'ablation.json'}")
     if failed:
         sys.exit(f"error: {len(failed)} runs failed ({', '.join(failed)}); try the command again")
@@ -70,7 +72,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("suite", help="suite file, configs/demo_ablation.yaml for one")
+    add("suite", help="suite file, configs/suites/demo_ablation.yaml for one")
     add("--out", required=True, help="folder of the runs and the tables")
     add("--jobs", type=int, help="how many at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
@@ -95,7 +97,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def plan(
     suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
 ) -> tuple[list[Job], list[Job], list[Job]]:
-    """What is left to do: masks, rows without CARB (seed by seed), rows with it.
+    """What is left to do: masks, rows without CARB and warm-ups (seed by seed), rows with CARB.
 
     Raises InputError when a folder holds a run of other settings.
     """
@@ -109,18 +111,19 @@ def plan(
         train += ["--keep"] * keep
         # --overwrite: numbers of an earlier step or another way of inference are of no use here
         score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
-        job = Job(folder.name, [train, [*score, "--overwrite"]], folder / "job.log")
-        todo[folder] = row, job
+        commands = [train] if row.stage == "start" else [train, [*score, "--overwrite"]]
+        todo[folder] = row, Job(folder.name, commands, folder / "job.log")
 
     for seed, row in product(seeds, rows):
         if read_scored(suite, row, seed, out):
             continue
         warmup = None
         if row.stage == "carb":
-            plain = suite.plain_row(row)
-            warmup = out / plain.folder(seed) / "warmup.pt"
-            if not (read_scored(suite, plain, seed, out) and warmup.is_file()):  # scores alone
-                add(plain, seed)
+            start = suite.start_row(row)
+            warmup = out / start.folder(seed) / "warmup.pt"
+            scored = read_scored(suite, start, seed, out) or start.stage == "start"
+            if not (scored and warmup.is_file()):  # scores may be there alone
+                add(start, seed)
         add(row, seed, warmup)
     masks = mask_jobs(suite, [row for row, _ in todo.values()], out)
     without = [job for row, job in todo.values() if row.stage != "carb"]

@@ -36,7 +36,8 @@ class Row:
 
     def folder(self, seed: int) -> str:
         """Name of a run's folder."""
-        return f"{self.slug}_{seed}"
+        start = "-start" if self.stage == "start" else ""  # no slug has a '-'
+        return f"{self.slug}{start}_{seed}"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Suite:
         """
         both = self.settings | row.settings
         used = {k: v for k, v in both.items() if row.stage == "carb" or k not in CARB_KEYS}
-        return used | {"carb": row.stage == "carb", "seed": seed}
+        return used | {"carb": row.stage in ("carb", "start"), "seed": seed}
 
     def config_of(self, row: Row, seed: int) -> Config:
         """The resolved config of a run. Raises InputError naming the row."""
@@ -71,13 +72,20 @@ class Suite:
         """The same text for runs that are the same but for their seed."""
         return f"{row.stage} {json.dumps(self.config_of(row, 0).to_dict())}"
 
-    def plain_row(self, row: Row) -> Row:
-        """The row without CARB that makes the warm-up of `row`. Raises InputError without one."""
+    def start_row(self, row: Row) -> Row:
+        """The row that makes the warm-up of `row`, a row with CARB.
+
+        That is the row without CARB of equal settings. Where the suite has none, it is a row of
+        stage "start", which is no line of the table: the warm-up alone, made once for all rows that
+        differ in CARB's keys only and named after the first of them.
+        """
         making = self.making(replace(row, stage="warmup"))
-        found = [plain for plain in self.rows.values() if self.making(plain) == making]
-        expected = "a row of stage warmup with equal settings, to start from"
-        check(bool(found), f"{self.path}: row '{row.name}' wants {expected}")
-        return found[0]
+        plain = [other for other in self.rows.values() if self.making(other) == making]
+        if plain:
+            return plain[0]
+        starts = [replace(r, stage="start") for r in self.rows.values() if r.stage == "carb"]
+        making = self.making(replace(row, stage="start"))
+        return next(start for start in starts if self.making(start) == making)
 
 
 def read_suite(path: str, settings: list[str]) -> Suite:
@@ -85,7 +93,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
 
     Raises InputError naming the file and what is wrong there.
     """
-    check(Path(path).is_file(), f"no suite file at {path}; configs/demo_ablation.yaml is one")
+    check(Path(path).is_file(), f"no suite file at {path}; there are some in configs/suites/")
     content = _mapping(path, read_yaml(path), "the file")
     keys = f"{path}: expected the keys {', '.join(KEYS)}; found {', '.join(content)}"
     check(content.keys() == set(KEYS), keys)
@@ -154,15 +162,13 @@ def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:
 
 
 def _check_rows(suite: Suite) -> None:
-    """No two rows with one folder or of one making; every row can be trained."""
+    """No two rows with one folder or of one making; every config is good."""
     taken: dict[tuple[str, str], str] = {}
     for row in suite.rows.values():
         for key in (("folder", row.slug), ("run", suite.making(row))):
             other = taken.setdefault(key, row.name)
             same = f"rows '{other}' and '{row.name}' would be the same {key[0]}"
             check(other == row.name and bool(key[1]), f"{suite.path}: {same}")
-        if row.stage == "carb":
-            suite.plain_row(row)
 
 
 def _mapping(path: str, value: Any, what: str) -> dict[str, Any]:

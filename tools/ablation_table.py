@@ -1,23 +1,20 @@
-"""The numbers of tools/ablation.py's runs: differences, mean and spread over the seeds, tables."""
+"""What tools/ablation.py's runs have scored, and the files with their tables."""
 
-import statistics
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tools.ablation_numbers import difference, scores_of, suite_tables, summary
 from tools.ablation_suite import Row, Suite, as_arguments
 from utils.checkpoint import versions
 from utils.config import load_config
 from utils.errors import InputError
 from utils.files import read_json, replacing, write_json
-from utils.runlog import git
+from utils.run_folder import git
 
-# Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
-MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
 # Keys that decide neither a run nor what it is scored on.
 UNIMPORTANT = {"num_workers", "log_every", "checkpoint_every"}
 
-Figures = dict[str, float | None]  # by heading, in percent
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
 
@@ -75,79 +72,39 @@ def collect(suite: Suite, out: Path) -> Scored:
     return scored
 
 
-def write_tables(suite: Suite, out: Path, seeds: list[int], command: str) -> str:
+def write_tables(suite: Suite, out: Path, command: str) -> str:
     """Write OUT/ablation.json and OUT/ablation.md, whose text is returned.
 
-    Every scored run of the suite in `out` counts, whichever rows and `seeds` were asked for now.
+    Every scored run of the suite in `out` counts, whichever rows and seeds were asked for now.
     """
     scored = collect(suite, out)
-    columns = sorted({*seeds, *(seed for cells in scored.values() for seed in cells)})
     score = out / f"pseudo_masks_{suite.split}" / "score.json"
-    masks = read_json(score) if score.is_file() else None
     rows = {
-        name: _summary({seed: _figures(cell) for seed, cell in cells.items()})
+        name: asdict(suite.rows[name])
+        | summary({str(seed): scores_of(cell) for seed, cell in cells.items()})
+        | {"metrics": cells}
         for name, cells in scored.items()
     }
-    contrasts = {
-        title: {
-            f"{a} − {b}": _summary(_minus(rows[a]["seeds"], rows[b]["seeds"])) for a, b in pairs
-        }
-        for title, pairs in suite.contrasts.items()
-    }
-
-    lines = [_heading(suite, scored), "", *_table("row", rows, columns)]
-    if masks:
-        cells = [_percent(value) for value in _figures(masks).values()]
-        lines.insert(4, _line(["CLIP's pseudo-masks", "-", *cells, *("" for _ in columns)]))
-    for title, differences in contrasts.items():
-        lines += ["", f"**{title}**", "", *_table("difference", differences, columns, "+")]
-    text = "\n".join(lines)
-
-    with replacing(out / "ablation.md") as temporary:
-        temporary.write_text(f"{text}\n", encoding="utf-8")
     content = {
         "command": command,
         "suite": suite.path,
         "config": suite.config,
         "settings": suite.settings,
         "split": suite.split,
-        "rows": {
-            name: asdict(suite.rows[name]) | rows[name] | {"metrics": cells}
-            for name, cells in scored.items()
+        "rows": rows,
+        "pseudo_masks": read_json(score) if score.is_file() else None,
+        "contrasts": {
+            title: {f"{a} − {b}": difference(rows[a]["seeds"], rows[b]["seeds"]) for a, b in pairs}
+            for title, pairs in suite.contrasts.items()
         },
-        "pseudo_masks": masks,
-        "contrasts": contrasts,
         "commit": git("rev-parse", "HEAD"),
         "versions": versions(),
     }
+    text = f"{_heading(suite, scored)}\n\n{suite_tables(content)}"
+    with replacing(out / "ablation.md") as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
     write_json(out / "ablation.json", content)
     return text
-
-
-def _figures(metrics: dict[str, Any]) -> Figures:
-    """The mean IoUs of a metrics.json or score.json, None where it has none."""
-    values = {heading: metrics.get(key) for heading, key in MEASURES.items()}
-    return {heading: None if v is None else 100 * v for heading, v in values.items()}
-
-
-def _minus(a: dict[int, Figures], b: dict[int, Figures]) -> dict[int, Figures]:
-    """Row less row, for the seeds that both have."""
-    pairs = {seed: (a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())}
-    return {
-        seed: {key: None if None in (x[key], y[key]) else x[key] - y[key] for key in MEASURES}
-        for seed, (x, y) in pairs.items()
-    }
-
-
-def _summary(by_seed: dict[int, Figures]) -> dict[str, Any]:
-    """{"seeds": by_seed, "mean": .., "std": ..}; std is the sample's, None for a single seed."""
-    mean: Figures = {}
-    std: Figures = {}
-    for key in MEASURES:
-        values = [f[key] for f in by_seed.values() if f[key] is not None]
-        mean[key] = statistics.mean(values) if values else None
-        std[key] = statistics.stdev(values) if len(values) > 1 else None
-    return {"seeds": by_seed, "mean": mean, "std": std}
 
 
 def _heading(suite: Suite, scored: Scored) -> str:
@@ -162,29 +119,3 @@ def _heading(suite: Suite, scored: Scored) -> str:
         f"images); {steps} steps for every row; seeds {', '.join(map(str, seeds)) or 'none yet'}. "
         "mIoU in percent: mean ± sample standard deviation over the seeds, then seed by seed."
     )
-
-
-def _table(
-    heading: str, lines: dict[str, dict[str, Any]], seeds: list[int], sign: str = ""
-) -> list[str]:
-    """`lines`: name -> summary."""
-    headings = [heading, "seeds", *MEASURES, *(f"seed {seed}" for seed in seeds)]
-    table = [_line(headings), "|" + "---|" * len(headings)]
-    for name, line in lines.items():
-        cells = ["not run"]
-        if line["seeds"]:
-            spreads = [f" ± {std:.1f}" if std is not None else "" for std in line["std"].values()]
-            means = [_percent(mean, sign) for mean in line["mean"].values()]
-            cells = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
-            values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
-            cells += [_percent(value, sign) for value in values]
-        table.append(_line([name, len(line["seeds"]), *cells]))
-    return table
-
-
-def _line(cells: list[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def _percent(value: float | None, sign: str = "") -> str:
-    return "-" if value is None else f"{value:{sign}.1f}"

@@ -5,4 +5,4 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source tools/environment.sh requirements.txt
-exec .venv/bin/python -m tools.ablation configs/camvid_ablation.yaml --out "${RUN:-runs/camvid_small}" "$@"
+exec .venv/bin/python -m tools.ablation configs/suites/camvid_ablation.yaml --out "${RUN:-runs/camvid_small}" "$@"

@@ -12,18 +12,12 @@ import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from datasets import open_dataset
-from datasets.files import File, read_image, read_mask
-from datasets.labels import ClassTable, load_classes
+from datasets.labels import ClassTable
+from figures.pictures import Column, chosen, comparison, open_pictures
 from utils.config import load_config
 from utils.errors import InputError, run_script
 from utils.files import read_json
-from utils.visualize import colourize, legend, save_image, side_by_side
-
-_PANEL_WIDTH = 320  # pixels, about: room for the headings
-_GAP = 6
+from utils.visualize import save_image
 
 
 class Row(NamedTuple):
@@ -45,24 +39,12 @@ def main(argv: list[str]) -> None:
     run, split = Path(arguments.run), arguments.split
     rows = read_rows(run, split)
     config = load_config(run / "warmup/config.yaml")
-    classes = load_classes(config.class_file)
-    dataset = open_dataset(config.dataset, config.data_root)
-    pictures, truths = dataset.images(split), dataset.ground_truth(split)
-    columns = []
-    for name in spread(list(pictures), arguments.images):
-        truth = colourize(dataset.read_ground_truth(truths[name]), classes.palette)
-        masks = [read_mask(File(str(row.masks / f"{name}.png"))) for row in rows]
-        columns.append(
-            [read_image(pictures[name]), truth, *(colourize(m, classes.palette) for m in masks)]
-        )
-    titles = [
-        "image",
-        "ground truth",
-        *(f"{r.title}: mIoU {_percent(r.scores, 'miou')}" for r in rows),
-    ]
-    save_image(run / "demo.png", draw(columns, titles, classes))
+    pictures = open_pictures(config, split)
+    columns = [Column(row.title, row.masks, row.scores.get("miou")) for row in rows]
+    shown = chosen(pictures, arguments.images)
+    save_image(run / "demo.png", comparison(pictures, shown, columns))
     print(table(rows))
-    explained = notes(rows, classes, split, config.train_split)
+    explained = notes(rows, pictures.classes, split, config.train_split)
     print(f"\n{explained}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
 
 
@@ -136,31 +118,6 @@ on your pictures  .venv/bin/python predict.py --ckpt {shlex.quote(network)} PICT
 Next, with real data (README, Data): bash run_cityscapes.sh, run_camvid.sh or run_wilddash2.sh.
 They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own pictures: README,
 "Your own data"; CONFIG=configs/folder.yaml bash run_cityscapes.sh."""
-
-
-def draw(rows: list[list[np.ndarray]], titles: list[str], classes: ClassTable) -> np.ndarray:
-    """Rows of panels (H,W,3) uint8 under `titles`, above the legend of the classes; (H,W,3)."""
-    strips = []
-    for i, panels in enumerate(rows):
-        height, width = panels[0].shape[:2]
-        whole = max(1, round(_PANEL_WIDTH / width))  # labels stay sharp under whole factors
-        panels = [panel.repeat(whole, 0).repeat(whole, 1) for panel in panels]
-        if width > 2 * _PANEL_WIDTH:
-            height = round(height * _PANEL_WIDTH / width)
-        strips.append(side_by_side(panels, titles if i == 0 else (), height * whole, _GAP))
-    strips.append(legend(classes.names, classes.palette, rows=-(-len(classes) // 6)))
-    width = max(strip.shape[1] for strip in strips)
-    padded = [
-        np.pad(strip, ((0, _GAP), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
-        for strip in strips
-    ]
-    return np.pad(np.concatenate(padded), ((_GAP, 0), (_GAP, _GAP), (0, 0)), constant_values=255)
-
-
-def spread(names: list[str], count: int) -> list[str]:
-    """`count` of the names, evenly spread: chosen without a look at them."""
-    count = min(count, len(names))
-    return [names[i * len(names) // count] for i in range(count)]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,9 +5,9 @@
 
 A RUN is a run folder of train_*.py, or a folder that holds warmup/ and carb/, read as one run.
 Runs of one label (seeds) get one colour. Scores as eval.py does without options; writes
-OUT/{curves.json, curves.csv, curves.png}. The same command again scores new checkpoints only.
-For looking, not for choosing: the last checkpoint is the one to report. The picture needs
-matplotlib (pip install matplotlib).
+OUT/curves.{json,csv,png,svg}. The same command again scores new checkpoints only. For looking, not
+for choosing: the last checkpoint is the one to report. The picture needs matplotlib (pip install
+matplotlib).
 """
 
 import argparse
@@ -22,9 +22,9 @@ import eval as evaluation
 from datasets import open_dataset
 from datasets.labels import load_classes
 from datasets.training import EvaluationSet
+from figures.runs import read_inputs
 from models.trained import load_trained
 from tools.learning_output import draw, percent, write_csv
-from tools.plot_regions import read_lines
 from utils.cli import overrides_parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
@@ -104,22 +104,21 @@ def default_labels(folders: list[str]) -> list[str]:
 
 def read_run(folder: str, label: str, split: str | None, overrides: list[str]) -> Run:
     """Config, kept checkpoints and log. Raises InputError when one of them is missing."""
-    path = Path(folder)
-    stages = [path, path / "warmup", path / "carb"]
-    stages = [stage for stage in stages if (stage / "config.yaml").is_file()]
-    if path in stages:
-        stages = [path]
-    if not stages:
-        raise InputError(f"{folder} is no run folder of train_*.py (no config.yaml in it)")
-    config = load_config(stages[-1] / "config.yaml", overrides)
+    found_runs, _ = read_inputs([folder])
+    if not found_runs:
+        raise InputError(f"{folder} holds the runs of a suite; name run folders in it")
+    run = found_runs[0]
+    stages = {name: run.stages[name] for name in ("warmup", "carb") if name in run.stages}
+    stages = stages or {"supervised": run.last}
+    config = load_config(run.last.folder / "config.yaml", overrides)
     files = {}
-    for stage in stages:
+    for name, stage in stages.items():
         found = {
             int(match[1]): file
-            for file in stage.glob("step_*.pt")
+            for file in stage.folder.glob("step_*.pt")
             if (match := re.fullmatch(r"step_(\d+)\.pt", file.name))
         }
-        if len(stages) > 1 and stage == path / "warmup":  # it may have gone on without CARB
+        if name == "warmup" and "carb" in stages:  # it may have gone on without CARB
             found = {step: file for step, file in found.items() if step <= config.warmup_steps}
         files |= found
     if not files:
@@ -128,9 +127,8 @@ def read_run(folder: str, label: str, split: str | None, overrides: list[str]) -
             "--overwrite --keep"
         )
     num_images = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
-    log = read_lines([str(stage) for stage in stages])
-    split = split or config.val_split
-    return Run(label, path, config, split, num_images, dict(sorted(files.items())), log)
+    split, log = split or config.val_split, run.log or run.last.log
+    return Run(label, run.folder, config, split, num_images, dict(sorted(files.items())), log)
 
 
 def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, Any]:

@@ -6,15 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets.labels import ClassTable
-from utils.errors import InputError
+from figures.panels import Panel, Track, grid, styles, thin
+from figures.style import save_figure
 from utils.files import replacing
 
-Points = list[tuple[float, float]]  # (step, value)
-
-# Okabe and Ito's, which colour-blind readers tell apart; from the eighth label on dashed.
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-_DASHES = ("-", "--", ":")
-_MOST_POINTS = 100  # of a log curve: more is noise at the size of a panel
+Points = list[tuple[float, ...]]  # (step, value)
 
 
 def percent(value: float | None) -> str:
@@ -42,59 +38,17 @@ def draw(
     runs: those of curves.json; logs: the lines of metrics.jsonl of each. A panel without a value
     is left out. Raises InputError without matplotlib.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError(
-            f"{path.name} needs matplotlib: pip install matplotlib, then the same command again"
-        ) from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-    from matplotlib.lines import Line2D
-
-    panels = panel_curves(runs, logs, classes)
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    styles = {
-        label: {"color": _COLOURS[i % 7], "linestyle": _DASHES[i // 7 % 3]}
-        for i, label in enumerate(labels)
-    }
-    starts = {run["carb_start"] for run in runs} - {None}
-    last = max(line["step"] for log in logs for line in log)
-
-    rows = -(-len(panels) // 3)
-    figure, axes = pyplot.subplots(
-        rows, 3, figsize=(9, 2.1 * rows + 0.5), layout="constrained", squeeze=False
-    )
-    for i, ax in enumerate(axes.flat):
-        if i >= len(panels):
-            ax.set_visible(False)
-            continue
-        title, curves = panels[i]
-        for run, points in zip(runs, curves, strict=True):
-            if points:
-                x, y = zip(*points, strict=True)
-                marker = "." if len(points) == 1 else None  # else it would not be seen
-                ax.plot(x, y, linewidth=1.4, marker=marker, **styles[run["label"]])
-        for start in starts:
-            ax.axvline(start, color="0.4", linestyle="--", linewidth=1)
-        ax.set_title(title, fontsize=10)
-        if "IoU" not in title:  # scores would all lie at the top
-            ax.set_ylim(bottom=0)
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
-        ax.set_xlim(0, last)
+    tracks = styles([run["label"] for run in runs])
+    panels = [
+        Panel(title, [Track(p, tracks[r["label"]]) for r, p in zip(runs, curves, strict=True)])
+        for title, curves in panel_curves(runs, logs, classes)
+    ]
+    # scores would all lie at the top
+    panels = [panel._replace(from_zero="IoU" not in panel.title) for panel in panels]
     epochs = {run["steps_per_epoch"] for run in runs}
     note = f" (an epoch has {epochs.pop():g})" if len(epochs) == 1 else ""
-    figure.supxlabel(f"step{note}", fontsize=10)
-    handles = [Line2D([], [], label=label, **styles[label]) for label in labels]
-    if starts:
-        handles.append(Line2D([], [], color="0.4", linestyle="--", label="CARB starts"))
-    columns = 100 // (6 + max(map(len, labels)))  # about 100 letters side by side
-    columns = max(1, min(len(handles), columns))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    pyplot.close(figure)
+    starts = {run["carb_start"] for run in runs} - {None}
+    save_figure(grid(panels, tracks, starts, f"step{note}"), path.parent, path.stem)
 
 
 def panel_curves(
@@ -112,7 +66,7 @@ def panel_curves(
     ]
     panels += [
         (title, [_logged(log, lambda line, key=key: line.get(key)) for log in logs])
-        for key, title in (("balance", "weight $w$"), ("consistent_fraction", "consistent area"))
+        for key, title in (("balance", "weight w"), ("consistent_fraction", "consistent area"))
     ]
     small = [k for k, is_small in enumerate(classes.small) if is_small]
     shares = [_logged(log, lambda line: _share(line, small)) for log in logs]
@@ -131,11 +85,5 @@ def _share(line: dict[str, Any], ks: list[int]) -> float | None:
 
 
 def _logged(log: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> Points:
-    """Means of neighbouring log lines, so many that at most _MOST_POINTS are left."""
-    points = [(line["step"], v) for line in log if (v := value(line)) is not None]
-    size = -(-len(points) // _MOST_POINTS)
-    groups = [points[i : i + size] for i in range(0, len(points), max(size, 1))]
-    return [
-        (sum(s for s, _ in group) / len(group), sum(v for _, v in group) / len(group))
-        for group in groups
-    ]
+    """Thinned out by means."""
+    return thin([(line["step"], v) for line in log if (v := value(line)) is not None])

@@ -5,67 +5,110 @@
 Splits the training images into the consistent and the inconsistent region of Eq. (4) and (5), on
 stored pseudo-masks, and counts against ground truth: the share of each region, and how often the
 pseudo-mask and the filtered prediction S are right there. Overall and by class of the pseudo-mask.
+Fig. 4 of the report (figures/regions.py) draws the same regions.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from datasets import open_dataset
-from datasets.files import read_mask
+from datasets.files import File, read_mask
 from datasets.image_labels import read_image_labels
 from datasets.labels import IGNORE_INDEX, multi_hot
-from datasets.training import EvaluationSet, pseudo_mask_files
+from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
 from datasets.transforms import normalize
+from figures.style import markdown
 from models.carb import filtered_prediction, split_regions
-from models.trained import load_trained
+from models.trained import Trained, load_trained
 from utils.cli import parser
+from utils.distributed import setup
 from utils.errors import run_script
 from utils.inference import predict_logits
 
 
-@torch.inference_mode()
+class Regions(NamedTuple):
+    """A training image, all (H,W) on the CPU; the last is None without ground truth."""
+
+    name: str
+    pseudo_mask: Tensor  # long
+    prediction: Tensor  # long: S, among the classes of the image
+    truth: Tensor | None  # long
+
+
 def main(argv: list[str]) -> None:
     arguments = parser(__doc__, config_required=False)
     arguments.add_argument("--ckpt", required=True)
     arguments = arguments.parse_args(argv)
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
+    trained.model.to(setup(arguments.device).device)
     config, classes = trained.config, trained.classes
     dataset = open_dataset(config.dataset, config.data_root)
-    images = dataset.images(config.train_split)
-    labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
-    samples = EvaluationSet(
-        images,
-        config.resize_to,
-        dataset.ground_truth(config.train_split),
-        dataset.read_ground_truth,
-    )
-    # [class of the pseudo-mask, consistent or not, (pixels, mask right, prediction right)]
+    names = list(dataset.images(config.train_split))
+    truths = dataset.ground_truth(config.train_split)
+    require(names, truths, "ground truth", "it is what the masks are compared with")
+    masks = pseudo_mask_files(config.pseudo_masks, names, classes.names)
     counts = torch.zeros(len(classes), 2, 3, dtype=torch.int64)
-    for i in tqdm(range(len(samples)), "regions", disable=None):
+    for image in tqdm(regions(trained, masks), "regions", len(names), disable=None):
+        counts += count(image, len(classes))
+    print(table(counts, classes.names))
+
+
+@torch.inference_mode()
+def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
+    """The training images that `masks` names, seen by the network where it is."""
+    config, num_classes = trained.config, len(trained.classes)
+    dataset = open_dataset(config.dataset, config.data_root)
+    images, truths = (of(config.train_split) for of in (dataset.images, dataset.ground_truth))
+    labels = read_image_labels(config.image_labels, num_classes, trained.classes.names)
+    require(masks, labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    device = next(trained.model.parameters()).device
+    samples = EvaluationSet({name: images[name] for name in masks}, config.resize_to)
+    for i, (name, file) in enumerate(masks.items()):
         sample = samples[i]
-        name, truth = sample["name"], sample["ground_truth"].long()
-        image = normalize(sample["image"][None], "imagenet")
+        mask = read_mask(file)
+        check_mask(mask, file, sample["size"], num_classes)
+        image = normalize(sample["image"][None].to(device), "imagenet")
         logits = predict_logits(trained.model, image, sample["size"])
-        present = multi_hot(labels[name], len(classes))[None]
-        prediction = filtered_prediction(logits, present, config.absent_classes)[0]
-        mask = torch.from_numpy(read_mask(masks[name])).long()
-        mask = mask.masked_fill(truth == IGNORE_INDEX, IGNORE_INDEX)
-        for column, region in enumerate(split_regions(mask, prediction)):
-            pseudo, known, predicted = mask[region], truth[region], prediction[region]
-            for kind, chosen in enumerate((..., pseudo == known, predicted == known)):
-                counts[:, column, kind] += torch.bincount(pseudo[chosen], minlength=len(classes))
-    print(
-        "| pseudo-mask says | consistent | mask right there | inconsistent | mask right | S right |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, row in [("all", counts.sum(0)), *zip(classes.names, counts, strict=True)]:
-        area = row[:, 0] / row[:, 0].sum()
-        (_, right, _), (_, wrong_right, predicted) = (100 * row / row[:, :1]).tolist()
-        print(
-            f"| {name} | {100 * area[0]:.1f} | {right:.1f} | {100 * area[1]:.1f} "
-            f"| {wrong_right:.1f} | {predicted:.1f} |"
-        )
+        present = multi_hot(labels[name], num_classes)[None].to(device)
+        prediction = filtered_prediction(logits, present, config.absent_classes)[0].cpu()
+        truth = dataset.read_ground_truth(truths[name]) if name in truths else None
+        truth = truth if truth is None else torch.from_numpy(truth).long()
+        yield Regions(name, torch.from_numpy(mask).long(), prediction, truth)
+
+
+def count(image: Regions, num_classes: int) -> Tensor:
+    """int64 (K, 2, 3): by class of the pseudo-mask, in the consistent and in the inconsistent
+    region, all pixels with ground truth, those where the mask and those where S is right."""
+    known = image.truth
+    mask = image.pseudo_mask.masked_fill(known == IGNORE_INDEX, IGNORE_INDEX)
+    counts = torch.zeros(num_classes, 2, 3, dtype=torch.int64)
+    for column, region in enumerate(split_regions(mask, image.prediction)):
+        kinds = region, region & (mask == known), region & (image.prediction == known)
+        for kind, chosen in enumerate(kinds):
+            counts[:, column, kind] = torch.bincount(mask[chosen], minlength=num_classes)
+    return counts
+
+
+def shares(counts: Tensor) -> list[float | None]:
+    """Of counts (2, 3), in percent: area of the consistent region, how often the mask is right in
+    it; area of the inconsistent one, how often the mask and how often S is right there."""
+    (all_c, mask_c, _), (all_i, mask_i, predicted_i) = counts.tolist()
+    parts = (all_c, all_c + all_i), (mask_c, all_c), (all_i, all_c + all_i)
+    parts += (mask_i, all_i), (predicted_i, all_i)
+    return [100 * part / whole if whole else None for part, whole in parts]
+
+
+def table(counts: Tensor, class_names: Sequence[str]) -> str:
+    """Markdown of counts (K, 2, 3): `shares` of all and of each class of the pseudo-mask."""
+    head = ["pseudo-mask says", "consistent", "mask right there"]
+    head += ["inconsistent", "mask right", "S right"]
+    rows = [("all", counts.sum(0)), *zip(class_names, counts, strict=True)]
+    text = [[name, *("-" if s is None else f"{s:.1f}" for s in shares(row))] for name, row in rows]
+    return markdown(head, text)
 
 
 if __name__ == "__main__":

@@ -101,8 +101,11 @@ class ConfusionMatrix:
     def to_dict(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> dict[str, Any]:
         """Everything as plain numbers in 0..1, unrounded; None where there is no value (JSON).
 
-        With `small` classes marked also miou_small and miou_large.
+        With `small` classes marked also miou_small and miou_large. "confusion" holds the pixel
+        counts: row = class of the ground truth, column = class predicted; below the K rows one
+        more for ground-truth ids that are no class, where there are such pixels.
         """
+        other = bool(self.counts[-1].any())
         columns = {
             "iou": self.iou(),
             "accuracy": self.class_accuracy(),
@@ -123,6 +126,7 @@ class ConfusionMatrix:
                 }
                 for k, name in enumerate(class_names)
             },
+            "confusion": self.counts[: self.num_classes + other].tolist(),
         }
 
     def table(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> str:

@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 IGNORED_COLOR = (0, 0, 0)
+# Of a gallery, in pixels: its width, about; between panels; and for letters of 12 pixels when the
+# whole is shown on a page of 900.
+_WIDTH, _GAP, _TEXT, _PAGE = 1800, 6, 12, 900
 
 
 def colourize(prediction: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -61,12 +64,12 @@ def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
     save_image(path, image, compress_type=zlib.Z_RLE)  # a fourth of the time for label maps
 
 
-def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8) -> np.ndarray:
-    """A picture of coloured squares with the class names, `rows` to a column."""
-    font = ImageFont.load_default(size=18)
-    line, margin = 28, 10
+def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int = 18) -> np.ndarray:
+    """Coloured squares with the class names, `rows` to a column, letters of `size` pixels."""
+    font = ImageFont.load_default(size)
+    line, margin, box = round(1.55 * size), round(0.55 * size), round(1.45 * size)
     columns = [range(k, min(k + rows, len(names))) for k in range(0, len(names), rows)]
-    widths = [max(int(font.getlength(names[k])) for k in column) + 50 for column in columns]
+    widths = [max(int(font.getlength(names[k])) for k in c) + box + 3 * margin for c in columns]
     image = Image.new("RGB", (sum(widths) + margin, min(rows, len(names)) * line + margin), "white")
     draw = ImageDraw.Draw(image)
     left = margin
@@ -74,30 +77,85 @@ def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8) -> np.ndarr
         for row, k in enumerate(column):
             top = margin + row * line
             color = tuple(int(c) for c in palette[k])
-            draw.rectangle((left, top, left + 26, top + 17), fill=color, outline="black")
-            draw.text((left + 34, top + 8), names[k], fill="black", font=font, anchor="lm")
+            draw.rectangle((left, top, left + box, top + size - 1), fill=color, outline="black")
+            place = (left + box + margin, top + size / 2 - 1)
+            draw.text(place, names[k], fill="black", font=font, anchor="lm")
         left += width
     return np.asarray(image)
 
 
-def side_by_side(
-    panels: Sequence[np.ndarray], titles: Sequence[str] = (), height: int = 240, gap: int = 6
+def gallery(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    names: Sequence[str],
+    palette: np.ndarray,
+    notes: Sequence[str] = (),
 ) -> np.ndarray:
-    """One row of pictures (H,W,3) uint8, scaled to one height, with titles above when given."""
-    top = 26 if titles else 0
-    scaled = []
-    for panel in panels:
-        image = Image.fromarray(panel)
-        width = max(1, round(image.width * height / image.height))
-        scaled.append(image.resize((width, height), Image.Resampling.LANCZOS))
-    row = Image.new(
-        "RGB", (sum(p.width for p in scaled) + gap * (len(scaled) - 1), height + top), "white"
-    )
-    draw, font = ImageDraw.Draw(row), ImageFont.load_default(size=17)
-    left = 0
-    for i, panel in enumerate(scaled):
-        row.paste(panel, (left, top))
-        if titles:
-            draw.text((left + panel.width / 2, 12), titles[i], fill="black", font=font, anchor="mm")
-        left += panel.width + gap
+    """Rows of panels (H,W,3) uint8 under `titles`, above the legend of the classes; (H,W,3) uint8.
+
+    One panel width for all: a whole multiple of the first one's, or about an equal part of _WIDTH.
+    `notes` has a text to stand above each row.
+    """
+    native, part = rows[0][0].shape[1], (_WIDTH - _GAP) // len(titles) - _GAP
+    panel_width = native * max(1, part // native) if native <= 1.3 * part else part
+    inside = len(titles) * (panel_width + _GAP) - _GAP
+    size = round(_TEXT * inside / _PAGE)
+    strips = [_text_row(titles, panel_width, size, "ma")]
+    for i, panels in enumerate(rows):
+        if notes:
+            strips.append(_text_row([notes[i]], inside, size, "la"))
+        height = max(1, round(panels[0].shape[0] * panel_width / panels[0].shape[1]))
+        row = Image.new("RGB", (inside, height), "white")
+        for k, panel in enumerate(panels):
+            row.paste(_scale(panel, panel_width, height), (k * (panel_width + _GAP), 0))
+        strips.append(np.asarray(row))
+    legends = (legend(names, palette, lines, size) for lines in range(1, len(names) + 1))
+    narrow = (shown for shown in legends if shown.shape[1] <= inside)
+    strips.append(next(narrow, legend(names, palette, len(names), size)))
+    width = max(strip.shape[1] for strip in strips)
+    padded = [
+        np.pad(strip, ((0, _GAP), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
+        for strip in strips
+    ]
+    return np.pad(np.concatenate(padded), ((_GAP, 0), (_GAP, _GAP), (0, 0)), constant_values=255)
+
+
+def _scale(panel: np.ndarray, width: int, height: int) -> Image.Image:
+    """Enlarged pixel by pixel, made smaller without colours that overshoot: labels stay sharp."""
+    image = Image.fromarray(panel)
+    larger = width >= image.width
+    how = Image.Resampling.NEAREST if larger else Image.Resampling.HAMMING
+    return image.resize((width, height), how)
+
+
+def _text_row(texts: Sequence[str], width: int, size: int, anchor: str) -> np.ndarray:
+    """Texts to stand on panels of `width`; anchor "ma" centres them, "la" puts them left."""
+    font = ImageFont.load_default(size)
+    broken = [_break(text, font, width) for text in texts]
+    line, height = round(1.25 * size), max(map(len, broken))
+    shape = (len(texts) * (width + _GAP) - _GAP, height * line)
+    row = Image.new("RGB", shape, "white")
+    draw = ImageDraw.Draw(row)
+    for k, lines in enumerate(broken):
+        left = k * (width + _GAP) + (width // 2 if anchor == "ma" else 0)
+        for i, text in enumerate(lines, height - len(lines)):
+            draw.text((left, i * line), text, fill="black", font=font, anchor=anchor)
     return np.asarray(row)
+
+
+def _break(text: str, font: Any, width: int) -> list[str]:
+    """Lines of at most `width` pixels: between words, inside one that is longer than a line."""
+    if "\n" in text:
+        return [line for part in text.split("\n") for line in _break(part, font, width)]
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+            continue
+        lines += [""] * bool(lines[-1])
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines

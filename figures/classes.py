@@ -1,0 +1,143 @@
+"""The IoU of every class in all runs, and the confusion matrix of the first."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets.labels import load_classes
+from figures.confusion import draw_confusion
+from figures.runs import TITLES, Run, Stage, evaluation
+from figures.style import (
+    COLOURS,
+    GREY,
+    WIDTH,
+    Figure,
+    Missing,
+    plotting,
+    save_data,
+    save_figure,
+)
+from utils.errors import InputError
+
+_FIGURE = Figure("class_iou", "IoU of every class", "")
+_BAR = 0.13  # inches
+
+
+class Scored(NamedTuple):
+    """A stage with its numbers on one split."""
+
+    label: str
+    stage: Stage
+    scores: dict[str, Any]  # metrics.json
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.scores["classes"])
+
+    def column(self, key: str) -> np.ndarray:
+        """(K,) of "iou", "ground_truth", ...; NaN where there is no value."""
+        return np.array([row[key] for row in self.scores["classes"].values()], float)
+
+
+def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
+    """The confusion matrix of the first run's last stage; bars of all stages that were scored."""
+    return [draw_confusion(runs[0], split, out), *_draw_all_bars(runs, split, out)] if runs else []
+
+
+def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
+    """One figure for each set of classes that the runs are of."""
+    missing = tuple(
+        Missing(f"the scores of {run.last.folder} on '{split}'", evaluation(run.last, split))
+        for run in runs
+        if split not in run.last.scores
+    )
+    groups: dict[tuple[str, ...], list[Scored]] = {}
+    for scored in scored_stages(runs, split):
+        groups.setdefault(scored.names, []).append(scored)
+    figures = []
+    for number, group in enumerate(groups.values(), 1):
+        name = _FIGURE.name + (f"_{number}" if number > 1 else "")
+        figures.append(draw_bars(group, split, out, name))
+    first, *others = figures or [_FIGURE]
+    return [first._replace(missing=missing), *others]
+
+
+def scored_stages(runs: list[Run], split: str) -> list[Scored]:
+    """Every stage that was scored, as "RUN: STAGE" where a run has several."""
+    found = []
+    for run in runs:
+        for name in [name for name in TITLES if name in run.stages]:
+            stage = run.stages[name]
+            label = run.label if len(run.stages) == 1 else f"{run.label}: {TITLES[name]}"
+            if split in stage.scores:
+                found.append(Scored(label, stage, stage.scores[split]))
+    return found
+
+
+def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
+    """Classes by their share of the labelled pixels, largest first; as many pictures as needed."""
+    names, truth = scored[0].names, scored[0].column("ground_truth")
+    share = 100 * truth / max(truth.sum(), 1)
+    order = np.argsort(-share, kind="stable")
+    try:
+        classes = load_classes(scored[0].stage.config.class_file)
+        small = dict(zip(classes.names, classes.small, strict=True))
+    except InputError:  # numbers are of use without it
+        small = {}
+    marked = [small.get(name, False) for name in names]
+    parts = [scored[i : i + len(COLOURS)] for i in range(0, len(scored), len(COLOURS))]
+    pictures: tuple[Path, ...] = ()
+    for i, part in enumerate(parts, 1):
+        figure = _draw_part(part, names, share, marked, order)
+        pictures += save_figure(figure, out, name + (f"_part{i}" if i > 1 else ""))
+    caption = (
+        f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
+    )
+    note = " Small classes are marked with a dot." if any(marked) else ""
+    content = [
+        {
+            "class": names[k],
+            "percent_of_pixels": share[k],
+            "small": bool(marked[k]),
+            "iou": {s.label: s.scores["classes"][names[k]]["iou"] for s in scored},
+        }
+        for k in order
+    ]
+    data = save_data(out, name, {"split": split, "classes": content})
+    return Figure(name, _FIGURE.title, caption + note, pictures, data)
+
+
+def _draw_part(
+    scored: list[Scored],
+    names: tuple[str, ...],
+    share: np.ndarray,
+    small: list[bool],
+    order: np.ndarray,
+) -> Any:
+    pyplot = plotting()
+    group = _BAR * len(scored) + 0.1  # inches a class
+    height = 0.8 + max(group, 0.22) * len(names) + 0.2 * -(-len(scored) // 3)
+    figure, axes = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
+    thick = _BAR / max(group, 0.22)
+    places = np.arange(len(names))
+    for i, (one, colour) in enumerate(zip(scored, COLOURS, strict=False)):
+        iou = 100 * one.column("iou")[order]
+        at = places + (i - (len(scored) - 1) / 2) * thick
+        miou = one.scores["miou"]
+        label = one.label if miou is None else f"{one.label} (mIoU {100 * miou:.1f})"
+        axes.barh(at, iou, thick * 0.92, color=colour, label=label)
+        for y, value in zip(at, iou, strict=True):
+            text = "–" if np.isnan(value) else f"{value:.1f}"
+            where = 0.4 if np.isnan(value) else value + 0.4
+            axes.text(where, y, text, va="center", fontsize=7, color=GREY)
+    labels = [f"{'● ' if small[k] else ''}{names[k]} ({_share(share[k])})" for k in order]
+    axes.set_yticks(places, labels)
+    axes.set(xlabel="IoU in %", xlim=(0, 105), ylim=(len(names) - 0.5, -0.5))
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper left", ncols=min(3, len(scored)))
+    return figure
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.2g} %"

@@ -1,0 +1,170 @@
+"""The report as one page that opens from disk (figures/page.html is its frame), and as Markdown."""
+
+import base64
+import html
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+from urllib.parse import quote
+
+from PIL import Image
+
+from figures.page_table import table_html
+from figures.style import Figure, Missing
+from utils.files import replacing
+
+_FRAME = Path(__file__).with_suffix(".html")
+_SVG_BYTES = 400_000  # a larger one holds pixels; the PNG is smaller
+
+
+class Report(NamedTuple):
+    """What is on the page. `failed` names the figures whose caption says why they aren't drawn."""
+
+    title: str
+    about: str
+    made_by: str  # command and commit
+    figures: list[Figure]
+    failed: frozenset[str] = frozenset()
+
+
+def write_page(report: Report, out: Path) -> Path:
+    """OUT/index.html, which needs no other file; gives its path."""
+    made_by = f"Made by <code>{html.escape(report.made_by)}</code>"
+    left = _commands_left(report)
+    contents = [_contents_line(figure, report) for figure in report.figures]
+    contents += ['<li><a href="#commands-left">All commands that are left</a></li>'] * bool(left)
+    text = Template(_FRAME.read_text(encoding="utf-8")).substitute(
+        title=html.escape(report.title),
+        about=html.escape(report.about),
+        contents="\n".join(contents),
+        sections="\n".join([*(_section(figure, report, out) for figure in report.figures), left]),
+        made_by=made_by,
+    )
+    return _write(out / "index.html", text)
+
+
+def write_markdown(report: Report, out: Path) -> Path:
+    """OUT/report.md: the same with the pictures beside it; gives its path."""
+    parts = [f"# CARB: {_plain(report.title)}", _plain(report.about)]
+    for figure in report.figures:
+        title, caption = _plain(figure.title), _plain(figure.caption)
+        parts += [f"## {title}"]
+        parts += [f"![{title}]({_link(picture, out)})" for picture in figure.pictures]
+        parts += [f"**Not drawn:** {caption}" if figure.name in report.failed else caption]
+        parts += [table.replace("<", "&lt;") for table in figure.tables]
+        for command, what in _by_command(figure.missing).items():
+            parts += [f"*Missing:* {_plain(what)}", _fenced(command)]
+        files = [f"[{name}]({link})" for name, link in _files(figure, out)]
+        parts += [f"Files: {' · '.join(files)}"] * bool(files)
+    parts += ["Made by", _fenced(report.made_by)]
+    return _write(out / "report.md", "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _contents_line(figure: Figure, report: Report) -> str:
+    """With a dot where something is missing."""
+    failed = figure.name in report.failed
+    kind, reason = ("dot bad", "not drawn") if failed else ("dot", "something is missing")
+    dot = f'<span class="{kind}" title="{reason}" aria-label="{reason}">●</span>'
+    shown = f"\u00a0{dot}" * bool(failed or figure.missing)  # no line breaks before it
+    return f'<li><a href="#{_id(figure)}">{html.escape(figure.title)}{shown}</a></li>'
+
+
+def _section(figure: Figure, report: Report, out: Path) -> str:
+    parts = [f"<h2>{html.escape(figure.title)}</h2>"]
+    parts += [_picture(picture, figure, out) for picture in figure.pictures]
+    if figure.name in report.failed:
+        parts += [f'<div class="failed"><b>Not drawn.</b> {html.escape(figure.caption)}</div>']
+    elif figure.caption:
+        parts += [f'<p class="caption">{html.escape(figure.caption)}</p>']
+    parts += [table_html(table) for table in figure.tables]
+    parts += [_missing(figure.missing)] * bool(figure.missing)
+    files = "".join(f'<a href="{link}">{html.escape(n)}</a>' for n, link in _files(figure, out))
+    parts += [f'<p class="files">{files}</p>'] * bool(files)
+    return "\n".join([f'<section id="{_id(figure)}">', *parts, "</section>"])
+
+
+def _picture(path: Path, figure: Figure, out: Path) -> str:
+    """Inside the page, sharp at any size where a drawing lies beside; a click enlarges it."""
+    with Image.open(path) as image:
+        width, height = image.size
+    kind, link, svg = "png", _link(path, out), path.with_suffix(".svg")
+    if svg.is_file() and svg.stat().st_size <= _SVG_BYTES:
+        path, kind = svg, "svg+xml"
+    data = base64.b64encode(path.read_bytes()).decode()
+    alt = html.escape(f"{figure.title}. {figure.caption}")
+    return (
+        f'<a class="picture" href="{link}"><img width="{width}" height="{height}" alt="{alt}" '
+        f'src="data:image/{kind};base64,{data}"></a>'
+    )
+
+
+def _missing(missing: tuple[Missing, ...]) -> str:
+    """What can't be shown yet and what makes it; folded up when it is much."""
+    items = _by_command(missing).items()
+    lines = "".join(f"<li>{html.escape(what)}{_command(command)}</li>" for command, what in items)
+    count, state = len(missing), " open" if len(items) <= 3 else ""
+    summary = f"<summary>{count} thing{'s' * (count > 1)} missing</summary>"
+    return f'<details class="missing"{state}>{summary}<ul>{lines}</ul></details>'
+
+
+def _commands_left(report: Report) -> str:
+    """The section at the end with each command once."""
+    every = tuple(missing for figure in report.figures for missing in figure.missing)
+    commands = "\n".join(command for command in _by_command(every) if command)
+    title = "<h2>All commands that are left</h2>"
+    text = (
+        "Each once, in the order of the page, to be run in the project's folder. "
+        "<code>report.py --make</code> runs the masks and evaluations among them."
+    )
+    section = f'{title}\n<p class="caption">{text}</p>\n{_command(commands)}'
+    return f'<section id="commands-left">\n{section}\n</section>' if commands else ""
+
+
+def _command(text: str) -> str:
+    """Lines to copy; each word is an element, so that a line breaks between words."""
+    if not text:
+        return ""
+    words = re.sub(r"\S+", r"<span>\g<0></span>", html.escape(text))
+    return f'<div class="command"><code>{words}</code><button type="button">copy</button></div>'
+
+
+def _by_command(missing: Iterable[Missing]) -> dict[str, str]:
+    """Command -> what it makes, in the order of appearance."""
+    found: dict[str, list[str]] = {}
+    for what, command in missing:
+        found.setdefault(command, []).append(what)
+    return {command: "; ".join(whats) for command, whats in found.items()}
+
+
+def _files(figure: Figure, out: Path) -> list[tuple[str, str]]:
+    """(name, relative link) of the files beside the page: pictures, drawings, data."""
+    paths = [path for p in figure.pictures for path in (p, p.with_suffix(".svg")) if path.is_file()]
+    return [(path.name, _link(path, out)) for path in [*paths, *filter(None, [figure.data])]]
+
+
+def _link(path: Path, out: Path) -> str:
+    return quote(Path(os.path.relpath(path, out)).as_posix())
+
+
+def _id(figure: Figure) -> str:
+    return html.escape(figure.name.replace(" ", "_"))
+
+
+def _plain(text: str) -> str:
+    """Text in which Markdown and HTML find no markup."""
+    return re.sub(r"([\\`*_\[\]|#<>])", r"\\\1", text)
+
+
+def _fenced(command: str) -> str:
+    """A block of code whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", command)), default=0))
+    return f"{fence}bash\n{command}\n{fence}" if command else ""
+
+
+def _write(path: Path, text: str) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path

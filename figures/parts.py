@@ -1,0 +1,93 @@
+"""The parts of the report, one for each module of figures, and how one that fails is survived."""
+
+import argparse
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+from figures import classes, curves, qualitative, regions, scales, statistics, sweeps, tables
+from figures.runs import Run, Suite, run_of
+from figures.style import Figure, Missing
+from utils.errors import InputError
+
+PARTS = [
+    "statistics",
+    "scales",
+    "regions",
+    "curves",
+    "sweeps",
+    "qualitative",
+    "classes",
+    "tables",
+]
+
+
+def draw(
+    arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
+) -> tuple[list[Figure], dict[str, str]]:
+    """All figures in the order of the page, and by name what those that failed have to say.
+
+    A figure that fails is on the page too, with its error: the others are not lost.
+    """
+    figures, problems = [], {}
+    for name, part in parts(arguments, runs, suites, out).items():
+        try:
+            found = part()
+        except (InputError, OSError) as error:
+            problems[name] = f"{name}: {error}"
+        except Exception as error:  # a fault of ours; shown, and the other figures are drawn
+            traceback.print_exc()
+            problems[name] = f"{name}: {type(error).__name__}: {error}"
+        if name in problems:
+            found = [Figure(name, f"{name.capitalize()}: not drawn", problems[name])]
+        for figure in found:
+            missing = f" ({count(len(figure.missing), 'thing')} missing)" * bool(figure.missing)
+            print(f"{figure.title}{missing}", flush=True)
+        figures += found
+    return figures, problems
+
+
+def parts(
+    arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
+) -> dict[str, Callable[[], list[Figure]]]:
+    """What draws the parts asked for, by name, in the order of the page."""
+    problem: Exception | None = None
+    shown = runs
+    if not runs:
+        try:
+            shown = [run for run in map(run_of, suites) if run]
+        except (InputError, OSError) as error:
+            problem = error
+    run = shown[0] if shown else None
+    data = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
+    split = arguments.split or (run.last.config.val_split if run else "val")
+    images = arguments.images
+    number = images if isinstance(images, int) else len(images)  # regions are of training images
+
+    def no_run() -> list[Figure]:
+        if problem:
+            raise problem
+        command = suites[0].content.get("command", "")
+        why = Missing("pictures: ablation.json is without the run folders beside it", command)
+        return [Figure("pictures", "Pictures", "", missing=(why,))]
+
+    drawn: dict[str, Callable[[], list[Figure]]] = {
+        "pictures": no_run,
+        "statistics": lambda: statistics.draw(data, out),
+        "scales": lambda: scales.draw(run, split, images, out),
+        "regions": lambda: regions.draw(run, number, out),
+        "curves": lambda: curves.draw(runs, suites, out),
+        "sweeps": lambda: sweeps.draw(suites, out),
+        "qualitative": lambda: qualitative.draw(shown, split, images, out),
+        "classes": lambda: classes.draw(shown, split, out),
+        "tables": lambda: tables.draw(runs, suites, out),
+    }
+    wanted = set(arguments.only)
+    if run is None:
+        wanted = wanted - {"scales", "regions", "qualitative", "classes"} | {"pictures"}
+        wanted -= set() if data else {"statistics"}
+    return {name: part for name, part in drawn.items() if name in wanted}
+
+
+def count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,83 @@
+"""Images of a split beside label maps: CLIP's masks, predictions. Needs no matplotlib."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets import SegmentationData, open_dataset
+from datasets.files import File, read_image, read_mask
+from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
+from utils.config import Config
+from utils.errors import InputError
+from utils.visualize import IGNORED_COLOR, colourize, gallery
+
+
+class Column(NamedTuple):
+    """Label maps <image id>.png in a folder."""
+
+    title: str
+    folder: Path
+    miou: float | None  # 0..1, of the whole split
+
+    @property
+    def heading(self) -> str:
+        return self.title if self.miou is None else f"{self.title}\nmIoU {100 * self.miou:.1f}"
+
+
+class Pictures(NamedTuple):
+    """A split: its images, their ground truth if there is any, and the classes."""
+
+    dataset: SegmentationData
+    images: dict[str, File]
+    ground_truth: dict[str, File]
+    classes: ClassTable
+
+    def truth(self, name: str) -> np.ndarray:
+        """(H,W) uint8; 255 is not labelled."""
+        return self.dataset.read_ground_truth(self.ground_truth[name])
+
+
+def open_pictures(config: Config, split: str) -> Pictures:
+    """Raises InputError when data set, split or class file are not there."""
+    dataset = open_dataset(config.dataset, config.data_root)
+    images, truths = dataset.images(split), dataset.ground_truth(split)
+    return Pictures(dataset, images, truths, load_classes(config.class_file))
+
+
+def chosen(pictures: Pictures, images: int | Sequence[str]) -> list[str]:
+    """Image ids: those given, or so many evenly spread, chosen without a look at them."""
+    names = list(pictures.images)
+    if isinstance(images, int):
+        count = min(images, len(names))
+        return [names[i * len(names) // count] for i in range(count)]
+    unknown = [name for name in images if name not in pictures.images]
+    if unknown:
+        raise InputError(f"no image {', '.join(unknown)}; ids look like {names[0]}")
+    return list(images)
+
+
+def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
+    """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8."""
+    palette, rows, unlabelled = pictures.classes.palette, [], False
+    for name in names:
+        maps = [read_map(column.folder, name) for column in columns]
+        if pictures.ground_truth:
+            maps.insert(0, pictures.truth(name))
+        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in maps)
+        rows.append([read_image(pictures.images[name]), *(colourize(m, palette) for m in maps)])
+    titles = ["image", *["ground truth"] * bool(pictures.ground_truth)]
+    titles += [column.heading for column in columns]
+    return gallery(rows, titles, *legend_of(pictures.classes, unlabelled))
+
+
+def read_map(folder: Path, name: str) -> np.ndarray:
+    """FOLDER/<image id>.png, class ids (H,W) uint8."""
+    return read_mask(File(str(folder / f"{name}.png")))
+
+
+def legend_of(classes: ClassTable, unlabelled: bool) -> tuple[list[str], np.ndarray]:
+    """Names and colours of the classes, and black where there are `unlabelled` pixels."""
+    names = [*classes.names, *["not labelled"] * unlabelled]
+    return names, np.array([*classes.palette, IGNORED_COLOR], np.uint8)[: len(names)]

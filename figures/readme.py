@@ -1,0 +1,49 @@
+"""The tables between the markers of a README: nothing else of the file is touched."""
+
+import re
+from pathlib import Path
+
+from utils.errors import InputError
+from utils.files import replacing
+
+# A line of its own, so that a sentence may name a marker.
+_MARKER = re.compile(r"^<!-- (/?)report:(.*?) -->[ \t]*(?=\r?$)", re.MULTILINE)
+
+
+def fill_readme(path: Path, tables: dict[str, str]) -> list[str]:
+    """Put tables[NAME] between `<!-- report:NAME -->` and `<!-- /report:NAME -->`; gives the names.
+
+    Raises InputError for a marker that is unknown or unclosed, or when there is none; the file is
+    then as it was.
+    """
+    if not path.is_file():
+        raise InputError(f"--readme: no file at {path}")
+    with path.open(encoding="utf-8", newline="") as file:
+        text = file.read()
+    newline = "\r\n" if "\r\n" in text else "\n"
+    known = f"the tables are {', '.join(tables)}"
+    parts, names, kept, opened = [], [], 0, None  # `kept`: all before it is in `parts`
+    for marker in _MARKER.finditer(text):
+        name = marker[2]
+        if not marker[1]:
+            if opened is not None:
+                break
+            if name not in tables:
+                raise InputError(f"{path}: unknown marker {marker[0]}; {known}")
+            opened = marker
+            continue
+        if opened is None or opened[2] != name:
+            raise InputError(f"{path}: {marker[0]} closes no <!-- report:{name} --> before it")
+        table = tables[name].strip().replace("\n", newline)
+        parts += [text[kept : opened.end()], newline, newline, table, newline, newline]
+        names, kept, opened = [*names, name], marker.start(), None
+    if opened is not None:
+        raise InputError(f"{path}: {opened[0]} is not closed by <!-- /report:{opened[2]} -->")
+    if not names:
+        lines = "<!-- report:NAME --> and <!-- /report:NAME -->"
+        raise InputError(f"{path}: no table has a place between lines {lines}; {known}")
+    filled = "".join([*parts, text[kept:]])
+    if filled != text:
+        with replacing(path.resolve()) as temporary:
+            temporary.write_text(filled, encoding="utf-8", newline="")
+    return names

@@ -1,0 +1,108 @@
+"""Tables of what stands in none of the paper's: suites, other runs; and IoU by class."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from figures.cells import Cell, by_settings, is_a_sweep, mean_of, read_cells, why_not
+from figures.runs import Suite
+from figures.style import Figure, Missing, markdown, save_data
+from tools.ablation_numbers import MEASURES, mean_std, percent, spread, suite_tables
+from tools.ablation_suite import as_arguments
+
+
+def suite_table(suite: Suite, out: Path) -> Figure:
+    """Rows, contrasts and IoU by class of a suite."""
+    content, rows = suite.content, suite.content["rows"]
+    cells = read_cells([], [suite])
+    reasons = sorted({reason for cell in cells for reason in why_not(cell).split("; ") if reason})
+    scored = {name: list(row["metrics"].values()) for name, row in rows.items() if row["metrics"]}
+    first = next((metrics[0] for metrics in scored.values()), {})
+    settings = ", ".join(as_arguments(content.get("settings", {}))[1::2])
+    caption = (
+        f"{content.get('config', '')}{' with ' * bool(settings)}{settings}; split "
+        f"{content.get('split')} ({first.get('num_images', '?')} images). mIoU in %: mean ± sample "
+        "standard deviation over the seeds, then seed by seed; below each contrast is taken seed "
+        "by seed, then IoU in % by class, mean over the seeds."
+    )
+    if reasons:
+        caption += f" Not in the paper's tables: {'; '.join(reasons)}."
+    elif not cells:
+        caption += " Not in the paper's tables: the runs' folders are not here."
+    tables = [suite_tables(content)] + [class_table(scored)] * bool(scored)
+    left = ", ".join(name for name, row in rows.items() if not row["metrics"])
+    file = str(content.get("suite"))
+    moved = f"configs/suites/{Path(file).name}"  # where the shipped ones lay elsewhere before
+    file = moved if Path(moved).is_file() and not Path(file).is_file() else file
+    command = ["python", "-m", "tools.ablation", file, "--out", str(suite.folder)]
+    command += as_arguments(content.get("settings", {}))
+    missing = (Missing(f"rows not run: {left}", shlex.join(command)),) if left else ()
+    name = f"suite_{suite.slug}"
+    means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
+    data = {"suite": str(suite.folder), "rows": means, "contrasts": content.get("contrasts", {})}
+    path = save_data(out, name, data | {"iou_by_class": _classes(scored)})
+    foreign = any(not is_a_sweep(reason) for reason in reasons)
+    title = f"Suite {suite.label}" + " (not the paper's data, masks or networks)" * foreign
+    return Figure(name, title, caption, (), path, tuple(tables), missing)
+
+
+def other_table(cells: list[Cell], out: Path) -> Figure:
+    """Runs that belong in no table of the paper, each with the reason; seeds together."""
+    shown, content, columns = [], [], {}
+    for group in by_settings(cells):
+        for split, found in group.items():
+            label = ", ".join(dict.fromkeys(cell.label for cell in found))
+            images = found[0].metrics.get("num_images")
+            values = {heading: mean_of(found, key) for heading, key in MEASURES.items()}
+            where = f"{found[0].config.dataset} {split} ({images} images)"
+            scores = [spread(*value) for value in values.values()]
+            reason = why_not(found[0])
+            shown.append([label, found[0].row, where, len(found), *scores, reason])
+            column = f"{label}: {found[0].row}"
+            column += f" ({len(columns)})" * (column in columns)  # of another split, say
+            columns[column] = [cell.metrics for cell in found]
+            content.append(
+                {"runs": [str(cell.folder) for cell in found], "row": found[0].row, "split": split}
+                | {
+                    heading: dict(zip(("mean", "std"), v, strict=True))
+                    for heading, v in values.items()
+                }
+                | {"why_not_beside_the_paper": reason}
+            )
+    head = ["run", "row", "scored on", "seeds", *MEASURES, "why not beside the paper's numbers"]
+    tables = (markdown(head, shown), class_table(columns))
+    caption = (
+        "mIoU in % (mean ± sample standard deviation over runs that differ in the seed only) and "
+        "IoU in % by class, mean over the seeds."
+    )
+    data = save_data(out, "other_runs", {"lines": content, "iou_by_class": _classes(columns)})
+    title = "Other runs (not the paper's data, masks or networks)"
+    return Figure("other_runs", title, caption, (), data, tables)
+
+
+def class_table(columns: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: a line for each class; a column for each network, with its runs' metrics.json."""
+    values = _classes(columns)
+    names = list(dict.fromkeys(name for iou in values.values() for name in iou))
+    rows = [
+        [name, *(percent(values[column].get(name, {}).get("mean")) for column in columns)]
+        for name in names
+    ]
+    rows.append(["**mean**", *(percent(_miou(metrics)) for metrics in columns.values())])
+    return "**IoU by class**\n\n" + markdown(["class", *columns], rows)
+
+
+def _miou(metrics: list[dict[str, Any]]) -> float | None:
+    return mean_std(100 * m["miou"] if m.get("miou") is not None else None for m in metrics)[0]
+
+
+def _classes(columns: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Column -> class -> mean and sample standard deviation of its IoU in percent."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for column, runs in columns.items():
+        found[column] = {}
+        for name in dict.fromkeys(name for metrics in runs for name in metrics.get("classes", {})):
+            ious = [metrics.get("classes", {}).get(name, {}).get("iou") for metrics in runs]
+            mean, std = mean_std(None if iou is None else 100 * iou for iou in ious)
+            found[column][name] = {"mean": mean, "std": std}
+    return found

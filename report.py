@@ -1,0 +1,132 @@
+"""Every figure and table of the paper, of the runs that are there, on one page.
+
+Reads run folders (of run_*.sh or train_*.py) and folders of tools/ablation.py. Writes
+OUT/index.html, which needs no other file, OUT/report.md, and OUT/figures: each figure as PNG and
+SVG with its data beside it. What can't be shown yet is named there, with the command that makes it.
+
+    python report.py runs/cityscapes runs/clip_es       # further runs: columns of Fig. 7
+    python report.py runs/demo_ablation --make          # masks and evaluations that are missing too
+    python report.py runs/ablation --only tables --readme README.md
+    python report.py runs/cityscapes --data configs/cityscapes.yaml voc:VOCdevkit/VOC2012
+
+Pictures are those of the first run; of a suite, of its row "Dual + CARB" and its first seed.
+--readme replaces what stands between the lines <!-- report:NAME --> and <!-- /report:NAME -->.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from figures import tables
+from figures.page import Report, write_markdown, write_page
+from figures.parts import PARTS, count, draw
+from figures.readme import fill_readme
+from figures.runs import Run, Suite, read_inputs
+from figures.style import Figure, plotting
+from utils.errors import InputError, run_script
+from utils.run_folder import git
+
+MAKEABLE = ("python gen_clip_masks.py ", "python eval.py ")  # minutes, not hours
+ROOT = Path(__file__).resolve().parent
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments, inputs
+    arguments = parse(argv)
+    out = Path(arguments.out)
+    runs, suites = read_inputs(arguments.inputs)
+    if arguments.only != ["tables"]:
+        plotting()  # without matplotlib: said once, now
+
+    # --- figures
+    figures, problems = draw(arguments, runs, suites, out / "figures")
+    made: dict[str, str] = {}
+    while arguments.make and (todo := [c for c in makeable(figures) if c not in made]):
+        made |= {command: make(command) for command in todo}
+        runs, suites = read_inputs(arguments.inputs)
+        figures, problems = draw(arguments, runs, suites, out / "figures")
+
+    # --- page
+    report = Report(
+        title=", ".join(one.label for one in [*runs, *suites]),
+        about=describe(runs, suites),
+        made_by=f"{shlex.join(['python', 'report.py', *argv])}  # {git('rev-parse', 'HEAD')[:10]}",
+        figures=figures,
+        failed=frozenset(problems),
+    )
+    write_markdown(report, out)
+    page = write_page(report, out)
+
+    # --- README
+    errors = [*problems.values(), *filter(None, made.values())]
+    if arguments.readme:
+        try:
+            names = fill_readme(Path(arguments.readme), tables.readme_tables(runs, suites))
+            print(f"{arguments.readme}: {', '.join(names)}")
+        except (InputError, OSError) as error:
+            errors.append(str(error))
+
+    # --- what there is now
+    drawn = sum(bool(figure.pictures or figure.tables) for figure in figures)
+    missing = sum(len(figure.missing) for figure in figures)
+    print(f"{page}: {count(drawn, 'figure')} drawn, {count(missing, 'thing')} missing")
+    if errors:
+        raise InputError("\n  ".join([f"{count(len(errors), 'part')} failed:", *errors]))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    result = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = result.add_argument
+    add("inputs", nargs="+", metavar="RUN_OR_SUITE", help="folders of runs and of suites")
+    add("--out", default="report", help="folder of the page (default: report)")
+    sources = "configs, voc:FOLDER, coco:FILE, CLASSES:LABELS (default: the first run's config)"
+    add("--data", nargs="+", metavar="SOURCE", help=f"of Fig. 1: {sources}")
+    add("--split", help="whose images are shown (default: the val_split of the first run)")
+    add(
+        "--images", nargs="+", default=["4"], metavar="N|ID", help="how many, or which (default: 4)"
+    )
+    add("--make", action="store_true", help="run what is missing of masks and evaluations")
+    add("--readme", metavar="FILE", help="put the tables between their markers there")
+    names = ", ".join(PARTS)
+    add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=f"of {names}")
+    arguments = result.parse_args(argv)
+    if len(arguments.images) == 1 and arguments.images[0].lstrip("-").isdecimal():
+        arguments.images = int(arguments.images[0])
+        if arguments.images < 1:
+            result.error(f"--images: expected 1 or more, found {arguments.images}")
+    return arguments
+
+
+def makeable(figures: list[Figure]) -> list[str]:
+    """The commands of what is missing that make masks or evaluations, each once."""
+    commands = [missing.command for figure in figures for missing in figure.missing]
+    return [command for command in dict.fromkeys(commands) if command.startswith(MAKEABLE)]
+
+
+def make(command: str) -> str:
+    """Run it by this interpreter, from where we are; gives what went wrong, if something did."""
+    print(f"$ {command}", flush=True)
+    script, *rest = shlex.split(command)[1:]
+    status = subprocess.run([sys.executable, str(ROOT / script), *rest]).returncode
+    return f"exit status {status}: {command}" if status else ""
+
+
+def describe(runs: list[Run], suites: list[Suite]) -> str:
+    """What the page is about, below its title."""
+    parts = [
+        f"{run.folder}: {', '.join(run.stages)} of {run.last.config.data_root}" for run in runs
+    ]
+    for suite in suites:
+        rows = suite.content["rows"].values()
+        scored = count(sum(len(row["seeds"]) for row in rows), "run")
+        about = f"{scored} of {count(len(rows), 'row')} scored on '{suite.content.get('split')}'"
+        parts.append(f"{suite.folder}: {about}, {suite.content.get('config')}")
+    return "; ".join(parts)
+
+
+if __name__ == "__main__":
+    run_script(main)
