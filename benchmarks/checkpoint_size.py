@@ -16,6 +16,7 @@ from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from utils.distributed import Ranks
 from utils.resume import save
+from utils.runlog import RunLog
 
 TARGET = 0.42
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,19 +38,9 @@ def sizes(options: Options) -> list[Size]:
         optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
         criterion = CARBCriterion.from_config(config)
         classes = load_classes(ROOT / config.class_file)
-        ranks = Ranks(0, 1, torch.device("cpu"))
-        save(
-            Path(folder),
-            ["last.pt"],
-            "carb",
-            0,
-            config,
-            classes,
-            ranks,
-            model,
-            optimizer,
-            criterion,
-        )
+        log = RunLog(Path(folder), config, Ranks(0, 1, torch.device("cpu")), 0, 0, "")
+        log.close()
+        save(Path(folder), ["last.pt"], "carb", 0, log, classes, model, optimizer, criterion)
         ours = (Path(folder) / "last.pt").stat().st_size / 1e6
     parameters = sum(value.numel() for value in state.values()) / 1e6
     note = f"{parameters:.1f} million numbers in theirs"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from utils.runlog import git
+from utils.run_folder import git
 
 
 def describe(device: str) -> dict[str, str | int | float]:
     machine = {
-        "cpu": _cpu_model(),
+        "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "load_average": round(os.getloadavg()[0], 2),
         "threads": torch.get_num_threads(),
@@ -26,8 +26,13 @@ def describe(device: str) -> dict[str, str | int | float]:
     return machine
 
 
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name and, where Linux tells them, what a hypervisor's plain "AMD EPYC" leaves out."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    # The last processor's: all are of one kind.
+    found = {key.strip(): value.strip() for key, value in pairs}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    kinds = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    known = [f"{kind} {found[key]}" for kind, key in kinds.items() if key in found]
+    return f"{name} ({' '.join(known)})" if known else name

@@ -1,12 +1,13 @@
 """Peak memory of a CARB training step, each way in processes of its own, after two steps.
 
-The median of three processes: on a CPU the peak depends on which thread freed what.
+The median of three processes and their range: on a CPU the peak depends on which thread freed what.
 
 CPU: peak resident memory; the whole of it, and what the steps add to what the process holds before
 the first. GPU: the most memory that tensors took.
 """
 
 import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -23,27 +24,25 @@ STEPS = 2  # the second also holds the optimizer's momentum while it runs
 
 
 def sizes(options: Options) -> list[Size]:
-    published = _median("published", options)
-    note = f"{published['before']:.0f} MiB before the first step, the published way"
+    published = _processes("published", options)
     found = []
     for name in ["bf16"] if options.quick else OURS:
-        own = _median(name, options)
+        own = _processes(name, options)
         target = TARGET if name == "bf16" and not options.quick else None
-        both = f"{note}, {own['before']:.0f} MiB ours"
-        found.append(_size(f"peak memory, {name}", published["peak"], own["peak"], target, both))
-        added = (way["peak"] - way["before"] for way in (published, own))
-        found.append(_size(f"peak memory added by the step, {name}", *added, target, ""))
+        before = [statistics.median(run["before"] for run in runs) for runs in (published, own)]
+        note = "{:.0f} MiB before the first step, the published way, {:.0f} MiB ours".format(
+            *before
+        )
+        peaks = [[run["peak"] for run in runs] for runs in (published, own)]
+        found.append(Size.of(f"peak memory, {name}", *peaks, "MiB", target, note))
+        added = [[run["peak"] - run["before"] for run in runs] for runs in (published, own)]
+        found.append(Size.of(f"peak memory added by the step, {name}", *added, "MiB"))
     return found
 
 
-def _size(name: str, published: float, ours: float, target: float | None, note: str) -> Size:
-    return Size(name, published, ours, "MiB", target, note)
-
-
-def _median(way: str, options: Options) -> dict[str, float]:
-    """The process with the median peak."""
-    runs = [_in_process(way, options) for _ in range(1 if options.quick else 3)]
-    return sorted(runs, key=lambda run: run["peak"])[len(runs) // 2]
+def _processes(way: str, options: Options) -> list[dict[str, float]]:
+    """What `measure` gives of `way` in each of several processes."""
+    return [_in_process(way, options) for _ in range(1 if options.quick else 3)]
 
 
 def _in_process(way: str, options: Options) -> dict[str, float]:

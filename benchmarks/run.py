@@ -7,6 +7,7 @@ sizes. Exit status 1 where a pair did not agree or a component could not run.
 
 import argparse
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -93,6 +94,7 @@ def _run(components: dict[str, Callable[[], list[Maker]]], parsed: argparse.Name
         "sizes": [],
         "failures": [],
     }
+    start = time.perf_counter()
     print("\n".join(f"{key}: {value}" for key, value in report["machine"].items()))
     print(LINE.format("", "published", "ours", "ratio", "target"))
     for component, makers in components.items():
@@ -102,6 +104,8 @@ def _run(components: dict[str, Callable[[], list[Maker]]], parsed: argparse.Name
         except Exception as error:  # whatever ends one component, the others still run
             traceback.print_exc()
             _fail(component, error, report)
+    report["wall_seconds"] = round(time.perf_counter() - start, 1)
+    print(f"{report['wall_seconds']:g} s in all")
     if parsed.json:
         write_json(Path(parsed.json), report)
         print(f"written: {parsed.json}")
@@ -162,9 +166,16 @@ def size_text(size: Size) -> str:
     target = ""
     if size.target is not None:
         target = f"<= {size.target:g} {'met' if size.ratio <= size.target else 'MISSED'}"
-    published, ours = (f"{value:.1f} {size.unit}" for value in (size.published, size.ours))
+    published, ours = (measured(asdict(size), way) for way in ("published", "ours"))
     text = LINE.format(size.name, published, ours, f"{size.ratio:.3f}", target)
     return f"{text}\n    {size.note}" if size.note else text
+
+
+def measured(size: dict[str, Any], way: str) -> str:
+    """The median and, of several measurements, the range of one `way`."""
+    low, high = size.get(f"{way}_low"), size.get(f"{way}_high")
+    spread = "" if low == high else f" [{low:.1f}-{high:.1f}]"
+    return f"{size[way]:.1f}{spread} {size['unit']}"
 
 
 def _short(seconds: float) -> str:

@@ -1,11 +1,11 @@
 """One training step, the published way and ours, from equal weights, batches and local views."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.inputs import (
     CLASSES,
@@ -31,20 +31,34 @@ from utils.distributed import Ranks
 from utils.seed import LOCAL_VIEWS, generator
 from utils.training import prepare_views, train_one_step, wrap
 
-Way = Callable[[], list[float]]  # takes the setting's steps; returns their losses
 NEVER = 10**9
 LEARNING_RATE = 1e-4  # the last one of the schedule
 
 
 @dataclass(frozen=True)
+class Way:
+    """A network in training; calling it takes the setting's steps and returns their losses."""
+
+    network: nn.Module
+    steps: Callable[[], Iterator[Tensor]]
+
+    def __call__(self) -> list[float]:
+        return torch.stack(list(self.steps())).tolist()
+
+
+@dataclass(frozen=True)
 class Setting:
-    """How large a step is; `steps` is how many one call takes."""
+    """How large a step is; `steps` is how many one call takes.
+
+    patch_draw: one local view for the batch, as the authors, or one an image (our default).
+    """
 
     batch: int
     size: tuple[int, int]
     patch: tuple[int, int]
     ratio: tuple[float, float]
     steps: int = 1
+    patch_draw: str = "batch"
 
     def config(self, **changes: Any) -> Config:
         return official_config(
@@ -52,14 +66,15 @@ class Setting:
             crop_size=list(self.size),
             patch_size=list(self.patch),
             local_ratio=list(self.ratio),
+            patch_draw=self.patch_draw,
             lr=LEARNING_RATE,
             **changes,
         )
 
-    def local_view(self, config: Config, step: int) -> LocalView:
-        """As `prepare_views` draws it: one for the batch."""
+    def local_views(self, config: Config, step: int) -> list[LocalView]:
+        """As `prepare_views` draws them, one for each image of the batch."""
         draw = LocalViewSampler.from_config(config).draw
-        return draw(self.batch, self.size, generator(config.seed, LOCAL_VIEWS, step))[0]
+        return draw(self.batch, self.size, generator(config.seed, LOCAL_VIEWS, step))
 
 
 CPU = Setting(2, (256, 512), (256, 128), (1.5, 1.5))
@@ -73,8 +88,11 @@ def setting(options: Options) -> Setting:
     return CPU_QUICK if options.quick else CPU
 
 
-def published_way(setting: Setting, balanced: bool, device: str) -> Way:
-    """The images come normalised: that is the loader's work in the published program."""
+def published_way(setting: Setting, balanced: bool, device: str, seed: int = 0) -> Way:
+    """The images come normalised: that is the loader's work in the published program.
+
+    It has one local view for the batch, here that of the first image. `seed` is the batch's.
+    """
     config = setting.config()
     network = _network(build_network, config, device)
     step = Step(
@@ -85,23 +103,20 @@ def published_way(setting: Setting, balanced: bool, device: str) -> Way:
         _optimizer(network, config),
         setting.patch,
     )
-    batch = _batch(setting, device)
+    batch = _batch(setting, device, seed)
     image, image_labels = batch["image"], batch["image_labels"]
     image = _pinned(normalize(image, "imagenet"), device)
 
-    def way() -> list[float]:
-        losses = []
+    def steps() -> Iterator[Tensor]:
         for index in range(setting.steps):
-            box, local_size = setting.local_view(config, index)
+            box, local_size = setting.local_views(config, index)[0]
             on_device = (tensor.to(device, non_blocking=True) for tensor in (image, image_labels))
-            result = step(*on_device, box[:2], local_size)
-            losses.append(result["total"].detach())
-        return torch.stack(losses).tolist()
+            yield step(*on_device, box[:2], local_size)["total"].detach()
 
-    return way
+    return Way(network, steps)
 
 
-def our_way(setting: Setting, balanced: bool, device: str, **changes: Any) -> Way:
+def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **changes: Any) -> Way:
     """The loop of train_warmup.py and train_carb.py; `changes` are configuration keys."""
     config = setting.config(**changes)
     ranks = Ranks(0, 1, torch.device(device))
@@ -114,19 +129,17 @@ def our_way(setting: Setting, balanced: bool, device: str, **changes: Any) -> Wa
     criterion = CARBCriterion.from_config(config)
     optimizer = _optimizer(model, config)
     network = wrap(model, config, ranks)
-    batch = _batch(setting, device)
+    batch = _batch(setting, device, seed)
 
-    def way() -> list[float]:
-        losses = []
+    def steps() -> Iterator[Tensor]:
         for index in range(setting.steps):
             views = prepare_views(batch, index, config, ranks, maskclip, sampler)
             result = train_one_step(
                 network, criterion, optimizer, views, index, config.lr, config, ranks, balanced
             )
-            losses.append(result["loss"])
-        return torch.stack(losses).tolist()
+            yield result["loss"]
 
-    return way
+    return Way(model, steps)
 
 
 def _network(build: Callable[..., nn.Module], config: Config, device: str) -> nn.Module:
@@ -143,7 +156,7 @@ def _network(build: Callable[..., nn.Module], config: Config, device: str) -> nn
     return network.to(device)
 
 
-def _build_model(config: Config, text_embeddings: torch.Tensor) -> nn.Module:
+def _build_model(config: Config, text_embeddings: Tensor) -> nn.Module:
     return build_model(config, CLASSES, text_embeddings, pretrained=False)
 
 
@@ -153,9 +166,9 @@ def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
     )
 
 
-def _batch(setting: Setting, device: str) -> dict[str, torch.Tensor]:
+def _batch(setting: Setting, device: str, seed: int) -> dict[str, Tensor]:
     """What the loader gives, on the host."""
-    draws = torch.Generator().manual_seed(0)
+    draws = torch.Generator().manual_seed(seed)
     image = random_images(setting.batch, setting.size, draws)
     batch = {
         "image": image,
@@ -165,5 +178,5 @@ def _batch(setting: Setting, device: str) -> dict[str, torch.Tensor]:
     return {key: _pinned(value, device) for key, value in batch.items()}
 
 
-def _pinned(tensor: torch.Tensor, device: str) -> torch.Tensor:
+def _pinned(tensor: Tensor, device: str) -> Tensor:
     return tensor.pin_memory() if device.startswith("cuda") else tensor

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from benchmarks.run import measured
 from utils.errors import run_script
 from utils.files import read_json
 
@@ -49,7 +50,7 @@ def _times(result: dict[str, Any], kind: str) -> str:
 
 def _sizes(size: dict[str, Any]) -> str:
     target = "" if size["target"] is None else f"≤ {size['target']:g}"
-    published, ours = (f"{size[way]:.1f} {size['unit']}" for way in ("published", "ours"))
+    published, ours = (measured(size, way) for way in ("published", "ours"))
     return f"| {size['name']} | {published} | {ours} | **{size['ratio']:.3f}** | {target} |"
 
 

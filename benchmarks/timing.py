@@ -76,7 +76,10 @@ class Result:
 
 @dataclass(frozen=True)
 class Size:
-    """Bytes, not seconds: `target` is the most that ours / published may be."""
+    """Bytes, not seconds: `target` is the most that ours / published may be.
+
+    Medians, with the lowest and the highest where there are several measurements.
+    """
 
     name: str
     published: float
@@ -84,6 +87,25 @@ class Size:
     unit: str
     target: float | None = None
     note: str = ""
+    published_low: float | None = None
+    published_high: float | None = None
+    ours_low: float | None = None
+    ours_high: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        published: list[float],
+        ours: list[float],
+        unit: str,
+        target: float | None = None,
+        note: str = "",
+    ) -> "Size":
+        """That of several measurements."""
+        medians = statistics.median(published), statistics.median(ours)
+        ranges = min(published), max(published), min(ours), max(ours)
+        return cls(name, *medians, unit, target, note, *ranges)
 
     @property
     def ratio(self) -> float:

@@ -2,10 +2,18 @@
 
 CPU: batch 2 of 256x512, patch 256x128, resize ratio 1.5. GPU: the paper's batch 8 of 512x1024,
 patch 512x256, ratios U[1, 2), and what share of the measured matrix rate the useful FLOPs are.
+
+The check takes two steps on a batch that is not timed, from equal weights, and compares the losses
+and the way in which the first step moves the weights of the ASPP.
 """
 
+from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from benchmarks.flops import convolution_rate, matrix_rate, step_flops
 from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
@@ -13,57 +21,82 @@ from benchmarks.timing import Case, Options, Result
 
 PHASES = ("CARB", "warm-up")
 # CPU-seconds of the authors' program: convolutional network, and CLIP with the rest. They were
-# taken where a convolution like the ASPP's ran at AUTHORS_RATE FLOP per CPU-second.
+# taken where a convolution like the ASPP's ran at AUTHORS_RATE FLOP per CPU-second; this is derived
+# from the 194 GFLOP/s of two threads.
 AUTHORS_NETWORK, AUTHORS_REST = 16.9, 6.0
-AUTHORS_RATE = 97e9
-FP32 = {"precision": "fp32", "channels_last": True}
+AUTHORS_RATE = 194e9 / 2
+FP32 = {"precision": "fp32", "channels_last": False}
 BF16 = {"precision": "bf16", "channels_last": True}
-# Our settings, least ratio, most relative difference of the losses of two steps: bfloat16 rounds
-# the network's activations and may label a pixel otherwise.
-ON_CPU = {"fp32": (FP32, 1.1, 1e-4), "bf16": (BF16, 2.0, 0.01)}
+LEAST_SHARE = 0.4  # of a GPU's matrix rate
+SCHEDULE = 30_000  # steps
+
+
+# Most relative difference of the losses, least cosine of the first updates. In bfloat16 a pixel may
+# get another label, and CARB takes means over consistent regions that random weights leave small (2
+# to 18 % of the pixels): the worst of eight batches had 1.8e-2 and 0.960, in the warm-up 2.5e-3 and
+# 0.9958 of five.
+TOLERANCES = {
+    ("fp32", "CARB"): (1e-4, 0.999),
+    ("fp32", "warm-up"): (1e-4, 0.999),
+    ("bf16", "CARB"): (0.03, 0.95),
+    ("bf16", "warm-up"): (0.01, 0.99),
+}
+
+
+class Kind(NamedTuple):
+    """One of our settings, the least ratio, and how local views are drawn."""
+
+    changes: dict[str, Any]
+    target: float | None
+    patch_draw: str = "batch"
+
+
+ON_CPU = {
+    "fp32": Kind(FP32, 1.1),
+    "fp32, channels_last": Kind(FP32 | {"channels_last": True}, None),
+    "bf16": Kind(BF16, 2.0),
+}
 ON_GPU = {
-    "bf16": (BF16, 3.0, 0.01),
-    "bf16, compiled": (BF16 | {"compile": True}, 3.0, 0.01),
+    "bf16": Kind(BF16, 3.0),
+    "bf16, compiled": Kind(BF16 | {"compile": True}, 3.0),
+    "bf16, a local view an image": Kind(BF16, 3.0, patch_draw="image"),
 }
 
 
 def cases(options: Options) -> list[Case]:
     ours = ON_GPU if options.device.startswith("cuda") else ON_CPU
     phases = PHASES[:1] if options.quick else PHASES
-    return [_case(phase, name, *ours[name], options) for phase in phases for name in ours]
+    return [_case(phase, name, kind, options) for phase in phases for name, kind in ours.items()]
 
 
-def _case(
-    phase: str,
-    name: str,
-    changes: dict[str, Any],
-    target: float,
-    tolerance: float,
-    options: Options,
-) -> Case:
-    size, device = setting(options), options.device
-    on_gpu = device.startswith("cuda")
+def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
+    size, device = replace(setting(options), patch_draw=kind.patch_draw), options.device
+    balanced, on_gpu = phase == "CARB", device.startswith("cuda")
 
     @cache  # when its turn comes, not before: each way has a network of its own
     def ways() -> tuple[Way, Way]:
-        balanced = phase == "CARB"
         return (
             published_way(size, balanced, device),
-            our_way(size, balanced, device, **changes),
+            our_way(size, balanced, device, **kind.changes),
         )
 
     def check() -> str:
-        published, ours = ways()
-        pairs: list[tuple[float, float]] = []
-        while len(pairs) < 2:
-            pairs += zip(published(), ours(), strict=True)
-        pairs = pairs[:2]
-        worst = max(abs(own / theirs - 1) for theirs, own in pairs)
-        found = "losses {:.5f}/{:.5f}, {:.5f}/{:.5f} differ by {:.1e}".format(
-            *(loss for pair in pairs for loss in pair), worst
+        # The published way has one local view a batch: that of a single image is its own.
+        batch = 1 if kind.patch_draw == "image" else size.batch
+        fresh = replace(size, batch=batch, steps=2)
+        theirs, their_update = two_steps(published_way(fresh, balanced, device, seed=1))
+        own, own_update = two_steps(our_way(fresh, balanced, device, seed=1, **kind.changes))
+        pairs = list(zip(theirs, own, strict=True))
+        worst = max(abs(b / a - 1) for a, b in pairs)
+        cosine = F.cosine_similarity(their_update, own_update, dim=0).item()
+        losses = ", ".join(f"{a:.5f}/{b:.5f}" for a, b in pairs)
+        most, least = TOLERANCES[kind.changes["precision"], phase]
+        found = (
+            f"losses {losses} differ by {worst:.1e} (at most {most:g}), cosine of the first "
+            f"updates {cosine:.5f} (at least {least:g})"
         )
-        assert worst <= tolerance, f"{found}, more than {tolerance:g}"
-        return f"{found} (at most {tolerance:g})"
+        assert worst <= most and cosine >= least, found
+        return found
 
     def note(result: Result) -> str:
         if on_gpu:
@@ -76,12 +109,26 @@ def _case(
         check,
         lambda: ways()[0](),
         lambda: ways()[1](),
-        target if real else None,
+        kind.target if real else None,
         AUTHORS_NETWORK + AUTHORS_REST if real and not on_gpu else None,
         rounds=3,
         units=size.steps,
         note=note,
     )
+
+
+def two_steps(way: Way) -> tuple[list[float], Tensor]:
+    """Their losses, and how the first of them moves the weights of the ASPP (flat, float64)."""
+    before, steps = _aspp(way), way.steps()
+    losses = [next(steps)]
+    update = _aspp(way) - before
+    losses.append(next(steps))
+    return torch.stack(losses).tolist(), update
+
+
+def _aspp(way: Way) -> Tensor:
+    parameters = way.network.aspp.parameters()
+    return torch.cat([weight.detach().double().flatten() for weight in parameters])
 
 
 def other_machine(result: Result) -> str:
@@ -90,21 +137,25 @@ def other_machine(result: Result) -> str:
     here = AUTHORS_NETWORK * AUTHORS_RATE / rate + AUTHORS_REST
     deviation = result.published["cpu"] / here - 1
     return (
-        f"theirs were measured at {AUTHORS_RATE / 1e9:.0f} GFLOP per CPU-s of convolution, here it "
-        f"is {rate / 1e9:.0f}: that makes {here:.1f} CPU-s, of which published is {deviation:+.0%}"
+        f"theirs were measured at {AUTHORS_RATE / 1e9:.0f} GFLOP per CPU-s of convolution (derived "
+        f"from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} CPU-s, of "
+        f"which published is {deviation:+.0%}"
     )
 
 
 def share_of_rate(result: Result, size: Setting, device: str) -> str:
-    """Our useful FLOP/s against those of large bfloat16 matrix products, in one sentence."""
+    """Our useful FLOP/s against those of large bfloat16 matrix products, and what that means."""
     config = size.config()
-    views = [size.local_view(config, step) for step in range(size.steps)]
-    flops = sum(step_flops(size.size, [view.size] * size.batch) for view in views) / len(views)
-    rate = matrix_rate(device)
-    seconds = result.ours["wall"]
+    draws = [size.local_views(config, step) for step in range(size.steps)]
+    flops = sum(step_flops(size.size, [view.size for view in views]) for views in draws)
+    flops, rate, seconds = flops / size.steps, matrix_rate(device), result.ours["wall"]
+    share = flops / seconds / rate
     return (
-        f"{flops / seconds / rate:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s in bfloat16): "
-        f"{flops / 1e12:.2f} useful TFLOP in {seconds:.4f} s, floor {flops / rate:.4f} s"
+        f"{share:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s in bfloat16), >= "
+        f"{LEAST_SHARE:.0%} {'met' if share >= LEAST_SHARE else 'MISSED'}: {flops / 1e12:.2f} "
+        f"useful TFLOP in {seconds:.4f} s, floor {flops / rate:.4f} s; {SCHEDULE} steps take "
+        f"{SCHEDULE * seconds / 3600:.2f} h; the loader must supply {size.batch / seconds:.0f} "
+        "images/s"
     )
 
 

@@ -46,11 +46,11 @@ def _entry(folder: Path, file: File) -> Path:
 def _map(entry: Path) -> np.ndarray | None:
     """The pixels, in memory as they are looked at; None where they are not there whole."""
     try:
-        pixels = np.load(entry, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        pixels = np.lib.format.open_memmap(entry, mode="r")  # np.load would also open a zip
+    except Exception:  # not there; or a damaged header, which can fail in every way
         return None
-    right = isinstance(pixels, np.memmap) and pixels.dtype == np.uint8 and pixels.ndim == 3
-    return pixels if right and pixels.shape[2] == 3 else None
+    right = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    return pixels if right else None
 
 
 def _write(entry: Path, pixels: np.ndarray) -> None:

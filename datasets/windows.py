@@ -37,7 +37,7 @@ def resize_window(
         rows = _places(size[0], resized[0], start, length)
         above, below = _span(size[0], resized[0], start, length)
         source = part[None, :, above - first_row : below - first_row].float()
-        points = torch.view_as_real(columns + 1j * rows[:, None])  # x and y side by side
+        points = torch.stack(torch.meshgrid(columns, rows, indexing="xy")).movedim(0, -1)
         pixels = F.grid_sample(source, points[None], padding_mode="border", align_corners=False)
         yield to_uint8(pixels[0].round_())
 

@@ -54,8 +54,22 @@ def test_evaluation_benchmark_compares_and_times(number: int) -> None:
 def test_data_benchmark_compares_and_times() -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     options = Options("cpu", quick=True)
-    for case in data_pipeline.cases(options, SIZE, CROP):
+    share, normalised, cached = data_pipeline.cases(options, SIZE, CROP)
+    assert (share.target, normalised.target, cached.target) == (1.6, None, None)
+    assert share.ours()[0].dtype == torch.uint8  # the training device normalises
+    assert normalised.ours()[0].dtype == torch.float32
+    for case in (share, normalised, cached):
         assert "grey levels" in compare(case, options).agreement
+
+
+def test_seconds_of_the_authors_are_for_the_cpu_alone(monkeypatch) -> None:
+    pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
+    monkeypatch.setattr(evaluation, "SIZE", SIZE)
+    monkeypatch.setattr(data_pipeline, "SIZE", SIZE)
+    for device in ("cpu", "meta"):
+        cases = evaluation.cases(Options(device), SIZE)
+        cases += data_pipeline.cases(Options(device), SIZE, CROP)
+        assert all((case.expected_seconds is not None) == (device == "cpu") for case in cases)
 
 
 def test_a_pair_that_differs_is_no_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """datasets/cache.py and windows of pictures: what is read is what the whole picture shows there."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -61,15 +62,41 @@ def test_a_truncated_png_is_refused_whatever_the_window(
         open_image(File(str(path)))[1]((0, 0, 1, 1))
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp"])
+def test_one_reader_reads_any_number_of_windows(
+    name: str, picture: np.ndarray, tmp_path: Path
+) -> None:
+    """Also larger ones after smaller ones: of a PNG no more than the window is decoded."""
+    Image.fromarray(picture).save(tmp_path / name)
+    whole = read_image(File(str(tmp_path / name)))
+    _, read = open_image(File(str(tmp_path / name)))
+    for top, left, height, width in [(0, 0, 5, 90), *WINDOWS, (0, 0, 60, 90)]:
+        expected = whole[top : top + height, left : left + width]
+        assert np.array_equal(read((top, left, height, width)), expected)
+
+
+DAMAGES = {
+    "cut": lambda content: content[:1000],
+    "empty": lambda content: b"",
+    "like a zip": lambda content: b"PK\x03\x04" + content[4:],
+    "an empty zip": lambda content: b"PK\x05\x06" + bytes(18),
+    "header of other numbers": lambda content: content.replace(b"60", b"90"),
+    "header that is no Python": lambda content: content.replace(b"'descr'", b"((((((("),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_changed_picture_is_decoded_anew_and_a_damaged_entry_too(
-    picture: np.ndarray, tmp_path: Path
+    damage: Callable[[bytes], bytes], picture: np.ndarray, tmp_path: Path
 ) -> None:
     path, cache, all_of_it = tmp_path / "a.png", tmp_path / "cache", (0, 0, 60, 90)
     Image.fromarray(picture).save(path)
     file = File(str(path))
     assert np.array_equal(open_cached(cache, file)[1](all_of_it), picture)
     (entry,) = cache.iterdir()
-    entry.write_bytes(entry.read_bytes()[:1000])
+    damaged = damage(entry.read_bytes())
+    assert damaged != entry.read_bytes()
+    entry.write_bytes(damaged)
     assert np.array_equal(open_cached(cache, file)[1](all_of_it), picture)
     Image.fromarray(255 - picture).save(path)
     assert np.array_equal(open_cached(cache, file)[1](all_of_it), 255 - picture)

@@ -73,12 +73,25 @@ def test_dilated_convolution_and_its_gradients_are_torchs(dilation: int, memory_
         torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_taps_are_for_channels_last_in_training(memory_format, autocast: bool) -> None:
+    """In NCHW, the default, torch's own convolution is the faster one."""
+    convolution = DilatedConv2d(8, 5, 2)
+    image = torch.randn(2, 8, 11, 13).to(memory_format=memory_format)
+    for training in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            gradient = convolution.train(training)(image).grad_fn
+        by_taps = "_DilatedConv2d" in type(gradient).__name__
+        assert by_taps == (training and memory_format == torch.channels_last)
+
+
 @pytest.mark.parametrize("dilation", [2, 40])
 def test_dilated_convolution_under_autocast(dilation: int) -> None:
     torch.manual_seed(0)
     ours, theirs = DilatedConv2d(8, 5, dilation), plain_convolution(8, 5, dilation).float()
     theirs.load_state_dict(ours.state_dict())
-    image = torch.randn(2, 8, 11, 13)
+    image = torch.randn(2, 8, 11, 13).to(memory_format=torch.channels_last)
     for convolution in (ours, theirs):
         with torch.autocast("cpu", torch.bfloat16):
             found = convolution(image)

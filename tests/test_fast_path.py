@@ -1,5 +1,7 @@
 """Twenty steps of the product against the plain, published way of taking them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_clip import tiny_clip
@@ -15,6 +17,7 @@ from models.deeplabv3 import build_model
 from models.maskclip import MaskCLIP
 from models.resnet import BasicBlock
 from models.views import LocalViewSampler
+from utils.config import Config
 from utils.distributed import Ranks
 from utils.seed import LOCAL_VIEWS, generator
 from utils.training import prepare_views, train_one_step, wrap
@@ -29,7 +32,6 @@ CONFIG = official_config(
     patch_size=list(PATCH),
     batch_size=2,
     lr=1e-5,
-    channels_last=True,
 )
 
 
@@ -68,7 +70,8 @@ def text_embeddings() -> torch.Tensor:
     return torch.nn.functional.normalize(torch.randn(19, 64, generator=draws), dim=1)
 
 
-def plain_losses() -> tuple[list[float], torch.Tensor]:
+@pytest.fixture(scope="module")
+def plain() -> tuple[list[float], torch.Tensor]:
     """The losses, and how far the weights of the ASPP went."""
     torch.manual_seed(0)
     network = damped(build_network(CONFIG, text_embeddings()))
@@ -90,20 +93,20 @@ def plain_losses() -> tuple[list[float], torch.Tensor]:
     return losses, flat(network) - start
 
 
-def our_losses() -> tuple[list[float], torch.Tensor, list[float]]:
+def our_losses(config: Config) -> tuple[list[float], torch.Tensor, list[float]]:
     """The same, and w from the first step of CARB on."""
     torch.manual_seed(0)
-    model = damped(build_model(CONFIG, 19, text_embeddings(), pretrained=False))
+    model = damped(build_model(config, 19, text_embeddings(), pretrained=False))
     start = flat(model)
-    maskclip = MaskCLIP(tiny_clip().visual, text_embeddings(), MaskCLIPOptions.from_config(CONFIG))
-    criterion, optimizer = CARBCriterion.from_config(CONFIG), sgd(model)
-    sampler = LocalViewSampler.from_config(CONFIG)
-    network = wrap(model, CONFIG, RANKS)
+    maskclip = MaskCLIP(tiny_clip().visual, text_embeddings(), MaskCLIPOptions.from_config(config))
+    criterion, optimizer = CARBCriterion.from_config(config), sgd(model)
+    sampler = LocalViewSampler.from_config(config)
+    network = wrap(model, config, RANKS)
     losses, balances = [], []
     for step, batch in enumerate(batches()):
-        views = prepare_views(batch, step, CONFIG, RANKS, maskclip, sampler)
+        views = prepare_views(batch, step, config, RANKS, maskclip, sampler)
         result = train_one_step(
-            network, criterion, optimizer, views, step, CONFIG.lr, CONFIG, RANKS, step >= WARMUP
+            network, criterion, optimizer, views, step, config.lr, config, RANKS, step >= WARMUP
         )
         losses.append(result["loss"].item())
         if step >= WARMUP:
@@ -111,11 +114,14 @@ def our_losses() -> tuple[list[float], torch.Tensor, list[float]]:
     return losses, flat(model) - start, balances
 
 
-def test_twenty_steps_give_the_losses_of_the_plain_path() -> None:
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_twenty_steps_give_the_losses_of_the_plain_path(
+    channels_last: bool, plain: tuple[list[float], torch.Tensor]
+) -> None:
     """At a learning rate so low that a pixel changes its region in one path alone but rarely."""
-    plain, weights = plain_losses()
-    ours, our_weights, balances = our_losses()
-    assert ours == pytest.approx(plain, rel=1e-4)
+    losses, weights = plain
+    ours, our_weights, balances = our_losses(replace(CONFIG, channels_last=channels_last))
+    assert ours == pytest.approx(losses, rel=1e-4)
     # Both phases were there, and the weights moved alike.
     assert len(balances) == STEPS - WARMUP and min(balances) > 0 and set(balances) != {1.0}
     assert weights.abs().max() > 1e-4

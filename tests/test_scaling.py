@@ -51,9 +51,9 @@ def test_what_the_backward_pass_hides(monkeypatch):
 
 def test_step(monkeypatch):
     assert sync_seconds(1) == 0 and sync_seconds(8) == pytest.approx(118 * 30e-6)
-    assert step_seconds(1, 8) == pytest.approx(8 * image_flops() / 396e12)
+    assert step_seconds(1, 8) == pytest.approx(8 * image_flops() / 316e12)
     assert efficiency(1, 8) == 1
-    compute = image_flops() / 396e12
+    compute = image_flops() / 316e12
     assert efficiency(8, 1) == pytest.approx(compute / (compute + 118 * 30e-6))
 
 
@@ -71,8 +71,8 @@ def test_schedule_and_loading():
 
 def test_mask_hours():
     # 8193 tokens: 1.372 TFLOP of weights, 2.268 of attention, 0.016 of embedding and projection
-    hours = mask_hours(1_000_000, 8, (1024, 2048), 396e12)
-    assert hours == pytest.approx(3.657e12 * 1e6 / 396e12 / 8 / 3600, rel=1e-3)
+    hours = mask_hours(1_000_000, 8, (1024, 2048), 316e12)
+    assert hours == pytest.approx(3.657e12 * 1e6 / 316e12 / 8 / 3600, rel=1e-3)
 
 
 def test_bytes_of_a_step():
