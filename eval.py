@@ -29,6 +29,7 @@ from datasets import open_dataset
 from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
 from datasets.files import File, read_image
 from datasets.labels import ClassTable
+from datasets.loader import image_loader
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.trained import load_trained
@@ -36,6 +37,7 @@ from utils.cli import parser
 from utils.distributed import Ranks, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.evaluation_output import check_out, report, submission_name, zip_submission
+from utils.files import remove_unfinished
 from utils.inference import (
     add_options,
     label_map,
@@ -74,12 +76,7 @@ def main(argv: list[str]) -> None:
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
     data = EvaluationSet(images, config.resize_to, ground_truth, dataset.read_ground_truth)
-    loader = DataLoader(
-        data,
-        batch_size=None,  # one image at a time: their sizes differ
-        sampler=range(ranks.rank, len(data), ranks.world_size),
-        num_workers=config.num_workers,
-    )
+    loader = image_loader(data, config, range(ranks.rank, len(data), ranks.world_size))
 
     # --- model
     model = trained.model.to(ranks.device)
@@ -93,6 +90,9 @@ def main(argv: list[str]) -> None:
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
     check_out(out, made_from, arguments.export_submission, arguments.overwrite)
+    remove_unfinished(out, below=False)
+    for pictures in (out / "predictions", out / "vis"):
+        remove_unfinished(pictures)
     barrier()  # nobody writes while another rank still looks
 
     # --- loop

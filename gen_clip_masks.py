@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_mask
 from datasets.image_labels import ImageLabels, read_image_labels
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
+from datasets.loader import image_loader
 from datasets.training import EvaluationSet, check_mask, require
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions
@@ -36,7 +36,7 @@ from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
-from utils.mask_folder import mask_writer, open_mask_folder
+from utils.mask_folder import begin_masks, mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
 
@@ -68,9 +68,10 @@ def main(argv: list[str]) -> None:
     text = get_text_embeddings(config, classes, trust=arguments.trust)
     made_from = describe(arguments, config, split, classes, labels, text)
     overwrite = arguments.overwrite
-    todo, unfinished = open_mask_folder(out, list(images), made_from, config, overwrite, ranks)
+    todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
         maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
+        begin_masks(out, todo, made_from, config, overwrite, ranks)
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
     barrier()
@@ -147,9 +148,7 @@ def write_masks(
     ranks: Ranks,
 ) -> None:
     """One mask after the other, each at the original size of its image."""
-    loader = DataLoader(
-        EvaluationSet(images, config.resize_to), batch_size=None, num_workers=config.num_workers
-    )
+    loader = image_loader(EvaluationSet(images, config.resize_to), config)
     with mask_writer(out, classes.palette) as write:
         for sample in progress(loader, "masks", ranks):
             image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)

@@ -25,10 +25,10 @@ from models.trained import load_trained
 from utils.cli import parser
 from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.errors import InputError, run_script
+from utils.files import check_folder
 from utils.inference import (
     add_options,
     label_map,
-    open_folder,
     options_from,
     predict_logits,
     progress_off,
@@ -87,7 +87,10 @@ def main(argv: list[str]) -> None:
 
 def opacity(text: str) -> float:
     """A number of the command line from 0 to 1."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected 0 to 1, found {text}")
     return value
@@ -104,7 +107,7 @@ def check_outputs(names: Iterable[str], out: Path, overwrite: bool) -> None:
                     f"{out / output}; rename the picture"
                 )
             made_from[output] = f"the picture '{name}'"
-    open_folder(out)
+    check_folder(out, "--out")
     there = [output for output in made_from if (out / output).exists()]
     if there and not overwrite:
         raise InputError(
@@ -120,7 +123,7 @@ def find_pictures(source: Path, out: Path) -> dict[str, File]:
             raise InputError(f"--out {out} would overwrite {source}; give another folder")
         return {source.stem: File(str(source))}
     if not source.is_dir():
-        raise InputError(f"no picture or folder at {source}")
+        raise InputError(f"no picture or folder at {source}; name one that is there")
     if out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"--out {out} lies inside {source} and would be read as input next time")
     pictures = list_files(source)

@@ -10,7 +10,8 @@
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it. They go to
 --out; another file there is replaced with --overwrite only. --check names everything that is wrong
-with the data and exits with status 1 if something is. One process, without torchrun: --workers.
+with the data, then exits with status 1 and writes no labels; what is merely odd is a warning. With
+--config it also compares the sizes. One process, without torchrun: --workers.
 """
 
 import argparse
@@ -19,33 +20,29 @@ import sys
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
+from datasets.doctor import examine, told
 from datasets.image_labels import (
     ImageLabels,
     image_labels_text,
     read_image_labels,
     write_image_labels,
 )
+from datasets.label_check import LabelFile, read_all_labels
 from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
-from datasets.survey import (
-    Found,
-    convert,
-    empty_label_problems,
-    label_problems,
-    labels_from_counts,
-    pair_problems,
-    survey,
-)
+from datasets.survey import Found, convert, extract_labels, survey
 from datasets.synthetic import parse_counts, write_dataset
+from utils.config import load_config
 from utils.errors import InputError, run_script
+from utils.files import check_folder
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
 def main(argv: list[str]) -> None:
-    """Everything the command line asks for, in the order convert, labels, statistics, check."""
+    """Everything the command line asks for, in the order convert, check, labels, statistics."""
     args = _parser().parse_args(argv)
     if args.dataset == "synthetic":
         write_dataset(
@@ -57,38 +54,38 @@ def main(argv: list[str]) -> None:
         raise InputError("nothing to do; give --out, --check, --stats or --convert")
     if args.min_pixels < 1 or args.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
+    if args.config and not args.check:
+        raise InputError("--config is compared with the data by --check; add that")
     classes = _classes(args)
     dataset = open_dataset(args.dataset, args.root)
     splits = args.splits or [split for split in dataset.splits() if split != "test"]
+    for split in set(splits) - set(dataset.splits()):
+        dataset.images(split)  # says which splits there are
     if args.convert:
         _convert(args, dataset, splits, classes)
     if not (args.out or args.check or args.stats):
         return
 
-    found: dict[str, Found] = {}
-    given = args.import_labels or args.labels
     if args.out:
         _check_out(Path(args.out))
-    if args.check or not given:
-        found = survey(dataset, splits, len(classes), args.workers, read_images=args.check)
-    labels = _given_labels(args, classes) if given else _extract(args, found, classes)
+    given = args.import_labels or args.labels
+    found: dict[str, Found] = {}
+    if args.check:
+        found = _check(args, dataset, splits, classes)
+    elif not given:
+        found = survey(dataset, splits, len(classes), args.workers)
+    if not (args.out or args.stats):
+        return
+    if given:
+        labels = _given_labels(args, classes)
+    else:
+        labels = extract_labels(found, len(classes), args.min_pixels)
     if args.out:
         _write_labels(Path(args.out), labels, args.overwrite)
     if args.stats:
         for split in splits:
             names = [name for name in dataset.images(split) if name in labels]
             print(f"\n{split}: {statistics([labels[name] for name in names], classes)}")
-    if args.check:
-        problems = pair_problems(dataset, splits)
-        problems += [problem for f in found.values() for problem in f.problems]
-        if given:
-            problems += label_problems(labels, dataset, splits)
-        problems += empty_label_problems(labels)
-        for problem in problems:
-            print(problem)
-        print(f"{len(found)} images checked, {len(problems)} problems")
-        if problems:
-            sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,11 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--import-labels", metavar="NPY", help="the authors' labels.npy")
     source.add_argument("--labels", help="existing labels, JSON or CSV")
     add("--check", action="store_true", help="look for everything that is wrong")
+    add("--config", help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
     add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
     add("--overwrite", action="store_true", help="replace what --out or --convert made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
     add("--seed", type=int, default=0, help="synthetic: which scenes")
+    add("--debug", action="store_true", help="show the traceback of an error")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
     return parser
 
@@ -140,33 +139,29 @@ def _given_labels(args: argparse.Namespace, classes: ClassTable) -> ImageLabels:
     return labels
 
 
-def _extract(args: argparse.Namespace, found: dict[str, Found], classes: ClassTable) -> ImageLabels:
-    labels = labels_from_counts(found, len(classes), args.min_pixels)
-    if not labels:
-        raise InputError(
-            f"no readable ground truth in {args.root} to take labels from; "
-            "give them with --labels or --import-labels"
-        )
-    if not args.check:
-        for name, f in found.items():
-            if f.problems or f.counts is None:
-                problem = (
-                    f.problems[0]
-                    if f.problems
-                    else (
-                        f"the image '{name}' has no mask; add it or remove the image, or take the "
-                        "labels from --labels or --import-labels"
-                    )
-                )
-                raise InputError(f"{problem}; for the whole list run with --check, without --out")
-    return labels
+def _check(
+    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
+) -> dict[str, Found]:
+    """Tell what is wrong and what is odd; ends the program if anything is wrong."""
+    config = load_config(args.config) if args.config else None
+    given = None
+    if args.labels:
+        given = read_all_labels(args.labels, classes)
+    elif args.import_labels:
+        given = LabelFile(_given_labels(args, classes), set(), [])
+    findings = examine(dataset, splits, classes, given, args.min_pixels, config, args.workers)
+    for line in told(findings):
+        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+    if findings.problems:
+        sys.exit(1)
+    return findings.found
 
 
 def _check_out(out: Path) -> None:
     """Fail before the masks are read, not after."""
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(out.parent, "--out")
 
 
 def _write_labels(out: Path, labels: ImageLabels, overwrite: bool) -> None:

@@ -49,7 +49,10 @@ class CamVid:
         if self.layout == "original":
             files = list_files(self.root / "701_StillsRaw_full")
             return {name: files[name] for name in self._names(split, files)}
-        return list_files(self.root / ("img" if self.layout == "ids" else "") / split)
+        files = list_files(self.root / ("img" if self.layout == "ids" else "") / split)
+        if not files:
+            raise InputError(f"{self.root} has no images of '{split}'; {EXPECTED}")
+        return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
         """Image id -> label file, as far as they are there."""

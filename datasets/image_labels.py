@@ -1,6 +1,7 @@
 """Image-level labels as JSON or CSV: which classes are in an image."""
 
 import csv
+import difflib
 import io
 import json
 from collections.abc import Callable, Container, Sequence
@@ -32,11 +33,13 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
     def class_id(value: object, where: str) -> int:
         if isinstance(value, str) and value.lower() in ids_of_names:
             return ids_of_names[value.lower()]
-        if isinstance(value, str) and value.isdecimal():
+        if isinstance(value, str) and value.isdecimal() and len(value) < 10:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
             known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
-            raise InputError(f"{path}: {where}: expected a {known}, found {value!r}")
+            near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise InputError(f"{path}: {where}: expected a {known}, found {value!r}{hint}")
         return value
 
     try:
@@ -46,7 +49,9 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
         else:
             pairs = _parse_json(path, text)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is not a text file of labels: {error}") from None
+        raise InputError(
+            f"{path} is not a text file of labels: {error}; prepare_data.py makes one"
+        ) from None
     labels: ImageLabels = {}
     for key, values in pairs:
         image_id = drop_suffix(key)
@@ -55,7 +60,7 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
         ids = {class_id(value, f"image '{image_id}'") for value in values}
         labels[image_id] = tuple(sorted(ids))
     if not labels:
-        raise InputError(f"{path} has no image in it")
+        raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
     return labels
 
 
@@ -80,8 +85,10 @@ def image_labels_text(labels: ImageLabels) -> str:
 def _parse_json(path: Path, text: str) -> list[tuple[str, list]]:
     try:
         pairs = json.loads(text, object_pairs_hook=list)  # a dict would hide doubled keys
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is not valid JSON: {error}; mend it there, or make it again: prepare_data.py"
+        ) from None
     expected = f'{path}: expected {{"image id": [class ids]}}'
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise InputError(f"{expected}, found {text[:40]!r}")

@@ -53,7 +53,8 @@ def load_classes(path: str | Path) -> ClassTable:
             palette[i] = color
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise InputError(f"{path}: these class names stand twice: {', '.join(repeated)}")
+        names = ", ".join(repeated)
+        raise InputError(f"{path}: these class names stand twice: {names}; give each another")
     return ClassTable(tuple(names), tuple(prompts), palette, tuple(small))
 
 

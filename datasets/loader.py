@@ -1,6 +1,6 @@
-"""Training batches by step number."""
+"""Training batches by step number, and whole images one by one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -10,6 +10,7 @@ from utils.config import Config
 from utils.distributed import Ranks
 from utils.errors import InputError
 from utils.seed import AUGMENTATION, ORDER, derive, generator
+from utils.signals import leave_signals_to_parent
 
 
 class StepSampler(Sampler[list[Draw]]):
@@ -67,4 +68,18 @@ def training_loader(
         batch_sampler=sampler,
         num_workers=config.num_workers,
         pin_memory=ranks.on_cuda,
+        worker_init_fn=leave_signals_to_parent,
+    )
+
+
+def image_loader(
+    dataset: Dataset, config: Config, indices: Sequence[int] | None = None
+) -> DataLoader:
+    """One sample at a time, as the sizes of images differ: all, or those of `indices`."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=indices,
+        num_workers=config.num_workers,
+        worker_init_fn=leave_signals_to_parent,
     )

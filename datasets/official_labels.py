@@ -6,6 +6,7 @@ gets inert stand-ins even for those; everything else is refused.
 
 import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,9 @@ def import_official_labels(path: str | Path) -> tuple[ImageLabels, int]:
         raise InputError(f"no file {path}; expected the authors' metadata/<data set>/labels.npy")
     try:
         table = _read_table(path.read_bytes())
-        vectors = {str(key): _read_vector(value) for key, value in table.items()}
+        vectors = {_read_id(key): _read_vector(value) for key, value in table.items()}
     except Exception as error:  # a damaged pickle can fail in every way
-        raise InputError(f"{path} is not the authors' labels.npy: {error}") from None
+        raise InputError(f"{path} is not the authors' labels.npy: {error}; copy it again") from None
     lengths = sorted({len(vector) for vector in vectors.values()})
     if len(lengths) != 1:
         raise InputError(f"{path}: expected vectors of one length, found lengths {lengths}")
@@ -65,12 +66,31 @@ def _read_table(data: bytes) -> dict:
     shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
     if shape != () or dtype != np.dtype(object):
         raise ValueError(f"it holds a {dtype} array of shape {shape} and not one dict")
+    _check_memo(stream)
     outer = _Reader(stream).load()
     # ndarray state: (version, shape, dtype, is_fortran, data).
     (table,) = outer.state[4]
     if not isinstance(table, dict):
         raise TypeError(f"it holds a {type(table).__name__} and not a dict")
     return table
+
+
+def _check_memo(stream: io.BytesIO) -> None:
+    """Raise ValueError where the pickle numbers a value beyond what it can hold, and go back.
+
+    Python makes room for all lower numbers too: ten bytes could take all memory.
+    """
+    start, length = stream.tell(), len(stream.getbuffer())
+    for operation, argument, _ in pickletools.genops(stream):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > length:
+            raise ValueError(f"a file of {length} bytes numbers a value {argument}")
+    stream.seek(start)
+
+
+def _read_id(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(f"an image id is {type(key).__name__} and not a text")
+    return key
 
 
 def _read_vector(array: _Inert) -> np.ndarray:

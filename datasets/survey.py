@@ -1,8 +1,9 @@
-"""Looking through a whole data set: pixel counts, what is wrong with it, conversion."""
+"""Looking through a whole data set: pixels per class, conversion."""
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,32 +13,28 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets import SegmentationData
-from datasets.files import File, read_image
+from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
 from datasets.training import check_mask
 from utils.errors import InputError
-
-TRAIN = "train"  # the split that needs image-level labels, in all data sets
+from utils.files import replacing
+from utils.signals import leave_signals_to_parent
 
 
 @dataclass(frozen=True)
 class Found:
-    """What was seen of one image: pixels per id of its mask (256,), and what is wrong."""
+    """What was seen of one mask: pixels per id (256,), and what is wrong with it."""
 
     counts: np.ndarray | None
     problems: tuple[str, ...]
 
 
 def survey(
-    dataset: SegmentationData,
-    splits: Sequence[str],
-    num_classes: int,
-    workers: int,
-    read_images: bool,
+    dataset: SegmentationData, splits: Sequence[str], num_classes: int, workers: int
 ) -> dict[str, Found]:
-    """Read every mask, and with `read_images` every image, of the splits: image id -> found."""
-    tasks: dict[str, tuple[File | None, File | None]] = {}
+    """Read every mask of the splits: image id -> found."""
+    tasks: dict[str, File | None] = {}
     split_of: dict[str, str] = {}
     for split in splits:
         masks = dataset.ground_truth(split)
@@ -48,30 +45,22 @@ def survey(
                     "remove it from one of them, or look at one split with --splits"
                 )
             split_of[name] = split
-            tasks[name] = (image if read_images else None, masks.get(name))
+            tasks[name] = masks.get(name)
     look = functools.partial(_look, read_mask=dataset.read_ground_truth, num_classes=num_classes)
-    return dict(zip(tasks, _parallel(look, tasks.values(), workers, "reading"), strict=True))
+    return dict(zip(tasks, parallel(look, tasks.values(), workers, "reading"), strict=True))
 
 
-def _look(
-    files: tuple[File | None, File | None],
-    read_mask: Callable[[File], np.ndarray],
-    num_classes: int,
-) -> Found:
-    image, mask = files
-    counts, size, problems = None, None, []
+def _look(mask: File | None, read_mask: Callable[[File], np.ndarray], num_classes: int) -> Found:
+    if mask is None:
+        return Found(None, ())
+    counts = None
     try:
-        size = None if image is None else read_image(image).shape[:2]
+        values = read_mask(mask)
+        counts = np.bincount(values.ravel(), minlength=256)
+        check_mask(values, mask, values.shape, num_classes)
     except InputError as error:
-        problems.append(str(error))
-    try:
-        if mask is not None:
-            values = read_mask(mask)
-            counts = np.bincount(values.ravel(), minlength=256)
-            check_mask(values, mask, size or values.shape, num_classes)
-    except InputError as error:
-        problems.append(str(error))
-    return Found(counts, tuple(problems))
+        return Found(counts, (str(error),))
+    return Found(counts, ())
 
 
 def labels_from_counts(
@@ -85,55 +74,23 @@ def labels_from_counts(
     }
 
 
-def pair_problems(dataset: SegmentationData, splits: Sequence[str]) -> list[str]:
-    """Images without mask and masks without image, in splits that have masks."""
-    problems = []
-    for split in splits:
-        images, masks = dataset.images(split), dataset.ground_truth(split)
-        if masks:
-            problems += [
-                f"{images[name]} has no mask; add it or remove the image"
-                for name in images
-                if name not in masks
-            ]
-        problems += [
-            f"{masks[name]} has no image in '{split}'; add it or remove the mask"
-            for name in masks
-            if name not in images
-        ]
-    return problems
-
-
-def label_problems(
-    labels: ImageLabels, dataset: SegmentationData, splits: Sequence[str]
-) -> list[str]:
-    """Training images without labels, labels without image in the whole data set.
-
-    Only training reads image-level labels: images of the other splits may have them or not.
-    """
-    known = {name for split in dataset.splits() for name in dataset.images(split)}
-    problems = [
-        f"{file} ('{name}') has no image-level labels; add them or remove the image"
-        for split in splits
-        if split == TRAIN
-        for name, file in dataset.images(split).items()
-        if name not in labels
-    ]
-    return problems + [
-        f"there are labels for '{name}' but no such image (ids look like '{min(known)}'); "
-        "add the image or remove the labels"
-        for name in labels
-        if name not in known
-    ]
-
-
-def empty_label_problems(labels: ImageLabels) -> list[str]:
-    """Images that are said to contain no class at all."""
-    return [
-        f"the labels of '{name}' are empty; add what it shows or leave it out: it teaches nothing"
-        for name, ids in labels.items()
-        if not ids
-    ]
+def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -> ImageLabels:
+    """The same, but of all images or none. Raises InputError."""
+    labels = labels_from_counts(found, num_classes, min_pixels)
+    if not labels:
+        raise InputError(
+            "no readable ground truth to take labels from; give them with --labels or "
+            "--import-labels"
+        )
+    for name, f in found.items():
+        if f.counts is None and not f.problems:
+            f = Found(None, (f"the image '{name}' has no mask; add it or remove the image",))
+        if f.problems:
+            raise InputError(
+                f"{f.problems[0]}; or take the labels from --labels or --import-labels. For the "
+                "whole list run with --check, without --out"
+            )
+    return labels
 
 
 def convert(
@@ -149,15 +106,13 @@ def convert(
     palette[: len(classes)] = classes.palette
     tasks: list[tuple[File, Path]] = []
     for split in splits:
-        for kind in ("img", "mask"):
-            (out / kind / split).mkdir(parents=True, exist_ok=True)
         for name, file in dataset.images(split).items():
             suffix = Path(file.member or file.path).suffix
             tasks.append((file, out / "img" / split / f"{name}{suffix}"))
         for name, file in dataset.ground_truth(split).items():
             tasks.append((file, out / "mask" / split / f"{name}{mask_ending}"))
     write = functools.partial(_write, read_mask=dataset.read_ground_truth, palette=palette)
-    for _ in _parallel(write, tasks, workers, "converting"):
+    for _ in parallel(write, tasks, workers, "converting"):
         pass
 
 
@@ -166,19 +121,28 @@ def _write(
 ) -> None:
     file, target = task
     if target.parent.parent.name == "img":
-        target.write_bytes(file.read())
+        data = file.read()
+        with replacing(target) as temporary:
+            temporary.write_bytes(data)
         return
     picture = Image.fromarray(read_mask(file))
     picture.putpalette(palette.tobytes())
-    picture.save(target)
+    with replacing(target) as temporary:
+        picture.save(temporary, "PNG")
 
 
-def _parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> Iterable[Any]:
-    """The results in order; in this process when `workers` is 0."""
+def parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> Iterable[Any]:
+    """The results in order, with a progress bar; in this process when `workers` is 0."""
     tasks = list(tasks)
     progress = functools.partial(tqdm, total=len(tasks), desc=what, unit="image", disable=None)
     if workers == 0:
         yield from progress(map(function, tasks))
         return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from progress(pool.map(function, tasks, chunksize=8))
+    with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
+        try:
+            yield from progress(pool.map(function, tasks, chunksize=8))
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of the {workers} processes was ended, most likely for want of memory; "
+                "start fewer: --workers"
+            ) from None

@@ -137,7 +137,8 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
         raise InputError(f"{out} has files of another making; name an empty or a new folder")
     for split in made_from["counts"]:
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(CLASS_FILE, out / "classes.yaml")
+    with replacing(out / "classes.yaml") as temporary:
+        shutil.copyfile(CLASS_FILE, temporary)
     write_json(meta, made_from | {"classes": list(CLASSES)})
 
 

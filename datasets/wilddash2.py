@@ -44,7 +44,10 @@ class WildDash2:
                 f"{self.root} has no split '{split}', only {', '.join(self.splits())}; {EXPECTED}"
             )
         if not self.is_release:
-            return list_files(self.root / "img" / split)
+            files = list_files(self.root / "img" / split)
+            if not files:
+                raise InputError(f"{self.root} has no images of '{split}'; {EXPECTED}")
+            return files
         files = list_files(self.root / "images")
         wanted = read_split_list(self.root / f"{split}.txt")
         for name in wanted:

@@ -26,15 +26,15 @@ def load_backbone_weights(
     torchvision's or mmseg's, alone or under "state_dict"/"model", with or without "backbone." in
     front; the classifier fc.* and the stages that the backbone does not have are left out. Half
     precision is widened by the copy.
-    sha256: the hash of the file, whole or its first characters.
+    sha256: the hash of the file, whole or its first 8 characters or more; for an address it must be
+    given, or stand in the file's name as torch and OpenMMLab put it there (resnet50-0676ba61.pth).
     partial: accept a file that lacks tensors or has others, and print which ones.
     Raises InputError when the file is not there, is another file or does not fit.
     """
     if source == "imagenet":
-        address = _imagenet_address(backbone)
-        path = first_on_each_machine(lambda: _download(address))
-        sha256 = sha256 or re.search(r"-([0-9a-f]{8,64})\.", address).group(1)
-    elif source.startswith(("https://", "http://")):
+        source = _imagenet_address(backbone)
+    if "://" in source:
+        sha256 = sha256 or _hash_in_name(source)
         path = first_on_each_machine(lambda: _download(source))
     else:
         path = Path(source)
@@ -43,7 +43,7 @@ def load_backbone_weights(
                 f"backbone_weights: no file at {path}; "
                 "give a file, an https:// address or 'imagenet'"
             )
-    if sha256:
+    if sha256 is not None:
         _check_hash(path, sha256)
     _fill(backbone, read_backbone_state(path, backbone.num_layers), str(path), partial)
 
@@ -108,10 +108,28 @@ def _imagenet_address(backbone: ResNet) -> str:
     return torchvision.models.get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
 
 
-def _download(address: str) -> Path:
+def _file_name(address: str) -> str:
+    """Raises InputError for an address whose last part is no name for a file in torch's cache."""
     if not address.startswith("https://"):
         raise InputError(f"backbone_weights: {address} is not an https:// address")
-    path = Path(torch.hub.get_dir()) / "checkpoints" / address.split("?")[0].rsplit("/", 1)[-1]
+    name = re.split("[?#]", address)[0].rsplit("/", 1)[-1]
+    if not re.fullmatch(r"[A-Za-z0-9_][\w.+-]*", name, re.ASCII):
+        raise InputError(f"backbone_weights: {address} does not end in the name of a file")
+    return name
+
+
+def _hash_in_name(address: str) -> str:
+    found = re.search(r"-([0-9a-f]{8,64})\.", _file_name(address))
+    if not found:
+        raise InputError(
+            f"backbone_weights: nothing says what {address} must hold; give its sha256 "
+            "(sha256sum FILE) as 'backbone_sha256', or download it and give the file"
+        )
+    return found.group(1)
+
+
+def _download(address: str) -> Path:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / _file_name(address)
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -125,6 +143,11 @@ def _download(address: str) -> Path:
 
 
 def _check_hash(path: Path, sha256: str) -> None:
+    if not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise InputError(
+            "'backbone_sha256' must be null or a sha256, whole or its first 8 characters or more; "
+            f"found '{sha256}'"
+        )
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(sha256.lower()):

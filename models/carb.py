@@ -23,9 +23,10 @@ _NO_ENTRY = -1.0  # an unfilled place of a queue; losses are never negative
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) -> (B, K, H, W) in float32, the resolution at which every loss is taken."""
+    """(B, K, h, w) -> (B, K, H, W), where every loss is taken; bf16 as float32."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Classes last in memory: what follows runs along them.
-    logits = logits.float().contiguous(memory_format=torch.channels_last)
+    logits = logits.contiguous(memory_format=torch.channels_last)
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +17,7 @@ from utils.tensors import read_tensors, refuse_damaged
 
 # Scalars that OpenAI's archives keep among the weights.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-# What building a model raises where a tensor has too few dimensions, or a width is 0 or too small.
-_WRONG_SHAPE = (IndexError, ValueError, ZeroDivisionError, AssertionError, RuntimeError)
+_LONGEST = 4096  # tokens of a text; CLIP has 77, and keeps a matrix of their number squared
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
@@ -77,14 +76,21 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
             "transformer_heads": width // 64,
             "transformer_layers": _count(weights, "transformer.resblocks."),
         }
-        model = clip.model.CLIP(**shape)
-        if "token_embedding.token_ids" in weights:
-            model.token_embedding = KnownTokens(weights["token_embedding.token_ids"], width)
+        if shape["context_length"] > _LONGEST:
+            raise ValueError("texts too long")
+
+        def build() -> nn.Module:
+            model = clip.model.CLIP(**shape)
+            if "token_embedding.token_ids" in weights:
+                model.token_embedding = KnownTokens(weights["token_embedding.token_ids"], width)
+            return model
+
+        model = _built(build, weights)
     except KeyError as error:
         raise InputError(
             f"expected CLIP weights under OpenAI's key names, but {error} is missing"
         ) from None
-    except _WRONG_SHAPE:
+    except Exception:  # too few dimensions, a width of 0: no model is built of it, in every way
         raise InputError("the tensors do not have the shapes of a CLIP model's") from None
     if stride is not None:
         try:
@@ -105,21 +111,30 @@ def visual_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
         resolution = shape["image_resolution"]
         if "proj" in weights:
             patch, output_dim = shape["vision_patch_size"], weights["proj"].shape[1]
-            visual = clip.model.VisionTransformer(
-                resolution, patch, width, layers, width // 64, output_dim
-            )
+            sizes = (resolution, patch, width, layers, width // 64, output_dim)
+            visual = _built(lambda: clip.model.VisionTransformer(*sizes), weights)
         else:
             output_dim = weights["attnpool.c_proj.weight"].shape[0]
-            visual = clip.model.ModifiedResNet(
-                layers, output_dim, width * 32 // 64, resolution, width
-            )
+            sizes = (layers, output_dim, width * 32 // 64, resolution, width)
+            visual = _built(lambda: clip.model.ModifiedResNet(*sizes), weights)
     except KeyError as error:
         raise InputError(
             f"expected the weights of a CLIP image tower, but {error} is missing"
         ) from None
-    except _WRONG_SHAPE:
+    except Exception:  # too few dimensions, a width of 0: no model is built of it, in every way
         raise InputError("the tensors do not have the shapes of a CLIP image tower's") from None
     return _filled(visual, weights)
+
+
+def _built(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
+    """What `build` makes, if `weights` fit it; first on no device, so that no file of a few bytes
+    makes it allocate all memory. Raises ValueError.
+    """
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    if any(expected[name] != weights[name].shape for name in expected.keys() & weights.keys()):
+        raise ValueError("another shape")
+    return build()
 
 
 def openai_clip() -> ModuleType:
@@ -222,7 +237,7 @@ def _check_trust(clip: ModuleType, path: Path, trust: bool) -> None:
         raise InputError(
             f"{path} is a TorchScript archive, which is a program, and its sha256 {sha256} is not "
             "that of any of OpenAI's files. Download it again; if you made it yourself, save its "
-            "state dict with torch.save and name that (or gen_clip_masks.py --trust)"
+            "state dict with torch.save and name that (or add --trust)"
         )
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.deeplabv3 import ASPPV2, DeepLabV3, TextClassifier
@@ -46,14 +47,15 @@ def import_official_checkpoint(
             f"{', '.join(map(str, list(checkpoint)[:5]))}"
         )
     state = {
-        _our_name(name): value
+        _our_name(str(name)): value
         for name, value in checkpoint["state_dict"].items()
-        if not name.startswith(_UNUSED)
+        if isinstance(value, Tensor) and not str(name).startswith(_UNUSED)
     }
     model = _network_of(state, source)
     load_weights(model, state, source)
-    names = (checkpoint.get("meta") or {}).get("CLASSES")
-    return model, tuple(map(str, names)) if names else None
+    meta = checkpoint.get("meta")
+    names = meta.get("CLASSES") if isinstance(meta, dict) else None
+    return model, tuple(map(str, names)) if isinstance(names, list | tuple) and names else None
 
 
 def _our_name(name: str) -> str:
@@ -66,7 +68,7 @@ def _our_name(name: str) -> str:
 
 
 def _network_of(state: dict[str, Tensor], source: str) -> DeepLabV3:
-    """An empty network of the shapes in `state`."""
+    """A network of the shapes in `state`, on no device: nothing is allocated for what won't fit."""
     blocks = tuple(
         sum(
             name.endswith(".conv1.weight")
@@ -81,17 +83,19 @@ def _network_of(state: dict[str, Tensor], source: str) -> DeepLabV3:
     first = state.get("backbone.stem.7.weight" if deep_stem else "backbone.bn1.weight")
     aspp = state.get("aspp.convs.0.0.weight")
     text = state.get("classifier.text_embeddings")
-    if not depths or first is None or aspp is None or text is None:
+    wanted = ((first, 1), (aspp, 4), (text, 2))
+    if not depths or any(tensor is None or tensor.ndim != ndim for tensor, ndim in wanted):
         raise InputError(
             f"{source}: expected the authors' ResNet (3, 4, 6, 3 blocks for depth 50), their ASPP "
             f"and decode_head.text_embeddings; found {blocks} blocks, "
             f"{'no ' if aspp is None else ''}ASPP, {'no ' if text is None else ''}text embeddings"
         )
-    backbone = ResNet(
-        depths[0],
-        width=len(first),
-        stem="v1c" if deep_stem else "conv7",
-        output_stride=_OUTPUT_STRIDE,
-    )
-    head = ASPPV2(backbone.out_channels, len(aspp), _ASPP_DILATIONS, dropout=0.0)
+    with torch.device("meta"):
+        backbone = ResNet(
+            depths[0],
+            width=len(first),
+            stem="v1c" if deep_stem else "conv7",
+            output_stride=_OUTPUT_STRIDE,
+        )
+        head = ASPPV2(backbone.out_channels, len(aspp), _ASPP_DILATIONS, dropout=0.0)
     return DeepLabV3(backbone, head, TextClassifier(text))

@@ -37,7 +37,10 @@ def load_templates(name_or_path: str) -> tuple[str, ...]:
         raise InputError(
             f"prompt_templates '{name_or_path}' must be clip85, single or a text file; no such file"
         )
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected lines with one {{}} each, found {error}") from None
     templates = tuple(line.strip() for line in lines if line.strip())
     wrong = [template for template in templates if template.count("{}") != 1]
     if wrong or not templates:
@@ -121,7 +124,8 @@ def load_text_embeddings(
     content = read_tensors(path, "text embeddings (clip_text)")
     if isinstance(content, dict):
         for key, expected in (source or {}).items():
-            if content.get(key) != expected:
+            # As texts: to compare a tensor, which may be in its place, gives another tensor.
+            if repr(content.get(key)) != repr(expected):
                 raise InputError(
                     f"{path} was made with other {key}: expected {_short(expected)}, "
                     f"found {_short(content.get(key))}; name another clip_text or delete the file"
@@ -134,6 +138,8 @@ def load_text_embeddings(
             f"{path}: expected text embeddings of {num_classes} classes"
             f"{f' x {width}' if width else ''}, found {tuple(content.shape)}"
         )
+    if not content.is_floating_point():
+        raise InputError(f"{path}: expected floating point numbers, found {content.dtype}")
     embeddings = content.float()
     bad = ~embeddings.isfinite().all(1) | (embeddings == 0).all(1)
     if bad.any():

@@ -10,7 +10,7 @@ import torch
 from datasets.labels import ClassTable, load_classes
 from models.deeplabv3 import DeepLabV3, build_model
 from models.official import import_official_checkpoint, is_official_checkpoint
-from utils.checkpoint import load_checkpoint, load_weights
+from utils.checkpoint import check_content, load_checkpoint, load_weights
 from utils.config import Config, config_from_dict, load_config, parse_overrides
 from utils.errors import InputError
 
@@ -46,6 +46,7 @@ def load_trained(
         _note_other_names(their_names, classes.names, f"{checkpoint}, {config.class_file}")
         origin = {"stage": "official"}
     elif {"model", "config", "class_names", "palette"} <= content.keys():
+        check_content(content, checkpoint)
         if config_path is None:
             values = content["config"] | parse_overrides(overrides or [])
             config = config_from_dict(values, f"{checkpoint} (config)")
@@ -59,8 +60,7 @@ def load_trained(
         else:
             classes = load_classes(config.class_file)
         num_classes = len(content["class_names"])
-        text = content["model"].get("classifier.text_embeddings")
-        model = build_model(config, num_classes, text, pretrained=False)
+        model = _network_of(config, num_classes, content["model"], checkpoint)
         load_weights(model, content["model"], checkpoint)
         origin = {"stage": content.get("stage"), "step": content.get("step")}
     else:
@@ -78,6 +78,25 @@ def load_trained(
     return Trained(model.eval(), config, classes, origin)
 
 
+def _network_of(
+    config: Config, num_classes: int, state: dict[str, Any], source: str | Path
+) -> DeepLabV3:
+    """The network of a config, on no device: nothing is allocated for what won't fit."""
+    text = state.get("classifier.text_embeddings")
+    if not isinstance(text, torch.Tensor) or text.ndim != 2:
+        text = None
+    if text is None and config.classifier == "text":
+        raise InputError(
+            f"{source} lacks its text embeddings (classifier.text_embeddings); copy the file "
+            "again, or use another checkpoint of the run"
+        )
+    try:
+        with torch.device("meta"):
+            return build_model(config, num_classes, text, pretrained=False)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond all numbers
+        raise InputError(f"{source}: its config describes no network: {error}") from None
+
+
 def _small(class_file: str, names: tuple[str, ...]) -> tuple[bool, ...]:
     """Which classes are small: the class file's word where it is there and has the same classes.
 
@@ -85,7 +104,7 @@ def _small(class_file: str, names: tuple[str, ...]) -> tuple[bool, ...]:
     """
     try:
         classes = load_classes(class_file)
-    except InputError:
+    except (InputError, OSError):  # OSError: a name longer than the disk allows
         return ()
     return classes.small if classes.names == names else ()
 

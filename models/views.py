@@ -76,7 +76,8 @@ class LocalViewSampler:
         height, width = self.patch_size
         # float32, as the authors' product: int() cuts, so one more bit could change the size.
         resized = torch.tensor(self.patch_size) * torch.as_tensor(ratio, dtype=torch.float32)
-        return LocalView((top, left, height, width), tuple(int(side) for side in resized))
+        size = tuple(max(1, int(side)) for side in resized)
+        return LocalView((top, left, height, width), size)
 
 
 def crop(maps: Tensor, boxes: list[Box]) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 from utils.checkpoint import (
     load_checkpoint,
+    load_optimizer,
     load_training_checkpoint,
     load_weights,
     save_checkpoint,
@@ -27,8 +28,23 @@ class Trap:
         return open, (self.path, "w")
 
 
+def whole_content() -> dict:
+    """Everything that utils/resume.py saves."""
+    return {
+        "stage": "carb",
+        "step": 4,
+        "model": {"w": torch.randn(3)},
+        "optimizer": {"state": {}, "param_groups": []},
+        "criterion": [{"queue_consistent": [0.5], "queue_inconsistent": []}],
+        "world_size": 1,
+        "config": {"lr": 0.1},
+        "class_names": ["road"],
+        "palette": [[0, 128, 255]],
+    }
+
+
 def test_round_trip(tmp_path) -> None:
-    content = {"model": {"w": torch.randn(3)}, "step": 4, "criterion": [{"queue": [0.5]}]}
+    content = whole_content()
     save_checkpoint(tmp_path / "run" / "last.pt", content)
     loaded = load_training_checkpoint(tmp_path / "run" / "last.pt")
     assert torch.equal(loaded["model"]["w"], content["model"]["w"])
@@ -105,6 +121,63 @@ def test_a_foreign_checkpoint_is_explained(tmp_path) -> None:
     torch.save({"format": 1, "model": 3}, tmp_path / "other.pth")
     with pytest.raises(InputError, match="was not written by this program"):
         load_training_checkpoint(tmp_path / "other.pth")
+
+
+@pytest.mark.parametrize(
+    "key, wrong",
+    [
+        ("stage", 3),
+        ("step", -1),
+        ("step", True),
+        ("step", 4.0),
+        ("model", [1]),
+        ("optimizer", None),
+        ("criterion", []),
+        ("criterion", [{}, {}]),
+        ("criterion", [{"queue_consistent": [0.5]}]),
+        ("criterion", [{"queue_consistent": [1], "queue_inconsistent": [torch.ones(2)]}]),
+        ("world_size", 0),
+        ("config", "lr: 1"),
+        ("class_names", []),
+        ("class_names", ["a", 1]),
+        ("class_names", ["a"] * 256),
+        ("palette", [[0, 0, 256]]),
+        ("palette", [[0, 0]]),
+        ("palette", 7),
+        ("format", 2),
+    ],
+)
+def test_content_of_another_kind_is_named(tmp_path, key, wrong) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, whole_content() | {key: wrong})
+    foreign = key in ("format", "model")
+    message = "was not written by" if foreign else f"'{key}' in the checkpoint must be"
+    with pytest.raises(InputError, match=rf"last\.pt.*{message}"):
+        load_training_checkpoint(path)
+    if key != "format":
+        save_checkpoint(path, {k: v for k, v in whole_content().items() if k != key})
+        with pytest.raises(InputError, match=rf"last\.pt.*({key}|not written by)"):
+            load_training_checkpoint(path)
+
+
+def test_momentum_of_another_network_is_refused() -> None:
+    weights = [torch.nn.Parameter(torch.ones(2, 3)), torch.nn.Parameter(torch.ones(4))]
+    optimizer = torch.optim.SGD(weights, 0.1, 0.9, weight_decay=0.5)
+    good = {0: {"momentum_buffer": torch.ones(2, 3)}, 1: {"momentum_buffer": None}}
+    groups = [{"params": [0, 1], "lr": "evil", "momentum": 7}]
+    load_optimizer(optimizer, {"state": good, "param_groups": groups}, "last.pt")
+    assert torch.equal(optimizer.state[weights[0]]["momentum_buffer"], torch.ones(2, 3))
+    assert optimizer.param_groups[0]["momentum"] == 0.9  # what the config says
+    for wrong in (
+        None,
+        {2: good[0]},
+        {"a": good[0]},
+        {0: torch.ones(2, 3)},
+        {0: {"momentum_buffer": torch.ones(3, 2)}},
+        {0: {"momentum_buffer": "much"}},
+    ):
+        with pytest.raises(InputError, match=r"last\.pt holds the optimizer of another network"):
+            load_optimizer(optimizer, {"state": wrong}, "last.pt")
 
 
 def test_weights_that_do_not_fit_are_listed() -> None:

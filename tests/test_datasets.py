@@ -572,7 +572,7 @@ LOST_AT_HALF_SIZE = {
 def test_real_camvid_labels() -> None:
     published = read_image_labels(shared_data("image_labels/camvid.json"), 11)
     dataset = open_dataset("camvid", camvid_root())
-    found = survey(dataset, ["train", "val"], 11, workers=0, read_images=False)
+    found = survey(dataset, ["train", "val"], 11, workers=0)
     ours = labels_from_counts(found, 11)
     assert len(ours) == 468
     pairs = {(name, i) for name, ids in ours.items() for i in ids}

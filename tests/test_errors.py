@@ -2,8 +2,10 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,13 +49,14 @@ def test_system_errors_name_the_file_and_the_reason(monkeypatch, capsys, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     expected = {
-        below_a_file: f"error: {tmp_path / 'file' / 'below'}: Not a directory\n",
-        onto_a_folder: f"error: {tmp_path / 'folder'}: Is a directory\n",
-        full: f"error: [Errno {errno.ENOSPC}] No space left on device\n",
+        below_a_file: f"{tmp_path / 'file' / 'below'}: Not a directory; a file stands where",
+        onto_a_folder: f"{tmp_path / 'folder'}: Is a directory; a folder stands where",
+        full: "No space left on device; free some space or name another disk",
     }
     for main, message in expected.items():
         assert run(monkeypatch, main) == 2
-        assert capsys.readouterr().err == message
+        shown = capsys.readouterr().err
+        assert shown.startswith(f"error: {message}") and shown.count("\n") == 1
 
 
 class Failing(torch.utils.data.Dataset):
@@ -85,12 +88,35 @@ def test_errors_of_the_program_stay_tracebacks(monkeypatch):
         run_script(main)
 
 
-def test_interrupt_is_status_130(monkeypatch, capsys):
-    def main(argv):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_with_their_status_and_the_command(monkeypatch, capsys, number, status):
+    cleared = []
 
-    assert run(monkeypatch, main) == 130
-    assert capsys.readouterr().err == "stopped\n"
+    def main(argv):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        finally:
+            cleared.append(1)
+
+    command = ["python", "train_carb.py", "--set", "a=b c", "--overwr", "--config", "x"]
+    monkeypatch.setattr(sys, "orig_argv", command)
+    assert run(monkeypatch, main) == status and cleared
+    expected = (
+        "stopped; the same command again:\n    python train_carb.py --set 'a=b c' --config x\n"
+    )
+    assert capsys.readouterr().err == expected
+    monkeypatch.setenv("RANK", "1")
+    assert run(monkeypatch, main) == status
+    assert capsys.readouterr().err == ""
+
+
+def test_a_process_that_another_one_left_says_so(monkeypatch, capsys):
+    def main(argv):
+        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed")
+
+    assert run(monkeypatch, main) == 2
+    assert capsys.readouterr().err.startswith("error: another process of this run has ended")
 
 
 @pytest.mark.parametrize("rank, waits", [("0", []), ("3", [errors._WAIT])])

@@ -9,13 +9,66 @@ import torchvision
 
 from utils.errors import InputError
 from utils.tensors import read_tensors, write_tensors
+from utils.yaml_file import fault_of
 
 FORMAT = 1
+_ANOTHER = "copy the file again, or use another checkpoint of the run"
+_QUEUES = ({"queue_consistent", "queue_inconsistent"}, set())  # none of a supervised run
 
 
-def save_checkpoint(path: str | Path, content: dict[str, Any]) -> None:
-    """Write whole or not at all, with the versions of what the run ran on."""
-    write_tensors(Path(path), {"format": FORMAT, "versions": versions()} | content)
+def _is_list_of(value: Any, kind: type, least: int = 0) -> bool:
+    return isinstance(value, list) and len(value) >= least and all(type(v) is kind for v in value)
+
+
+def _are_queues(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and state.keys() in _QUEUES
+        and all(_is_list_of(values, float) for values in state.values())
+    )
+
+
+def _is_color(value: Any) -> bool:
+    return _is_list_of(value, int) and len(value) == 3 and 0 <= min(value) <= max(value) <= 255
+
+
+def _is_log(state: Any) -> bool:
+    return (
+        isinstance(state, dict)
+        and state.keys() == {"sums", "num_steps", "seconds"}
+        and isinstance(state["sums"], dict)
+        and all(isinstance(value, torch.Tensor) for value in state["sums"].values())
+        and type(state["num_steps"]) is int
+        and type(state["seconds"]) is float
+    )
+
+
+# What utils/resume.py writes: what it must be, and how that is seen.
+_KINDS = {
+    "stage": ("a text", lambda v: type(v) is str),
+    "step": ("a whole number", lambda v: type(v) is int and v >= 0),
+    "model": ("a dict of tensors", lambda v: isinstance(v, dict)),
+    "optimizer": ("a dict", lambda v: isinstance(v, dict)),
+    "criterion": (
+        "a list with the queues of each process",
+        lambda v: _is_list_of(v, dict, 1) and all(map(_are_queues, v)),
+    ),
+    "log": ("what utils/runlog.py adds up", lambda v: v == {} or _is_log(v)),
+    "world_size": ("a whole number", lambda v: type(v) is int and v >= 1),
+    "config": ("a dict of settings", lambda v: isinstance(v, dict) and not fault_of(v)),
+    "class_names": ("1 to 255 names", lambda v: _is_list_of(v, str, 1) and len(v) <= 255),
+    "palette": ("a list of colours", lambda v: isinstance(v, list) and all(map(_is_color, v))),
+}
+
+
+def save_checkpoint(
+    path: str | Path, content: dict[str, Any], previous: Path | None = None
+) -> None:
+    """Write whole or not at all, with the versions of what the run ran on.
+
+    What was at `path` is kept as `previous`.
+    """
+    write_tensors(Path(path), {"format": FORMAT, "versions": versions()} | content, previous)
 
 
 def versions() -> dict[str, str]:
@@ -46,19 +99,40 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint that one of the training scripts wrote."""
     content = load_checkpoint(path)
-    if content.get("format") != FORMAT or not isinstance(content.get("model"), dict):
+    found = content.get("format")
+    if type(found) is not int or found != FORMAT or not isinstance(content.get("model"), dict):
         raise InputError(
             f"{path} was not written by this program's training scripts (found keys "
             f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py "
             "with --config"
         )
+    content.setdefault("log", {})  # from before it was kept
+    missing = [key for key in _KINDS if key not in content]
+    if missing:
+        raise InputError(f"{path}: the checkpoint lacks {', '.join(missing)}; {_ANOTHER}")
+    check_content(content, path)
+    if len(content["criterion"]) != content["world_size"]:
+        raise InputError(
+            f"{path}: 'criterion' in the checkpoint must be of its {content['world_size']} "
+            f"process(es), found {len(content['criterion'])}; {_ANOTHER}"
+        )
     return content
+
+
+def check_content(content: dict[str, Any], path: str | Path) -> None:
+    """Raise InputError where something that the training scripts write is of another kind."""
+    for key, (expected, good) in _KINDS.items():
+        if key in content and not good(content[key]):
+            raise InputError(
+                f"{path}: '{key}' in the checkpoint must be {expected}, found "
+                f"{type(content[key]).__name__}; {_ANOTHER}"
+            )
 
 
 def load_weights(
     model: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path
 ) -> None:
-    """Strict load that says which tensors do not fit."""
+    """Strict load that says which tensors do not fit. A network on no device comes to the CPU."""
     own = model.state_dict()
     state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     wrong = [f"{key} (not in this network)" for key in state if key not in own]
@@ -75,4 +149,39 @@ def load_weights(
             f"{'; '.join(wrong[:4])}{more}. "
             "Use the config it was trained with (config.yaml in its run folder)"
         )
+    broken = [key for key, value in state.items() if not value.isfinite().all()]
+    if broken:
+        raise InputError(
+            f"{source}: {broken[0]} and {len(broken) - 1} more tensors hold NaN or infinity: the "
+            "training had failed by then; use an earlier checkpoint"
+        )
+    if any(tensor.is_meta for tensor in own.values()):
+        model.to_empty(device="cpu")
     model.load_state_dict(state)
+
+
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str | Path
+) -> None:
+    """The momentum of `optimizer.state_dict()`; all else is as the config says.
+
+    Raises InputError when it is that of another network.
+    """
+    own = optimizer.state_dict()
+    sizes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    momenta = state.get("state")
+    good = isinstance(momenta, dict) and all(
+        i in range(len(sizes)) and _is_momentum(kept, sizes[i]) for i, kept in momenta.items()
+    )
+    if not good:
+        raise InputError(
+            f"{source} holds the optimizer of another network than the config describes; {_ANOTHER}"
+        )
+    optimizer.load_state_dict({"state": momenta, "param_groups": own["param_groups"]})
+
+
+def _is_momentum(kept: Any, size: torch.Size) -> bool:
+    return isinstance(kept, dict) and all(
+        value is None or (isinstance(value, torch.Tensor) and value.shape == size)
+        for value in kept.values()
+    )

@@ -3,6 +3,16 @@
 import argparse
 
 
+class _TensorBoard(argparse.Action):
+    """A flag that says at once, not after the first steps, when the package is missing."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from utils.tensorboard import summary_writer
+
+        summary_writer()
+        setattr(namespace, self.dest, True)
+
+
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
     """--config, --set, --device. (--debug is taken by `utils.errors.run_script`.)"""
     result = overrides_parser(description)
@@ -23,12 +33,13 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
         dest="overrides",
         help="replace one key of the config; may be given again",
     )
+    result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     result.add_argument("--device", help="cpu or cuda (default: cuda when there is one)")
     return result
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite, --keep."""
+    """And --run-dir, --overwrite, --keep, --tensorboard."""
     result = parser(description)
     result.add_argument("--run-dir", required=True, help="folder for checkpoints and logs")
     result.add_argument(
@@ -38,5 +49,12 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         "--keep",
         action="store_true",
         help="keep every checkpoint as step_<number>.pt too, for tools/learning_curves.py",
+    )
+    result.add_argument(
+        "--tensorboard",
+        action=_TensorBoard,
+        nargs=0,
+        default=False,
+        help="write the log and pictures of a fixed batch to RUN_DIR/tensorboard as well",
     )
     return result

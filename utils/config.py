@@ -15,6 +15,7 @@ import yaml
 
 from utils.config_values import convert
 from utils.errors import InputError
+from utils.files import replacing
 from utils.yaml_file import parse_yaml, read_yaml
 
 
@@ -195,7 +196,8 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
 def save_config(config: Config, path: str | Path) -> None:
     """Write the resolved config as YAML that `load_config` reads back to an equal one."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
-    Path(path).write_text(text, encoding="utf-8")
+    with replacing(Path(path)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _check_together(config: Config, source: str) -> None:

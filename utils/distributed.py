@@ -34,16 +34,20 @@ def setup(device: str | None = None) -> Ranks:
     """Join the group that torchrun started, or stay a single process.
 
     `device` is 'cpu', 'cuda' or None: cuda when there is one. NCCL on cuda, gloo elsewhere.
+    Raises InputError, also where the processes can't meet: a port in use, no address.
     """
-    rank = int(os.environ.get("RANK", 0))
-    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    rank, world_size = _from_launcher("RANK", 0), _from_launcher("WORLD_SIZE", 1)
+    if rank >= world_size:
+        raise InputError(
+            f"RANK is {rank} and WORLD_SIZE {world_size}: ranks count from 0; let torchrun set both"
+        )
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind not in ("cpu", "cuda"):
         raise InputError(f"--device must be cpu or cuda, found '{kind}'")
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu")
-        local_rank = int(os.environ.get("LOCAL_RANK", 0))
+        local_rank = _from_launcher("LOCAL_RANK", 0)
         if local_rank >= torch.cuda.device_count():
             raise InputError(
                 f"process {local_rank} on this machine needs a GPU of its own, but torch sees "
@@ -53,11 +57,34 @@ def setup(device: str | None = None) -> Ranks:
         torch.cuda.set_device(local_rank)
         kind = f"cuda:{local_rank}"
     if world_size > 1 and not dist.is_initialized():
-        if kind.startswith("cuda"):
-            dist.init_process_group("nccl", device_id=torch.device(kind))
+        _join(kind)
+    return Ranks(rank, world_size, torch.device(kind))
+
+
+def _from_launcher(name: str, otherwise: int) -> int:
+    """A number that torchrun sets in the environment of its processes."""
+    value = os.environ.get(name, str(otherwise))
+    if not (value.isdecimal() and len(value) < 10):
+        raise InputError(
+            f"the environment variable {name} is '{value}', no whole number; unset it, or let "
+            "torchrun set it"
+        )
+    return int(value)
+
+
+def _join(device: str) -> None:
+    try:
+        if device.startswith("cuda"):
+            dist.init_process_group("nccl", device_id=torch.device(device))
         else:
             dist.init_process_group("gloo")
-    return Ranks(rank, world_size, torch.device(kind))
+    except (ValueError, dist.DistError) as error:  # no address, a port in use, nobody comes
+        place = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
+        raise InputError(
+            f"the processes can't meet at {place} (MASTER_ADDR:MASTER_PORT): "
+            f"{str(error).splitlines()[0]}. Start them with torchrun --standalone, which finds a "
+            "free port, or name another: torchrun --master-port"
+        ) from None
 
 
 def cleanup() -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 from datasets.labels import ClassTable
 from utils.errors import InputError
-from utils.files import replacing, write_json
-from utils.inference import open_folder
+from utils.files import check_folder, replacing, write_json
 from utils.metrics import ConfusionMatrix
 
 
@@ -16,9 +15,9 @@ def check_out(
     out: Path, made_from: dict[str, Any], submission: str | None, overwrite: bool
 ) -> None:
     """Raises InputError when `out` holds another evaluation or can't be written."""
-    open_folder(out)
+    check_folder(out, "--out")
     if submission:
-        open_folder(Path(submission))
+        check_folder(Path(submission), "--export-submission")
     if overwrite:
         return
     if submission and zip_path(Path(submission)).exists():

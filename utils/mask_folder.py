@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,38 +14,36 @@ import numpy as np
 import torch
 
 from utils.config import Config
-from utils.distributed import Ranks, all_reduce, gather_objects
+from utils.distributed import Ranks, all_reduce, barrier, gather_objects
 from utils.errors import InputError
-from utils.files import write_json
-from utils.runlog import git
+from utils.files import UNFINISHED, write_json
+from utils.run_folder import git
 from utils.visualize import save_mask
 
 _WRITERS = 2
-_UNFINISHED = re.compile(r"(^|/)\.[^/]*\.tmp\.png$")  # names of save_mask, while it writes
 
 
 def open_mask_folder(
     folder: Path,
     names: list[str],
     made_from: dict[str, Any],
-    config: Config,
     overwrite: bool,
     ranks: Ranks,
 ) -> tuple[list[str], list[Path]]:
-    """Make the folder, or check the one there; returns the images without a mask, alike on all
-    ranks, and on rank 0 the files that a killed run left half-written.
+    """Look into the folder; returns the images to make masks of, alike on all ranks, and on rank 0
+    the files that a killed run left half-written.
 
     `made_from` holds all that decides the masks. Raises InputError, on all ranks, when the folder
-    holds masks of another making; `overwrite` removes them, and says so.
+    holds masks of another making; with `overwrite` all are to be made.
     """
     made_from = json.loads(json.dumps(made_from))  # tuples become lists, as in the file
     missing = torch.zeros(len(names), dtype=torch.uint8)
     unfinished, problem = [], None
     if ranks.is_main:
         try:
-            there = _open(folder, names, made_from, config, overwrite)
+            there = _look(folder, names, made_from, overwrite)
             missing += torch.tensor([f"{name}.png" not in there for name in names])
-            unfinished = [folder / file for file in there if _UNFINISHED.search(file)]
+            unfinished = [folder / file for file in there if UNFINISHED.search(file)]
         except InputError as error:
             problem = str(error)
     problem = gather_objects(problem)[0]
@@ -57,26 +54,39 @@ def open_mask_folder(
     return [names[i] for i in todo], unfinished
 
 
-def _open(
-    folder: Path, names: list[str], made_from: dict[str, Any], config: Config, overwrite: bool
-) -> set[str]:
-    """The work of `open_mask_folder` on rank 0; returns what lies in the folder.
+def begin_masks(
+    folder: Path,
+    names: list[str],
+    made_from: dict[str, Any],
+    config: Config,
+    overwrite: bool,
+    ranks: Ranks,
+) -> None:
+    """Write meta.json; with `overwrite` remove the masks `names` first, and say so.
+
+    Called once all that makes masks has been loaded, by all ranks: they wait for it.
+    """
+    meta = folder / "meta.json"
+    if ranks.is_main and overwrite:
+        print(f"--overwrite: making the masks in {folder} anew")
+        for file in ("meta.json", *(f"{name}.png" for name in names)):
+            (folder / file).unlink(missing_ok=True)
+    if ranks.is_main and not meta.exists():
+        content = {"made_from": made_from, "config": config.to_dict()}
+        write_json(meta, content | {"git": git("rev-parse", "HEAD"), "torch": torch.__version__})
+    barrier()
+
+
+def _look(folder: Path, names: list[str], made_from: dict[str, Any], overwrite: bool) -> set[str]:
+    """What lies in the folder and is to stay.
 
     One listing: asking a network disk for a million files one by one takes minutes.
     """
     files = _list(folder)
     masks = files & {f"{name}.png" for name in names}
-    meta = folder / "meta.json"
     if overwrite:
-        print(f"--overwrite: making the masks in {folder} anew")
-        for file in ("meta.json", *masks):
-            (folder / file).unlink(missing_ok=True)
-        files -= masks
-    else:
-        _check(meta, made_from, bool(masks))
-    if not meta.exists():
-        content = {"made_from": made_from, "config": config.to_dict()}
-        write_json(meta, content | {"git": git("rev-parse", "HEAD"), "torch": torch.__version__})
+        return files - masks
+    _check(folder / "meta.json", made_from, bool(masks))
     return files
 
 
@@ -118,7 +128,7 @@ def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
         try:
             meta = json.loads((parent / "meta.json").read_text(encoding="utf-8"))
             found = list(meta["made_from"]["class_names"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # not there, or not of gen_clip_masks.py
         for theirs, ours in zip_longest(found, class_names):
             if theirs != ours:
@@ -146,7 +156,7 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         old = json.loads(meta.read_text(encoding="utf-8"))["made_from"]
         old = {"precision": "fp32"} | old  # as all were, before there was a choice
         changed = [key for key in made_from if old.get(key) != made_from[key]]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
     if changed:
         key = changed[0]

@@ -44,10 +44,16 @@ def save_image(path: str | Path, image: Image.Image | np.ndarray, **options: Any
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    # Without the name: with more to it, it could be longer than a file system allows.
+    mark = f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    temporary = path.with_name(f".{mark}.{os.getpid()}.tmp{path.suffix}")
     try:
         image.save(temporary, **options)
         temporary.replace(path)
+    except OSError as error:  # that of a full disk names no file
+        if error.errno and error.filename2 is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

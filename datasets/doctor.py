@@ -1,0 +1,198 @@
+"""What is wrong with a data set, and what is odd about it, in one pass over its files."""
+
+import functools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from datasets import SegmentationData
+from datasets.files import File, TwiceError
+from datasets.image_check import Odd, Seen, look
+from datasets.label_check import (
+    TRAIN,
+    LabelFile,
+    disagreements,
+    empty_labels,
+    label_problems,
+    unseen_classes,
+)
+from datasets.labels import ClassTable
+from datasets.survey import Found, labels_from_counts, parallel
+from utils.config import Config
+from utils.errors import InputError
+
+Splits = dict[str, dict[str, File]]  # split -> image id -> file
+_MOST = 10  # lines about oddities of one kind
+
+
+class Findings(NamedTuple):
+    """What stops or harms training, and what merely surprises, in one line each."""
+
+    problems: list[str]
+    odd: list[Odd]
+    found: dict[str, Found]
+    num_images: int
+
+
+def examine(
+    dataset: SegmentationData,
+    splits: Sequence[str],
+    classes: ClassTable,
+    given: LabelFile | None,
+    min_pixels: int,
+    config: Config | None,
+    workers: int,
+) -> Findings:
+    """Look at every image and every mask of the splits, once.
+
+    given: labels to compare with images and masks; None takes them from the masks, where a class is
+    present with `min_pixels` pixels. config: its sizes are compared with the images'.
+    """
+    problems = [] if given is None else [*given.problems]
+    images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
+    masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
+    here = {split: images[split] for split in splits}
+    tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
+    look_at = functools.partial(
+        look,
+        read_mask=dataset.read_ground_truth,
+        num_classes=len(classes),
+        crop_size=None if config is None else config.crop_size,
+    )
+    seen = dict(zip(_names(here), parallel(look_at, tasks, workers, "checking"), strict=True))
+    found: dict[str, Found] = {}
+    for (_, name), one in seen.items():
+        found.setdefault(name, Found(one.counts, one.problems))
+    copies, odd = _copies(here, seen)
+    for split in here:
+        problems += _unpaired(split, images[split], masks[split])
+    problems += _in_two_splits(here)
+    problems += [problem for one in seen.values() for problem in one.problems]
+    problems += copies
+    odd += [odd for one in seen.values() for odd in one.odd]
+    odd += [odd for files in here.values() for odd in _alike(files)]
+    odd += _strays(Path(dataset.root), images, masks)
+    if given is None:
+        labels = labels_from_counts(found, len(classes), min_pixels)
+    else:
+        labels = given.labels
+        problems += label_problems(given, images, splits)
+        for name, one in found.items():
+            if one.counts is not None and not one.problems and name in labels:
+                odd += disagreements(name, labels[name], one.counts, classes, min_pixels)
+    train = {name: labels[name] for name in images.get(TRAIN, ()) if name in labels}
+    problems += empty_labels(train)
+    odd += unseen_classes(train, classes)
+    return Findings(list(dict.fromkeys(problems)), odd, found, len(tasks))
+
+
+def told(findings: Findings) -> Iterator[str]:
+    """Lines for a terminal; of one kind of oddity no more than a few."""
+    yield from findings.problems
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for kind, text in findings.odd:
+        kinds[kind].append(text)
+    for kind, texts in kinds.items():
+        yield from (f"warning: {text}" for text in texts[:_MOST])
+        if len(texts) > _MOST:
+            yield f"warning: and {len(texts) - _MOST} more like this ({kind})"
+    warnings = f", {len(findings.odd)} warnings" if findings.odd else ""
+    yield f"{findings.num_images} images checked, {len(findings.problems)} problems{warnings}"
+
+
+def _names(images: Splits) -> list[tuple[str, str]]:
+    return [(split, name) for split, files in images.items() for name in files]
+
+
+def _listed(
+    listing: Callable[[str], dict[str, File]], split: str, problems: list[str]
+) -> dict[str, File]:
+    """`listing(split)` as far as it goes; what is wrong with it goes to `problems`."""
+    try:
+        return listing(split)
+    except TwiceError as error:
+        problems += error.messages
+        return error.files
+    except InputError as error:
+        problems.append(" ".join(str(error).split()))
+        return {}
+
+
+def _unpaired(split: str, images: dict[str, File], masks: dict[str, File]) -> list[str]:
+    """Images without mask, in splits that have masks, and masks without image."""
+    problems = [
+        f"{file} has no mask; add it or remove the image"
+        for name, file in images.items()
+        if masks and name not in masks
+    ]
+    return problems + [
+        f"{file} has no image in '{split}'; add it or remove the mask"
+        for name, file in masks.items()
+        if name not in images
+    ]
+
+
+def _in_two_splits(images: Splits) -> list[str]:
+    first: dict[str, File] = {}
+    problems = []
+    for split, name in _names(images):
+        file = images[split][name]
+        other = first.setdefault(name, file)
+        if other != file:
+            problems.append(
+                f"the image '{name}' is in two splits, {other} and {file}: labels and masks "
+                "can't tell them apart; rename or remove one of them"
+            )
+    return problems
+
+
+def _copies(images: Splits, seen: dict[tuple[str, str], Seen]) -> tuple[list[str], list[Odd]]:
+    """Images of the same pixels: a problem in two splits, odd in one."""
+    first: dict[bytes, tuple[str, File]] = {}
+    problems, odd = [], []
+    for (split, name), one in seen.items():
+        file = images[split][name]
+        other_split, other = first.setdefault(one.digest, (split, file))
+        if not one.digest or other == file:
+            continue
+        text = f"{file} shows the same pixels as {other}"
+        if other_split == split:
+            odd.append(Odd("copy", f"{text}; remove one of them"))
+        else:
+            problems.append(
+                f"{text} of '{other_split}': neither tests the other then; remove one of them"
+            )
+    return problems, odd
+
+
+def _alike(files: dict[str, File]) -> list[Odd]:
+    first: dict[str, File] = {}
+    pairs = [(first.setdefault(name.casefold(), file), file) for name, file in files.items()]
+    text = "are one file where case does not count; rename one"
+    return [Odd("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
+
+
+def _strays(root: Path, images: Splits, masks: Splits) -> list[Odd]:
+    """Files beside images and masks that are none of them, nor named after an image.
+
+    One line for those of one folder and ending.
+    """
+    used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}
+    ids = {name.rpartition("/")[2] for files in images.values() for name in files}
+    tops = {Path(path).relative_to(root).parts[0] for path in used if Path(path) != root}
+    strays: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for top in sorted(tops):
+        for folder, _, names in os.walk(root / top, followlinks=True):
+            for name in sorted(names):
+                cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
+                is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
+                if not (is_used or name.startswith(".")):
+                    strays[folder, Path(name).suffix].append(name)
+    odd = []
+    for (folder, _), names in strays.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        text = "not read: no image or mask of a split; see that nothing is missing"
+        odd.append(Odd("stray", f"{folder}/{names[0]}{more} {text}"))
+    return odd
