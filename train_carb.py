@@ -11,8 +11,6 @@ where the warm-up stopped: one schedule of `steps` over both stages.
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
-from pathlib import Path
-
 import torch
 
 from datasets import open_dataset
@@ -25,14 +23,15 @@ from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.views import LocalViewSampler
-from utils.checkpoint import load_training_checkpoint
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
-from utils.resume import check_warmup, checkpoint_names, restore, save
-from utils.runlog import RunLog, open_run
+from utils.resume import checkpoint_names, load_warmup, restore, save
+from utils.run_folder import open_run
+from utils.runlog import RunLog
 from utils.schedule import poly_lr
+from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
 
 
@@ -47,8 +46,7 @@ def main(argv: list[str]) -> None:
     # --- device, ranks
     ranks = setup(arguments.device)
     classes = load_classes(config.class_file)
-    warmup = load_training_checkpoint(arguments.init)
-    check_warmup(warmup, arguments.init, config, classes)
+    warmup = load_warmup(arguments.init, config, classes)
 
     # --- data
     images = open_dataset(config.dataset, config.data_root).images(config.train_split)
@@ -74,29 +72,37 @@ def main(argv: list[str]) -> None:
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    state = run_dir / "last.pt" if (run_dir / "last.pt").is_file() else Path(arguments.init)
-    step = restore(state, end, ranks, model, optimizer, criterion)
+    step, log_state = restore(run_dir, end, ranks, model, optimizer, criterion, arguments.init)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "CARB")
-    for batch in loader:
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-        losses = train_one_step(
-            network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
-        )
-        step += 1
-        log.add(step, lr, losses, batch["name"])
-        if step % config.checkpoint_every == 0 or step == end:
-            log.flush(step, lr)
-            names = checkpoint_names(step, arguments.keep)
-            save(run_dir, names, "carb", step, config, classes, ranks, model, optimizer, criterion)
+    log = RunLog(run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, log_state)
+    with Stop(ranks) as stop:
+        for batch in loader:
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+            losses = train_one_step(
+                network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
+            )
+            step += 1
+            log.add(step, lr, losses, batch["name"])
+            due = step % config.checkpoint_every == 0 or step == end
+            if due:
+                log.flush(step, lr)
+            if stop.agreed() or due:
+                names = checkpoint_names(step, due and arguments.keep)
+                save(run_dir, names, "carb", step, log, classes, model, optimizer, criterion)
+            if due and log.board:
+                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
+            if stop.number:
+                break
     log.close()
     if ranks.is_main:
         print(f"CARB: step {step} of {end} done, {run_dir / 'last.pt'}")
+    del network  # before the process group, for which its destructor would wait for ever
     cleanup()
+    stop.leave()
 
 
 if __name__ == "__main__":

@@ -25,9 +25,11 @@ from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
 from utils.resume import checkpoint_names, restore, save
-from utils.runlog import RunLog, open_run
+from utils.run_folder import open_run
+from utils.runlog import RunLog
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
+from utils.stop import Stop
 from utils.training import compute_logits, descend, wrap
 
 
@@ -68,32 +70,43 @@ def main(argv: list[str]) -> None:
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step = restore(run_dir / "last.pt", end, ranks, model, optimizer)
+    step, log_state = restore(run_dir, end, ranks, model, optimizer)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "supervised")
-    for batch in loader:
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        image, valid, mask = (
-            batch[key].to(ranks.device, non_blocking=True)
-            for key in ("image", "valid", "pseudo_mask")
-        )
-        logits = compute_logits(network, normalize(image, "imagenet", valid), step, config, ranks)
-        losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
-        loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
-        descend(loss, optimizer, lr)
-        step += 1
-        log.add(step, lr, {"loss": loss.detach()}, batch["name"])
-        if step % config.checkpoint_every == 0 or step == end:
-            log.flush(step, lr)
-            names = checkpoint_names(step, arguments.keep)
-            save(run_dir, names, "supervised", step, config, classes, ranks, model, optimizer)
+    log = RunLog(run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, log_state)
+    with Stop(ranks) as stop:
+        for batch in loader:
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            image, valid, mask = (
+                batch[key].to(ranks.device, non_blocking=True)
+                for key in ("image", "valid", "pseudo_mask")
+            )
+            logits = compute_logits(
+                network, normalize(image, "imagenet", valid), step, config, ranks
+            )
+            losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
+            loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
+            descend(loss, optimizer, lr)
+            step += 1
+            log.add(step, lr, {"loss": loss.detach()}, batch["name"])
+            due = step % config.checkpoint_every == 0 or step == end
+            if due:
+                log.flush(step, lr)
+            if stop.agreed() or due:
+                names = checkpoint_names(step, due and arguments.keep)
+                save(run_dir, names, "supervised", step, log, classes, model, optimizer)
+            if due and log.board:
+                log.board.pictures(step, model, dataset, ranks)
+            if stop.number:
+                break
     log.close()
     if ranks.is_main:
         print(f"supervised: step {step} of {end} done, {run_dir / 'last.pt'}")
+    del network  # before the process group, for which its destructor would wait for ever
     cleanup()
+    stop.leave()
 
 
 if __name__ == "__main__":

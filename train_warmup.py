@@ -29,9 +29,11 @@ from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
 from utils.resume import checkpoint_names, restore, save
-from utils.runlog import RunLog, open_run
+from utils.run_folder import open_run
+from utils.runlog import RunLog
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
+from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
 
 
@@ -70,31 +72,39 @@ def main(argv: list[str]) -> None:
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step = restore(run_dir / "last.pt", end, ranks, model, optimizer, criterion)
+    step, log_state = restore(run_dir, end, ranks, model, optimizer, criterion)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "warm-up")
-    for batch in loader:
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-        losses = train_one_step(
-            network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
-        )
-        step += 1
-        log.add(step, lr, losses, batch["name"])
-        if step % config.checkpoint_every == 0 or step in (config.warmup_steps, end):
-            log.flush(step, lr)
-            names = checkpoint_names(step, arguments.keep)
-            names += ["warmup.pt"] * (step == config.warmup_steps)
-            save(
-                run_dir, names, "warmup", step, config, classes, ranks, model, optimizer, criterion
+    log = RunLog(run_dir, config, ranks, step, end, "warm-up", arguments.tensorboard, log_state)
+    with Stop(ranks) as stop:
+        for batch in loader:
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+            losses = train_one_step(
+                network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
             )
+            step += 1
+            log.add(step, lr, losses, batch["name"])
+            due = step % config.checkpoint_every == 0 or step in (config.warmup_steps, end)
+            if due:
+                log.flush(step, lr)
+            if stop.agreed() or due:
+                names = checkpoint_names(step, due and arguments.keep)
+                # warmup.pt comes first: a run killed in between writes both again.
+                names = ["warmup.pt"] * (step == config.warmup_steps) + names
+                save(run_dir, names, "warmup", step, log, classes, model, optimizer, criterion)
+            if due and log.board:
+                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
+            if stop.number:
+                break
     log.close()
     if ranks.is_main:
         print(f"warm-up: step {step} of {end} done, {run_dir / 'last.pt'}")
+    del network  # before the process group, for which its destructor would wait for ever
     cleanup()
+    stop.leave()
 
 
 if __name__ == "__main__":

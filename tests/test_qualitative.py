@@ -167,7 +167,8 @@ def test_an_evaluation_is_repeated_as_it_was(run):
     scores = {"val": {"inference": inference | {"precision": "bf16"}}}
     command = evaluation(stage._replace(scores=scores), "val")
     assert command.removeprefix(f"python eval.py --ckpt {stage.checkpoint} ") == (
-        "--split val --save-predictions --scales 0.75 1.0 --window 512 512 --flip --bf16 --overwrite"
+        "--split val --save-predictions --scales 0.75 1.0 --window 512 512 "
+        "--flip --bf16 --overwrite"
     )
 
 

@@ -134,10 +134,14 @@ def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     assert same_content(*(tmp_path / "supervised" / f for f in ("step_000008.pt", "last.pt")))
 
 
-def test_without_keep_the_last_checkpoint_is_the_only_one(prepared, tmp_path) -> None:
+def test_without_keep_the_last_two_checkpoints_are_the_only_ones(prepared, tmp_path) -> None:
     run_row(prepared, tmp_path, "base")
     found = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.pt")}
-    assert found == {"warmup/last.pt", "warmup/warmup.pt", "carb/last.pt"}
+    names = ("warmup/last.pt", "warmup/previous.pt", "warmup/warmup.pt")
+    assert found == {*names, "carb/last.pt", "carb/previous.pt"}
+    steps = [load_checkpoint(tmp_path / name)["step"] for name in names]
+    assert steps == [4, 2, 4]
+    assert load_checkpoint(tmp_path / "carb/previous.pt")["step"] == 6
 
 
 def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monkeypatch) -> None:

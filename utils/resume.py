@@ -8,11 +8,17 @@ from torch import nn
 
 from datasets.labels import ClassTable
 from models.carb import CARBCriterion
-from utils.checkpoint import load_training_checkpoint, load_weights, save_checkpoint
+from utils.checkpoint import (
+    load_optimizer,
+    load_training_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from utils.config import Config
-from utils.distributed import Ranks, barrier, gather_objects
+from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
-from utils.runlog import changed_settings, git
+from utils.run_folder import changed_settings, git
+from utils.runlog import RunLog
 
 # What only the second stage reads: a warm-up serves several of these.
 CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
@@ -28,45 +34,74 @@ def save(
     names: list[str],
     stage: str,
     step: int,
-    config: Config,
+    log: RunLog,
     classes: ClassTable,
-    ranks: Ranks,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
 ) -> None:
-    """Write the state after `step` steps under each of `names` in `run_dir`; all ranks wait."""
+    """Write the state after `step` steps under each of `names` in `run_dir`; all ranks wait.
+
+    The last.pt of before becomes previous.pt. Raises InputError, on all ranks, when the disk is
+    full or fails; what was there before is still whole then.
+    """
     queues = gather_objects(criterion.queue_state() if criterion else {})
-    if ranks.is_main:
+    log_state, problem = log.state(step), None
+    if log.ranks.is_main:
         content = {
             "stage": stage,
             "step": step,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
             "criterion": queues,
-            "world_size": ranks.world_size,
+            "log": log_state,
+            "world_size": log.ranks.world_size,
             "git": git("rev-parse", "HEAD"),
-            "config": config.to_dict(),
+            "config": log.config.to_dict(),
             "class_names": list(classes.names),
             "palette": classes.palette.tolist(),
         }
-        for name in names:
-            save_checkpoint(run_dir / name, content)
-    barrier()
+        try:
+            for name in names:
+                previous = run_dir / "previous.pt" if name == "last.pt" else None
+                save_checkpoint(run_dir / name, content, previous)
+        except OSError as error:
+            there = (run_dir / "last.pt").exists()
+            problem = (
+                f"{error.filename}: the checkpoint of step {step} can't be written: "
+                f"{error.strerror}; make room and give the same command again"
+                + ": last.pt is whole, it goes on from there"
+                * there
+            )
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
 
 
 def restore(
-    path: Path,
+    run_dir: Path,
     end: int,
     ranks: Ranks,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
-) -> int:
-    """Load weights, momentum and queues; returns the step of `path`, 0 where there is no file."""
-    if not path.is_file():
-        return 0
-    checkpoint = load_training_checkpoint(path)
+    init: str | Path | None = None,
+) -> tuple[int, dict[str, Any]]:
+    """Load weights, momentum and queues from the newest whole checkpoint of a run, else `init`.
+
+    Returns its step and the state of its log; 0 and nothing where there is no checkpoint.
+    """
+    path, checkpoint, problems = _newest(run_dir)
+    seen = gather_objects(path and (path.name, checkpoint["step"]))
+    if any(one != seen[0] for one in seen):
+        raise InputError(
+            f"the processes see different checkpoints in {run_dir}: {', '.join(map(str, seen))}; "
+            "all machines need one --run-dir, on a disk that they share"
+        )
+    if path is None and init is None:
+        return 0, {}
+    if path is None:
+        path, checkpoint = Path(init), load_training_checkpoint(init)
     queues = checkpoint["criterion"]
     if checkpoint["world_size"] != ranks.world_size:
         # Each process keeps queues of its own; before CARB they are empty.
@@ -78,23 +113,49 @@ def restore(
         queues = [queues[0]] * ranks.world_size
     step = checkpoint["step"]
     load_weights(model, checkpoint["model"], path)
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    load_optimizer(optimizer, checkpoint["optimizer"], path)
     if criterion is not None:
         criterion.load_queue_state(queues[ranks.rank])
     if ranks.is_main:
+        for problem in problems:
+            print(f"{problem}\nIt is put aside as last.pt.damaged", flush=True)
+            (run_dir / "last.pt").replace(run_dir / "last.pt.damaged")
         state = "is finished; --overwrite starts anew" if step >= end else f"goes on to step {end}"
         print(f"{path}: step {step}, {state}")
-    return step
+    return step, checkpoint["log"]
 
 
-def check_warmup(
-    checkpoint: dict[str, Any], path: str | Path, config: Config, classes: ClassTable
-) -> None:
-    """Refuse a --init that this config's CARB stage can't go on from: both are one schedule."""
+def _newest(run_dir: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """last.pt or, where that is damaged, previous.pt; its content; what is wrong with last.pt."""
+    problems = []
+    for path in (run_dir / "last.pt", run_dir / "previous.pt"):
+        try:
+            if path.exists():
+                return path, load_training_checkpoint(path), problems
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(
+            f"{'; '.join(problems)}. No whole checkpoint is left in {run_dir}: put a copy of one "
+            "there as last.pt, or start anew with --overwrite"
+        )
+    return None, {}, []
+
+
+def load_warmup(path: str, config: Config, classes: ClassTable) -> dict[str, Any]:
+    """Read --init. Raises InputError when it is damaged, or when this config's CARB stage can't go
+    on from it: both stages are one schedule."""
     if not config.carb:
         raise InputError(
             "carb: false has no second stage; train_warmup.py takes all steps of this row"
         )
+    try:
+        checkpoint = load_training_checkpoint(path)
+    except InputError as error:
+        raise InputError(
+            f"--init: {error}. last.pt and warmup.pt of a finished warm-up are the same; a damaged "
+            "last.pt is mended by the same train_warmup.py command, from previous.pt"
+        ) from None
     expected = {"stage": "warmup", "step": config.warmup_steps, "class_names": list(classes.names)}
     for key, value in expected.items():
         if checkpoint[key] != value:
@@ -108,3 +169,4 @@ def check_warmup(
             f"--init {path} was trained with other settings ({changed}); both stages share one "
             "schedule, so train the warm-up with this config too"
         )
+    return checkpoint

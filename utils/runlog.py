@@ -1,108 +1,53 @@
-"""The run folder: config.yaml, command.txt, git.txt, metrics.jsonl, and one progress line."""
+"""What a run says of itself: command.txt, git.txt, metrics.jsonl, and one progress line."""
 
 import json
+import os
 import shlex
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from utils.config import Config, load_config, save_config
-from utils.distributed import Ranks, gather_objects
+from utils.config import Config
+from utils.distributed import Ranks
 from utils.errors import InputError
-
-# Where and how often, not what: a run may go on after these have changed.
-_FREE_KEYS = {
-    "data_root",
-    "image_labels",
-    "pseudo_masks",
-    "clip_model",
-    "clip_text",
-    "backbone_weights",
-    "num_workers",
-    "image_cache",
-    "log_every",
-    "checkpoint_every",
-}
-
-
-def changed_settings(
-    old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
-) -> str:
-    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
-    return ", ".join(
-        f"{key}: {old.get(key)} -> {value}"
-        for key, value in config.to_dict().items()
-        if old.get(key) != value and key not in _FREE_KEYS and key not in ignore
-    )
-
-
-def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
-    """Make the run folder, or go on with the one that is there. Called once all input is checked.
-
-    Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
-    `overwrite` starts anew and says so.
-    """
-    run_dir, problem = Path(run_dir), None
-    if ranks.is_main:
-        try:
-            _open(run_dir, config, overwrite)
-        except InputError as error:
-            problem = str(error)
-        except OSError as error:
-            problem = f"can't write the run folder {run_dir}: {error.strerror}"
-    problem = gather_objects(problem)[0]
-    if problem:
-        raise InputError(problem)
-    return run_dir
-
-
-def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
-    saved = run_dir / "config.yaml"
-    if overwrite and run_dir.exists():
-        if any(run_dir.iterdir()) and not saved.is_file():
-            raise InputError(f"--overwrite: {run_dir} is not a run folder; nothing was removed")
-        print(f"--overwrite: removing the run in {run_dir}")
-        shutil.rmtree(run_dir)
-    elif saved.is_file() and any(run_dir.glob("*.pt")):
-        changed = changed_settings(load_config(saved).to_dict(), config)
-        if changed:
-            raise InputError(
-                f"{run_dir} holds a run with other settings ({changed}); choose another "
-                "--run-dir, or --overwrite to start anew"
-            )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, saved)
-
-
-def git(*arguments: str) -> str:
-    root = Path(__file__).resolve().parent.parent
-    try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
-    except OSError:
-        return "git not found"
-    return done.stdout.strip() if done.returncode == 0 else "no commit"
+from utils.files import replacing
+from utils.run_folder import git
 
 
 class RunLog:
-    """Means of the logged values between two log steps: to metrics.jsonl and to a progress line."""
+    """Means of the logged values between two log steps: to metrics.jsonl and to a progress line.
+
+    The line is a bar where standard error is a terminal, else printed at each log step. With
+    `tensorboard` there is a `board` on rank 0, which takes the means too. `state` is that of the
+    checkpoint which the run goes on from.
+    """
 
     def __init__(
-        self, run_dir: Path, config: Config, ranks: Ranks, step: int, end: int, description: str
+        self,
+        run_dir: Path,
+        config: Config,
+        ranks: Ranks,
+        step: int,
+        end: int,
+        description: str,
+        tensorboard: bool = False,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
-        self.config = config
-        self.ranks = ranks
-        self.sums: dict[str, torch.Tensor] = {}
+        self.config, self.ranks, self.first_step, self.end = config, ranks, step, end
         self.names: list[str] = []
+        self.start_time = self.first_time = time.perf_counter()
+        self.sums: dict[str, torch.Tensor] = {}
         self.num_steps = 0
-        self.start_time = time.perf_counter()
+        if state:
+            self.sums = {key: value.to(ranks.device) for key, value in state["sums"].items()}
+            self.num_steps = state["num_steps"]
+            self.start_time -= state["seconds"]
+        self.board = None
         if ranks.is_main and step < end:
             self._forget_after(step)
             settings = (run_dir / "config.yaml").read_text(encoding="utf-8")
@@ -111,6 +56,10 @@ class RunLog:
                 file.write(f"{shlex.join(sys.argv)}\n")
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
             (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
+            if tensorboard:
+                from utils.tensorboard import Board  # optional, and it imports what imports this
+
+                self.board = Board(run_dir, step, config)
         hidden = not (ranks.is_main and sys.stderr.isatty())
         self.progress = tqdm(
             total=end, initial=step, desc=description, disable=hidden, dynamic_ncols=True
@@ -120,9 +69,11 @@ class RunLog:
         """Drop the lines of steps that a resumed run takes again."""
         if not self.path.exists():
             return
-        lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        kept = "".join(f"{line}\n" for line in text.splitlines() if _step_of(line) <= step)
+        if kept != text:
+            with replacing(self.path) as temporary:
+                temporary.write_text(kept, encoding="utf-8")
 
     def add(self, step: int, lr: float, values: dict[str, torch.Tensor], names: list[str]) -> None:
         """Take one step's values (`step` steps are done); no host wait between log steps."""
@@ -138,6 +89,36 @@ class RunLog:
         """Write the means since the last time. Raises InputError when the loss is not finite."""
         if not self.num_steps:
             return
+        means = self._means(step)
+        seconds = time.perf_counter() - self.start_time
+        line: dict[str, Any] = {"step": step, "lr": lr} | means
+        line["images_per_second"] = self.num_steps * self.config.batch_size / seconds
+        if self.ranks.on_cuda:
+            line["max_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
+        if self.ranks.is_main:
+            self._write(json.dumps(line) + "\n")
+            if self.board:
+                self.board.scalars(line)
+            text = self._line(line)
+            if self.progress.disable:
+                print(f"step {step}/{self.end} {text} ETA {self._left(step)}", flush=True)
+            else:
+                self.progress.set_postfix_str(text)
+        self.sums, self.num_steps, self.start_time = {}, 0, time.perf_counter()
+
+    def state(self, step: int) -> dict[str, Any]:
+        """What was added since the last line, for a checkpoint between two lines; else empty.
+
+        Raises InputError when the loss is not finite.
+        """
+        if not self.num_steps:
+            return {}
+        self._means(step)
+        sums = {key: value.cpu() for key, value in self.sums.items()}
+        seconds = time.perf_counter() - self.start_time
+        return {"sums": sums, "num_steps": self.num_steps, "seconds": seconds}
+
+    def _means(self, step: int) -> dict[str, Any]:
         means = {k: (v.double() / self.num_steps).tolist() for k, v in self.sums.items()}
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
@@ -145,20 +126,19 @@ class RunLog:
                 "checkpoint was written since the last log line. Lower lr, or with empty_region: "
                 "nan choose zero"
             )
-        seconds = time.perf_counter() - self.start_time
-        line: dict[str, Any] = {"step": step, "lr": lr} | means
-        line["images_per_second"] = self.num_steps * self.config.batch_size / seconds
-        if self.ranks.on_cuda:
-            line["max_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
-        if self.ranks.is_main:
+        return means
+
+    def _write(self, line: str) -> None:
+        try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            text = self._line(line)
-            if self.progress.disable:
-                print(f"step {step}/{self.progress.total} {text}", flush=True)
-            else:
-                self.progress.set_postfix_str(text)
-        self.sums, self.num_steps, self.start_time = {}, 0, time.perf_counter()
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())  # no checkpoint without the lines before it
+        except OSError as error:
+            raise InputError(
+                f"{self.path} can't be written: {error.strerror}; the checkpoints are whole: make "
+                "room, and the same command goes on"
+            ) from None
 
     @staticmethod
     def _line(line: dict[str, Any]) -> str:
@@ -172,5 +152,21 @@ class RunLog:
         }
         return " ".join(f"{name} {line[key]:.3g}" for key, name in shown.items() if key in line)
 
+    def _left(self, step: int) -> str:
+        """Time to the end at the mean speed since the start: 1:02:03."""
+        seconds = (time.perf_counter() - self.first_time) / (step - self.first_step)
+        return tqdm.format_interval(seconds * (self.end - step))
+
     def close(self) -> None:
         self.progress.close()
+        if self.board:
+            self.board.close()
+
+
+def _step_of(line: str) -> float:
+    """Of a line of metrics.jsonl; infinite where it is not whole."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        step = None
+    return step if type(step) is int else float("inf")

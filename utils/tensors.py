@@ -2,6 +2,7 @@
 
 import io
 import os
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from utils.files import replacing
 def read_tensors(path: str | Path, what: str) -> object:
     """What torch.save (or, for a .npy file, numpy.save) wrote, on the CPU.
 
-    Raises InputError naming the file and `what` it should be.
+    Raises InputError naming the file and `what` it should be, also where a single bit has changed.
     """
     path = Path(path)
     try:
@@ -27,6 +28,9 @@ def read_tensors(path: str | Path, what: str) -> object:
     with file, refuse_damaged(path, what):
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(file, allow_pickle=False))
+        if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
+            raise ValueError("a checksum is wrong")  # torch.load does not look at them
+        file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -40,20 +44,32 @@ def refuse_damaged(path: Path, what: str) -> Iterator[None]:
     # texts are not shown: torch's advises to load the file unsafely.
     except Exception:
         raise InputError(
-            f"{path}: {what} can't be read: the file is cut short, is not a weights file, or holds "
-            "more than tensors, numbers, texts and lists"
+            f"{path}: {what} can't be read: the file is cut short or damaged, is not a weights "
+            "file, or holds more than tensors, numbers, texts and lists; copy or download it again"
         ) from None
 
 
-def write_tensors(path: Path, content: Any) -> None:
+def write_tensors(path: Path, content: Any, previous: Path | None = None) -> None:
     """`torch.save`, whole or not at all: to a temporary file, flushed to the disk, then renamed.
 
-    Raises OSError, as any writing does: torch.save to a file turns a full disk into an error of
-    its own that does not say so.
+    What was at `path` is kept as `previous`. Raises OSError, as any writing does: torch.save to a
+    file turns a full disk into an error of its own that does not say so.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        file.write(buffer.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
+    with replacing(path) as temporary:
+        with temporary.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, previous)
+
+
+def _keep(path: Path, previous: Path) -> None:
+    """Give the file the name `previous` too; it loses its own only on disks without hard links."""
+    try:
+        with replacing(previous) as temporary:
+            temporary.hardlink_to(path)
+    except OSError:
+        path.replace(previous)

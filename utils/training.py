@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from datasets.transforms import normalize
 from models.carb import CARBCriterion
 from models.maskclip import MaskCLIP
+from models.rank_batch_norm import synchronize_batch_norms
 from models.views import Box, LocalViewSampler, ignore_padding, local_pseudo_mask
 from utils.config import Config
 from utils.distributed import Ranks
@@ -109,7 +110,7 @@ def autocast(config: Config, ranks: Ranks) -> torch.autocast:
 
 
 def wrap(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
-    """The callable for training: memory format, compilation, SyncBN (cuda) and DDP over ranks.
+    """The callable for training: memory format, compilation; over ranks DDP and one batch norm.
 
     `model` stays the plain network, whose state dict has no prefixes.
     """
@@ -117,6 +118,8 @@ def wrap(model: nn.Module, config: Config, ranks: Ranks) -> nn.Module:
         model.to(memory_format=torch.channels_last)
     if ranks.world_size > 1 and ranks.on_cuda:
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    elif ranks.world_size > 1:
+        synchronize_batch_norms(model)
     if config.compile:
         model.compile()
     model.train()

@@ -1,0 +1,141 @@
+"""The log of training: means in metrics.jsonl, one line a log step on rank 0."""
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from utils import runlog
+from utils.config import load_config, save_config
+from utils.distributed import Ranks
+from utils.errors import InputError
+from utils.runlog import RunLog
+
+CPU = torch.device("cpu")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def config(tmp_path):
+    config = load_config("configs/tiny_cpu.yaml", ["log_every=2", "batch_size=4"])
+    save_config(config, tmp_path / "config.yaml")
+    return config
+
+
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """Seconds, moved by the test."""
+    now = [100.0]
+    monkeypatch.setattr(runlog.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def open_log(tmp_path: Path, config, step: int, end: int, rank: int = 0) -> RunLog:
+    return RunLog(tmp_path, config, Ranks(rank, 2, CPU), step, end, "CARB")
+
+
+def values(k: int) -> dict[str, torch.Tensor]:
+    numbers = {"loss": k, "loss_consistent": 0.1 * k, "loss_inconsistent": 10.0 * k}
+    numbers |= {"balance": 0.25, "consistent_fraction": 0.5, "class_share": [0.25, 0.75]}
+    return {key: torch.tensor(value, dtype=torch.float32) for key, value in numbers.items()}
+
+
+def read(tmp_path: Path) -> list[dict]:
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_line_shows_step_losses_w_share_speed_and_time_left(config, clock, tmp_path, capsys):
+    log = open_log(tmp_path, config, 10, 20)
+    for step in range(11, 15):
+        clock[0] += 3.0 if step < 13 else 303.0
+        log.add(step, 0.1, values(step), ["a"])
+    log.close()
+    lines = capsys.readouterr().out.splitlines()[-2:]
+    # 2 steps in 6 s, 8 to go; then 4 in 612 s, 6 to go
+    assert lines == [
+        "step 12/20 loss 11.5 L_c 1.15 L_i 115 w 0.25 consistent 0.5 images/s 1.33 ETA 00:24",
+        "step 14/20 loss 13.5 L_c 1.35 L_i 135 w 0.25 consistent 0.5 images/s 0.0132 ETA 15:18",
+    ]
+
+
+def test_warmup_shows_no_weight(config, tmp_path, capsys):
+    log = open_log(tmp_path, config, 0, 2)
+    for step in (1, 2):
+        log.add(step, 0.1, {"loss": torch.tensor(1.5)}, ["a"])
+    log.close()
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(r"step 2/2 loss 1.5 images/s \S+ ETA 00:00", line)
+
+
+def test_a_terminal_has_a_bar_with_the_same_numbers(config, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    log = open_log(tmp_path, config, 10, 20)
+    capsys.readouterr()
+    for step in (11, 12):
+        log.add(step, 0.1, values(step), ["a"])
+    log.close()
+    shown = sys.stderr.getvalue().split("\r")[-1]
+    assert re.search(r"CARB: .*12/20 \[\d\d:\d\d<\d\d:\d\d, ", shown)  # tqdm's own time left
+    for part in ("loss 11.5", "L_c 1.15", "L_i 115", "w 0.25", "consistent 0.5", "images/s"):
+        assert part in shown
+    assert capsys.readouterr().out == ""
+
+
+def test_other_ranks_say_and_write_nothing(config, tmp_path, capsys):
+    log = open_log(tmp_path, config, 0, 2, rank=1)
+    for step in (1, 2):
+        log.add(step, 0.1, values(step), ["a"])
+    log.close()
+    assert capsys.readouterr() == ("", "") and not (tmp_path / "metrics.jsonl").exists()
+    assert log.board is None
+
+
+def test_log_holds_the_means_between_log_steps(config, clock, tmp_path):
+    log = open_log(tmp_path, config, 0, 5)
+    for step in range(1, 6):
+        clock[0] += 2.0
+        log.add(step, 0.1 * step, values(step), ["a"])
+    log.flush(5, 0.5)  # a checkpoint between two log steps
+    log.flush(5, 0.5)  # nothing since
+    lines = read(tmp_path)
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["loss"] for line in lines] == [1.5, 3.5, 5.0]
+    assert lines[0]["class_share"] == [0.25, 0.75] and lines[0]["lr"] == 0.2
+    assert [line["images_per_second"] for line in lines] == [2.0, 2.0, 2.0]
+
+
+def test_a_resumed_run_forgets_the_steps_it_takes_again(config, tmp_path):
+    log = open_log(tmp_path, config, 0, 8)
+    for step in range(1, 7):
+        log.add(step, 0.1, values(step), ["a"])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # killed while it wrote
+    log = open_log(tmp_path, config, 4, 8)
+    for step in range(5, 9):
+        log.add(step, 0.1, values(step), ["a"])
+    assert [line["step"] for line in read(tmp_path)] == [2, 4, 6, 8]
+    assert len((tmp_path / "command.txt").read_text().splitlines()) == 2
+
+
+def test_a_finished_run_is_left_alone(config, tmp_path, capsys):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
+    open_log(tmp_path, config, 8, 8).close()
+    assert read(tmp_path) == [{"step": 9}] and not (tmp_path / "command.txt").exists()
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_and_names_the_images(config, tmp_path, bad):
+    log = open_log(tmp_path, config, 0, 8)
+    log.add(1, 0.1, {"loss": torch.tensor(1.0)}, ["a", "b"])
+    with pytest.raises(InputError, match=r"not finite at step 2 \(last images: c, d\)"):
+        log.add(2, 0.1, {"loss": torch.tensor(bad)}, ["c", "d"])
+    assert not (tmp_path / "metrics.jsonl").exists()

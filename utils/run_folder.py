@@ -1,0 +1,117 @@
+"""The run folder: made, opened again, or emptied; one process at a time writes to it."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from utils.config import Config, load_config, save_config
+from utils.distributed import Ranks, gather_objects
+from utils.errors import InputError
+from utils.files import remove_unfinished, replacing
+
+_WAIT = 10  # seconds for the processes of a killed torchrun to end
+
+# Where and how often, not what: a run may go on after these have changed.
+_FREE_KEYS = {
+    "data_root",
+    "image_labels",
+    "pseudo_masks",
+    "clip_model",
+    "clip_text",
+    "backbone_weights",
+    "num_workers",
+    "image_cache",
+    "log_every",
+    "checkpoint_every",
+}
+
+
+def changed_settings(
+    old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
+) -> str:
+    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
+    return ", ".join(
+        f"{key}: {old.get(key)} -> {value}"
+        for key, value in config.to_dict().items()
+        if old.get(key) != value and key not in _FREE_KEYS and key not in ignore
+    )
+
+
+def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
+    """Make the run folder, or go on with the one that is there. Called once all input is checked.
+
+    Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
+    `overwrite` starts anew and says so.
+    """
+    run_dir, problem = Path(run_dir), None
+    if ranks.is_main:
+        try:
+            _open(run_dir, config, overwrite)
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"can't write the run folder {run_dir}: {error.strerror}"
+            problem += "; choose another --run-dir"
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
+    return run_dir
+
+
+def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
+    saved = run_dir / "config.yaml"
+    if overwrite and run_dir.exists():
+        if any(run_dir.iterdir()) and not saved.is_file():
+            raise InputError(f"--overwrite: {run_dir} is not a run folder; nothing was removed")
+    elif saved.is_file() and any(run_dir.glob("*.pt")):
+        changed = changed_settings(load_config(saved).to_dict(), config)
+        if changed:
+            raise InputError(
+                f"{run_dir} holds a run with other settings ({changed}); choose another "
+                "--run-dir, or --overwrite to start anew"
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = run_dir / "lock"
+    _take(lock)
+    if overwrite and saved.is_file():
+        print(f"--overwrite: removing the run in {run_dir}")
+        # config.yaml stays: killed in between, this is still a run folder. Checkpoints go first,
+        # so that none is gone on from without its log.
+        old = [path for path in run_dir.iterdir() if path not in (saved, lock)]
+        for path in sorted(old, key=lambda path: path.suffix != ".pt"):
+            path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
+    remove_unfinished(run_dir)
+    with replacing(saved) as temporary:
+        save_config(config, temporary)
+
+
+def _take(lock: Path) -> None:
+    """Until this process ends, no other one gets it. Raises InputError when another one has it."""
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    for seconds in range(_WAIT + 1):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            time.sleep(min(1, _WAIT - seconds))
+        except OSError:  # a disk without locks
+            return
+    os.close(file)
+    raise InputError(
+        f"another process is training in {lock.parent}; wait for it, end it, or choose another "
+        "--run-dir"
+    )
+
+
+def git(*arguments: str) -> str:
+    root = Path(__file__).resolve().parent.parent
+    try:
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+    except OSError:
+        return "git not found"
+    return done.stdout.strip() if done.returncode == 0 else "no commit"
