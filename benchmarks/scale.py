@@ -1,10 +1,9 @@
 """What two CPU processes gain over one, and what a step sends between processes.
 
 Runs train_warmup.py of the demo (synthetic scenes, miniature CLIP) on the same global batches by
-one process and by two of one thread each. CPU processes normalise each over its own images (there
-is SyncBN on GPUs only), so two are not one. Without `sync` the log has the loss of rank 0's half of
-the batch; with it that of the whole, and what remains in the first step is batch normalisation
-(without that the weights are equal: tests/test_ranks.py). Training magnifies it from step to step.
+one process and by two of one thread each. Without `sync` the log has the loss of rank 0's half of
+the batch, with it that of the whole: then two processes are one up to rounding, which training
+magnifies from step to step.
 
     python -m benchmarks.scale [--json FILE] [--steps N]
 

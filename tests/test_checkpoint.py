@@ -2,11 +2,13 @@
 
 import pickle
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from utils import resume
 from utils.checkpoint import (
     load_checkpoint,
     load_optimizer,
@@ -14,7 +16,9 @@ from utils.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from utils.distributed import Ranks
 from utils.errors import InputError
+from utils.resume import restore
 from utils.tensors import read_tensors
 
 
@@ -58,6 +62,38 @@ def test_a_failed_write_keeps_the_previous_checkpoint(tmp_path) -> None:
         save_checkpoint(tmp_path / "last.pt", {"step": lambda: 2})
     assert load_checkpoint(tmp_path / "last.pt")["step"] == 1
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_the_previous_checkpoint_is_kept(tmp_path, monkeypatch, hard_links) -> None:
+    last, previous = tmp_path / "last.pt", tmp_path / "previous.pt"
+
+    def refuse(*_):
+        raise PermissionError("no hard links on this disk")
+
+    if not hard_links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    for step in range(1, 5):
+        save_checkpoint(last, {"step": step}, previous)
+        assert load_checkpoint(last)["step"] == step
+        assert not previous.exists() if step == 1 else load_checkpoint(previous)["step"] == step - 1
+    assert sorted(tmp_path.iterdir()) == [last, previous]
+    previous.unlink()
+    previous.hardlink_to(last) if hard_links else None  # killed between the two renames
+    save_checkpoint(last, {"step": 5}, previous)
+    assert [load_checkpoint(path)["step"] for path in (last, previous)] == [5, 4]
+    assert sorted(tmp_path.iterdir()) == [last, previous]
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_changed_bit_is_found(tmp_path, place) -> None:
+    path = tmp_path / "last.pt"
+    save_checkpoint(path, whole_content() | {"model": {"w": torch.randn(10000)}})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"last\.pt: the checkpoint can't be read: .*damaged"):
+        load_training_checkpoint(path)
 
 
 def test_a_missing_or_cut_file_is_named(tmp_path) -> None:
@@ -188,3 +224,21 @@ def test_weights_that_do_not_fit_are_listed() -> None:
     with pytest.raises(InputError, match=r"weight \(missing\)"):
         load_weights(model, {"weight": [1.0], "bias": torch.zeros(2)}, "file.pt")
     assert "bias (missing)" in str(error.value) and "(2, 4) in the file" in str(error.value)
+
+
+def test_machines_that_see_different_checkpoints_do_not_start(tmp_path, monkeypatch) -> None:
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    monkeypatch.setattr(resume, "gather_objects", lambda own: [own, ("last.pt", 400)])
+    ranks = Ranks(0, 2, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"different checkpoints in .*: None, \('last.pt', 400\)"):
+        restore(tmp_path, 8, ranks, model, optimizer)
+
+
+def test_a_checkpoint_from_before_the_log_was_kept(tmp_path) -> None:
+    save_checkpoint(tmp_path / "last.pt", whole_content())
+    assert load_training_checkpoint(tmp_path / "last.pt")["log"] == {}
+    wrong = {"sums": {"loss": 3.0}, "num_steps": 1, "seconds": 1.0}
+    save_checkpoint(tmp_path / "last.pt", whole_content() | {"log": wrong})
+    with pytest.raises(InputError, match="'log' in the checkpoint must be"):
+        load_training_checkpoint(tmp_path / "last.pt")

@@ -1,4 +1,4 @@
-"""One answer whatever the number of processes: losses, queues, training and evaluation over gloo."""
+"""One answer on any number of processes: losses, queues, batch norm, training, evaluation."""
 
 import json
 import multiprocessing
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -146,43 +147,42 @@ def normalize(ranks: Ranks, shards: list[int], dtype: str, last: bool, over_rank
 def test_batch_norm_over_ranks_is_that_of_the_joined_batch(shards, dtype, last) -> None:
     whole = normalize(ALONE, [sum(shards)], dtype, last, False)
     parts = together(len(shards), normalize, shards, dtype, last, True)
-    tolerance = {"atol": 1e-12, "rtol": 1e-10} if dtype == "float64" else {"atol": 3e-5, "rtol": 0}
+    tolerance = {"atol": 1e-12 if dtype == "float64" else 3e-5, "rtol": 0}
 
-    def same(found: Tensor, expected: list) -> None:
-        torch.testing.assert_close(found, torch.tensor(expected), **tolerance)
+    def same(found: np.ndarray, expected: list) -> None:
+        np.testing.assert_allclose(found, expected, **tolerance)
 
-    for key in ("output", "image gradient"):
-        for step in range(3):
-            joined = torch.cat([torch.tensor(part[key][step]) for part in parts])
-            same(joined, whole[key][step])
-    for key in ("weight gradient", "bias gradient"):
-        for step in range(3):  # DDP makes the mean of it, as of all gradients
-            same(sum(torch.tensor(part[key][step]) for part in parts), whole[key][step])
+    for step in range(3):
+        for key in ("output", "image gradient"):
+            same(np.concatenate([part[key][step] for part in parts]), whole[key][step])
+        for key in ("weight gradient", "bias gradient"):  # DDP makes the mean of it, as of all
+            same(np.sum([part[key][step] for part in parts], 0), whole[key][step])
     for part in parts:
         for buffer, expected in zip(part["buffers"], whole["buffers"], strict=True):
-            same(torch.tensor(buffer), expected)
-    same(torch.cat([torch.tensor(part["evaluated"]) for part in parts]), whole["evaluated"])
+            same(np.array(buffer), expected)
+    same(np.concatenate([part["evaluated"] for part in parts]), whole["evaluated"])
 
 
 def low_precision(ranks: Ranks) -> list[float]:
-    """Largest difference from float32 of what autocast gives: output and image gradient."""
+    """How far what autocast gives is from float32: output and image gradient, of the largest."""
     norm = nn.BatchNorm2d(7)
     synchronize_batch_norms(norm)
     image = torch.randn(2, 7, 6, 5, generator=torch.Generator().manual_seed(ranks.rank))
     results = []
     for dtype in (torch.bfloat16, torch.float32):
-        own = image.to(dtype).requires_grad_()
+        own = image.to(dtype).clone().requires_grad_()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             output = norm(own)
         assert output.dtype == dtype
         output.float().square().mul(image).sum().backward()
         results.append(torch.stack([output.detach().float(), own.grad.float()]))
-    return (results[0] - results[1]).abs().amax((1, 2, 3, 4)).tolist()
+    difference, size = ((r.abs().amax((1, 2, 3, 4))) for r in (results[0] - results[1], results[1]))
+    return (difference / size).tolist()
 
 
 def test_batch_norm_over_ranks_in_bf16() -> None:
     for differences in together(2, low_precision):
-        assert max(differences) < 0.1
+        assert max(differences) < 0.02
 
 
 def test_one_image_on_each_of_two_processes_has_a_variance() -> None:
@@ -256,13 +256,11 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
 def test_batch_4_on_one_process_is_batch_2_on_two(world, views) -> None:
     alone = training(ALONE, world, views, torch.float64)
     assert len(alone["loss"]) == 20 and len(alone["balance"]) == 10
-    assert 0 < min(alone["consistent_fraction"]) and max(alone["consistent_fraction"]) < 1
+    assert min(alone["consistent_fraction"]) > 0 and max(alone["consistent_fraction"]) < 1
     for each in together(2, training, world, views, torch.float64):
         assert each.keys() == alone.keys()
         for key, values in alone.items():
-            assert each[key] == pytest.approx(values, rel=1e-5, abs=1e-5), key
-        difference = max(abs(a - b) for a, b in zip(each["loss"], alone["loss"], strict=True))
-        print(f"{views}: largest difference of a loss in 20 steps {difference:.1e}")
+            assert each[key] == pytest.approx(values, rel=1e-8, abs=1e-8), key
 
 
 # ---- evaluation

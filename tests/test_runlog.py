@@ -125,6 +125,50 @@ def test_a_resumed_run_forgets_the_steps_it_takes_again(config, tmp_path):
     assert len((tmp_path / "command.txt").read_text().splitlines()) == 2
 
 
+def test_a_run_that_stops_between_log_steps_writes_the_same_lines(config, clock, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder in (whole, parts):
+        folder.mkdir()
+        save_config(config, folder / "config.yaml")
+    log = open_log(whole, config, 0, 6)
+    for step in range(1, 7):
+        clock[0] += 2.0
+        log.add(step, 0.1 * step, values(step), ["a"])
+    state = {}
+    for first in range(6):  # one step a run
+        clock[0] += 1000.0  # passes between them
+        log = RunLog(parts, config, Ranks(0, 2, CPU), first, 6, "CARB", state=state)
+        clock[0] += 2.0
+        log.add(first + 1, 0.1 * (first + 1), values(first + 1), ["a"])
+        state = log.state(first + 1)
+        assert state == {} if first % 2 else state["num_steps"] == 1
+    assert read(whole) == read(parts)  # images per second among them
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(config, tmp_path):
+    log = open_log(tmp_path, config, 0, 8)
+    log.add(1, 0.1, {"loss": torch.tensor(float("nan"))}, ["a"])
+    with pytest.raises(InputError, match="not finite at step 1"):
+        log.state(1)
+
+
+@pytest.mark.parametrize("end", ['{"step": 4, "loss": 1}', '{"step": "x"}\n', "[[[\n", "\0\0", ""])
+def test_what_is_not_a_whole_line_is_dropped(config, tmp_path, end):
+    lines = ['{"step": 2, "loss": 1}', '{"step": 3, "loss": 2}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n" + end)
+    log = open_log(tmp_path, config, 4, 8)
+    for step in (5, 6):
+        log.add(step, 0.1, values(step), ["a"])
+    assert [line["step"] for line in read(tmp_path)] == [2, 3] + [4] * ("4" in end) + [6]
+
+
+def test_a_log_that_cannot_be_written_is_named(config, tmp_path):
+    log = open_log(tmp_path, config, 0, 8)
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"metrics\.jsonl can't be written: Is a directory"):
+        log.flush(1, 0.1) or log.add(2, 0.1, values(2), ["a"])
+
+
 def test_a_finished_run_is_left_alone(config, tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 9}\n')
     open_log(tmp_path, config, 8, 8).close()
