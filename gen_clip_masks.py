@@ -31,7 +31,7 @@ from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
-from utils.cli import parser
+from utils.cli import add_trust, parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
@@ -95,7 +95,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, slightly other masks")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
     add("--overwrite", action="store_true", help="make all masks anew")
-    add("--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's")
+    add_trust(result)
     arguments = result.parse_args(argv)
     grid = arguments.grid.split("x")
     if not (len(grid) == 2 and all(part.isdecimal() and 1 <= int(part) <= 16 for part in grid)):

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     maskclip = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, bf16=bf16)
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
     sampler = LocalViewSampler.from_config(config)
     criterion = CARBCriterion.from_config(config)
     optimizer = torch.optim.SGD(

@@ -64,7 +64,9 @@ def main(argv: list[str]) -> None:
     )
 
     # --- model, optimiser, resume
-    text = get_text_embeddings(config, classes) if config.classifier == "text" else None
+    text = None
+    if config.classifier == "text":
+        text = get_text_embeddings(config, classes, trust=arguments.trust)
     model = build_model(config, len(classes), text).to(ranks.device)
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay

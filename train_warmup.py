@@ -60,12 +60,14 @@ def main(argv: list[str]) -> None:
     )
 
     # --- model, criterion, optimiser, resume
-    text = get_text_embeddings(config, classes) if config.classifier == "text" else None
+    text = None
+    if config.classifier == "text":
+        text = get_text_embeddings(config, classes, trust=arguments.trust)
     model = build_model(config, len(classes), text).to(ranks.device)
     maskclip = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, bf16=bf16)
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
     sampler = LocalViewSampler.from_config(config)
     criterion = CARBCriterion.from_config(config)
     optimizer = torch.optim.SGD(

@@ -90,7 +90,7 @@ def list_zip(path: Path, folder: str, endings: Sequence[str]) -> dict[str, File]
     """The same for the members below `folder` (ending in '/') of a zip."""
     try:
         members = _open_zip(str(path), os.getpid()).namelist()
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is not a readable zip ({error}); download it again") from None
     inside = [(m.removeprefix(folder), str(path), m) for m in members if m.startswith(folder)]
     for relative, _, member in inside:  # masks and predictions will be written under these names

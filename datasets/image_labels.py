@@ -8,7 +8,7 @@ from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
 from utils.errors import InputError
-from utils.files import replacing
+from utils.files import parse_json, replacing
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
@@ -84,8 +84,8 @@ def image_labels_text(labels: ImageLabels) -> str:
 
 def _parse_json(path: Path, text: str) -> list[tuple[str, list]]:
     try:
-        pairs = json.loads(text, object_pairs_hook=list)  # a dict would hide doubled keys
-    except (ValueError, RecursionError) as error:
+        pairs = parse_json(text, object_pairs_hook=list)  # a dict would hide doubled keys
+    except ValueError as error:
         raise InputError(
             f"{path} is not valid JSON: {error}; mend it there, or make it again: prepare_data.py"
         ) from None

@@ -13,6 +13,7 @@ from datasets.image_check import Odd
 from datasets.image_labels import ImageLabels, drop_suffix, read_image_labels
 from datasets.labels import ClassTable
 from utils.errors import InputError
+from utils.files import parse_json
 
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
 
@@ -62,9 +63,9 @@ def _entries(path: Path) -> list[tuple[str, str]]:
         if path.suffix.lower() == ".csv":
             header, *rows = text.splitlines()
             return [(row.split(",")[0].strip('" '), f"{header}\n{row}") for row in rows]
-        pairs = json.loads(text, object_pairs_hook=list)
+        pairs = parse_json(text, object_pairs_hook=list)
         return [(key, json.dumps({key: values})) for key, values in pairs]
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError):
         return []
 
 

@@ -3,7 +3,6 @@
 For the statistics of Fig. 1 only: no pictures are read, and nothing trains on these data sets.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,6 +10,7 @@ from xml.etree import ElementTree
 from datasets.files import read_split_list
 from datasets.image_labels import ImageLabels
 from utils.errors import InputError
+from utils.files import parse_json
 
 # fmt: off
 VOC_CLASSES = (
@@ -57,13 +57,13 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     if not path.is_file():
         raise InputError(f"no {path}; expected annotations/instances_train2014.json of MS COCO")
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         categories = sorted((int(c["id"]), str(c["name"])) for c in content["categories"])
         order = {category: k for k, (category, _) in enumerate(categories)}
         found: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
         for one in content["annotations"]:
             found[one["image_id"]].add(order[one["category_id"]])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is no instances_*.json of MS COCO ({type(error).__name__}: {error}); expected "
             "images, categories and annotations that name both; copy or download it again"

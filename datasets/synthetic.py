@@ -6,7 +6,6 @@ The ground truth is for evaluation; training sees image-level labels only.
 """
 
 import functools
-import json
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,7 +21,7 @@ from datasets.scenes.canvas import CLASSES
 from datasets.scenes.layout import draw_scene
 from datasets.scenes.stock import draw_object
 from utils.errors import InputError
-from utils.files import replacing, write_json
+from utils.files import parse_json, replacing, write_json
 from utils.visualize import save_mask
 
 CLASS_FILE = Path(__file__).parent / "classes" / "synthetic.yaml"
@@ -124,7 +123,7 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
     meta = out / "meta.json"
     if meta.is_file():
         try:
-            old = json.loads(meta.read_text(encoding="utf-8"))
+            old = parse_json(meta.read_text(encoding="utf-8"))
             changed = [key for key in made_from if old.get(key) != made_from[key]]
         except (ValueError, AttributeError):
             raise InputError(f"{meta} can't be read; remove {out} and run again") from None

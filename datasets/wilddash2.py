@@ -1,7 +1,6 @@
 """WildDash2: the authors' 25 classes, from their folders or from the original release."""
 
 import functools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import yaml
 from datasets.files import File, list_files, read_image, read_mask, read_split_list
 from datasets.labels import IGNORE_INDEX, load_classes
 from utils.errors import InputError
+from utils.files import parse_json
 
 EXPECTED = """expected one of
   img/{train,val}/<name>.jpg + mask/{train,val}/<name>_labelTrainIds.png         (ids 0..24, 255)
@@ -107,12 +107,13 @@ def _read_panoptic(path: str) -> dict[str, list[tuple[int, int]]]:
     """Image id -> (segment id, class id) of its segments, from the release's COCO panoptic JSON."""
     class_of_name = dict(categories())
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
         class_of_category = {}
         for category in content["categories"]:
             # By name, spelt 'traffic light' or 'trafficlight'; by id where a release renamed it.
             name = "".join(c for c in category["name"].lower() if c.isalnum())
-            by_id = categories()[category["id"]][1] if category["id"] < len(categories()) else None
+            known = range(len(categories()))
+            by_id = categories()[category["id"]][1] if category["id"] in known else None
             class_id = class_of_name.get(name, by_id)
             if class_id is None:
                 raise InputError(f"{path}: unknown category {category['id']} '{category['name']}'")
@@ -124,7 +125,7 @@ def _read_panoptic(path: str) -> dict[str, list[tuple[int, int]]]:
             ]
             for image in content["annotations"]
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

@@ -10,6 +10,7 @@ from figures.runs import Run, Suite, read_stage
 from tools.ablation_numbers import mean_std
 from tools.ablation_suite import Row
 from utils.config import Config, load_config
+from utils.files import parse_json
 from utils.yaml_file import read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,7 +150,7 @@ def _has_clip_masks(config: Config) -> bool:
         return True
     meta = Path(config.pseudo_masks or "") / "meta.json"
     try:
-        made = json.loads(meta.read_text(encoding="utf-8"))
+        made = parse_json(meta.read_text(encoding="utf-8"))
         return not _is_miniature(made["config"]["clip_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return False

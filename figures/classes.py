@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.labels import load_classes
+from figures.commands import evaluation
 from figures.confusion import draw_confusion
-from figures.runs import TITLES, Run, Stage, evaluation
+from figures.pictures import stage_title
+from figures.runs import TITLES, Run, Stage
 from figures.style import (
     COLOURS,
     GREY,
@@ -22,6 +24,7 @@ from utils.errors import InputError
 
 _FIGURE = Figure("class_iou", "IoU of every class", "")
 _BAR = 0.13  # inches
+_VALUE = (int, float, type(None))  # None: a class that is nowhere has no IoU
 
 
 class Scored(NamedTuple):
@@ -58,7 +61,9 @@ def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
     figures = []
     for number, group in enumerate(groups.values(), 1):
         name = _FIGURE.name + (f"_{number}" if number > 1 else "")
-        figures.append(draw_bars(group, split, out, name))
+        of = f" ({group[0].stage.config.dataset})" * (len(groups) > 1)
+        figure = draw_bars(group, split, out, name)
+        figures.append(figure._replace(title=figure.title + of))
     first, *others = figures or [_FIGURE]
     return [first._replace(missing=missing), *others]
 
@@ -69,10 +74,27 @@ def scored_stages(runs: list[Run], split: str) -> list[Scored]:
     for run in runs:
         for name in [name for name in TITLES if name in run.stages]:
             stage = run.stages[name]
-            label = run.label if len(run.stages) == 1 else f"{run.label}: {TITLES[name]}"
+            one = len(run.stages) == 1
+            label = run.label if one else f"{run.label}: {stage_title(name, stage)}"
             if split in stage.scores:
+                _check(stage, split)
                 found.append(Scored(label, stage, stage.scores[split]))
     return found
+
+
+def _check(stage: Stage, split: str) -> None:
+    """Raise InputError for scores without what is drawn: of another version, or edited."""
+    scores = stage.scores[split]
+    rows = scores.get("classes")
+    good = isinstance(rows, dict) and rows and isinstance(scores.get("miou", ""), _VALUE)
+    for row in rows.values() if good else ():
+        good &= isinstance(row, dict) and isinstance(row.get("iou", ""), _VALUE)
+        good &= isinstance(row, dict) and isinstance(row.get("ground_truth"), int)
+    if not good:
+        raise InputError(
+            f"{stage.folder}/eval_{split}/metrics.json: expected 'miou' and for each of 'classes' "
+            f"'iou' and 'ground_truth'; eval.py writes them: {evaluation(stage, split)}"
+        )
 
 
 def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:

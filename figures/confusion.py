@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from figures.runs import Run, evaluation
+from figures.commands import evaluation
+from figures.runs import Run
 from figures.style import BLUE, SKY, WIDTH, Figure, Missing, plotting, save_data, save_figure
+from utils.errors import InputError
 
 _FIGURE = Figure("confusion", "Confusion matrix", "")
 
@@ -18,8 +20,16 @@ def draw_confusion(run: Run, split: str, out: Path) -> Figure:
     if "confusion" not in scores:
         what = f"the confusion matrix of {stage.folder} on '{split}'"
         return _FIGURE._replace(missing=(Missing(what, evaluation(stage, split)),))
-    names = list(scores["classes"])
-    counts = np.array(scores["confusion"], np.int64)
+    names = list(scores["classes"]) if isinstance(scores.get("classes"), dict) else []
+    try:
+        counts = np.array(scores["confusion"], np.int64)
+    except (ValueError, TypeError, OverflowError):
+        counts = np.zeros(0, np.int64)
+    if not names or counts.shape not in [(len(names) + more, len(names)) for more in (0, 1)]:
+        raise InputError(
+            f"{stage.folder}/eval_{split}/metrics.json: expected 'confusion', a row of pixel "
+            f"counts for each of 'classes'; eval.py writes it: {evaluation(stage, split)}"
+        )
     row_names = [*names, *["other ids"] * (len(counts) - len(names))]
     figure = _draw_matrix(percent_of_rows(counts), row_names, names)
     absent = [name for name, row in zip(row_names, counts, strict=True) if not row.any()]

@@ -8,8 +8,9 @@ import torch
 
 from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
+from figures.commands import evaluation
 from figures.pictures import Pictures, legend_of, read_map
-from figures.runs import Run, evaluation
+from figures.runs import Run
 from figures.style import ORANGE, Figure, Missing, save_data
 from utils.errors import InputError
 from utils.metrics import ConfusionMatrix

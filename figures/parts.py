@@ -2,10 +2,11 @@
 
 import argparse
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from figures import classes, curves, qualitative, regions, scales, statistics, sweeps, tables
+from figures.commands import training
 from figures.runs import Run, Suite, run_of
 from figures.style import Figure, Missing
 from utils.errors import InputError
@@ -52,12 +53,10 @@ def parts(
 ) -> dict[str, Callable[[], list[Figure]]]:
     """What draws the parts asked for, by name, in the order of the page."""
     problem: Exception | None = None
-    shown = runs
-    if not runs:
-        try:
-            shown = [run for run in map(run_of, suites) if run]
-        except (InputError, OSError) as error:
-            problem = error
+    try:
+        shown = pictured(arguments.inputs, runs, suites)
+    except (InputError, OSError) as error:
+        shown, problem = runs, error
     run = shown[0] if shown else None
     data = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
     split = arguments.split or (run.last.config.val_split if run else "val")
@@ -67,8 +66,8 @@ def parts(
     def no_run() -> list[Figure]:
         if problem:
             raise problem
-        command = suites[0].content.get("command", "")
-        why = Missing("pictures: ablation.json is without the run folders beside it", command)
+        reason = "pictures: ablation.json is without the run folders beside it"
+        why = Missing(reason, training(suites[0]))
         return [Figure("pictures", "Pictures", "", missing=(why,))]
 
     drawn: dict[str, Callable[[], list[Figure]]] = {
@@ -87,6 +86,22 @@ def parts(
         wanted = wanted - {"scales", "regions", "qualitative", "classes"} | {"pictures"}
         wanted -= set() if data else {"statistics"}
     return {name: part for name, part in drawn.items() if name in wanted}
+
+
+def pictured(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:
+    """The runs whose pictures are shown, in the order of `inputs`.
+
+    All that were given; of the suites of a data set the first, which `run_of` stands for.
+    """
+    found, seen = {run.folder: run for run in runs}, set()
+    for suite in suites:
+        run = run_of(suite)
+        config = run.last.config if run else None
+        if config and (data := (config.dataset, config.data_root)) not in seen:
+            seen.add(data)
+            found[suite.folder] = run
+    places = {Path(name): place for place, name in enumerate(inputs)}
+    return [found[folder] for folder in sorted(found, key=lambda f: places.get(f, len(places)))]
 
 
 def count(number: int, what: str) -> str:

@@ -8,9 +8,10 @@ import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from figures.commands import evaluation
 from figures.failures import draw_failures
-from figures.pictures import Column, Pictures, chosen, comparison, open_pictures
-from figures.runs import TITLES, Run, evaluation
+from figures.pictures import Column, Pictures, chosen, comparison, open_pictures, stage_title
+from figures.runs import TITLES, Run
 from figures.style import Figure, Missing, save_data
 from utils.errors import InputError
 from utils.files import read_json
@@ -36,16 +37,18 @@ def draw(runs: list[Run], split: str, images: int | Sequence[str], out: Path) ->
     for number, group in enumerate(groups.values(), 1):
         suffix = f"_{number}" if number > 1 else ""
         names = f"fig7_qualitative{suffix}", f"failures{suffix}"
+        title = _TITLE + f" ({group[0].last.config.dataset})" * (len(groups) > 1)
         try:
             pictures = open_pictures(group[0].last.config, split)
             shown = chosen(pictures, images)
         except InputError as error:
             missing = (Missing(f"the images of {group[0].label}: {error}"),)
-            figures.append(Figure(names[0], _TITLE, "", missing=missing))
+            figures.append(Figure(names[0], title, "", missing=missing))
             continue
         spaced = ", evenly spaced" * isinstance(images, int)
         caption = f"Images of '{split}'{spaced}, and mIoU in % over the whole split. {_CAPTION}"
-        figures.append(_qualitative(group, split, pictures, shown, out, names[0], caption))
+        figure = Figure(names[0], title, caption)
+        figures.append(_qualitative(group, split, pictures, shown, out, figure))
         figures.append(draw_failures(group[0], split, pictures, len(shown), out, names[1]))
     return figures
 
@@ -56,8 +59,7 @@ def _qualitative(
     pictures: Pictures,
     names: list[str],
     out: Path,
-    figure: str,
-    caption: str,
+    figure: Figure,
 ) -> Figure:
     columns, missing = [], []
     for column, lacking in _columns(runs, split):
@@ -67,18 +69,12 @@ def _qualitative(
             missing.append(lacking)
     files = []
     for i in range(0, len(columns), _MAPS):
-        files.append(out / f"{figure}{f'_part{i // _MAPS + 1}' * (i > 0)}.png")
+        files.append(out / f"{figure.name}{f'_part{i // _MAPS + 1}' * (i > 0)}.png")
         save_image(files[-1], comparison(pictures, names, columns[i : i + _MAPS]))
     rows = [{"title": c.title, "label_maps": str(c.folder), "miou": c.miou} for c in columns]
     content = {"split": split, "images": names, "columns": rows}
-    return Figure(
-        figure,
-        _TITLE,
-        caption,
-        tuple(files),
-        save_data(out, figure, content) if files else None,
-        missing=tuple(missing),
-    )
+    data = save_data(out, figure.name, content) if files else None
+    return figure._replace(pictures=tuple(files), data=data, missing=tuple(missing))
 
 
 def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
@@ -86,7 +82,8 @@ def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
     first = runs[0]
     if "warmup" in first.stages or "carb" in first.stages:
         yield _pseudo_masks(first, split)
-    shown = [(TITLES[name], first.stages[name]) for name in TITLES if name in first.stages]
+    names = [name for name in TITLES if name in first.stages]
+    shown = [(stage_title(name, first.stages[name]), first.stages[name]) for name in names]
     if len(shown) == 1 and len(runs) > 1:
         shown = [(first.label, first.last)]
     for title, stage in [*shown, *((run.label, run.last) for run in runs[1:])]:

@@ -1,10 +1,10 @@
 """Tables of what stands in none of the paper's: suites, other runs; and IoU by class."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from figures.cells import Cell, by_settings, is_a_sweep, mean_of, read_cells, why_not
+from figures.commands import training
 from figures.runs import Suite
 from figures.style import Figure, Missing, markdown, save_data
 from tools.ablation_numbers import MEASURES, mean_std, percent, spread, suite_tables
@@ -31,12 +31,7 @@ def suite_table(suite: Suite, out: Path) -> Figure:
         caption += " Not in the paper's tables: the runs' folders are not here."
     tables = [suite_tables(content)] + [class_table(scored)] * bool(scored)
     left = ", ".join(name for name, row in rows.items() if not row["metrics"])
-    file = str(content.get("suite"))
-    moved = f"configs/suites/{Path(file).name}"  # where the shipped ones lay elsewhere before
-    file = moved if Path(moved).is_file() and not Path(file).is_file() else file
-    command = ["python", "-m", "tools.ablation", file, "--out", str(suite.folder)]
-    command += as_arguments(content.get("settings", {}))
-    missing = (Missing(f"rows not run: {left}", shlex.join(command)),) if left else ()
+    missing = (Missing(f"rows not run: {left}", training(suite)),) if left else ()
     name = f"suite_{suite.slug}"
     means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
     data = {"suite": str(suite.folder), "rows": means, "contrasts": content.get("contrasts", {})}
@@ -76,8 +71,7 @@ def other_table(cells: list[Cell], out: Path) -> Figure:
         "IoU in % by class, mean over the seeds."
     )
     data = save_data(out, "other_runs", {"lines": content, "iou_by_class": _classes(columns)})
-    title = "Other runs (not the paper's data, masks or networks)"
-    return Figure("other_runs", title, caption, (), data, tables)
+    return Figure("other_runs", "Other runs, in no table of the paper", caption, (), data, tables)
 
 
 def class_table(columns: dict[str, list[dict[str, Any]]]) -> str:

@@ -1,15 +1,13 @@
 """What lies in run folders: stages, logs, scores, masks; and in the folders of suites."""
 
-import json
 import re
-import shlex
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.ablation_suite import Row
 from utils.config import Config, load_config
 from utils.errors import InputError
-from utils.files import read_json
+from utils.files import parse_json, read_json
 from utils.resume import CARB_KEYS
 from utils.run_folder import changed_settings
 
@@ -131,45 +129,53 @@ def read_stage(folder: Path) -> Stage:
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        log = [dict(json.loads(line)) for line in lines if line.endswith("}")]  # or half-written
-    except ValueError:
+        log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
+    except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
-    if not all("step" in line for line in log):
-        raise InputError(f"{path}: expected 'step' in each line, as train_*.py writes it")
+    if not all(type(line.get("step")) is int for line in log):
+        raise InputError(
+            f"{path}: expected 'step', a whole number, in each line, as train_*.py writes it"
+        )
     scores = {
-        path.parent.name.removeprefix("eval_"): read_json(path)
+        path.parent.name.removeprefix("eval_"): _read_scores(path)
         for path in sorted(folder.glob("eval_*/metrics.json"))
     }
     return Stage(folder, load_config(folder / "config.yaml"), log, scores)
 
 
-def evaluation(stage: Stage, split: str) -> str:
-    """The command that scores a stage as it was scored before, if it was; with its predictions."""
-    command = ["python", "eval.py", "--ckpt", str(stage.checkpoint), "--split", split]
-    command.append("--save-predictions")
-    if split in stage.scores:
-        inference = stage.scores[split].get("inference", {})
-        for key, usual in (("scales", [1.0]), ("window", None), ("stride", None)):
-            if inference.get(key, usual) != usual:
-                command += [f"--{key}", *map(str, inference[key])]
-        command += ["--flip"] * bool(inference.get("flip"))
-        command += ["--bf16"] * (inference.get("precision") == "bf16")
-        command.append("--overwrite")
-    return shlex.join(command)
+def _read_scores(path: Path) -> dict[str, Any]:
+    """metrics.json. What it says of how eval.py ran becomes part of a command: numbers."""
+    scores = read_json(path)
+    inference = scores.get("inference", {})
+    good = isinstance(inference, dict) and all(
+        _are_numbers(inference.get(key, usual)) or inference.get(key, usual) is usual
+        for key, usual in (("scales", [1.0]), ("window", None), ("stride", None))
+    )
+    if not good:
+        raise InputError(
+            f"{path}: expected lists of numbers as scales, window and stride of 'inference', found "
+            f"{inference}; remove the folder and run eval.py again"
+        )
+    return scores
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
 def _read_suite(path: Path) -> dict[str, Any]:
     content = read_json(path)
     rows = content.get("rows")
-    good = isinstance(rows, dict) and all(
+    good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
+    good = good and all(
         isinstance(row, dict)
         and {"stage", "settings", "seeds", "mean", "std", "metrics"} <= row.keys()
         for row in rows.values()
     )
     if not good:
         raise InputError(
-            f"{path} has no 'rows' with stage, settings, seeds, mean, std and metrics; "
-            "python -m tools.ablation SUITE --out FOLDER --table-only writes it again"
+            f"{path} has no 'settings', or no 'rows' with stage, settings, seeds, mean, std and "
+            "metrics; python -m tools.ablation SUITE --out FOLDER --table-only writes it again"
         )
     return content
 

@@ -13,10 +13,11 @@ import torch
 import yaml
 from PIL import Image
 
+from figures.commands import evaluation
 from figures.failures import error_map, in_words, score
 from figures.pictures import chosen, open_pictures
 from figures.qualitative import draw
-from figures.runs import Run, evaluation, read_inputs
+from figures.runs import Run, read_inputs
 from utils.config import load_config
 from utils.errors import InputError
 from utils.metrics import ConfusionMatrix

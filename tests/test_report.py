@@ -50,7 +50,7 @@ def make_suite(folder: Path, **rows: tuple[str, dict]) -> Path:
     folder.mkdir(parents=True)
     one = {"seeds": {"1": {}, "2": {}}, "mean": {}, "std": {}, "metrics": {"1": {}, "2": {}}}
     content = {
-        "command": "python -m tools.ablation suite.yaml --out runs",
+        "suite": "suite.yaml",
         "config": "configs/demo.yaml",
         "split": "val",
         "rows": {n: {"stage": s, "settings": v} | one for n, (s, v) in rows.items()},
@@ -87,10 +87,10 @@ def test_runs_and_suites_are_read_in_their_order(tmp_path):
     [
         ("config.yaml", None, "is no folder of train_"),
         ("metrics.jsonl", b'{"step": 1}\n{"step": 2 "x"}\n', "metrics.jsonl: expected one JSON"),
-        ("metrics.jsonl", b'{"loss": 1}\n', "expected 'step' in each line"),
+        ("metrics.jsonl", b'{"loss": 1}\n', "expected 'step', a whole number"),
         ("metrics.jsonl", b"\xff\xfe}\n", "metrics.jsonl: expected one JSON"),
         ("eval_val/metrics.json", b"[1", "metrics.json can't be read"),
-        ("../suite/ablation.json", b'{"rows": {"Base": {"stage": "carb"}}}', "has no 'rows' with"),
+        ("../suite/ablation.json", b'{"rows": {"Base": {"stage": "carb"}}}', "or no 'rows' with"),
     ],
 )
 def test_damaged_folders_are_named(tmp_path, file, content, message):
@@ -346,7 +346,7 @@ def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
     assert list(parts) == ["curves", "sweeps", "tables"]
     page = Page((tmp_path / "empty/index.html").read_text())
-    assert page.text.count("python -m tools.ablation suite.yaml --out runs") == 2
+    assert page.text.count(f"python -m tools.ablation suite.yaml --out {suite}") == 2
     assert "3 figures drawn, 1 thing missing" in capsys.readouterr().out
 
     make_stage(suite / "dual_carb_2", range(1, 3), "train_carb.py", val_split="held_out")

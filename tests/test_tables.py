@@ -247,7 +247,7 @@ def test_all_else_is_headed_as_such_with_the_reason(tmp_path) -> None:
     runs, _ = read_inputs([str(folder) for folder in folders])
     figures = draw(runs, [], tmp_path / "out")
     other = figures[-1]
-    assert other.name == "other_runs" and other.title.startswith("Other runs (not the paper's")
+    assert other.name == "other_runs" and other.title.startswith("Other runs, in no table")
     where, reason = "folder val (100 images)", "not a data set of the paper"
     assert table(other) == [
         ["demo_0", "Dual, the warm-up alone", where, "1", "38.0", "-", "-", reason],

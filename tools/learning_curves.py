@@ -11,7 +11,6 @@ matplotlib).
 """
 
 import argparse
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +28,7 @@ from utils.cli import overrides_parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
 from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.files import parse_json, write_json
 from utils.inference import open_folder, options_from
 
 Scores = dict[tuple, dict[str, Any]]  # what `Run.key` says was scored -> a point of a curve
@@ -159,7 +158,7 @@ def read_scores(path: Path) -> Scores:
     if not path.is_file():
         return {}
     try:
-        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        runs = parse_json(path.read_text(encoding="utf-8"))["runs"]
         return {tuple(point["scored"]): point for run in runs for point in run["points"]}
     except (ValueError, TypeError, KeyError):
         raise InputError(f"{path} can't be read; delete it and run again") from None

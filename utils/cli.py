@@ -39,7 +39,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite, --keep, --tensorboard."""
+    """And --run-dir, --overwrite, --keep, --tensorboard, --trust."""
     result = parser(description)
     result.add_argument("--run-dir", required=True, help="folder for checkpoints and logs")
     result.add_argument(
@@ -57,4 +57,12 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         default=False,
         help="write the log and pictures of a fixed batch to RUN_DIR/tensorboard as well",
     )
+    add_trust(result)
     return result
+
+
+def add_trust(result: argparse.ArgumentParser) -> None:
+    """--trust, for scripts that load CLIP."""
+    result.add_argument(
+        "--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's"
+    )

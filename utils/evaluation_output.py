@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets.labels import ClassTable
 from utils.errors import InputError
-from utils.files import check_folder, replacing, write_json
+from utils.files import check_folder, parse_json, replacing, write_json
 from utils.metrics import ConfusionMatrix
 
 
@@ -29,7 +29,7 @@ def check_out(
     if not path.exists():
         return
     try:
-        old = dict(json.loads(path.read_text(encoding="utf-8")))
+        old = dict(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise InputError(f"{path} can't be read; name another --out, or --overwrite") from None
     new = json.loads(json.dumps(made_from))  # tuples become lists, as in the file

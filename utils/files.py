@@ -68,11 +68,19 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """`json.loads`; whatever is wrong with the text is a ValueError."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("too many brackets in each other") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file that a script of ours wrote. Raises InputError when damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except ValueError:
         content = None
     if not isinstance(content, dict):
         raise InputError(f"{path} can't be read; remove it and run again")

@@ -16,7 +16,7 @@ import torch
 from utils.config import Config
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
 from utils.errors import InputError
-from utils.files import UNFINISHED, write_json
+from utils.files import UNFINISHED, parse_json, write_json
 from utils.run_folder import git
 from utils.visualize import save_mask
 
@@ -126,9 +126,9 @@ def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
     """
     for parent in (folder, *folder.parents):
         try:
-            meta = json.loads((parent / "meta.json").read_text(encoding="utf-8"))
+            meta = parse_json((parent / "meta.json").read_text(encoding="utf-8"))
             found = list(meta["made_from"]["class_names"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (OSError, ValueError, KeyError, TypeError):
             continue  # not there, or not of gen_clip_masks.py
         for theirs, ours in zip_longest(found, class_names):
             if theirs != ours:
@@ -153,10 +153,10 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
             )
         return
     try:
-        old = json.loads(meta.read_text(encoding="utf-8"))["made_from"]
+        old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
         old = {"precision": "fp32"} | old  # as all were, before there was a choice
         changed = [key for key in made_from if old.get(key) != made_from[key]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
     if changed:
         key = changed[0]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.errors import InputError
-from utils.files import replacing
+from utils.files import parse_json, replacing
 from utils.run_folder import git
 
 
@@ -166,7 +166,7 @@ class RunLog:
 def _step_of(line: str) -> float:
     """Of a line of metrics.jsonl; infinite where it is not whole."""
     try:
-        step = json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        step = parse_json(line)["step"]
+    except (ValueError, KeyError, TypeError):
         step = None
     return step if type(step) is int else float("inf")

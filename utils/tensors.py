@@ -28,10 +28,42 @@ def read_tensors(path: str | Path, what: str) -> object:
     with file, refuse_damaged(path, what):
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(file, allow_pickle=False))
-        if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip() is not None:
-            raise ValueError("a checksum is wrong")  # torch.load does not look at them
+        if zipfile.is_zipfile(file):
+            archive = zipfile.ZipFile(file)
+            if any("/code/" in name for name in archive.namelist()):
+                raise ValueError("TorchScript, a program, which some releases of torch.load open")
+            if archive.testzip() is not None:
+                raise ValueError("a checksum is wrong")  # torch.load does not look at them
         file.seek(0)
-        return torch.load(file, map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    _check_plain(content, path, what)
+    return content
+
+
+def _check_plain(content: object, path: Path, what: str) -> None:
+    """Refuse tensors that a few bytes make endless, or that hardly a function takes."""
+    left = [content]
+    while left:
+        value = left.pop()
+        if isinstance(value, dict | list | tuple):
+            left += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, torch.Tensor):
+            kind = _odd_kind(value)
+            if kind:
+                raise InputError(
+                    f"{path}: {what} has a tensor that is {kind}; expected plain numbers: save it "
+                    "again as a dense, contiguous tensor"
+                )
+
+
+def _odd_kind(tensor: torch.Tensor) -> str:
+    """What is odd about a tensor; empty where nothing is."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
+        return "sparse, quantized or complex"
+    if tensor.device.type != "cpu":
+        return f"on '{tensor.device}', without numbers"
+    stored = tensor.untyped_storage().nbytes()
+    return "larger than its numbers" if tensor.numel() * tensor.element_size() > stored else ""
 
 
 @contextmanager
