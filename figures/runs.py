@@ -163,16 +163,21 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
+def _is_row(row: Any) -> bool:
+    parts = ("settings", "seeds", "mean", "std", "metrics")
+    return (
+        isinstance(row, dict)
+        and row.get("stage") in STAGES
+        and all(isinstance(row.get(part), dict) for part in parts)
+        and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
+    )
+
+
 def _read_suite(path: Path) -> dict[str, Any]:
     content = read_json(path)
     rows = content.get("rows")
     good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
-    good = good and all(
-        isinstance(row, dict)
-        and {"stage", "settings", "seeds", "mean", "std", "metrics"} <= row.keys()
-        for row in rows.values()
-    )
-    if not good:
+    if not good or not all(map(_is_row, rows.values())):
         raise InputError(
             f"{path} has no 'settings', or no 'rows' with stage, settings, seeds, mean, std and "
             "metrics; python -m tools.ablation SUITE --out FOLDER --table-only writes it again"

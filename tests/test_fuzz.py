@@ -92,6 +92,7 @@ def test_what_hangs_or_takes_all_memory_is_a_fault(
 
 DEEP = b"[" * 3000
 LONG_NAME = TARGETS["yaml-suite"].files[0].replace(b"config: ", b"config: " + b"x" * 300)
+SUITE = TARGETS["log-suite"].dump(TARGETS["log-suite"].values[0])
 TEXTS = {
     "labels-json": [DEEP, b'{"a": ' * 3000, b'{"a": [%s]}' % (b"9" * 5000), b'{"a": ["\xd9\xa3"]}'],
     "labels-csv": [
@@ -122,7 +123,13 @@ TEXTS = {
         b"[]}\n",
     ],
     "log-scores": [DEEP, b'{"inference": 3}', b'{"inference": {"window": 3}}', b'{"classes": [1]}'],
-    "log-suite": [DEEP, b'{"rows": {"a": {"stage": "carb", "seeds": {"x": 1}}}}'],
+    "log-suite": [
+        DEEP,
+        b'{"rows": {"a": {"stage": "carb", "seeds": {"x": 1}}}}',
+        SUITE.replace(b'"warmup"', b'["x"]'),
+        SUITE.replace(b'"seeds": {"0"', b'"seeds": {"1e3"'),
+        SUITE.replace(b'"seeds": {"0": {"mIoU": 50.0}}', b'"seeds": null'),
+    ],
     "log-curves": [DEEP, b'{"runs": [{"points": [{"scored": [[1]]}]}]}'],
     "log-masks": [DEEP, b'{"made_from": 1}', b'{"made_from": {"class_names": 1}}'],
 }
