@@ -1,4 +1,4 @@
-"""Bytes of a checkpoint without the optimizer's state, written to a temporary folder.
+"""Bytes of a checkpoint without the optimizer's state, of files written to a temporary folder.
 
 The published program keeps the frozen CLIP tower, its projection and the text embeddings in the
 network that it saves.
@@ -8,12 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from benchmarks.inputs import CLASSES, official_config, random_text_embeddings, random_visual
 from benchmarks.timing import Options, Size
 from datasets.labels import load_classes
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
+from utils.config import Config
 from utils.distributed import Ranks
 from utils.resume import save
 from utils.runlog import RunLog
@@ -25,26 +27,38 @@ ROOT = Path(__file__).resolve().parent.parent
 def sizes(options: Options) -> list[Size]:
     config = official_config()
     model = build_model(config, CLASSES, random_text_embeddings(), pretrained=False)
-    with TemporaryDirectory() as folder:
-        theirs = Path(folder) / "published.pth"
-        state = {f"network.{key}": value for key, value in model.state_dict().items()}
-        # CLIP's tower holds the projection as well.
-        state |= {f"clip.{key}": value for key, value in random_visual().state_dict().items()}
-        counter = torch.zeros(1)
-        torch.save({"meta": {}, "state_dict": state | {"counter": counter}}, theirs)
-        published = theirs.stat().st_size / 1e6
-        theirs.unlink()
-        # A fresh optimizer has no momentum yet; everything else is as a run saves it.
-        optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
-        criterion = CARBCriterion.from_config(config)
-        classes = load_classes(ROOT / config.class_file)
-        log = RunLog(Path(folder), config, Ranks(0, 1, torch.device("cpu")), 0, 0, "")
-        log.close()
-        save(Path(folder), ["last.pt"], "carb", 0, log, classes, model, optimizer, criterion)
-        ours = (Path(folder) / "last.pt").stat().st_size / 1e6
-    parameters = sum(value.numel() for value in state.values()) / 1e6
-    note = f"{parameters:.1f} million numbers in theirs"
-    return [Size("checkpoint without the optimizer", published, ours, "MB", TARGET, note)]
+    return [compared(config, model, random_visual())]
+
+
+def compared(config: Config, model: nn.Module, visual: nn.Module) -> Size:
+    """Of the network that both ways train, and the CLIP tower that theirs keeps in it."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = write_published(folder, model, visual), write_ours(folder, config, model)
+        theirs, ours = (file.stat().st_size / 1e6 for file in files)
+    tensors = [*model.state_dict().values(), *visual.state_dict().values()]
+    note = f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} million numbers in theirs"
+    return Size("checkpoint without the optimizer", theirs, ours, "MB", TARGET, note)
+
+
+def write_published(folder: Path, model: nn.Module, visual: nn.Module) -> Path:
+    state = {f"network.{key}": value for key, value in model.state_dict().items()}
+    # CLIP's tower holds the projection as well.
+    state |= {f"clip.{key}": value for key, value in visual.state_dict().items()}
+    file = folder / "published.pth"
+    torch.save({"meta": {}, "state_dict": state | {"counter": torch.zeros(1)}}, file)
+    return file
+
+
+def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
+    """As a run saves it; only, a fresh optimizer has no momentum yet."""
+    optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
+    criterion = CARBCriterion.from_config(config)
+    log = RunLog(folder, config, Ranks(0, 1, torch.device("cpu")), 0, 0, "")
+    log.close()
+    classes = load_classes(ROOT / config.class_file)
+    save(folder, ["last.pt"], "carb", 0, log, classes, model, optimizer, criterion)
+    return folder / "last.pt"
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 Published: decode, whole-image transforms, normalisation, and the ground truth through all of it.
 Ours: `TrainingSet`; the training device normalises, so that a worker does not. A second case adds
-this normalisation to ours, a third takes decoded images from the cache. The check normalises both.
-Pictures of 2048x1024 and 4 MB, crops of 512x1024. Both use the same drawn numbers. Needs
-benchmarks/requirements.txt.
+this normalisation to ours, a third takes decoded images from the cache. The check normalises both,
+on a picture that is not timed. Pictures of 2048x1024 and 4 MB, crops of 512x1024. Both use the same
+drawn numbers. Needs benchmarks/requirements.txt.
 """
 
 import tempfile
@@ -26,6 +26,7 @@ from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, norm
 SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
 GREY_LEVELS = 2  # mean difference of a sample: the authors' and our rounding
 SAMPLES = 32  # in one call, with other numbers each
+PICTURES = ("timed", "checked")
 KINDS = {"": 1.6, " with normalisation": None, " with image cache": None}  # least ratio
 
 
@@ -34,7 +35,8 @@ def cases(
 ) -> list[Case]:
     published.opencv()  # refuses before any work
     folder = tempfile.TemporaryDirectory(prefix="carb-benchmark-")  # lives as long as the cases
-    write_pictures(Path(folder.name), size)
+    for seed, name in enumerate(PICTURES):
+        write_pictures(Path(folder.name) / name, size, seed)
     return [_case(kind, folder, size, crop, options) for kind in KINDS]
 
 
@@ -47,33 +49,34 @@ def _case(
 ) -> Case:
     samples = SAMPLES // 4 if options.quick else SAMPLES
     transform = TrainTransform(size, RATIOS, crop)
-    image, label, cache = (Path(folder.name) / n for n in ("image.png", "label.png", "cache"))
+    folders = {name: Path(folder.name) / name for name in PICTURES}
     dataset = TrainingSet(
-        {"image": File(str(image))},
-        {"image": (0,)},
+        {name: File(str(pictures / "image.png")) for name, pictures in folders.items()},
+        dict.fromkeys(PICTURES, (0,)),
         CLASSES,
         transform,
-        cache=cache if "cache" in kind else None,
+        cache=Path(folder.name) / "cache" if "cache" in kind else None,
     )
 
     def augmentation(seed: int) -> Augmentation:
         return transform.draw(size, torch.Generator().manual_seed(seed))
 
-    def theirs(seed: int) -> Tensor:
+    def theirs(seed: int, name: str = "timed") -> Tensor:
         assert folder  # is deleted when nobody holds it
+        image, label = (folders[name] / file for file in ("image.png", "label.png"))
         return published.sample(image, label, augmentation(seed), crop)[0]
 
     def ours(seed: int) -> Tensor:
-        return dataset[Draw(0, seed)]["image"]
+        return dataset[Draw(PICTURES.index("timed"), seed)]["image"]
 
-    def normalized(seed: int) -> Tensor:
-        sample = dataset[Draw(0, seed)]
+    def normalized(seed: int, name: str = "timed") -> Tensor:
+        sample = dataset[Draw(PICTURES.index(name), seed)]
         return normalize(sample["image"][None], "imagenet", sample["valid"][None])[0]
 
     def check() -> str:
         std, worst = torch.tensor(IMAGENET_STD).view(3, 1, 1), 0.0
         for seed in range(samples, samples + 8):
-            expected, found = theirs(seed), normalized(seed)
+            expected, found = theirs(seed, "checked"), normalized(seed, "checked")
             assert expected.shape == found.shape, f"{expected.shape} and {found.shape}"
             worst = max(worst, ((expected - found) * std).abs().mean().item())
             # A shift by one pixel, or no flip, would go unseen in a flat picture.
@@ -94,8 +97,9 @@ def _case(
     )
 
 
-def write_pictures(folder: Path, size: tuple[int, int], seed: int = 0) -> None:
+def write_pictures(folder: Path, size: tuple[int, int], seed: int) -> None:
     """image.png, smooth colours with blocks and noise, and label.png."""
+    folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     cells = [max(2, side // 64) for side in size]
     smooth, blocks = (torch.rand(1, 3, *cells, generator=generator) for _ in range(2))

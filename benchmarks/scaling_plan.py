@@ -10,17 +10,18 @@ import math
 from pathlib import Path
 
 from benchmarks.flops import SEGMENTATION, clip_flops
+from benchmarks.page import fill
 from utils.errors import run_script
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
-BEGIN, END = "<!-- scaling_plan: begin -->\n", "<!-- scaling_plan: end -->\n"
+SECTION = "scaling_plan"
 
 # --- assumptions
-MATRIX_RATE = 790e12  # FLOP/s: large bf16 matrix products on an H200, as measured of one
+MATRIX_RATE = 790e12  # FLOP/s: large bf16 matrix products on an H200, given, not measured here
 GPU_RATE = 0.4 * MATRIX_RATE  # the share that benchmarks/train_step.py is held to
 FP32_RATE = 0.4 * 67e12  # FLOP/s: 40 % of its fp32 without tensor cores, from the data sheet
-NVLINK = 450e9  # bytes/s and GPU, one direction
-NETWORK = 400e9 / 8  # bytes/s and machine, one direction
+NVLINK = 450e9  # bytes/s and GPU, one direction, from the data sheet
+NETWORK = 400e9 / 8  # bytes/s and machine, one direction, from the data sheet
 GPUS_PER_MACHINE = 8
 SYNC_LATENCY = {1: 0.0, 8: 30e-6, 64: 60e-6}  # seconds for one small collective among so many GPUs
 MASK_BYTES = 0.1e6  # PNG 2048x1024; generated masks gave 0.02 to 0.24 MB (see the page)
@@ -145,12 +146,18 @@ def plan(decode_ms: float) -> str:
     cores = [loader_cores(rate, decode_ms) for rate in (8 * per_gpu, *mask_rates)]
     sent = {gpus: ring_bytes(gpus, GRADIENT_BYTES) / 1e6 for gpus in (8, 64)}
     needed, published = (hiding_batch(64, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES))
-    return f"""**Calculated, not run.** Assumed: {GPU_RATE / 1e12:.0f} TFLOP/s per GPU (40 % of the
-{MATRIX_RATE / 1e12:.0f} that bf16 matrix products were measured to reach on an H200; fp32
-{FP32_RATE / 1e12:.0f}), NVLink {NVLINK / 1e9:.0f} GB/s,
-{NETWORK * 8e-9:.0f} Gb/s between machines of {GPUS_PER_MACHINE} GPUs, {SYNC_LATENCY[8] * 1e6:.0f}
-µs for a small collective among 8 GPUs and {SYNC_LATENCY[64] * 1e6:.0f} among 64; data loading
-keeps up.
+    return f"""**Calculated, not run.** Assumed rates, none of them measured by this project:
+
+- {GPU_RATE / 1e12:.0f} TFLOP/s per GPU, derived: 40 % (the target of benchmarks/train_step.py) of
+  {MATRIX_RATE / 1e12:.0f}, which large bf16 matrix products are said to reach on an H200; in fp32
+  {FP32_RATE / 1e12:.0f}, 40 % of the data sheet's 67;
+- NVLink {NVLINK / 1e9:.0f} GB/s, {NETWORK * 8e-9:.0f} Gb/s between machines of
+  {GPUS_PER_MACHINE} GPUs: data sheets;
+- {SYNC_LATENCY[8] * 1e6:.0f} µs for a small collective among 8 GPUs, {SYNC_LATENCY[64] * 1e6:.0f}
+  among 64: guesses; data loading keeps up, at {decode_ms:g} CPU-ms an image (benchmarks/RESULTS.md
+  has what a core of a CPU was measured to take).
+
+Counted: FLOPs, parameters, bytes. All that follows is derived from the rates and these counts.
 
 One image costs {image_flops() / 1e12:.2f} TFLOP. A step reduces {GRADIENT_BYTES / 1e6:.0f} MB of
 gradients: each GPU sends {sent[8]:.0f} MB among 8, {sent[64]:.0f} MB among 64. The backward pass
@@ -192,8 +199,7 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     text = plan(arguments.decode_ms)
     if arguments.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+        fill(PAGE, SECTION, text)
     print(text)
 
 

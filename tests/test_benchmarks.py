@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -14,19 +14,20 @@ from conftest import golden_cases, golden_files, load_golden
 from tiny_clip import tiny_clip
 from torch import nn
 
-from benchmarks import run, step_ways, train_step
+from benchmarks import checkpoint_size, run, step_ways, table, train_step
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.inputs import official_config, random_images, random_labels
 from benchmarks.machine import cpu_model
+from benchmarks.page import held
 from benchmarks.published.clip import clip_mask, dense_features, winners
 from benchmarks.published.loss import Losses, filtered_prediction, split
 from benchmarks.published.network import build_network
 from benchmarks.published.step import Step
-from benchmarks.table import markdown
 from benchmarks.timing import Case, Options, Size, compare
 from datasets.labels import IGNORE_INDEX
 from models.clip_loading import clip_from_state_dict
-from models.deeplabv3 import ASPPV2, TextClassifier
+from models.deeplabv3 import ASPPV2, TextClassifier, build_model
+from utils.checkpoint import load_training_checkpoint
 from utils.errors import InputError
 
 CPU = Options("cpu")
@@ -295,12 +296,81 @@ def test_a_failed_check_stops_nothing_and_is_said(tmp_path, capsys) -> None:
         assert said in text
     report = json.loads(file.read_text())
     assert f"{report['wall_seconds']:g} s in all" in text
-    for printed in (text, markdown(report)):
+    for printed in (text, table.markdown(report)):
         assert "100.0 [90.0-130.0] MiB" in printed and "55.0 [50.0-60.0] MiB" in printed
         assert "0.550" in printed and "100.0 MB" in printed
     assert [failure["name"] for failure in report["failures"]] == ["wrong", "b"]
     assert report["results"][0]["name"] == "right" and report["sizes"][0]["ratio"] == 0.42
     assert report["machine"]["threads"] == torch.get_num_threads()
+
+
+def result(name: str, ratio: float, target: float | None, published: float = 1.0, **more) -> dict:
+    """An entry of the JSON file."""
+    seconds = {kind + end: published for kind in ("cpu", "wall") for end in ("", "_low", "_high")}
+    ratios = {"ratio": ratio, "ratio_low": ratio, "ratio_high": ratio, "ratio_wall": ratio}
+    times = {"published": seconds, "ours": seconds, "expected_seconds": None}
+    named = {"name": name, "target": target, "agreement": "equal", "note": ""}
+    return named | times | ratios | more
+
+
+def test_table_says_what_is_missed() -> None:
+    results = [
+        result("mask, fp32", 2, 1.6, published=1.2, expected_seconds=1.0, note="a remark"),
+        result("step, fp32", 1, 1.1, published=0.7, expected_seconds=1.0),
+        result("step, bf16", 3, 2, published=0.75, expected_seconds=1.0),
+    ]
+    memory = asdict(Size.of("memory", [100.0], [62.2], "MiB", 0.6)) | {"ratio": 0.622}
+    added = asdict(Size.of("added", [100.0], [50.5], "MiB")) | {"ratio": 0.505}
+    report = {"machine": {"cpu": "one"}, "options": {"device": "cpu", "quick": False}}
+    report |= {"results": results, "sizes": [memory, added], "failures": []}
+    lines = table.markdown(report).splitlines()
+    step = next(line for line in lines if line.startswith("| step, fp32"))
+    assert step.split(" | ")[2] == "-30%" and "≥ 1.1 **missed**" in step
+    assert "| memory | 100.0 MiB | 62.2 MiB | **0.622** | ≤ 0.6 **missed** |" in lines
+    assert "| added | 100.0 MiB | 50.5 MiB | **0.505** |  |" in lines
+    assert "- mask, fp32: a remark" in lines
+    missed = "step, fp32 (1 in place of ≥ 1.1), memory (0.622 in place of ≤ 0.6)"
+    assert f"**Targets missed:** {missed}." in lines
+    assert lines[-1] == (
+        "The published way within 20% of the authors' program: **not met** by step (-30% to -25%); "
+        "met by mask (+20%)."
+    )
+    report |= {"results": results[:1], "sizes": [added]}
+    assert "**Targets missed:** none." in table.markdown(report)
+
+
+def test_tables_are_written_into_the_page(tmp_path, monkeypatch, capsys) -> None:
+    for device in ("cpu", "cuda"):
+        assert held(table.PAGE, f"benchmarks on {device}")
+    page, file = tmp_path / "RESULTS.md", tmp_path / "cpu.json"
+    page.write_text("<!-- benchmarks on cpu: begin -->\n<!-- benchmarks on cpu: end -->\n")
+    monkeypatch.setattr(table, "PAGE", page)
+    parsed = run.parser("").parse_args(["--json", str(file)])
+    one = Case("one", lambda: "equal", lambda: None, lambda: sum(range(1000)))
+    components = dict.fromkeys(run.COMPONENTS, lambda: [lambda options: [one]])
+    run._run(components, parsed)
+    capsys.readouterr()
+    table.main([str(file), "--write"])
+    assert held(page, "benchmarks on cpu") == capsys.readouterr().out
+    assert "| one |" in page.read_text()
+    written = page.read_text()
+    run._run({"memory": components["memory"]}, parsed)
+    with pytest.raises(InputError, match=r"lacks clip_mask, .*; python -m benchmarks.run --json"):
+        table.main([str(file), "--write"])
+    parsed.quick = True
+    run._run(components, parsed)
+    with pytest.raises(InputError, match=r"cpu.json is of a --quick run"):
+        table.main([str(file), "--write"])
+    assert page.read_text() == written
+
+
+def test_the_page_holds_what_was_measured() -> None:
+    """Where the file is of a program that also wrote how long it took: older ones say less."""
+    for device in ("cpu", "cuda"):
+        file = table.PAGE.parent / "results" / f"{device}.json"
+        report = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if "wall_seconds" in report:
+            assert held(table.PAGE, table.section(report)) == table.markdown(report) + "\n"
 
 
 def test_bad_arguments_are_named(capsys) -> None:
@@ -325,6 +395,40 @@ def test_a_processor_is_told_from_others_of_its_name(tmp_path) -> None:
     file.write_text("cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nstepping\t: 1\n\n" * 2)
     assert cpu_model(file) == "AMD EPYC (family 26 model 2 stepping 1)"
     assert cpu_model(tmp_path / "none")
+
+
+def tensor_bytes(state: dict[str, torch.Tensor]) -> int:
+    return sum(value.numel() * value.element_size() for value in state.values())
+
+
+def test_checkpoint_sizes_are_those_of_the_files(tmp_path) -> None:
+    """Theirs holds network, CLIP's tower and a counter; ours the network. Neither has momentum."""
+    config = official_config(backbone="resnet18", backbone_width=16)
+    text = F.normalize(torch.randn(19, 64), dim=1)
+    model, visual = build_model(config, 19, text, pretrained=False), tiny_clip().visual
+    theirs = checkpoint_size.write_published(tmp_path, model, visual)
+    ours = checkpoint_size.write_ours(tmp_path, config, model)
+
+    saved = torch.load(theirs, weights_only=True)
+    state = saved.pop("state_dict")
+    assert saved == {"meta": {}} and state.pop("counter").shape == (1,)
+    for prefix, module in (("network.", model), ("clip.", visual)):
+        part = {k: v for k, v in state.items() if k.startswith(prefix)}
+        assert tensor_bytes(part) == tensor_bytes(module.state_dict())
+    assert all(key.startswith(("network.", "clip.")) for key in state)
+    checkpoint = load_training_checkpoint(ours)
+    assert checkpoint["model"].keys() == model.state_dict().keys()
+    assert checkpoint["optimizer"]["state"] == {}
+
+    for file, tensors in ((theirs, state), (ours, checkpoint["model"])):
+        overhead = file.stat().st_size - tensor_bytes(tensors)
+        assert 0 < overhead < 500 * len(tensors) + 20_000  # names, shapes, config, alignment
+    found = checkpoint_size.compared(config, model, visual)
+    assert found.unit == "MB" and found.target == 0.42
+    for megabytes, file in ((found.published, theirs), (found.ours, ours)):
+        assert megabytes == pytest.approx(file.stat().st_size / 1e6, rel=1e-3)
+    assert found.ratio == found.ours / found.published < 1
+    assert found.note.startswith(f"{sum(v.numel() for v in state.values()) / 1e6:.1f} million")
 
 
 def fake_way(first: torch.Tensor, second: float) -> step_ways.Way:
@@ -370,9 +474,9 @@ def test_a_step_is_checked_on_inputs_of_its_own(monkeypatch, second, angle, agre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kinds", ["ON_CPU", "ON_GPU"])
-def test_both_ways_of_a_step_agree(monkeypatch, kinds: str) -> None:
-    """The first is plain float32, the last has a local view an image."""
-    monkeypatch.setattr(train_step, "ON_CPU", getattr(train_step, kinds))
-    found = train_step.cases(Options("cpu", quick=True))
-    assert "differ by" in found[0 if kinds == "ON_CPU" else -1].check()
+@pytest.mark.parametrize("patch_draw", ["batch", "image"])
+def test_both_ways_of_a_step_agree(monkeypatch, patch_draw: str) -> None:
+    """In float32. In bfloat16 the small size leaves too few pixels in a consistent region."""
+    kind = train_step.Kind(train_step.FP32, None, patch_draw)
+    monkeypatch.setattr(train_step, "ON_CPU", {"fp32": kind})
+    assert "differ by" in train_step.cases(Options("cpu", quick=True))[0].check()

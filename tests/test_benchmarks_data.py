@@ -62,6 +62,21 @@ def test_data_benchmark_compares_and_times() -> None:
         assert "grey levels" in compare(case, options).agreement
 
 
+def test_the_pipelines_are_checked_on_a_picture_that_is_not_timed(monkeypatch) -> None:
+    pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
+    read, sample = [], published.sample
+
+    def listening(image, *rest):
+        read.append(image.parent.name)
+        return sample(image, *rest)
+
+    monkeypatch.setattr(published, "sample", listening)
+    case = data_pipeline.cases(Options("cpu", quick=True), SIZE, CROP)[0]
+    case.check()
+    case.published()
+    assert read == ["checked"] * 8 + ["timed"] * 8
+
+
 def test_seconds_of_the_authors_are_for_the_cpu_alone(monkeypatch) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     monkeypatch.setattr(evaluation, "SIZE", SIZE)

@@ -159,6 +159,29 @@ def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match=r"0\.\.2"):
         matrix.update(torch.tensor([3]), torch.tensor([0]))
     matrix.update(torch.tensor([3]), torch.tensor([255]))  # not looked at
+    # 255 would be -1 there, and what is predicted on it a false positive
+    with pytest.raises(ValueError, match=r"int8 can't hold the ignored id 255"):
+        matrix.update(torch.tensor([0]), torch.tensor([-1], dtype=torch.int8))
+    for index in (-1, 256):
+        with pytest.raises(AssertionError, match=f"0..255: {index}"):
+            matrix.update(torch.tensor([0]), torch.tensor([0]), index)
+    assert matrix.counts.sum() == 0
+
+
+@pytest.mark.parametrize("ignored", [0, 2, 3, 100])
+def test_every_type_of_integer_and_every_ignored_id(ignored: int) -> None:
+    """A class, the first id that is none, another one; ids that are no class stay."""
+    prediction, truth = torch.tensor([0, 1, 2, 1, 0, 2]), torch.tensor([0, 1, 2, 3, 100, 0])
+    expected = torch.zeros(4, 3, dtype=torch.int64)
+    for p, g in zip(prediction.tolist(), truth.tolist(), strict=True):
+        expected[min(g, 3), p] += g != ignored
+    for name in ("uint8", "int8", "int16", "uint16", "int32", "int64"):
+        matrix = ConfusionMatrix(3)
+        matrix.update(prediction, truth.to(getattr(torch, name)), ignored)
+        assert torch.equal(matrix.counts, expected), name
+    matrix.update(prediction[:1], torch.tensor([2**32 + 1]), ignored)  # no class, not class 1
+    expected[3, 0] += 1
+    assert torch.equal(matrix.counts, expected)
 
 
 def test_dict_is_json_and_table_has_every_class():

@@ -4,10 +4,10 @@ import pytest
 from torch import nn
 
 from benchmarks import scale, scaling_plan
+from benchmarks.page import fill, held
 from benchmarks.scaling_plan import (
-    BEGIN,
-    END,
     PAGE,
+    SECTION,
     all_reduce_seconds,
     efficiency,
     exposed_seconds,
@@ -22,15 +22,30 @@ from benchmarks.scaling_plan import (
     step_seconds,
     sync_seconds,
 )
+from utils.errors import InputError
 
 MB = 1e6
 
 
 def test_page_holds_what_the_script_prints():
-    page = PAGE.read_text(encoding="utf-8")
-    assert page.count(BEGIN) == page.count(END) == 1
-    assert page.partition(BEGIN)[2].partition(END)[0] == plan(decode_ms=30)
+    assert held(PAGE, SECTION) == plan(decode_ms=30)
     assert "not run" in plan(30)
+
+
+def test_a_page_is_filled_between_its_marks_alone(tmp_path):
+    page = tmp_path / "page.md"
+    begin, end = "<!-- one: begin -->\n", "<!-- one: end -->\n"
+    page.write_text(f"before\n{begin}old\n{end}after `<!-- one: end -->`\n")
+    assert held(page, "one") == "old\n"
+    fill(page, "one", "new\nlines\n\n")
+    fill(page, "one", "new\nlines")
+    assert page.read_text() == f"before\n{begin}new\nlines\n{end}after `<!-- one: end -->`\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
+    for wrong in ("", begin, end + begin, begin + end + begin, begin + end + end):
+        page.write_text(wrong)
+        with pytest.raises(InputError, match=r"page\.md: expected one line <!-- one: begin -->"):
+            fill(page, "one", "new")
+        assert page.read_text() == wrong
 
 
 def test_ring():

@@ -27,24 +27,32 @@ class ConfusionMatrix:
         """Count two integer maps of one shape, (H,W) or (B,H,W); `ignore_index` is in 0..255.
 
         Quickest in uint8. The ignored pixels are counted with the others and their row left out
-        afterwards: to pick out the others costs more than all the counting.
+        afterwards: to pick out the others costs more than all the counting. An `ignore_index` that
+        is a class leaves out the pixels of that class.
         """
+        assert 0 <= ignore_index <= 255, f"ignore_index is in 0..255: {ignore_index}"
         if prediction.shape != ground_truth.shape:
             raise ValueError(
                 f"prediction {tuple(prediction.shape)} and ground truth "
                 f"{tuple(ground_truth.shape)} must have one shape"
             )
+        if torch.iinfo(ground_truth.dtype).max < ignore_index:
+            raise ValueError(
+                f"a ground truth of {ground_truth.dtype} can't hold the ignored id {ignore_index}; "
+                "give it as uint8"
+            )
         if not prediction.numel():
             return
         K, device = self.num_classes, self.counts.device
         prediction, ground_truth = prediction.to(device), ground_truth.to(device)
+        if ground_truth.dtype != torch.uint8:
+            ground_truth = ground_truth.long()  # int8 has no 256 to compare with
+            eight_bit = (ground_truth >= 0) & (ground_truth < 256)
+            ground_truth = ground_truth.where(eight_bit, 256).to(torch.int32)
         if not self._all_classes(prediction):
             prediction = prediction.masked_fill(ground_truth == ignore_index, 0)
             if not self._all_classes(prediction):
                 raise ValueError(f"predictions must be class ids 0..{K - 1}")
-        if ground_truth.dtype != torch.uint8:
-            eight_bit = (ground_truth >= 0) & (ground_truth < 256)
-            ground_truth = ground_truth.where(eight_bit, 256).to(torch.int32)
         pairs = torch.add(prediction.to(torch.int32), ground_truth, alpha=K)
         counts = torch.bincount(pairs.flatten(), minlength=257 * K).view(257, K)
         counts[ignore_index] = 0
