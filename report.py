@@ -1,15 +1,16 @@
 """Every figure and table of the paper, of the runs that are there, on one page.
 
-Reads run folders (of run_*.sh or train_*.py) and folders of tools/ablation.py. Writes
-OUT/index.html, which needs no other file, OUT/report.md, and OUT/figures: each figure as PNG and
-SVG with its data beside it. What can't be shown yet is named there, with the command that makes it.
+Reads run folders (of run_*.sh or train_*.py) and folders of tools/ablation.py; a suite file stands
+for its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md, and
+OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is named
+there, with the command that makes it.
 
     python report.py runs/cityscapes runs/clip_es       # further runs: columns of Fig. 7
     python report.py runs/demo_ablation --make          # masks and evaluations that are missing too
     python report.py runs/ablation --only tables --readme README.md
     python report.py runs/cityscapes --data configs/cityscapes.yaml voc:VOCdevkit/VOC2012
 
-Pictures are those of the first run; of a suite, of its row "Dual + CARB" and its first seed.
+Pictures are those of the first input; of a suite, of its row "Dual + CARB" and its first seed.
 --readme replaces what stands between the lines <!-- report:NAME --> and <!-- /report:NAME -->.
 """
 
@@ -20,6 +21,7 @@ import sys
 from pathlib import Path
 
 from figures import tables
+from figures.commands import suite_folder
 from figures.page import Report, write_markdown, write_page
 from figures.parts import PARTS, count, draw
 from figures.readme import fill_readme
@@ -81,7 +83,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = result.add_argument
-    add("inputs", nargs="+", metavar="RUN_OR_SUITE", help="folders of runs and of suites")
+    inputs = "folders of runs and of suites, or suite files"
+    add("inputs", nargs="+", metavar="RUN_OR_SUITE", help=inputs)
     add("--out", default="report", help="folder of the page (default: report)")
     sources = "configs, voc:FOLDER, coco:FILE, CLASSES:LABELS (default: the first run's config)"
     add("--data", nargs="+", metavar="SOURCE", help=f"of Fig. 1: {sources}")
@@ -98,6 +101,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         arguments.images = int(arguments.images[0])
         if arguments.images < 1:
             result.error(f"--images: expected 1 or more, found {arguments.images}")
+    arguments.inputs = [suite_folder(name) for name in arguments.inputs]
     return arguments
 
 

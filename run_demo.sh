@@ -95,3 +95,4 @@ done
 lap
 stage "6 report"
 "$python" -m tools.demo_report "$run" --split "$split"
+printf 'All figures on one page: %s -m pip install matplotlib && %s report.py %q --make\n' "$python" "$python" "$run"

@@ -8,6 +8,7 @@ import numpy as np
 from datasets.labels import load_classes
 from figures.commands import evaluation
 from figures.confusion import draw_confusion
+from figures.label_sources import data_set
 from figures.pictures import stage_title
 from figures.runs import TITLES, Run, Stage
 from figures.style import (
@@ -61,7 +62,7 @@ def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
     figures = []
     for number, group in enumerate(groups.values(), 1):
         name = _FIGURE.name + (f"_{number}" if number > 1 else "")
-        of = f" ({group[0].stage.config.dataset})" * (len(groups) > 1)
+        of = f" ({data_set(group[0].stage.config)})" * (len(groups) > 1)
         figure = draw_bars(group, split, out, name)
         figures.append(figure._replace(title=figure.title + of))
     first, *others = figures or [_FIGURE]

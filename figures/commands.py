@@ -5,6 +5,7 @@ from pathlib import Path
 
 from figures.runs import Stage, Suite
 from tools.ablation_suite import as_arguments
+from utils.errors import InputError
 
 
 def evaluation(stage: Stage, split: str) -> str:
@@ -29,3 +30,17 @@ def training(suite: Suite) -> str:
     file = moved if Path(moved).is_file() and not Path(file).is_file() else file
     command = ["python", "-m", "tools.ablation", file, "--out", str(suite.folder)]
     return shlex.join(command + as_arguments(suite.content.get("settings", {})))
+
+
+def suite_folder(name: str) -> str:
+    """A suite file stands for the folder of its results in runs/; all else for itself."""
+    if not name.endswith((".yaml", ".yml")):
+        return name
+    folder = Path("runs", Path(name).stem)
+    if not (folder / "ablation.json").is_file():
+        command = shlex.join(["python", "-m", "tools.ablation", name, "--out", str(folder)])
+        raise InputError(
+            f"{name}: its results are expected in {folder}, which has no ablation.json; give the "
+            f"folder that they are in, or make them: {command}"
+        )
+    return str(folder)

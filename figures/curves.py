@@ -160,6 +160,8 @@ def _figure(
 ) -> Figure:
     """One picture; colours tell the curves apart, or where there is one only its quantities."""
     name, title, caption = texts
+    every = [quantity for quantities in panels.values() for quantity in quantities]
+    curves = [curve for curve in curves if any(points(curve, quantity) for quantity in every)]
     colours = styles([curve.label for curve in curves])
     shown, content = [], []
     for heading, quantities in panels.items():

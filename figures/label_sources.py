@@ -55,7 +55,7 @@ def read_source(source: str) -> Labels | Missing:
 
 def _from_config(path: str) -> Labels | Missing:
     config = load_config(path)
-    title = _TITLES.get(config.dataset, Path(config.data_root).name)
+    title = data_set(config)
     if not Path(config.data_root).is_dir():
         return Missing(f"the images of {title} in {config.data_root} (README, Data)")
     if not Path(config.image_labels).is_file():
@@ -71,6 +71,11 @@ def _from_config(path: str) -> Labels | Missing:
             f"{labels_command(config)}"
         )
     return Labels(title, "training images", classes.names, count_labels(known, len(classes)))
+
+
+def data_set(config: Config) -> str:
+    """Its name, for readers."""
+    return _TITLES.get(config.dataset, Path(config.data_root).name)
 
 
 def labels_command(config: Config) -> str:

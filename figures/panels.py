@@ -49,6 +49,7 @@ def grid(
     """A figure of the panels that have a value (one has); CARB's `starts` are dotted."""
     pyplot = plotting()
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     panels = [panel for panel in panels if any(track.points for track in panel.tracks)]
     columns = 2 if len(panels) == 4 else min(3, len(panels))
@@ -65,6 +66,9 @@ def grid(
         for start in sorted(starts):
             ax.axvline(start, **_START)
         ax.set(title=panel.title, xlim=(0, last))
+        if last >= 10_000:  # long labels run into each other: 16k
+            ax.xaxis.set_major_locator(MaxNLocator(6))
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         if panel.from_zero:
             ax.set_ylim(bottom=0)
     figure.supxlabel(xlabel, fontsize=9)

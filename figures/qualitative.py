@@ -10,6 +10,7 @@ from pathlib import Path
 
 from figures.commands import evaluation
 from figures.failures import draw_failures
+from figures.label_sources import data_set
 from figures.pictures import Column, Pictures, chosen, comparison, open_pictures, stage_title
 from figures.runs import TITLES, Run
 from figures.style import Figure, Missing, save_data
@@ -37,7 +38,7 @@ def draw(runs: list[Run], split: str, images: int | Sequence[str], out: Path) ->
     for number, group in enumerate(groups.values(), 1):
         suffix = f"_{number}" if number > 1 else ""
         names = f"fig7_qualitative{suffix}", f"failures{suffix}"
-        title = _TITLE + f" ({group[0].last.config.dataset})" * (len(groups) > 1)
+        title = _TITLE + f" ({data_set(group[0].last.config)})" * (len(groups) > 1)
         try:
             pictures = open_pictures(group[0].last.config, split)
             shown = chosen(pictures, images)

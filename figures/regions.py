@@ -27,6 +27,7 @@ from utils.errors import InputError
 from utils.visualize import colourize, gallery, save_image
 
 INCONSISTENT = (255, 255, 255)
+_CPU_PIXELS = 10_000_000  # minutes, through a ResNet-50
 _NAME, _TITLE = "fig4_regions", "Fig. 4: consistent and inconsistent region"
 
 
@@ -35,11 +36,12 @@ def draw(
     images: int | Sequence[str],
     out: Path,
     device: str | None = None,
-    counted: int = 50,
+    counted: int | None = None,
 ) -> list[Figure]:
     """`images`: how many training images to show, evenly spaced; or their ids.
 
-    `counted` images, evenly spaced, enter the table where there is ground truth.
+    `counted` images, evenly spaced, enter the table where there is ground truth: 50, but on a CPU
+    as few as are quick.
     """
     figure = Figure(_NAME, _TITLE, "")
     checkpoint = checkpoint_of(run)
@@ -52,6 +54,12 @@ def draw(
         shown = chosen(pictures, images)
     except InputError as error:
         return [figure._replace(missing=(Missing(f"the images of {run.label}: {error}"),))]
+    where = setup(device).device
+    if counted is None:
+        counted = 50
+        if where.type == "cpu":
+            pixels = read_image(pictures.images[shown[0]])[..., 0].size
+            counted = min(counted, max(len(shown), _CPU_PIXELS // pixels))
     counting = [name for name in chosen(pictures, counted) if name in pictures.ground_truth]
     names = dict.fromkeys([*shown, *counting])
     folder = Path(config.pseudo_masks or run.folder / f"masks_{config.train_split}")
@@ -65,7 +73,7 @@ def draw(
     if missing:
         return [figure._replace(missing=tuple(missing))]
 
-    trained.model.to(setup(device).device)
+    trained.model.to(where)
     seen: dict[str, Regions] = {}
     counts = torch.zeros(len(classes), 2, 3, dtype=torch.int64)
     for image in regions(trained, pseudo_mask_files(folder, names, classes.names)):

@@ -89,7 +89,8 @@ def paper_table(name: str, cells: list[Cell], out: Path) -> Figure:
                 if runs:
                     columns[_column(row, split, line, i)] = runs
                 content.append(_entry(method, split, None if i else value, runs))
-            shown.append([f"{method}, other settings" if i else method, *values, _settings(line)])
+            label = f"{method}, other settings" if i else method
+            shown.append([label, *values, _settings(line) or "-"])
     head = [f"{split}: {whose}" for split in splits for whose in ("paper", "this code")]
     head = ["method", *head, *["settings of this code"] * bool(columns)]
     tables = [markdown(head, [row[: len(head)] for row in shown])]
@@ -106,8 +107,17 @@ def paper_table(name: str, cells: list[Cell], out: Path) -> Figure:
 
 
 def lines(cells: list[Cell], dataset: str, row: str) -> list[Line]:
-    """Lines of a method: first that whose settings are nearest to a shipped config's."""
-    found = by_settings(c for c in cells if c.config.dataset == dataset and c.row == row)
+    """Lines of a method: first that whose settings are nearest to a shipped config's.
+
+    A seed counts once, as first given: the default row of each sweep is the row of Table 1 again.
+    """
+    found = []
+    for line in by_settings(c for c in cells if c.config.dataset == dataset and c.row == row):
+        seeds: dict[str, dict[int, Cell]] = {split: {} for split in line}
+        for split, runs in line.items():
+            for cell in runs:
+                seeds[split].setdefault(cell.config.seed, cell)
+        found.append({split: list(runs.values()) for split, runs in seeds.items()})
     return sorted(found, key=lambda line: len(differences(_first(line).config)[1]))
 
 
@@ -149,8 +159,9 @@ def _entry(method: str, split: str, stated: float | None, cells: list[Cell]) -> 
 def _not_run(what: str, dataset: str, split: str, row: str, line: Line) -> list[Missing]:
     """What fills a cell: a training, or where there is one its evaluation on another split."""
     if line and (dataset, split) == ("cityscapes", "test"):
-        how = "eval.py --split test --export-submission FOLDER makes its zip"
-        return [Missing(f"{what}: the benchmark's server scores it, {how}")]
+        network = shlex.quote(f"{_first(line).folder}/last.pt")
+        how = f"python eval.py --ckpt {network} --split test --export-submission FOLDER"
+        return [Missing(f"{what}: the benchmark's server scores it; {how} makes its zip")]
     if line:
         command = "python eval.py --ckpt {} --split " + split
         cells = next(iter(line.values()))

@@ -1,5 +1,6 @@
 """Confusion matrix and per-class bars: numbers drawn are the numbers of metrics.json."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from figures.confusion import percent_of_rows
 from figures.runs import Run, read_inputs
 from figures.style import COLOURS
 from utils.config import load_config
+from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
 
 to_hex = pytest.importorskip("matplotlib.colors").to_hex
@@ -165,6 +167,25 @@ def test_scores_or_confusion_missing_names_the_evaluation(make, tmp_path, scores
     assert draw([], "val", tmp_path / "report") == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("classes", None, "expected 'confusion'"),
+        ("classes", {}, "expected 'confusion'"),
+        ("confusion", [[1, 2], [3]], "expected 'confusion'"),
+        ("confusion", [["a"]], "expected 'confusion'"),
+        ("miou", "x", "expected 'miou'"),
+        ("classes", dict.fromkeys(NAMES, 3), "expected 'miou'"),
+        ("classes", {name: {"iou": 0.5} for name in NAMES}, "expected 'miou'"),
+        ("classes", {n: {"iou": "x", "ground_truth": 1} for n in NAMES}, "expected 'miou'"),
+    ],
+)
+def test_scores_that_are_not_of_eval_are_refused_with_the_command(make, tmp_path, key, value, said):
+    run = make("run", matrix_of(COUNTS).to_dict(NAMES) | {key: value})
+    with pytest.raises(InputError, match=rf"metrics\.json: {said}.*python eval\.py .*--overwrite"):
+        draw([run], "val", tmp_path / "report")
+
+
 def test_bars_are_the_ious_sorted_by_frequency(make, drawn, tmp_path):
     first = matrix_of(COUNTS)
     second = matrix_of([[64, 0, 0, 0], [0, 4, 0, 0], [30, 0, 2, 0], [0, 0, 0, 0]])
@@ -205,6 +226,13 @@ def test_all_stages_of_a_run_have_bars(make, tmp_path):
     figure = draw([run], "val", tmp_path / "report")[1]
     row = json.loads(figure.data.read_text())["classes"][0]
     assert list(row["iou"]) == ["demo: warm-up", "demo: CARB"]
+    # of a row of Table 1 that has no CARB
+    plain = run.stages["warmup"]
+    plain = plain._replace(config=dataclasses.replace(plain.config, carb=False))
+    run = run._replace(stages=run.stages | {"warmup": plain})
+    figure = draw([run], "val", tmp_path / "report")[1]
+    row = json.loads(figure.data.read_text())["classes"][0]
+    assert list(row["iou"]) == ["demo: without CARB", "demo: CARB"]
 
 
 def test_more_runs_than_colours_go_to_a_second_picture(make, drawn, tmp_path):

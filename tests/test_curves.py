@@ -1,10 +1,12 @@
 """figures/curves.py: the numbers of metrics.jsonl are those that are drawn."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from figures import curves
 from figures.curves import draw
 from figures.panels import thin
 from figures.runs import Suite, read_inputs
@@ -102,6 +104,27 @@ def test_several_runs_have_a_colour_each(run, tmp_path) -> None:
     svg = training.pictures[0].with_suffix(".svg").read_text()
     for colour, label in (("#0072b2", "demo"), ("#d55e00", "plain"), ("#009e73", "supervised")):
         assert f"stroke: {colour}" in svg and svg.count(f"<!-- {label} -->") == 1
+
+
+def test_steps_of_a_long_training_do_not_run_into_each_other(tmp_path, monkeypatch) -> None:
+    """Fig. 5 at the paper's 30 000 steps; a run that logged no regions is not in its legend."""
+    pytest.importorskip("matplotlib")
+    write_stage(tmp_path / "long", [line(s, balance=0.1) for s in range(1000, 30001, 1000)])
+    write_stage(tmp_path / "supervised", [KNOWN | {"step": 600}])
+    kept = []
+    monkeypatch.setattr(curves, "save_figure", lambda figure, *_: kept.append(figure) or ())
+    inputs = [str(tmp_path / "long"), str(tmp_path / "supervised")]
+    draw(*read_inputs(inputs), tmp_path / "out")
+    for figure in kept:
+        figure.canvas.draw()
+        for ax in figure.axes:
+            labels = [text for text in ax.get_xticklabels() if text.get_text()]
+            boxes = [text.get_window_extent() for text in labels]
+            assert labels[-1].get_text() == "30k" and len(boxes) > 4
+            assert all(a.x1 + 3 < b.x0 for a, b in pairwise(boxes))
+    [legend] = kept[0].legends
+    assert "supervised" not in [text.get_text() for text in legend.get_texts()]
+    assert "supervised" in [text.get_text() for text in kept[1].legends[0].get_texts()]
 
 
 def test_of_a_suite_seeds_are_a_mean_and_a_shared_warm_up_is_drawn_once(tmp_path) -> None:

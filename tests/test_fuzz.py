@@ -91,7 +91,8 @@ def test_what_hangs_or_takes_all_memory_is_a_fault(
 # ---------------------------------------------------------------- what it has found, once each
 
 DEEP = b"[" * 3000
-LONG_NAME = TARGETS["yaml-suite"].files[0].replace(b"config: ", b"config: " + b"x" * 300)
+YAML = TARGETS["yaml-suite"].files[0]
+LONG_NAME = YAML.replace(b"config: ", b"config: " + b"x" * 300)
 SUITE = TARGETS["log-suite"].dump(TARGETS["log-suite"].values[0])
 TEXTS = {
     "labels-json": [DEEP, b'{"a": ' * 3000, b'{"a": [%s]}' % (b"9" * 5000), b'{"a": ["\xd9\xa3"]}'],
@@ -111,7 +112,10 @@ TEXTS = {
     "yaml-config": [b"!!int a", b"!!bool ", b"a: 2001-99-99", b"[" * 2000, b"!!timestamp x"],
     "yaml-classes": [b"classes: &a [*a]", b'classes: ["\\ud800"]', b'classes: ["\\0"]'],
     "yaml-set": [b"lr=!!int ", b"lr=0x" + b"f" * 5000, b"steps=[[*a]]", b"lr=" + b"[" * 2000],
-    "yaml-suite": [b"!!map a", b"!!int : ", b"0x" + b"f" * 5000, b"!!bool a: 1", LONG_NAME],
+    "yaml-suite": [
+        *(b"!!map a", b"!!int : ", b"0x" + b"f" * 5000, b"!!bool a: 1", LONG_NAME),
+        YAML.replace(b"- - Base + CARB", b"- - []"),
+    ],
     "log-metrics": [
         DEEP + b"}",
         b'{"step": [2]}\n{"step": 4}\n',

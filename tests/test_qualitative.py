@@ -192,6 +192,8 @@ def test_two_data_sets_are_two_figures(run, data, tmp_path):
         "fig7_qualitative_2",
         "failures_2",
     ]
+    titles = [f.title for f in figures if f.name.startswith("fig7")]
+    assert titles == [f"Fig. 7: qualitative results ({name})" for name in ("data", "other_data")]
     assert len({p for f in figures for p in f.pictures}) == 4
 
 

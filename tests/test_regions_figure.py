@@ -9,6 +9,7 @@ import tiny_run
 import torch
 from PIL import Image
 
+import figures.regions
 import gen_clip_masks
 from figures.pictures import open_pictures
 from figures.regions import INCONSISTENT, checkpoint_of, consistent_share, draw, in_words, picture
@@ -133,6 +134,13 @@ def test_figure_holds_the_numbers_of_the_tool(run, tmp_path):
     expected = count(images["t0"], 3) + count(images["t3"], 3)
     assert few.tables == (table(expected, trained.classes.names),)
     assert list(json.loads(few.data.read_text())["consistent"]) == ["t5"]
+
+
+def test_on_a_cpu_as_few_are_counted_as_are_quick(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.regions, "_CPU_PIXELS", 4 * 24 * 32)
+    for shown, counted in ((1, 4), (5, 5)):  # those that are shown cost nothing more
+        figure = draw(run, shown, tmp_path / "out", device="cpu")[0]
+        assert json.loads(figure.data.read_text())["counted_images"] == counted
 
 
 def test_panels_show_the_maps(run):

@@ -341,6 +341,17 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     assert (out / "report.md").read_text().count("\n## ") == 8
 
 
+def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        report.main(["configs/suites/rows.yaml"])
+    command = "python -m tools.ablation configs/suites/rows.yaml --out runs/rows"
+    assert str(refused.value).endswith(f"or make them: {command}")
+    make_suite(tmp_path / "runs/rows", **ROWS)
+    report.main(["configs/suites/rows.yaml"])
+    assert [suite.label for suite in parts["tables"][-1][1]] == ["rows"]
+
+
 def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
@@ -358,6 +369,21 @@ def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     report.main([str(suite), "--out", str(tmp_path / "out"), "--images", "val_1", "val_2"])
     assert parts["qualitative"][-1][2] == ["val_1", "val_2"]
     assert parts["regions"][-1][1] == 2  # which are training images
+
+
+def test_runs_and_suites_together_are_pictured_in_their_order(tmp_path, parts, run):
+    """Of a data set's suites the first: of a sweep's rows nobody asked for pictures."""
+    sweep = make_suite(tmp_path / "sweep", **ROWS)
+    suite = make_suite(tmp_path / "suite", **ROWS)
+    other = make_suite(tmp_path / "other", **ROWS)
+    for one, data in ((suite, "data/a"), (sweep, "data/a"), (other, "data/b")):
+        make_stage(one / "dual_carb_1", range(1, 3), "train_carb.py", data_root=data)
+    inputs = [str(folder) for folder in (suite, run, sweep, other)]
+    report.main([*inputs, "--out", str(tmp_path / "out")])
+    shown = [found.folder for found in parts["qualitative"][0][0]]
+    assert shown == [suite / "dual_carb_1", Path(run), other / "dual_carb_1"]
+    assert parts["scales"][0][0].folder == suite / "dual_carb_1"
+    assert [found.folder for found in parts["curves"][0][0]] == [Path(run)]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,21 @@ def test_seeds_are_one_line_and_other_settings_another(tmp_path) -> None:
     # what is left is the server's
     test = [m for m in figures["table2"].missing if m.what.startswith("Cityscapes test: Ours")]
     assert len(test) == 1 and "server" in test[0].what and test[0].command == ""
+    assert f"python eval.py --ckpt {tmp_path}/s0/carb/last.pt --split test" in test[0].what
+    # a run is not there: no empty cell, and the figures keep their names
+    assert table(figures["table2"])[1] == ["AffinityNet", "8.2", "-", "-", "-", "-"]
+    assert all(figure.data.stem == name for name, figure in figures.items())
+
+
+def test_a_seed_that_was_trained_again_counts_once(tmp_path) -> None:
+    """The default row of a sweep has the settings of Table 1's Dual + CARB."""
+    folders = [
+        write_stage(tmp_path / f"s{i}/carb", value, changes=(("seed", i % 2),))
+        for i, value in enumerate((0.51, 0.53, 0.9))
+    ]
+    figures = draw(*read_inputs([str(folder) for folder in folders]), tmp_path / "out")
+    assert table(figures[0])[-1][2] == "52.0 ± 1.4 (2 seeds)"
+    assert table(figures[1])[-1][2] == "52.0 ± 1.4 (2 seeds)"
 
 
 def test_another_split_is_one_evaluation_away(tmp_path) -> None:

@@ -165,7 +165,8 @@ def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:
         good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
         check(good, f"{source} must be a list of [row, minus row], found {pairs}")
         for name in (name for pair in pairs for name in pair):
-            check(name in rows, f"{source}: no row '{name}'; there are {', '.join(rows)}")
+            there = isinstance(name, str) and name in rows
+            check(there, f"{source}: no row '{name}'; there are {', '.join(rows)}")
 
 
 def _check_rows(suite: Suite) -> None:
