@@ -50,8 +50,10 @@ class Scripts:
 
         event=n: killed at the n-th event, or `signal` is sent to it, or to its whole `group`;
         on=text: only events that mention it count; times=k: at the k events from there.
+        locks=folder: instead, the folder may not be written from the n-th event on.
         delay=seconds: killed then. size=n: killed by the write that makes a file longer than n
-        bytes, at that byte; disk=n: that write fails instead.
+        bytes, at that byte; disk=n: that write fails instead; both from the event on, if one is
+        given.
         of=[ranks]: to which of the processes it happens (all).
         """
         request = {"command": [str(part) for part in command], "ranks": ranks} | moment
@@ -139,6 +141,7 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
     os.dup2(printed, 2)
     sys.argv, sys.orig_argv = command, [sys.executable, *command]
     this, events, status = os.getpid(), 0, 1
+    limits = [moment[key] for key in ("size", "disk") if key in moment]
     first = moment.get("event", 1 << 30)
     chosen = range(first, first + moment.get("times", 1))
 
@@ -148,16 +151,25 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
             return
         events += moment.get("on", "") in str(arguments)
         if events in chosen and moment.get("on", "") in str(arguments):
+            if "locks" in moment:
+                Path(moment["locks"]).chmod(0o555)
+                return
+            if limits:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limits[0],) * 2)
+                return
             number = moment.get("signal", signal.SIGKILL)
             os.killpg(0, number) if moment.get("group") else os.kill(this, number)
 
+    if "locks" in moment:
+        user = ordinary_user()  # to be kept: it ends with the last reference
+        user.__enter__()
     sys.addaudithook(hook)
-    for key in ("size", "disk"):
-        if key in moment:
-            if key == "size":
-                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            resource.setrlimit(resource.RLIMIT_FSIZE, (moment[key],) * 2)
+    if "size" in moment:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    if limits:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if limits and "event" not in moment:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits[0],) * 2)
     try:
         runpy.run_path(command[0], run_name="__main__")
         status = 0
@@ -172,6 +184,8 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
+    from test_bad_input import ordinary_user
+
     import eval  # noqa: F401
     import gen_clip_masks  # noqa: F401
     import train_carb  # noqa: F401

@@ -154,9 +154,12 @@ def test_refused_files(tmp_path, model):
     refuse("object.pt", "can't be read")
 
 
-def test_visual_without_its_weights_is_refused():
-    with pytest.raises(InputError, match="image tower"):
+def test_visual_without_its_weights_is_refused(model):
+    with pytest.raises(InputError, match="weights of a CLIP image tower, but .* is missing"):
         visual_from_state_dict({"a": torch.zeros(1)})
+    weights = model.visual.state_dict()
+    with pytest.raises(InputError, match="shapes of a CLIP image tower's"):
+        visual_from_state_dict({name: tensor.flatten() for name, tensor in weights.items()})
 
 
 def test_clipboard_package_is_recognised(monkeypatch):

@@ -371,6 +371,15 @@ def test_nothing_in_a_clean_set(data, capsys):
     assert len(json.loads(labels.read_text())) == 8
 
 
+def test_nothing_in_clean_cityscapes(tmp_path, capsys):
+    """labelIds with ids that training ignores, three splits, one of them without masks."""
+    tiny.make_cityscapes(tmp_path)
+    arguments = ["cityscapes", "--root", str(tmp_path), "--workers", "0", "--check"]
+    arguments += ["--splits", "train", "val", "test"]
+    prepare_data.main(arguments)
+    assert capsys.readouterr().out == "13 images checked, 0 problems\n"
+
+
 def test_nothing_in_the_drawn_scenes(tmp_path, capsys):
     root = str(tmp_path / "scenes")
     prepare_data.main(["synthetic", "--root", root, "--count", "train=6", "val=2"])

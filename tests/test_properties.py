@@ -17,10 +17,12 @@ from datasets.labels import IGNORE_INDEX
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion, filtered_prediction, split_regions, upsample
 from models.deeplabv3 import build_model
+from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.views import LocalViewSampler, crop
 from utils.config import config_from_dict, load_config
 from utils.distributed import Ranks
+from utils.inference import predict_logits
 from utils.metrics import ConfusionMatrix
 from utils.training import prepare_views, train_one_step
 
@@ -201,6 +203,24 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
     assert all(math.isfinite(v) for values in criterion.queue_state().values() for v in values)
     assert 0 < padding_alone < 8  # both kinds of local views were there
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (7, 2)])
+def test_pictures_smaller_than_a_patch_of_clip_have_masks_and_predictions(size, bf16) -> None:
+    """CLIP's patches have 8 pixels, the network's cells too."""
+    config = load_config("configs/tiny_cpu.yaml")
+    text = torch.nn.functional.normalize(torch.randn(3, 64, generator=generator(0)), dim=1)
+    network = build_model(config, 3, text).eval()
+    maskclip = MaskCLIP(tiny_clip().visual, text)
+    image = torch.randn(1, 3, *size, generator=generator(1))
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
+        scores = mean_scores(maskclip, image, size, [0.1, 1.0, 2.0], (1, 1), True)
+        logits = predict_logits(network, image, size, scales=(0.5, 1.0), flip=True)
+    for values in (scores, logits):
+        assert values.shape == (1, 3, *size) and values.isfinite().all()
+    labels = torch.tensor([[0.0, 1, 1]])
+    assert set(to_pseudo_mask(scores, labels).unique().tolist()) <= {1, 2}
 
 
 # --- regions

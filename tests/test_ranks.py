@@ -71,11 +71,15 @@ def worker(rank: int, world: int, port: int, queue, function: Callable, argument
 
 
 def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, image-level labels, masks of a step; the region sizes of the two halves differ."""
+    """Logits, image-level labels, masks of a step; the region sizes of the two halves differ.
+
+    Of step 2 the second half, of step 3 all of it has no supervised pixel.
+    """
     generator = torch.Generator().manual_seed(step)
     logits = torch.randn(IMAGES, CLASSES, 6, 6, generator=generator, dtype=torch.float64)
     mask = torch.randint(0, CLASSES, (IMAGES, 6, 6), generator=generator)
     mask[2:, :3] = 255
+    mask[4 - 2 * max(0, step - 1) :] = 255
     return logits, torch.ones(IMAGES, CLASSES), mask
 
 
@@ -269,12 +273,16 @@ def test_batch_4_on_one_process_is_batch_2_on_two(world, views) -> None:
 def evaluate(_: Ranks, world: Path, out: Path) -> None:
     """eval.py on this process; it stays in the group for the test's own cleanup."""
     arguments = ["--ckpt", str(world / "last.pt"), "--out", str(out), "--device", "cpu"]
-    evaluation.main(arguments)
+    evaluation.main([*arguments, "--save-predictions"])
 
 
 def test_evaluation_is_the_same_on_one_two_and_three_processes(world, tmp_path) -> None:
     evaluate(ALONE, world, tmp_path / "1")
     for count in (2, 3):  # of 7 images
         together(count, evaluate, world, tmp_path / str(count))
-    texts = [(tmp_path / str(count) / "metrics.json").read_text() for count in (1, 2, 3)]
-    assert texts[0] == texts[1] == texts[2] and json.loads(texts[0])["num_images"] == 7
+    one, two, three = (
+        {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+        for out in (tmp_path / "1", tmp_path / "2", tmp_path / "3")
+    )
+    assert one == two == three and len(one) == 8
+    assert json.loads(one[Path("metrics.json")])["num_images"] == 7

@@ -125,6 +125,8 @@ def test_unknown_networks_are_refused():
         ResNet(20)
     with pytest.raises(ValueError, match="layers=5"):
         ResNet(18, layers=5)
+    with pytest.raises(ValueError, match="no ResNet with stem='conv3'"):
+        ResNet(18, stem="conv3")
 
 
 @pytest.mark.parametrize("output_stride", [4, 8, 16])

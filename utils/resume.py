@@ -69,9 +69,8 @@ def save(
             there = (run_dir / "last.pt").exists()
             problem = (
                 f"{error.filename}: the checkpoint of step {step} can't be written: "
-                f"{error.strerror}; make room and give the same command again"
-                + ": last.pt is whole, it goes on from there"
-                * there
+                f"{error.strerror}; mend that (make room, get the right to write) and give the "
+                "same command again" + ": last.pt is whole, it goes on from there" * there
             )
     problem = gather_objects(problem)[0]
     if problem:

@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 
 def raise_on_sigterm() -> None:
@@ -40,9 +40,18 @@ def leave_signals_to_parent(worker: int = 0) -> None:
     A terminal sends Ctrl-C to a whole process group; torchrun and cluster managers send SIGTERM so.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_left
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_wait_for, args=(os.getppid(),), daemon=True).start()
+
+
+def _unless_left(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print a traceback; but a parent that is stopped while it takes a sample over is no fault."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _wait_for(parent: int) -> None:
