@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The whole test suite on a bare machine: environment, linter, tests. Needs Python >= 3.11 and a package index.
+# The whole test suite on a bare machine: environment, linter, tests, and which lines of models/ they did not run.
+# Needs Python >= 3.11 and a package index.
 #   bash run_tests.sh          the everyday part
 #   bash run_tests.sh --all    and the slow part
 # Other arguments go to pytest. PYTHON names the interpreter that makes the environment.
@@ -16,4 +17,13 @@ if [[ "${1:-}" == "--all" ]]; then
   selection=()
   shift
 fi
-OMP_NUM_THREADS=1 .venv/bin/python -m pytest "${selection[@]}" "$@"
+if [[ $# -gt 0 ]]; then
+  OMP_NUM_THREADS=1 .venv/bin/python -m pytest "${selection[@]}" "$@"
+  exit
+fi
+status=0
+.venv/bin/coverage erase
+OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest "${selection[@]}" || status=$?
+.venv/bin/coverage combine --quiet
+.venv/bin/coverage report  # lines of models/ that no test ran
+exit "$status"
