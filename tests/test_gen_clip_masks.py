@@ -28,6 +28,7 @@ from utils import mask_folder
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
 from utils.errors import InputError
+from utils.files import UNFINISHED
 from utils.progress import progress
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
@@ -505,8 +506,8 @@ def test_killed_while_writing_then_another_number_of_processes(root, tmp_path, g
     status, _, error = finish(start(root, tmp_path / "out", script=script))
     assert status != 0 and "SIGKILL" in error
     there = masks(tmp_path / "out")
-    half_written = [name for name in there if Path(name).name.startswith(".")]
-    assert any(name.startswith("deep/.b.") for name in half_written)
+    half_written = [name for name in there if UNFINISHED.search(name)]
+    assert any(name.startswith("deep/") for name in half_written)
     made = {name: path.stat() for name, path in there.items() if name not in half_written}
     assert "c.png" in made and "deep/b.png" not in made
     out = generate()  # one process
@@ -525,7 +526,7 @@ def test_two_machines_of_which_one_dies(root, tmp_path, generate):
     first, second = start_two_machines(root, out, script=script, TORCHRUN_TOO="1")
     assert finish(second)[0] == -9
     assert finish(first)[0] not in (0, None)  # it has noticed, and does not wait for ever
-    there = {name for name in masks(out) if not Path(name).name.startswith(".")}
+    there = {name for name in masks(out) if not UNFINISHED.search(name)}
     assert there == {"a.png", "d.png", "none.png", "c.png"}  # rank 0 made its share
     ended = [finish(process) for process in start_two_machines(root, out)]
     assert [status for status, *_ in ended] == [0, 0], ended
