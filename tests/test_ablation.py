@@ -369,7 +369,7 @@ def test_stopping_ends_the_children(prepared, tmp_path) -> None:
     finally:
         process.send_signal(signal.SIGTERM)
         shown, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 143
     assert "stopping supervised_0; the same command again goes on" in shown
     lines = len(tiny.read_metrics(out / "supervised_0"))
     time.sleep(1)
