@@ -36,7 +36,7 @@ from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
-from utils.mask_folder import begin_masks, mask_writer, open_mask_folder
+from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
 
@@ -58,6 +58,7 @@ def main(argv: list[str]) -> None:
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(split)
+    check_no_inputs(out, images, [*images.values(), *dataset.ground_truth(split).values()])
     image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
     require(images, image_labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
     if arguments.score:

@@ -34,7 +34,7 @@ from datasets.official_labels import import_official_labels
 from datasets.survey import Found, convert, extract_labels, survey
 from datasets.synthetic import parse_counts, write_dataset
 from utils.config import load_config
-from utils.errors import InputError, run_script
+from utils.errors import InputError, printable, run_script
 from utils.files import check_folder
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> None:
     classes = _classes(args)
     dataset = open_dataset(args.dataset, args.root)
     splits = args.splits or [split for split in dataset.splits() if split != "test"]
+    splits = list(dict.fromkeys(splits))
     for split in set(splits) - set(dataset.splits()):
         dataset.images(split)  # says which splits there are
     if args.convert:
@@ -151,7 +152,7 @@ def _check(
         given = LabelFile(_given_labels(args, classes), set(), [])
     findings = examine(dataset, splits, classes, given, args.min_pixels, config, args.workers)
     for line in told(findings):
-        print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))
+        print(printable(line))
     if findings.problems:
         sys.exit(1)
     return findings.found

@@ -96,6 +96,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--readme", metavar="FILE", help="put the tables between their markers there")
     names = ", ".join(PARTS)
     add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=f"of {names}")
+    add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
     if len(arguments.images) == 1 and arguments.images[0].lstrip("-").isdecimal():
         arguments.images = int(arguments.images[0])

@@ -74,7 +74,7 @@ def main(argv: list[str]) -> None:
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(run_dir, end, ranks, model, optimizer, criterion)
+    step, log_state = restore(run_dir, "warmup", end, ranks, model, optimizer, criterion)
     network = wrap(model, config, ranks)
 
     # --- loop

@@ -1,14 +1,14 @@
 """What is wrong with a data set, and what is odd about it, in one pass over its files."""
 
+import contextlib
 import functools
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets import SegmentationData
-from datasets.files import File, TwiceError
+from datasets.files import File, TwiceError, walk
 from datasets.image_check import Odd, Seen, look
 from datasets.label_check import (
     TRAIN,
@@ -184,12 +184,13 @@ def _strays(root: Path, images: Splits, masks: Splits) -> list[Odd]:
     tops = {Path(path).relative_to(root).parts[0] for path in used if Path(path) != root}
     strays: dict[tuple[str, str], list[str]] = defaultdict(list)
     for top in sorted(tops):
-        for folder, _, names in os.walk(root / top, followlinks=True):
-            for name in sorted(names):
-                cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
-                is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
-                if not (is_used or name.startswith(".")):
-                    strays[folder, Path(name).suffix].append(name)
+        with contextlib.suppress(InputError):  # a folder that can't be listed is a problem already
+            for folder, names in walk(root / top):
+                for name in sorted(names):
+                    cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
+                    is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
+                    if not (is_used or name.startswith(".")):
+                        strays[folder, Path(name).suffix].append(name)
     odd = []
     for (folder, _), names in strays.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""

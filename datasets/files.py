@@ -3,6 +3,7 @@
 import functools
 import io
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,8 @@ class File:
         """The content. Raises InputError naming the file."""
         try:
             if self.member is None:
+                if not stat.S_ISREG(Path(self.path).stat().st_mode):  # a pipe would be waited for
+                    raise InputError(f"cannot read {self}: it is no file; remove it")
                 return Path(self.path).read_bytes()
             # Forked loader workers must not share one file position: a handle per process.
             return _open_zip(self.path, os.getpid()).read(self.member)
@@ -65,10 +68,21 @@ def list_files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> dict[st
     Links to folders are followed. Raises InputError when a folder can't be looked into.
     """
     # Text and not Path: a data set may have a million files.
-    walk = os.walk(folder, onerror=_refuse, followlinks=True)
-    paths = [os.path.join(here, name) for here, _, names in walk for name in names]  # noqa: PTH118
+    paths = [os.path.join(here, name) for here, names in walk(folder) for name in names]  # noqa: PTH118
     start = len(os.path.join(folder, ""))  # noqa: PTH118
     return _by_id([(p[start:].replace(os.sep, "/"), p, None) for p in paths], endings)
+
+
+def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder from `folder` on, through links too, and the names of the files in it.
+
+    Raises InputError when a folder can't be looked into, or a link leads back to one that it is in.
+    """
+    for here, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        for link in filter(Path.is_symlink, (Path(here, name) for name in folders)):
+            if link.resolve() in {parent.resolve() for parent in link.absolute().parents}:
+                raise InputError(f"{link} is a link to a folder that it lies in; remove the link")
+        yield here, names
 
 
 def _refuse(error: OSError) -> None:
@@ -223,6 +237,10 @@ def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
         raise InputError(
             f"cannot decode {file}: {len(data or b'')} bytes that are no picture (PNG, JPEG, ...); "
             "copy or download it again"
+        ) from None
+    except Image.DecompressionBombError:
+        raise InputError(
+            f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
         ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None

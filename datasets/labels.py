@@ -40,8 +40,10 @@ def load_classes(path: str | Path) -> ClassTable:
         raise InputError(f"no class file at {path}; the shipped ones are in datasets/classes/")
     content = read_yaml(path)
     items = content.get("classes") if isinstance(content, dict) else None
-    if not isinstance(items, list) or not 1 <= len(items) <= IGNORE_INDEX:
-        raise InputError(f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes")
+    if not isinstance(items, list) or not 1 <= len(items) <= IGNORE_INDEX or len(content) > 1:
+        raise InputError(
+            f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes, nothing else"
+        )
     palette = default_palette(len(items))
     names, prompts, small = [], [], []
     for i, item in enumerate(items):
@@ -79,7 +81,8 @@ def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] |
     if isinstance(item, str):
         item = {"name": item}
     # YAML reads a bare no or on as a truth value, 1 as a number: neither is a name.
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+    name = item.get("name") if isinstance(item, dict) else None
+    if not isinstance(name, str) or not name.isprintable():
         raise InputError(f"{where}: expected a name or {{name: ..., prompt: ...}}, found {item!r}")
     unknown = sorted(map(str, set(item) - {"name", "prompt", "color", "small"}))
     if unknown:

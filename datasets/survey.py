@@ -138,6 +138,7 @@ def parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> It
     if workers == 0:
         yield from progress(map(function, tasks))
         return
+    workers = min(workers, max(1, len(tasks)))
     with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
         try:
             yield from progress(pool.map(function, tasks, chunksize=8))

@@ -98,7 +98,12 @@ def parse_counts(texts: list[str]) -> dict[str, int]:
     wrong = [text for text, (_, _, n) in zip(texts, pairs, strict=True) if not n.isdecimal()]
     if wrong:
         raise InputError(f"--count: expected split=number like train=200, found {wrong[0]}")
-    return {split: int(number) for split, _, number in pairs}
+    counts = {split: int(number) for split, _, number in pairs}
+    if len(counts) < len(texts):
+        raise InputError(
+            f"--count: a split stands twice in {' '.join(texts)}; give one number each"
+        )
+    return counts
 
 
 def _write(

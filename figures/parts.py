@@ -7,6 +7,7 @@ from pathlib import Path
 
 from figures import classes, curves, qualitative, regions, scales, statistics, sweeps, tables
 from figures.commands import training
+from figures.pictures import check_choice
 from figures.runs import Run, Suite, run_of
 from figures.style import Figure, Missing
 from utils.errors import InputError
@@ -61,6 +62,8 @@ def parts(
     data = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
     split = arguments.split or (run.last.config.val_split if run else "val")
     images = arguments.images
+    if arguments.split or not isinstance(images, int):
+        check_choice([one.last.config for one in shown], split, images)
     number = images if isinstance(images, int) else len(images)  # regions are of training images
 
     def no_run() -> list[Figure]:

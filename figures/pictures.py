@@ -1,6 +1,7 @@
 """Images of a split beside label maps: CLIP's masks, predictions. Needs no matplotlib."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,27 @@ def chosen(pictures: Pictures, images: int | Sequence[str]) -> list[str]:
     if unknown:
         raise InputError(f"no image {', '.join(unknown)}; ids look like {names[0]}")
     return list(images)
+
+
+def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[str]) -> None:
+    """Raise InputError when none of the data sets that are here has the split, or one of the ids.
+
+    Data that is not here is said beside its figure.
+    """
+    splits: set[str] = set()
+    ids: dict[str, File] = {}
+    for config in configs:
+        with contextlib.suppress(InputError):
+            dataset = open_dataset(config.dataset, config.data_root)
+            splits |= {*dataset.splits()}
+            ids |= dataset.images(split)
+    if splits and split not in splits:
+        raise InputError(f"--split: no split '{split}', only {', '.join(sorted(splits))}")
+    unknown = [] if isinstance(images, int) else [name for name in images if name not in ids]
+    if ids and unknown:
+        raise InputError(
+            f"--images: no image {', '.join(unknown)}; ids look like {next(iter(ids))}"
+        )
 
 
 def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.ablation_numbers import MEASURES
 from tools.ablation_suite import Row
 from utils.config import Config, load_config
 from utils.errors import InputError
@@ -132,15 +133,25 @@ def read_stage(folder: Path) -> Stage:
         log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
-    if not all(type(line.get("step")) is int for line in log):
+    if not all(map(_is_line, log)):
         raise InputError(
-            f"{path}: expected 'step', a whole number, in each line, as train_*.py writes it"
+            f"{path}: expected 'step', a whole number, and other numbers in each line, as "
+            "train_*.py writes; copy the file again"
         )
     scores = {
         path.parent.name.removeprefix("eval_"): _read_scores(path)
         for path in sorted(folder.glob("eval_*/metrics.json"))
     }
     return Stage(folder, load_config(folder / "config.yaml"), log, scores)
+
+
+def _is_line(line: dict[str, Any]) -> bool:
+    """Numbers, or None; 'class_share' is a list of them."""
+    values = [*line.values()]
+    if isinstance(shares := line.get("class_share"), list):
+        values.remove(shares)
+        values += shares
+    return type(line.get("step")) is int and all(isinstance(v, int | float | None) for v in values)
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
@@ -163,6 +174,12 @@ def _are_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(number) in (int, float) for number in value)
 
 
+def _are_measures(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(values.get(key), int | float | None) for key in MEASURES
+    )
+
+
 def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
@@ -170,6 +187,7 @@ def _is_row(row: Any) -> bool:
         and row.get("stage") in STAGES
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
+        and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
     )
 
 

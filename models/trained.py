@@ -55,6 +55,11 @@ def load_trained(
         if config.class_file == content["config"].get("class_file"):
             names = tuple(content["class_names"])
             palette = np.asarray(content["palette"], np.uint8)
+            if len(palette) != len(names):
+                raise InputError(
+                    f"{checkpoint}: 'palette' in the checkpoint has {len(palette)} colours for "
+                    f"{len(names)} classes; copy the file again"
+                )
             prompts = tuple((name,) for name in names)
             classes = ClassTable(names, prompts, palette, _small(config.class_file, names))
         else:

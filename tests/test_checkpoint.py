@@ -232,7 +232,7 @@ def test_machines_that_see_different_checkpoints_do_not_start(tmp_path, monkeypa
     monkeypatch.setattr(resume, "gather_objects", lambda own: [own, ("last.pt", 400)])
     ranks = Ranks(0, 2, torch.device("cpu"))
     with pytest.raises(InputError, match=r"different checkpoints in .*: None, \('last.pt', 400\)"):
-        restore(tmp_path, 8, ranks, model, optimizer)
+        restore(tmp_path, "warmup", 8, ranks, model, optimizer)
 
 
 def test_a_checkpoint_from_before_the_log_was_kept(tmp_path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,12 +112,37 @@ def test_signals_end_with_their_status_and_the_command(monkeypatch, capsys, numb
     assert capsys.readouterr().err == ""
 
 
-def test_a_process_that_another_one_left_says_so(monkeypatch, capsys):
-    def main(argv):
-        raise RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed")
+class Killed(Failing):
+    def __getitem__(self, index: int) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    assert run(monkeypatch, main) == 2
-    assert capsys.readouterr().err.startswith("error: another process of this run has ended")
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+CLOSED = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed")
+MEANINGS = {
+    "another process of this run has ended": lambda: fail(CLOSED),
+    "no memory is left ([enforce fail": lambda: torch.empty(1 << 50),
+    "no memory is left (CUDA out of": lambda: fail(torch.OutOfMemoryError("CUDA out of memory.")),
+    "no memory is left (Unable to": lambda: np.ones(1 << 50),
+    "a loader process was ended": lambda: list(
+        torch.utils.data.DataLoader(Killed(CLOSED), num_workers=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("meaning", MEANINGS)
+def test_what_torch_says_is_put_into_words(monkeypatch, capsys, meaning):
+    assert run(monkeypatch, lambda argv: MEANINGS[meaning]()) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"error: {meaning}") and shown.count("\n") == 1
+
+
+def test_names_in_a_message_move_no_cursor(monkeypatch, capsys):
+    assert run(monkeypatch, lambda argv: fail(InputError("a\x1b[2J\nb"))) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2J\nb\n"
 
 
 @pytest.mark.parametrize("rank, waits", [("0", []), ("3", [errors._WAIT])])

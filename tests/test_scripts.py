@@ -193,7 +193,9 @@ def test_overwrite_starts_anew_but_only_in_a_run_folder(prepared, tmp_path) -> N
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu", "--overwrite"]
     arguments += ["--set", "views=base", "--run-dir", str(tmp_path / "run")]
     train_warmup.main(arguments)
+    (tmp_path / "run/notes.txt").write_text("of the user")
     train_warmup.main([*arguments, "--set", "lr=0.02"])
+    assert (tmp_path / "run/notes.txt").exists()
     assert load_checkpoint(tmp_path / "run" / "last.pt")["config"]["lr"] == 0.02
     precious = tmp_path / "other" / "thesis.txt"
     precious.parent.mkdir()

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 
+from datasets import open_dataset
 from tools.ablation_jobs import Job, run_jobs
 from tools.ablation_suite import Row, Suite, as_arguments, check, check_seeds, read_suite
 from tools.ablation_table import collect, read_scored, write_tables
@@ -53,6 +54,8 @@ def main(argv: list[str]) -> None:
 
     failed = []
     if not arguments.table_only:
+        config = suite.config_of(rows[0], seeds[0])  # no such split: said before the training
+        open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
         masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep)
         print(f"{len(plain)} runs to train without CARB and {len(carb)} with it", flush=True)
@@ -88,6 +91,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--keep", action="store_true", help="keep every checkpoint, for tools/learning_curves.py")
     add("--table-only", action="store_true", help="run nothing, make the tables of what is there")
+    add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
     if arguments.jobs is not None and arguments.jobs < 1:
         result.error(f"--jobs: expected 1 or more, found {arguments.jobs}")

@@ -73,7 +73,7 @@ def _table(
     for name, line in lines.items():
         cells = ["not run"]
         if line["seeds"]:
-            cells = [spread(line["mean"][key], line["std"][key], sign) for key in MEASURES]
+            cells = [spread(line["mean"].get(key), line["std"].get(key), sign) for key in MEASURES]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
             cells += [percent(value, sign) for value in values]
         table.append(_line([name, len(line["seeds"]), *cells]))

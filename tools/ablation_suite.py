@@ -99,7 +99,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     check(content.keys() == set(KEYS), keys)
     for key, good, expected in (
         ("config", _is_file, "name a config file"),
-        ("split", lambda v: isinstance(v, str), "be a name"),
+        ("split", lambda v: v in ("train", "val", "test"), "be train, val or test"),
         ("make_masks", lambda v: isinstance(v, bool), "be true or false"),
     ):
         check(good(content[key]), f"{path}: '{key}' must {expected}, found {content[key]}")

@@ -28,9 +28,10 @@ from utils.cli import overrides_parser
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
 from utils.errors import InputError, run_script
-from utils.files import parse_json, write_json
-from utils.inference import open_folder, options_from
+from utils.files import check_folder, parse_json, write_json
+from utils.inference import options_from
 
+_POINT = {"step", "epoch", "miou", "miou_small", "miou_large", "iou", "scored"}
 Scores = dict[tuple, dict[str, Any]]  # what `Run.key` says was scored -> a point of a curve
 
 
@@ -56,7 +57,7 @@ class Run(NamedTuple):
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
     out = Path(arguments.out)
-    open_folder(out)
+    check_folder(out, "--out")
     labels = arguments.labels or default_labels(arguments.runs)
     runs = [
         read_run(folder, label, arguments.split, arguments.overrides)
@@ -137,7 +138,10 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
     dataset = open_dataset(config.dataset, config.data_root)
     images, truths = dataset.images(run.split), dataset.ground_truth(run.split)
     if not truths:
-        raise InputError(f"the split '{run.split}' of {config.data_root} has no ground truth")
+        raise InputError(
+            f"the split '{run.split}' of {config.data_root} has no ground truth; "
+            "name another --split"
+        )
     data = EvaluationSet(images, config.resize_to, truths, dataset.read_ground_truth)
     loader = DataLoader(data, batch_size=None, num_workers=config.num_workers)
     plain = evaluation.parse(["--ckpt", str(run.files[step])])
@@ -159,8 +163,11 @@ def read_scores(path: Path) -> Scores:
         return {}
     try:
         runs = parse_json(path.read_text(encoding="utf-8"))["runs"]
-        return {tuple(point["scored"]): point for run in runs for point in run["points"]}
-    except (ValueError, TypeError, KeyError):
+        points = [point for run in runs for point in run["points"]]
+        if not all(point.keys() >= _POINT for point in points):
+            raise ValueError("a point without its scores")
+        return {tuple(point["scored"]): point for point in points}
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise InputError(f"{path} can't be read; delete it and run again") from None
 
 

@@ -26,7 +26,7 @@ from models.carb import filtered_prediction, split_regions
 from models.trained import Trained, load_trained
 from utils.cli import parser
 from utils.distributed import setup
-from utils.errors import run_script
+from utils.errors import InputError, run_script
 from utils.inference import predict_logits
 
 
@@ -46,6 +46,8 @@ def main(argv: list[str]) -> None:
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     trained.model.to(setup(arguments.device).device)
     config, classes = trained.config, trained.classes
+    if config.pseudo_masks is None:
+        raise InputError(f"{arguments.ckpt}: no pseudo_masks; name them: --set pseudo_masks=FOLDER")
     dataset = open_dataset(config.dataset, config.data_root)
     names = list(dataset.images(config.train_split))
     truths = dataset.ground_truth(config.train_split)
@@ -76,7 +78,9 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
         present = multi_hot(labels[name], num_classes)[None].to(device)
         prediction = filtered_prediction(logits, present, config.absent_classes)[0].cpu()
         truth = dataset.read_ground_truth(truths[name]) if name in truths else None
-        truth = truth if truth is None else torch.from_numpy(truth).long()
+        if truth is not None:
+            check_mask(truth, truths[name], sample["size"])
+            truth = torch.from_numpy(truth).long()
         yield Regions(name, torch.from_numpy(mask).long(), prediction, truth)
 
 

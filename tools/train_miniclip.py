@@ -31,7 +31,7 @@ from models.text import load_templates
 from utils.checkpoint import versions
 from utils.distributed import setup
 from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.files import check_folder, write_json
 from utils.tensors import write_tensors
 
 STRIDE = 8  # pixels per grid cell
@@ -44,8 +44,9 @@ def main(argv: list[str]) -> None:
     # --- arguments
     arguments = parse(argv)
     out = Path(arguments.out)
-    if out.exists() and not arguments.overwrite:
+    if out.is_dir() or (out.exists() and not arguments.overwrite):
         raise InputError(f"{out} is there; name another file with --out, or add --overwrite")
+    check_folder(out.parent, "--out")
 
     # --- device, seed, data
     device = setup(arguments.device).device
@@ -108,6 +109,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name, bound in smallest.items():
         if getattr(arguments, name) < bound:
             result.error(f"--{name.replace('_', '-')}: expected {bound} or more")
+    if not 0 < arguments.lr < math.inf or arguments.seed >= 2**63:
+        result.error(
+            f"--lr: a number above 0, --seed: below 2**63; found {arguments.lr}, {arguments.seed}"
+        )
     if Path(arguments.out).suffix == ".json":
         result.error("--out: the log takes the name with .json; name a .pt file")
     if arguments.side < STRIDE or arguments.side % STRIDE:

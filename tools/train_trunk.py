@@ -34,7 +34,7 @@ from models.backbone_weights import load_backbone_weights
 from models.resnet import DEPTHS, ResNet
 from utils.checkpoint import versions
 from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.files import check_folder, write_json
 from utils.seed import derive
 from utils.tensors import write_tensors
 
@@ -137,8 +137,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError(f"--layers must be 1 to 4, found {arguments.layers}")
     if arguments.out.suffix != ".pt":
         raise InputError(f"--out must end in .pt (a .json comes beside it), found {arguments.out}")
-    if arguments.out.exists() and not arguments.overwrite:
+    if arguments.out.is_dir() or (arguments.out.exists() and not arguments.overwrite):
         raise InputError(f"{arguments.out} is there; name another file, or add --overwrite")
+    check_folder(arguments.out.parent, "--out")
     return arguments
 
 

@@ -56,7 +56,10 @@ _KINDS = {
     "log": ("what utils/runlog.py adds up", lambda v: v == {} or _is_log(v)),
     "world_size": ("a whole number", lambda v: type(v) is int and v >= 1),
     "config": ("a dict of settings", lambda v: isinstance(v, dict) and not fault_of(v)),
-    "class_names": ("1 to 255 names", lambda v: _is_list_of(v, str, 1) and len(v) <= 255),
+    "class_names": (
+        "1 to 255 printable names",
+        lambda v: _is_list_of(v, str, 1) and len(v) <= 255 and all(map(str.isprintable, v)),
+    ),
     "palette": ("a list of colours", lambda v: isinstance(v, list) and all(map(_is_color, v))),
 }
 

@@ -43,7 +43,9 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     result = parser(description)
     result.add_argument("--run-dir", required=True, help="folder for checkpoints and logs")
     result.add_argument(
-        "--overwrite", action="store_true", help="remove what the run folder holds and start anew"
+        "--overwrite",
+        action="store_true",
+        help="remove the run in the folder and start anew",
     )
     result.add_argument(
         "--keep",

@@ -172,9 +172,9 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """Validate `values`; `source` (a file name) opens every message."""
     for key in values:
         if key not in _FIELDS:
-            near = difflib.get_close_matches(str(key), _FIELDS, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise InputError(f"{source}: unknown key '{key}'{hint}")
+            near = difflib.get_close_matches(str(key).lower(), _FIELDS, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else "configs/cityscapes.yaml has every key"
+            raise InputError(f"{source}: unknown key '{key}'; {hint}")
     missing = [
         k for k, f in _FIELDS.items() if k not in values and f.default is dataclasses.MISSING
     ]

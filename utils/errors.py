@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -23,6 +24,14 @@ _ADVICE = {
     errno.EISDIR: "a folder stands where a file is needed; name another place",
     errno.ENAMETOOLONG: "shorten the name",
     errno.EMFILE: "allow more open files (ulimit -n), or start fewer worker processes",
+}
+_TORCH = {  # a RuntimeError's name or text -> what it means to the user
+    r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); mend "
+    "what it says, and the same command again goes on",
+    r"^OutOfMemory|^\w*MemoryError|can't allocate memory": "no memory is left ({}); make less at a "
+    "time (batch_size, crop_size, resize_to, --scales), or use a machine with more",
+    r"DataLoader worker \(pid": "a loader process was ended, most likely for want of memory ({}); "
+    "start fewer (num_workers), in Docker with more shared memory (--shm-size)",
 }
 
 
@@ -53,23 +62,25 @@ def run_script(main: Callable[[list[str]], None]) -> None:
 def _run(main: Callable[[list[str]], None]) -> None:
     arguments = sys.argv[1:]
     try:
+        if "" in arguments:  # as a path it would be the current folder
+            place = arguments.index("")
+            after = f" after {arguments[place - 1]}" if place else ""
+            raise InputError(f"empty argument{after}; give a value (is a shell variable not set?)")
         main([argument for argument in arguments if argument != "--debug"])
     except (InputError, OSError) as error:
         _report(_message(error))
-    except RuntimeError as error:
-        text = str(error) or type(error).__name__
-        # What torch.distributed raises: DistNetworkError and its like, and of gloo a RuntimeError.
-        if not (type(error).__name__.startswith("Dist") or "gloo/transport" in text):
-            raise
-        _report(
-            f"another process of this run has ended or can't be reached ({text.splitlines()[0]}); "
-            "mend what it says, and the same command again goes on"
-        )
+    except (RuntimeError, MemoryError) as error:
+        name, text = type(error).__name__, str(error) or type(error).__name__
+        for pattern, meaning in _TORCH.items():
+            if re.search(pattern, f"{name}: {text}"):
+                _report(meaning.format(text.splitlines()[0]))
+        raise
 
 
 def _report(message: str) -> NoReturn:
     """What the exception that is being handled means, in one write: ranks print at once."""
-    text = f"error: {message}\n"
+    lines = map(printable, message.split("\n"))
+    text = "\n".join(["error: " + next(lines), *lines, ""])
     if "--debug" in sys.argv:
         text = traceback.format_exc() + text
     if os.environ.get("RANK", "0") != "0":
@@ -77,6 +88,11 @@ def _report(message: str) -> NoReturn:
     sys.stderr.write(text)
     sys.stderr.flush()
     sys.exit(2)
+
+
+def printable(line: str) -> str:
+    """Names of files may hold what ends a line or moves a terminal's cursor."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _message(error: InputError | OSError) -> str:

@@ -1,8 +1,6 @@
 """From a normalised image to pixel scores: whole image, sliding window, several scales, flip."""
 
 import argparse
-from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -121,16 +119,6 @@ def _scale(text: str) -> float:
     if not 0 < value <= _MAX_SCALE:
         raise argparse.ArgumentTypeError(f"expected 0 < scale <= {_MAX_SCALE}, found {text}")
     return value
-
-
-def open_folder(path: Path) -> None:
-    """Make the folder of --out. Raises InputError when files can't be written to it."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=path):
-            pass
-    except OSError as error:
-        raise InputError(f"--out {path}: {error.strerror}; name a folder to write to") from None
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import zip_longest
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.files import File, walk
 from utils.config import Config
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
 from utils.errors import InputError
@@ -54,6 +55,19 @@ def open_mask_folder(
     return [names[i] for i in todo], unfinished
 
 
+def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
+    """Raise InputError where masks would lie among the data set's own files, maybe in their place.
+
+    Compares folders: a data set has few of them, and maybe a million files.
+    """
+    of_inputs = {Path(path) for path in {os.path.dirname(file.path) for file in inputs}}  # noqa: PTH120
+    of_masks = {folder / name for name in {name.rpartition("/")[0] for name in names}}
+    if {path.resolve() for path in of_inputs} & {path.resolve() for path in of_masks}:
+        raise InputError(
+            f"{folder} holds images or ground truth of the data set; name another folder of masks"
+        )
+
+
 def begin_masks(
     folder: Path,
     names: list[str],
@@ -93,11 +107,7 @@ def _look(folder: Path, names: list[str], made_from: dict[str, Any], overwrite: 
 def _list(folder: Path) -> set[str]:
     """Relative paths of all files below `folder`; none when it is not there."""
     start = len(str(folder)) + 1
-    return {
-        f"{where}/{file}"[start:]
-        for where, _, files in os.walk(folder, followlinks=True)
-        for file in files
-    }
+    return {f"{where}/{file}"[start:] for where, files in walk(folder) for file in files}
 
 
 @contextmanager

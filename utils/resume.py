@@ -79,6 +79,7 @@ def save(
 
 def restore(
     run_dir: Path,
+    stage: str,
     end: int,
     ranks: Ranks,
     model: nn.Module,
@@ -101,6 +102,11 @@ def restore(
         return 0, {}
     if path is None:
         path, checkpoint = Path(init), load_training_checkpoint(init)
+    elif checkpoint["stage"] != stage:
+        raise InputError(
+            f"{path} was written by train_{checkpoint['stage']}.py; choose another --run-dir for "
+            f"train_{stage}.py"
+        )
     queues = checkpoint["criterion"]
     if checkpoint["world_size"] != ranks.world_size:
         # Each process keeps queues of its own; before CARB they are empty.

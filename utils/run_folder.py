@@ -30,6 +30,10 @@ _FREE_KEYS = {
     "checkpoint_every",
 }
 
+# What --overwrite removes: of what the scripts write there all but config.yaml and lock.
+_WRITTEN = ("last.pt*", "previous.pt", "warmup.pt", "step_*.pt", "metrics.jsonl", "command.txt")
+_WRITTEN += ("git.txt", "tensorboard", "eval_*")
+
 
 def changed_settings(
     old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
@@ -65,10 +69,14 @@ def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks)
 
 def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     saved = run_dir / "config.yaml"
-    if overwrite and run_dir.exists():
-        if any(run_dir.iterdir()) and not saved.is_file():
-            raise InputError(f"--overwrite: {run_dir} is not a run folder; nothing was removed")
-    elif saved.is_file() and any(run_dir.glob("*.pt")):
+    is_run = (run_dir / "lock").is_file() or (run_dir / "metrics.jsonl").is_file()
+    full = overwrite and run_dir.exists() and any(run_dir.iterdir())
+    if not is_run and (full or saved.is_file()):  # a config.yaml of the user's, say
+        raise InputError(
+            f"{run_dir} has files but is not a run folder; nothing was removed; choose another "
+            "--run-dir"
+        )
+    if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
         changed = changed_settings(load_config(saved).to_dict(), config)
         if changed:
             raise InputError(
@@ -82,7 +90,7 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         print(f"--overwrite: removing the run in {run_dir}")
         # config.yaml stays: killed in between, this is still a run folder. Checkpoints go first,
         # so that none is gone on from without its log.
-        old = [path for path in run_dir.iterdir() if path not in (saved, lock)]
+        old = [path for pattern in _WRITTEN for path in run_dir.glob(pattern)]
         for path in sorted(old, key=lambda path: path.suffix != ".pt"):
             path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
     remove_unfinished(run_dir)
