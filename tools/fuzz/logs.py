@@ -41,7 +41,8 @@ def log_targets() -> dict[str, Target]:
     suite = {"command": "python", "suite": "s.yaml", "config": "c.yaml", "settings": {}}
     suite |= {"split": "val", "rows": {"Base": row, "Base + CARB": row | {"stage": "carb"}}}
     made_from = {"class_names": list(NAMES), "split": "train", "ratio": [1.0]}
-    point = {"step": 2, "miou": 0.5, "iou": {"road": 0.5}, "scored": ["a.pt", 10, 5, "val"]}
+    point = {"step": 2, "epoch": 0.5, "miou": 0.5, "miou_small": None, "miou_large": 0.5}
+    point |= {"iou": {"road": 0.5}, "scored": ["a.pt", 10, 5, "val"]}
     config, ranks = config_from_dict(_CONFIG, "tiny"), Ranks(0, 1, torch.device("cpu"))
 
     def run_folder(path: Path) -> Path:
