@@ -24,6 +24,6 @@ fi
 status=0
 .venv/bin/coverage erase
 OMP_NUM_THREADS=1 .venv/bin/coverage run -m pytest "${selection[@]}" || status=$?
-.venv/bin/coverage combine --quiet
-.venv/bin/coverage report  # lines of models/ that no test ran
+.venv/bin/coverage combine --quiet || true
+.venv/bin/coverage report || true  # lines of models/ that no test ran
 exit "$status"

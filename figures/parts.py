@@ -88,6 +88,8 @@ def parts(
     if run is None:
         wanted = wanted - {"scales", "regions", "qualitative", "classes"} | {"pictures"}
         wanted -= set() if data else {"statistics"}
+    if problem:  # said once, where the pictures of the suite would be
+        wanted |= {"pictures"}
     return {name: part for name, part in drawn.items() if name in wanted}
 
 

@@ -122,13 +122,18 @@ def fail(error: Exception) -> None:
 
 
 CLOSED = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed")
+SHARED = RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
 MEANINGS = {
     "another process of this run has ended": lambda: fail(CLOSED),
     "no memory is left ([enforce fail": lambda: torch.empty(1 << 50),
     "no memory is left (CUDA out of": lambda: fail(torch.OutOfMemoryError("CUDA out of memory.")),
     "no memory is left (Unable to": lambda: np.ones(1 << 50),
-    "a loader process was ended": lambda: list(
+    "no memory is left (CUDA error": lambda: fail(RuntimeError("CUDA error: out of memory")),
+    "a loader process has failed, most likely for want of memory (DataLoader": lambda: list(
         torch.utils.data.DataLoader(Killed(CLOSED), num_workers=1)
+    ),
+    "a loader process has failed, most likely for want of memory (RuntimeError: unable": (
+        lambda: list(torch.utils.data.DataLoader(Failing(SHARED), num_workers=1))
     ),
 }
 

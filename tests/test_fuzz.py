@@ -15,6 +15,7 @@ from tools.fuzz import __main__ as fuzz
 from tools.fuzz import reading as reader
 from tools.fuzz.inputs import copied
 from tools.fuzz.reading import Fault, Target, read
+from utils import resume
 from utils.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of odd tensors
@@ -250,6 +251,33 @@ def test_checkpoints_that_were_faults_are_refused(
     change(content)
     # Where all that read it refuse it, or the network in it is whole and of use.
     assert read(name, target, target.dump(content), reading) in ("read", "refused")
+
+
+def test_lists_in_themselves_are_read_once(reading: Path) -> None:
+    endless: list = []
+    endless.append(endless)
+    deep: list = [1]
+    for _ in range(60):  # 2^60 values
+        deep = [deep, deep]
+    for name in ("checkpoint-ours", "checkpoint-clip", "checkpoint-text"):
+        target = TARGETS[name]
+        for value in (endless, deep):
+            content = target.dump(target.values[0] | {"more": value})
+            assert read(name, target, content, reading) in ("read", "refused")
+
+
+def test_a_good_checkpoint_is_read_to_its_end(
+    reading: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader that refuses at the first look would hide what is behind."""
+    reached: list[str] = []
+    load = resume.load_optimizer
+    monkeypatch.setattr(
+        resume, "load_optimizer", lambda *given: reached.append("resumed") or load(*given)
+    )
+    target = TARGETS["checkpoint-ours"]
+    assert read("checkpoint-ours", target, target.dump(target.values[0]), reading) == "read"
+    assert reached == ["resumed"]
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:

@@ -384,6 +384,10 @@ def test_runs_and_suites_together_are_pictured_in_their_order(tmp_path, parts, r
     assert shown == [suite / "dual_carb_1", Path(run), other / "dual_carb_1"]
     assert parts["scales"][0][0].folder == suite / "dual_carb_1"
     assert [found.folder for found in parts["curves"][0][0]] == [Path(run)]
+    (suite / "dual_carb_1/metrics.jsonl").write_text("{}}\n")
+    with pytest.raises(InputError, match=r"pictures: .*dual_carb_1/metrics\.jsonl: expected"):
+        report.main([*inputs, "--out", str(tmp_path / "out")])
+    assert [found.folder for found in parts["qualitative"][-1][0]] == [Path(run)]
 
 
 @pytest.mark.parametrize(

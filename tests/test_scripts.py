@@ -197,12 +197,30 @@ def test_overwrite_starts_anew_but_only_in_a_run_folder(prepared, tmp_path) -> N
     train_warmup.main([*arguments, "--set", "lr=0.02"])
     assert (tmp_path / "run/notes.txt").exists()
     assert load_checkpoint(tmp_path / "run" / "last.pt")["config"]["lr"] == 0.02
+    (tmp_path / "run/config.yaml").unlink()  # its weights are not those of the new one
+    train_warmup.main([*arguments, "--set", "lr=0.03"])
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["config"]["lr"] == 0.03
     precious = tmp_path / "other" / "thesis.txt"
     precious.parent.mkdir()
     precious.write_text("a year's work")
     with pytest.raises(InputError, match="nothing was removed"):
         train_warmup.main([*arguments[:-1], str(precious.parent)])
     assert precious.exists()
+
+
+def test_a_run_folder_that_was_copied_in_part_goes_on(prepared, tmp_path, capsys) -> None:
+    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu", "--set"]
+    arguments += ["views=base", "--run-dir"]
+    train_warmup.main([*arguments, str(tmp_path / "run")])
+    other = tmp_path / "runs/other"
+    other.mkdir(parents=True)
+    for name in ("config.yaml", "last.pt"):
+        shutil.copyfile(tmp_path / "run" / name, tmp_path / "runs" / name)
+    living = other / "last.pt.host.4242.tmp"  # of another run, below
+    living.touch()
+    capsys.readouterr()
+    train_warmup.main([*arguments, str(tmp_path / "runs")])
+    assert "is finished" in capsys.readouterr().out and living.exists()
 
 
 @pytest.mark.parametrize(

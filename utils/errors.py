@@ -28,10 +28,12 @@ _ADVICE = {
 _TORCH = {  # a RuntimeError's name or text -> what it means to the user
     r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); mend "
     "what it says, and the same command again goes on",
-    r"^OutOfMemory|^\w*MemoryError|can't allocate memory": "no memory is left ({}); make less at a "
-    "time (batch_size, crop_size, resize_to, --scales), or use a machine with more",
-    r"DataLoader worker \(pid": "a loader process was ended, most likely for want of memory ({}); "
-    "start fewer (num_workers), in Docker with more shared memory (--shm-size)",
+    r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory": "no memory "
+    "is left ({}); make less at a time (batch_size, crop_size, resize_to, --scales), or use a "
+    "machine with more",
+    r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
+    "process has failed, most likely for want of memory ({}); start fewer (num_workers), in Docker "
+    "with more shared memory (--shm-size)",
 }
 
 
@@ -62,10 +64,7 @@ def run_script(main: Callable[[list[str]], None]) -> None:
 def _run(main: Callable[[list[str]], None]) -> None:
     arguments = sys.argv[1:]
     try:
-        if "" in arguments:  # as a path it would be the current folder
-            place = arguments.index("")
-            after = f" after {arguments[place - 1]}" if place else ""
-            raise InputError(f"empty argument{after}; give a value (is a shell variable not set?)")
+        _refuse_empty(arguments)
         main([argument for argument in arguments if argument != "--debug"])
     except (InputError, OSError) as error:
         _report(_message(error))
@@ -73,8 +72,19 @@ def _run(main: Callable[[list[str]], None]) -> None:
         name, text = type(error).__name__, str(error) or type(error).__name__
         for pattern, meaning in _TORCH.items():
             if re.search(pattern, f"{name}: {text}"):
-                _report(meaning.format(text.splitlines()[0]))
+                lines = [line for line in text.splitlines() if line.strip()]
+                cause = lines[-1 if lines[0].startswith("Caught ") else 0]  # of a loader process
+                _report(meaning.format(cause))
         raise
+
+
+def _refuse_empty(arguments: list[str]) -> None:
+    """As a path, an argument that is empty would be the current folder."""
+    for place, argument in enumerate(arguments):
+        if re.fullmatch(r"(--[\w-]+=)?", argument):
+            after = argument or " ".join(arguments[max(0, place - 1) : place])
+            where = f" after {after}" if after else ""
+            raise InputError(f"empty argument{where}; give a value (is a shell variable not set?)")
 
 
 def _report(message: str) -> NoReturn:

@@ -60,11 +60,14 @@ def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) 
 
     Compares folders: a data set has few of them, and maybe a million files.
     """
-    of_inputs = {Path(path) for path in {os.path.dirname(file.path) for file in inputs}}  # noqa: PTH120
-    of_masks = {folder / name for name in {name.rpartition("/")[0] for name in names}}
-    if {path.resolve() for path in of_inputs} & {path.resolve() for path in of_masks}:
+    files = (file.path for file in inputs if file.member is None)
+    of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
+    of_masks = {(folder / name).resolve() for name in {name.rpartition("/")[0] for name in names}}
+    # Below them too: there the masks would be listed as images.
+    if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
         raise InputError(
-            f"{folder} holds images or ground truth of the data set; name another folder of masks"
+            f"{folder} holds images or ground truth of the data set, or lies in a folder of them; "
+            "name another folder of masks"
         )
 
 

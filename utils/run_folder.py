@@ -69,12 +69,13 @@ def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks)
 
 def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     saved = run_dir / "config.yaml"
-    is_run = (run_dir / "lock").is_file() or (run_dir / "metrics.jsonl").is_file()
+    signs = ["lock", "metrics.jsonl"] + ["last.pt"] * saved.is_file()
+    is_run = any((run_dir / name).is_file() for name in signs)
     full = overwrite and run_dir.exists() and any(run_dir.iterdir())
     if not is_run and (full or saved.is_file()):  # a config.yaml of the user's, say
         raise InputError(
-            f"{run_dir} has files but is not a run folder; nothing was removed; choose another "
-            "--run-dir"
+            f"{run_dir} has files but is not a run folder (no lock, metrics.jsonl, or config.yaml "
+            "with last.pt); nothing was removed; choose another --run-dir"
         )
     if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
         changed = changed_settings(load_config(saved).to_dict(), config)
@@ -86,14 +87,14 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
     _take(lock)
-    if overwrite and saved.is_file():
+    if full:
         print(f"--overwrite: removing the run in {run_dir}")
         # config.yaml stays: killed in between, this is still a run folder. Checkpoints go first,
         # so that none is gone on from without its log.
         old = [path for pattern in _WRITTEN for path in run_dir.glob(pattern)]
         for path in sorted(old, key=lambda path: path.suffix != ".pt"):
             path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
-    remove_unfinished(run_dir)
+    remove_unfinished(run_dir, below=False)
     with replacing(saved) as temporary:
         save_config(config, temporary)
 

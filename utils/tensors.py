@@ -42,10 +42,11 @@ def read_tensors(path: str | Path, what: str) -> object:
 
 def _check_plain(content: object, path: Path, what: str) -> None:
     """Refuse tensors that a few bytes make endless, or that hardly a function takes."""
-    left = [content]
+    left, seen = [content], set()
     while left:
         value = left.pop()
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))  # a list may lie in itself, or twice in each of a hundred others
             left += value.values() if isinstance(value, dict) else value
         elif isinstance(value, torch.Tensor):
             kind = _odd_kind(value)

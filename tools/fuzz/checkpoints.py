@@ -97,7 +97,7 @@ def checkpoint_targets() -> dict[str, Target]:
         allowed(
             lambda: load_trained(path).model(torch.zeros(1, 3, 32, 32)),
             lambda: load_warmup(str(path), config, table),
-            lambda: restore(run, "carb", 8, _RANKS, *parts()),
+            lambda: restore(run, "warmup", 8, _RANKS, *parts()),
         )
 
     def as_backbone(path: Path) -> None:
