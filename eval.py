@@ -108,6 +108,8 @@ def main(argv: list[str]) -> None:
             zip_submission(Path(arguments.export_submission), list(images))
         if ground_truth is not None:
             report(matrix, classes, out, made_from | {"num_images": len(data)})
+        else:
+            print(f"{len(data)} images of {split}, no ground truth to score; pictures in {out}")
     cleanup()
 
 

@@ -65,8 +65,9 @@ def main(argv: list[str]) -> None:
     errors = [*problems.values(), *filter(None, made.values())]
     if arguments.readme:
         try:
-            names = fill_readme(Path(arguments.readme), tables.readme_tables(runs, suites))
-            print(f"{arguments.readme}: {', '.join(names)}")
+            names, left = fill_readme(Path(arguments.readme), tables.readme_tables(runs, suites))
+            other = f"; left as they are, of other runs: {', '.join(left)}" if left else ""
+            print(f"{arguments.readme}: {', '.join(names)}{other}")
         except (InputError, OSError) as error:
             errors.append(str(error))
 

@@ -10,11 +10,12 @@ from utils.files import replacing
 _MARKER = re.compile(r"^<!-- (/?)report:(.*?) -->[ \t]*(?=\r?$)", re.MULTILINE)
 
 
-def fill_readme(path: Path, tables: dict[str, str]) -> list[str]:
-    """Put tables[NAME] between `<!-- report:NAME -->` and `<!-- /report:NAME -->`; gives the names.
+def fill_readme(path: Path, tables: dict[str, str]) -> tuple[list[str], list[str]]:
+    """Put tables[NAME] between `<!-- report:NAME -->` and `<!-- /report:NAME -->`.
 
-    Raises InputError for a marker that is unknown or unclosed, or when there is none; the file is
-    then as it was.
+    Gives the names that were filled, and those without a table, which are left as they are: they
+    may be of another run. Raises InputError for an unclosed marker, or when there is none with a
+    table; the file is then as it was.
     """
     if not path.is_file():
         raise InputError(f"--readme: no file at {path}")
@@ -22,18 +23,20 @@ def fill_readme(path: Path, tables: dict[str, str]) -> list[str]:
         text = file.read()
     newline = "\r\n" if "\r\n" in text else "\n"
     known = f"the tables are {', '.join(tables)}"
-    parts, names, kept, opened = [], [], 0, None  # `kept`: all before it is in `parts`
+    parts, names, left, opened = [], [], [], None
+    kept = 0  # all before it is in `parts`
     for marker in _MARKER.finditer(text):
         name = marker[2]
         if not marker[1]:
             if opened is not None:
                 break
-            if name not in tables:
-                raise InputError(f"{path}: unknown marker {marker[0]}; {known}")
             opened = marker
             continue
         if opened is None or opened[2] != name:
             raise InputError(f"{path}: {marker[0]} closes no <!-- report:{name} --> before it")
+        if name not in tables:
+            left, opened = [*left, name], None
+            continue
         table = tables[name].strip().replace("\n", newline)
         parts += [text[kept : opened.end()], newline, newline, table, newline, newline]
         names, kept, opened = [*names, name], marker.start(), None
@@ -46,4 +49,4 @@ def fill_readme(path: Path, tables: dict[str, str]) -> list[str]:
     if filled != text:
         with replacing(path.resolve()) as temporary:
             temporary.write_text(filled, encoding="utf-8", newline="")
-    return names
+    return names, left

@@ -51,9 +51,12 @@ def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
 
 
 def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS) -> dict[str, str]:
-    """Marker -> Markdown: "results", and rows and contrasts of each suite under its label."""
+    """Marker -> Markdown: rows and contrasts of each suite under its label, and "results".
+
+    That is not there when it would hold the paper's numbers alone.
+    """
     papers = [cell for cell in read_cells(runs, suites) if not why_not(cell)]
-    rows = []
+    rows, any_here = [], False
     for title, (name, method) in _RESULTS.items():
         table, row = PAPER[name], _OURS.get(method, method)
         dataset = table["dataset"]
@@ -63,9 +66,11 @@ def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS)
         ours = [line["val"] for line in lines(papers, dataset, row) if "val" in line]
         here = [percent(100 * theirs["miou"]) if whole else "", _value(ours[0]) if ours else ""]
         stated = percent(table["rows"][method][0])
+        any_here = any_here or any(here)
         rows.append([title, stated, *(value or "not run here" for value in here)])
     head = ["val mIoU", "paper", "authors' checkpoint, our evaluation", "this code"]
-    return {"results": markdown(head, rows)} | {s.label: suite_tables(s.content) for s in suites}
+    results = {"results": markdown(head, rows)} if any_here else {}
+    return results | {s.label: suite_tables(s.content) for s in suites}
 
 
 def paper_table(name: str, cells: list[Cell], out: Path) -> Figure:

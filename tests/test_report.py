@@ -486,7 +486,7 @@ def test_readme_tables_stand_between_their_markers(tmp_path):
     for newline in ("\n", "\r\n"):
         both = README + "\n<!-- report:b --> \n<!-- /report:b -->\n"
         path.write_bytes(both.replace("\n", newline).encode())
-        assert fill_readme(path, TABLES) == ["a", "b"]
+        assert fill_readme(path, TABLES) == (["a", "b"], [])
         expected = README.replace("old", "\n| new |\n|---|\n")
         expected += "\n<!-- report:b --> \n\n| b |\n\n<!-- /report:b -->\n"
         assert path.read_bytes() == expected.replace("\n", newline).encode()
@@ -495,13 +495,18 @@ def test_readme_tables_stand_between_their_markers(tmp_path):
         assert path.stat() == changed  # not even touched
 
 
+def test_tables_of_other_runs_stay_in_a_readme(tmp_path):
+    path = tmp_path / "README.md"
+    other = "\n<!-- report:c -->\nof another run\n<!-- /report:c -->\n"
+    path.write_text(other + README)
+    assert fill_readme(path, TABLES) == (["a"], ["c"])
+    assert path.read_text() == other + README.replace("old", "\n| new |\n|---|\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            README.replace("report:a", "report:c"),
-            "unknown marker <!-- report:c -->; the tables are a, b",
-        ),
+        (README.replace("report:a", "report:c"), "no table has a place"),
         (README.replace("<!-- /report:a -->", ""), "<!-- report:a --> is not closed"),
         (README.replace("/report:a", "/report:b"), "<!-- /report:b --> closes no"),
         (README.replace("old", "<!-- report:b -->"), "<!-- report:a --> is not closed"),

@@ -16,7 +16,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("file", help="YAML file, see configs/")
     names = [field.name for field in dataclasses.fields(Config)]
     parser.add_argument("key", choices=names, metavar="key")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides")
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides"
+    )
     arguments = parser.parse_args(argv)
     value = getattr(load_config(arguments.file, arguments.overrides), arguments.key)
     print(value if isinstance(value, str) else json.dumps(value))  # true, null: as in YAML

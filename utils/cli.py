@@ -27,11 +27,12 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--set",
-        action="append",
+        action="extend",
+        nargs="+",
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
-        help="replace one key of the config; may be given again",
+        help="replace keys of the config; may be given again",
     )
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     result.add_argument("--device", help="cpu or cuda (default: cuda when there is one)")
