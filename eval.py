@@ -45,6 +45,7 @@ from utils.inference import (
     predict_logits,
     progress_off,
 )
+from utils.mask_folder import check_no_inputs
 from utils.metrics import ConfusionMatrix
 from utils.visualize import legend, overlay, save_image, save_mask
 
@@ -89,6 +90,7 @@ def main(argv: list[str]) -> None:
         "resize_to": config.resize_to,
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
+    check_no_inputs(out / "predictions", images, images.values())  # beside it lies vis
     check_out(out, made_from, arguments.export_submission, arguments.overwrite)
     remove_unfinished(out, below=False)
     for pictures in (out / "predictions", out / "vis"):

@@ -555,6 +555,8 @@ CASES = [
     Case("train_supervised", (write(MASK_1, MASK + 200),), r"ids \[200\]", "0 to 3 or 255", "run"),
     Case("train_supervised", ("--set", "train_split=trian"), "no split 'trian'", "only train, val"),
     # ------------------------------------------------------------ eval.py
+    Case("eval", ("--out", "data/images/val", "--save-predictions"),
+         "data/images/val/predictions holds images or", "name another folder"),
     Case("eval", ("--ckpt", "gone.pt"), "no checkpoint at gone.pt", "write last.pt into"),
     Case("eval", (cut("carb/last.pt"),), "carb/last.pt", "cut short"),
     Case("eval", (saved("carb/last.pt", {"model": Harmful()}),), "carb/last.pt",

@@ -56,7 +56,7 @@ def open_mask_folder(
 
 
 def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
-    """Raise InputError where masks would lie among the data set's own files, maybe in their place.
+    """Raise InputError where pictures would lie among the data set's own, maybe in their place.
 
     Compares folders: a data set has few of them, and maybe a million files.
     """
@@ -67,7 +67,7 @@ def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) 
     if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
         raise InputError(
             f"{folder} holds images or ground truth of the data set, or lies in a folder of them; "
-            "name another folder of masks"
+            "name another folder"
         )
 
 
