@@ -29,6 +29,7 @@ from datasets import open_dataset
 from tools.ablation_jobs import Job, run_jobs
 from tools.ablation_suite import Row, Suite, as_arguments, check, check_seeds, read_suite
 from tools.ablation_table import collect, read_scored, write_tables
+from utils.cli import add_overrides
 from utils.errors import InputError, run_script
 
 SCRIPTS = {
@@ -41,7 +42,7 @@ SCRIPTS = {
 
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
-    suite = read_suite(arguments.suite, arguments.settings)
+    suite = read_suite(arguments.suite, arguments.overrides)
     seeds = suite.seeds
     if arguments.seeds is not None:
         seeds = check_seeds(arguments.seeds, "--seeds")
@@ -80,15 +81,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=int, help="how many at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the suite's")
-    add(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="replace keys of the config for all rows (CARB's keys: of those with CARB)",
-    )
+    add_overrides(result, "the config for all rows (CARB's keys: of those with CARB)")
     add("--keep", action="store_true", help="keep every checkpoint, for tools/learning_curves.py")
     add("--table-only", action="store_true", help="run nothing, make the tables of what is there")
     add("--debug", action="store_true", help="show the traceback of an error")

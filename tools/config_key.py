@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import json
 
+from utils.cli import add_overrides
 from utils.config import Config, load_config
 from utils.errors import run_script
 
@@ -16,9 +17,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("file", help="YAML file, see configs/")
     names = [field.name for field in dataclasses.fields(Config)]
     parser.add_argument("key", choices=names, metavar="key")
-    parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="KEY=VALUE", dest="overrides"
-    )
+    add_overrides(parser)
     arguments = parser.parse_args(argv)
     value = getattr(load_config(arguments.file, arguments.overrides), arguments.key)
     print(value if isinstance(value, str) else json.dumps(value))  # true, null: as in YAML

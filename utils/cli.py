@@ -25,15 +25,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument(
-        "--set",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help="replace keys of the config; may be given again",
-    )
+    add_overrides(result)
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
     result.add_argument("--device", help="cpu or cuda (default: cuda when there is one)")
     return result
@@ -62,6 +54,19 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     )
     add_trust(result)
     return result
+
+
+def add_overrides(result: argparse.ArgumentParser, of: str = "the config") -> None:
+    """--set, whose texts `utils.config.parse_overrides` reads."""
+    result.add_argument(
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help=f"replace keys of {of}; may be given again",
+    )
 
 
 def add_trust(result: argparse.ArgumentParser) -> None:
