@@ -1,13 +1,15 @@
 """The one kind of error a user can mend, and how a script reports it."""
 
 import errno
+import io
 import os
 import re
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from utils.signals import exit_status, raise_on_sigterm, same_command
 
@@ -44,6 +46,18 @@ class InputError(ValueError):
     """
 
 
+class InputWarning(UserWarning):
+    """Something the user gave is odd and is used all the same: raised by `warn`."""
+
+
+def warn(text: str) -> None:
+    """Say once, on rank 0, what is odd about something the user gave; the run goes on.
+
+    By Python's `warnings`, so that a caller can collect what is said (`warnings.catch_warnings`).
+    """
+    warnings.warn(text, InputWarning, stacklevel=2)
+
+
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run ``main(sys.argv[1:])``; report an error the user can mend as one message, exit status 2.
 
@@ -53,12 +67,30 @@ def run_script(main: Callable[[list[str]], None]) -> None:
     ranks meet is said once. SIGTERM and Ctrl-C end it too, with status 143 and 130.
     """
     raise_on_sigterm()
+    _prepare_console()
     try:
         _run(main)
     except KeyboardInterrupt as stopped:
         if os.environ.get("RANK", "0") == "0":
             print(f"stopped; the same command again:\n    {same_command()}", file=sys.stderr)
         sys.exit(exit_status(stopped))
+
+
+def _prepare_console() -> None:
+    """No text ends a run: letters that a console lacks are escaped. An InputWarning is one line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    warnings.simplefilter("once", InputWarning)
+    shown_before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if not issubclass(category, InputWarning):
+            shown_before(message, category, *place, **options)
+        elif os.environ.get("RANK", "0") == "0":
+            print(f"warning: {printable(str(message))}", file=sys.stderr, flush=True)
+
+    warnings.showwarning = show
 
 
 def _run(main: Callable[[list[str]], None]) -> None:
