@@ -19,6 +19,8 @@ from datasets.label_check import (
     unseen_classes,
 )
 from datasets.labels import ClassTable
+from datasets.plausible import crop_to_reach, implausible
+from datasets.sizes import sample_sizes
 from datasets.survey import Found, labels_from_counts, parallel
 from utils.config import Config
 from utils.errors import InputError
@@ -48,24 +50,31 @@ def examine(
     """Look at every image and every mask of the splits, once.
 
     given: labels to compare with images and masks; None takes them from the masks, where a class is
-    present with `min_pixels` pixels. config: its sizes are compared with the images'.
+    present with `min_pixels` pixels. config: what in it can't be meant for these images is odd.
     """
     problems = [] if given is None else [*given.problems]
     images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
     masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
     here = {split: images[split] for split in splits}
     tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
+    crop_size, odd_settings = None, []
+    if config is not None:
+        trained_on = images.get(config.train_split, {})
+        sizes = sample_sizes(trained_on)
+        crop_size = crop_to_reach(config, sizes)
+        odd_settings = [Odd("config", t) for t in implausible(config, len(trained_on), sizes)]
     look_at = functools.partial(
         look,
         read_mask=dataset.read_ground_truth,
         num_classes=len(classes),
-        crop_size=None if config is None else config.crop_size,
+        crop_size=crop_size,
     )
     seen = dict(zip(_names(here), parallel(look_at, tasks, workers, "checking"), strict=True))
     found: dict[str, Found] = {}
     for (_, name), one in seen.items():
         found.setdefault(name, Found(one.counts, one.problems))
     copies, odd = _copies(here, seen)
+    odd += odd_settings
     for split in here:
         problems += _unpaired(split, images[split], masks[split])
     problems += _in_two_splits(here)
