@@ -1,0 +1,85 @@
+"""Settings that load and can't be meant are named; shipped configs have none."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from datasets import plausible
+from datasets.plausible import available_cores, crop_to_reach, implausible
+from datasets.sizes import median_size
+from utils.config import load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+DEMO = ROOT / "configs/demo.yaml"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/official").glob("*.yaml")],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:
+    config = load_config(path, [f"pseudo_masks={tmp_path}"])
+    assert implausible(config, 1000, [config.resize_to] * 3) == []
+    assert implausible(config, 1000) == []
+    assert crop_to_reach(config, [config.resize_to]) == config.crop_size
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["steps=60", "warmup_steps=40"], "checkpoint_every 50 is more than the 20 steps of CARB"),
+        (["log_every=250"], "log_every 250 is more than the 240 steps of CARB: .* log_every: 12"),
+        (["carb=false", "log_every=1300"], "log_every 1300 is more than the 1200 steps of the run"),
+        (["carb=false", "warmup_steps=1300"], "warmup_steps 1300 is beyond steps 1200"),
+        (["batch_size=32"], "batch_size 32 is more than the 30 images of 'train'"),
+        (["num_workers=9999"], "num_workers 9999 is far more than the .* cores"),
+        (["views=base"], "views: base trains on stored masks, and there is no folder nowhere yet"),
+        (["aspp_dilations=[12, 32]"], r"reach beyond the map of 32x64 cells .*: \[6, 12, 18\]"),
+        (["crop_size=[1024, 2048]"], "pictures of 160x320, .* fill 3 % of crop_size 1024x2048"),
+        (
+            ["resize_to=[512, 1024]", "crop_size=[256, 512]"],
+            r"the pictures \(typically 160x320\) are enlarged 3.2 times to resize_to 512x1024",
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_each_is_named(changes, message) -> None:
+    config = load_config(DEMO, ["pseudo_masks=nowhere", *changes])
+    found = implausible(config, 30, [(160, 320)] * 3)
+    assert any(re.search(message, text) for text in found), found
+    assert all(text.isprintable() for text in found)
+
+
+def test_without_images_of_the_split() -> None:
+    (text,) = implausible(load_config(DEMO), 0)
+    assert "train_split: train has no images" in text
+
+
+def test_upright_pictures_under_a_lying_crop() -> None:
+    config = load_config(
+        DEMO, ["ratio_range=[0.5, 0.5]", "crop_size=[64, 160]", "patch_size=[64, 32]"]
+    )
+    assert implausible(config, 30, [(160, 320)]) == []
+    assert "rest is padding; lower or turn" in implausible(config, 30, [(320, 80)] * 3)[0]
+
+
+def test_pictures_that_clip_needs_enlarged_are_not_odd() -> None:
+    config = load_config(DEMO, ["resize_to=[224, 224]", "crop_size=[176, 176]"])
+    small = [(32, 32)] * 5
+    assert implausible(config, 30, small) == [] and crop_to_reach(config, small) is None
+    assert crop_to_reach(config, [(300, 300)] * 5) == (176, 176)
+    assert crop_to_reach(config, []) == (176, 176)
+
+
+def test_median_size() -> None:
+    assert median_size([(10, 20), (30, 15), (12, 24)]) == (12, 24)
+    assert median_size([(20, 10), (30, 15), (12, 24)]) == (24, 12)
+
+
+def test_available_cores(monkeypatch) -> None:
+    assert available_cores() >= 1
+    monkeypatch.delattr(plausible.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(plausible.os, "cpu_count", lambda: None)
+    assert available_cores() == 1

@@ -1,0 +1,203 @@
+"""prepare_data.py --write-config: from pictures to a config that trains."""
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import prepare_data
+from datasets.files import File
+from datasets.folder import Folder
+from datasets.plausible import implausible
+from datasets.sizes import sample_sizes
+from datasets.starting_config import MINIATURE, PAPER, labels_beside, write_starting_config
+from datasets.synthetic import write_dataset
+from utils.config import load_config
+from utils.errors import InputError
+
+COLORS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+
+
+def make(root: Path, sizes: list[tuple[int, int]], split: str = "train") -> Path:
+    """Pictures (height, width) and a class file."""
+    for i, (height, width) in enumerate(sizes):
+        path = root / f"images/{split}/{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.roll(COLORS, i, 0)).resize((width, height)).save(path)
+    (root / "classes.yaml").write_text("classes: [road, sky, traffic light]\n")
+    return root
+
+
+def write(root: Path, **options: object) -> tuple[str, Path]:
+    out = root / "made.yaml"
+    options = {"labels": None, "miniature": False, "overwrite": True} | options
+    return write_starting_config(out, "folder", Folder(root), root / "classes.yaml", **options), out
+
+
+def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
+    root = make(tmp_path / "my data #1", [(240, 320)] * 12)
+    make(root, [(240, 320)] * 2, "val")
+    rows = [f"{split}/{i}.jpg,road;sky" for split, i in (("train", 0), ("val", 1))]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
+    out = tmp_path / "mine.yaml"
+    arguments = ["folder", "--root", str(root), "--write-config", str(out)]
+    prepare_data.main(arguments)
+    config = load_config(out)
+    assert (config.dataset, config.data_root) == ("folder", str(root))
+    assert config.image_labels == str(root / "labels.csv")
+    assert config.class_file == str(root / "classes.yaml")
+    assert (config.train_split, config.val_split) == ("train", "val")
+    assert config.resize_to == (240, 320) and config.crop_size == (192, 256)
+    assert config.patch_size == (192, 96) and config.aspp_dilations == (4, 8, 12)
+    assert (config.steps, config.warmup_steps, config.batch_size) == (1000, 530, 8)
+    printed = capsys.readouterr().out
+    for key in ("resize_to", "steps", "log_every", "num_workers", "image_labels"):
+        assert f"\n  {key} " in printed
+        (line,) = (line for line in out.read_text().splitlines() if line.startswith(f"{key}:"))
+        assert str(yaml.safe_load(line)[key]) in printed
+    assert "median of 12" in printed and f"--check --config {out}" in printed
+    assert "what 12 give can't be foretold" in printed
+
+    before = out.read_text()
+    with pytest.raises(InputError, match="is there already; .* --overwrite"):
+        prepare_data.main(arguments)
+    assert out.read_text() == before
+    prepare_data.main([*arguments, "--overwrite"])
+    assert out.read_text() == before
+
+
+def test_every_set_of_pictures_gets_a_plausible_config(tmp_path, monkeypatch) -> None:
+    draw = random.Random(0)
+    root = make(tmp_path, [(8, 8)])
+    for _ in range(200):
+        count = int(2 * 10 ** draw.uniform(0, 4.7))
+        side, proportion = 10 ** draw.uniform(1.1, 3.9), draw.choice([0.5, 0.75, 1, 1.5, 2, 12])
+        vary, portrait = draw.choice([0, 0.5]), draw.random()
+        sizes = []
+        for _ in range(20):
+            height = side * 10 ** draw.uniform(-vary, vary)
+            size = max(1, int(height)), max(1, int(height * proportion))
+            sizes.append(size[::-1] if draw.random() < portrait else size)
+        monkeypatch.setattr("datasets.starting_config.sample_sizes", lambda _, s=sizes: s)
+        monkeypatch.setattr(
+            Folder, "images", lambda _, __, n=count: {str(i): None for i in range(n)}
+        )
+        for miniature in (False, True):
+            start = MINIATURE if miniature else PAPER
+            config = load_config(write(root, miniature=miniature)[1])
+            assert implausible(config, count, sizes) == []
+            assert 2 <= config.batch_size <= count
+            assert np.prod(config.crop_size) <= start.crop_pixels
+            assert all(side % 16 == 0 for side in config.crop_size)
+            assert config.checkpoint_every <= config.steps - config.warmup_steps
+
+
+def test_measures_of_known_sets(tmp_path, monkeypatch) -> None:
+    """Cityscapes' pictures get the paper's sizes and steps."""
+    root = make(tmp_path, [(8, 8)])
+    monkeypatch.setattr("datasets.starting_config.sample_sizes", lambda _: [(1024, 2048)] * 9)
+    monkeypatch.setattr(Folder, "images", lambda *_: {str(i): None for i in range(2975)})
+    config, paper = load_config(write(root)[1]), load_config("configs/cityscapes.yaml")
+    for key in ("resize_to", "crop_size", "patch_size", "aspp_dilations", "ratio_range"):
+        assert getattr(config, key) == getattr(paper, key)
+    for key in ("steps", "warmup_steps", "batch_size", "log_every", "checkpoint_every"):
+        assert getattr(config, key) == getattr(paper, key)
+
+
+def test_upright_and_mixed_pictures(tmp_path) -> None:
+    tall = load_config(write(make(tmp_path / "tall", [(640, 360)] * 5))[1])
+    assert tall.resize_to == (640, 360) and tall.crop_size[0] > tall.crop_size[1]
+    mixed = load_config(write(make(tmp_path / "mixed", [(640, 480), (480, 640)] * 3))[1])
+    assert mixed.crop_size == (384, 384)
+    assert mixed.batch_size == 4 and mixed.val_split == "train"  # there is no other split
+
+
+def test_sizes_are_read_from_heads_and_upright(tmp_path, monkeypatch) -> None:
+    root = make(tmp_path, [(30, 40), (50, 20)])
+    folder = root / "images/train"
+    Image.new("RGB", (40, 30)).save(folder / "2.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(folder / "3.jpg", exif=exif)
+    # A head longer than what is read at first: the whole file is read then.
+    noise = np.random.default_rng(0).bytes(300_000)
+    Image.new("RGB", (44, 33)).save(folder / "4.jpg", icc_profile=noise)
+    (folder / "5.jpg").write_text("not a picture")
+    images = Folder(root).images("train")
+    assert sample_sizes(images) == [(30, 40), (50, 20), (30, 40), (40, 30), (33, 44)]
+    monkeypatch.setattr(File, "read", lambda *_: pytest.fail("read whole"))
+    first = {name: images[name] for name in ("0", "1", "2", "3")}
+    assert sample_sizes(first) == [(30, 40), (50, 20), (30, 40), (40, 30)]
+    assert sample_sizes(first, most=2) == [(30, 40), (30, 40)]  # evenly spread
+
+
+def test_labels_beside_the_pictures(tmp_path) -> None:
+    assert labels_beside(tmp_path) == tmp_path / "image_labels.json"  # to be made
+    (tmp_path / "a.csv").touch()
+    assert labels_beside(tmp_path) == tmp_path / "a.csv"
+    (tmp_path / "b.csv").touch()
+    with pytest.raises(InputError, match=r"several tables \(a.csv, b.csv\); .* --labels FILE"):
+        labels_beside(tmp_path)
+    (tmp_path / "image_labels.json").touch()
+    assert labels_beside(tmp_path) == tmp_path / "image_labels.json"
+
+
+def test_what_it_cannot_use(tmp_path) -> None:
+    root = make(tmp_path / "one", [(8, 8)])
+    with pytest.raises(InputError, match="at least 2 pictures that can be read in 'train'"):
+        write(root)
+    (root / "images/train/1.jpg").write_text("no picture")
+    (root / "images/train/0.jpg").write_text("no picture")
+    with pytest.raises(InputError, match="found 0; prepare_data.py --check"):
+        write(root)
+    (root / "made.yaml").mkdir()
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        write(root)
+    root = make(tmp_path / "cows", [(8, 8)] * 2)
+    (root / "classes.yaml").write_text("classes: [road, cow, {name: goat, prompt: car}]\n")
+    out = tmp_path / "mine.yaml"
+    arguments = ["folder", "--root", str(root), "--write-config", str(out), "--miniature"]
+    with pytest.raises(InputError, match=r"1 of the 3 classes: cow\. It knows road, sidewalk, .*,"):
+        prepare_data.main(arguments)
+    assert not out.exists()
+    (root / "classes.yaml").write_text("classes: [road, {name: cow, prompt: car}]\n")
+    prepare_data.main(arguments)
+    assert load_config(out).clip_model == "models/miniature/clip.pt"
+
+
+@pytest.mark.slow
+def test_dry_run_with_the_miniature(tmp_path) -> None:
+    """The six commands of the README, on a few drawn streets as somebody's own data."""
+    import eval as evaluate
+    import gen_clip_masks
+    import predict
+    import train_carb
+    import train_warmup
+
+    write_dataset(tmp_path / "drawn", {"train": 6, "val": 2}, seed=3)
+    root = tmp_path / "mydata"
+    shutil.copytree(tmp_path / "drawn/images", root / "images")
+    shutil.copy("datasets/classes/synthetic.yaml", root / "classes.yaml")
+    labels = json.loads((tmp_path / "drawn/image_labels.json").read_text())
+    rows = [f"{name},{';'.join(map(str, ids))}" for name, ids in labels.items()]
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
+    out = tmp_path / "mine.yaml"
+    given = ["folder", "--root", str(root), "--labels", str(root / "labels.csv")]
+    prepare_data.main([*given, "--write-config", str(out), "--miniature"])
+    prepare_data.main([*given, "--check", "--config", str(out)])
+    common = ["--config", str(out), "--device", "cpu"]
+    gen_clip_masks.main([*common, "--save-vis"])
+    assert len(list((root / "clip_masks_miniature_vis").glob("*_overlay.png"))) == 6
+    common += ["--set", "steps=3", "warmup_steps=2"]
+    train_warmup.main([*common, "--run-dir", str(tmp_path / "warmup")])
+    init = ["--init", str(tmp_path / "warmup/last.pt")]
+    train_carb.main([*common, *init, "--run-dir", str(tmp_path / "carb")])
+    trained = ["--ckpt", str(tmp_path / "carb/last.pt"), "--device", "cpu"]
+    evaluate.main([*trained, "--save-vis"])
+    predict.main([*trained, str(root / "images/val"), "--out", str(tmp_path / "predictions")])
+    assert len(list((tmp_path / "predictions").glob("*_overlay.png"))) == 2
