@@ -53,7 +53,7 @@ def test_ids_mean_themselves() -> None:
 @pytest.mark.parametrize(
     ("keys", "known", "message"),
     [
-        (["a", "a.jpg"], ["a"], "'a' and 'a.jpg' differ in the ending only.*keep one"),
+        (["a", "a.jpg"], ["a"], "a and a.jpg differ in the ending only.*keep one"),
         (["a.jpg", "a.png"], ["a"], "both mean the image 'a'"),
         ([COMPOSED, DECOMPOSED], [COMPOSED], r"e\\u0301.*look the same"),
         (["IMG", "Img"], ["img"], "capital letters only"),
@@ -68,4 +68,4 @@ def test_what_two_readings_fit_is_refused(keys: list, known: list, message: str)
 
 def test_a_better_match_leaves_the_other_key_alone() -> None:
     assert match_ids(["img", "IMG"], ["img"]) == {"img": "img"}  # IMG may be of other images
-    assert difference("a", "a.jpg") == "'a' and 'a.jpg' differ in the ending only"
+    assert difference("a", "a.jpg") == "a and a.jpg differ in the ending only"
