@@ -1,19 +1,27 @@
 """What a file is by its first bytes, whatever its name says, and what to do about it."""
 
 import shlex
+from pathlib import Path
 from typing import NamedTuple
 
-_FRAMES = "write its frames into a folder: mkdir frames && ffmpeg -i {} frames/%06d.png"
-_MAGICK = "convert it with ImageMagick: magick {} {}.png"
-_RAW = "develop it to PNG or JPEG: darktable-cli {} {}.png"
-_HEIF = "convert it: heif-convert {} {}.jpg (macOS: sips -s format jpeg {} --out {}.jpg)"
+_FRAMES = "write its frames into a folder: mkdir frames && ffmpeg -i {file} frames/%06d.png"
+_PILLOW = (  # keeps the numbers of a palette
+    "convert it: python -c 'import sys; from PIL import Image; Image.open(sys.argv[1])"
+    ".save(sys.argv[2])' {file} {stem}_new.png"
+)
+_MAGICK = "convert it with ImageMagick: magick {file} {stem}_new.png"
+_RAW = "develop it to PNG or JPEG: darktable-cli {file} {stem}_new.png"
+_HEIF = (
+    "convert it: heif-convert {file} {stem}_new.jpg (macOS: sips -s format jpeg {file} --out "
+    "{stem}_new.jpg)"
+)
 _ARRAY = "write its numbers as a picture of 8 bits (PIL.Image.fromarray(array).save(name + '.png'))"
 _UNPACK = "unpack it and give the folder"
 _AGAIN = "copy or download it again; a text editor shows what it says"
 
 
 class Kind(NamedTuple):
-    """What a file is, with its article, and the remedy; each {} in it is the file's name."""
+    """What a file is, with its article, and the remedy, with {file} and {stem} for its name."""
 
     what: str
     remedy: str
@@ -31,30 +39,30 @@ _MAGIC = (
     (4, b"moov", "a film (QuickTime)", _FRAMES),
     (4, b"mdat", "a film (QuickTime)", _FRAMES),
     (4, b"wide", "a film (QuickTime)", _FRAMES),
-    (0, b"GIF8", "a GIF picture", _MAGICK),
-    (0, b"8BPS", "a Photoshop picture", _MAGICK),
+    (0, b"GIF8", "a GIF picture", _PILLOW),
+    (0, b"8BPS", "a Photoshop picture", _PILLOW),
     (0, b"gimp xcf", "a GIMP picture", _MAGICK),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture", _MAGICK),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _MAGICK),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture", _PILLOW),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _PILLOW),
     (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", _MAGICK),
     (0, b"\xff\x0a", "a JPEG XL picture", _MAGICK),
     (0, b"II\xbc\x01", "a JPEG XR picture", _MAGICK),
     (0, b"\x76\x2f\x31\x01", "an OpenEXR picture", _MAGICK),
     (0, b"#?RADIANCE", "a Radiance HDR picture", _MAGICK),
     (0, b"#?RGBE", "a Radiance HDR picture", _MAGICK),
-    (0, b"DDS ", "a DirectDraw surface", _MAGICK),
+    (0, b"DDS ", "a DirectDraw surface", _PILLOW),
     (0, b"qoif", "a QOI picture", _MAGICK),
     (0, b"BPG\xfb", "a BPG picture", _MAGICK),
-    (0, b"\x00\x00\x01\x00", "an icon", _MAGICK),
-    *((0, b"P%d\n" % n, "a Netpbm picture (PGM, PPM)", _MAGICK) for n in range(1, 8)),
-    (0, b"Pf\n", "a PFM picture", _MAGICK),
-    (0, b"PF\n", "a PFM picture", _MAGICK),
-    (0, b"%PDF", "a PDF document", "take the pictures out of it: pdfimages -all {} picture"),
+    (0, b"\x00\x00\x01\x00", "an icon", _PILLOW),
+    *((0, b"P%d\n" % n, "a Netpbm picture (PGM, PPM)", _PILLOW) for n in range(1, 8)),
+    (0, b"Pf\n", "a PFM picture", _PILLOW),
+    (0, b"PF\n", "a PFM picture", _PILLOW),
+    (0, b"%PDF", "a PDF document", "take the pictures out of it: pdfimages -all {file} picture"),
     (0, b"%!PS", "a PostScript program", _MAGICK),
     (0, b"FUJIFILMCCD-RAW", "a raw picture of a camera", _RAW),
     (0, b"IIRO", "a raw picture of a camera", _RAW),
     (0, b"IIU\x00", "a raw picture of a camera", _RAW),
-    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {} {}.png"),
+    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {file} {stem}_new.png"),
     (344, b"n+1\x00", "a NIfTI volume", _ARRAY),
     (344, b"ni1\x00", "a NIfTI volume", _ARRAY),
     (0, b"SIMPLE  =", "a FITS picture", _ARRAY),
@@ -75,8 +83,8 @@ _MAGIC = (
     (0, b"bplist00", "a placeholder of macOS (iCloud)", "download the file in the Finder"),
     (0, b"L\x00\x00\x00\x01\x14\x02\x00", "a Windows shortcut", "copy the file that it leads to"),
     (0, b"version https://git-lfs", "a pointer of Git LFS, not the file", "get it: git lfs pull"),
-    (0, b"../.git/annex/", "a pointer of git-annex, not the file", "get it: git annex get {}"),
-    (0, b"/annex/objects/", "a pointer of git-annex, not the file", "get it: git annex get {}"),
+    (0, b"../.git/annex/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
+    (0, b"/annex/objects/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
 )
 _PICTURES = (
     (b"\x89PNG", "PNG"),
@@ -116,7 +124,10 @@ def kind_of(data: bytes) -> Kind | None:
 def remedy_for(name: str, data: bytes) -> str:
     """'a film (MP4 or QuickTime); write ...' of the file called `name`; empty for unknown kinds."""
     kind = kind_of(data)
-    return "" if kind is None else f"{kind.what}; {kind.remedy.replace('{}', shlex.quote(name))}"
+    if kind is None:
+        return ""
+    names = {"file": shlex.quote(name), "stem": shlex.quote(str(Path(name).with_suffix("")))}
+    return f"{kind.what}; {kind.remedy.format_map(names)}"
 
 
 def picture_format(data: bytes) -> str:
@@ -131,7 +142,7 @@ def _of_boxes(data: bytes) -> Kind:
     """Of the ISO base media format: films, HEIC and AVIF pictures, by its brands."""
     brands = data[8 : max(12, min(int.from_bytes(data[:4]), 256))]
     if b"avif" in brands or b"avis" in brands:
-        return Kind("an AVIF picture", _HEIF)
+        return Kind("an AVIF picture", _PILLOW)
     if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")):
         return Kind("a HEIC picture", _HEIF)
     if brands[:3] == b"crx":

@@ -18,7 +18,7 @@ _LEFTOVER = re.compile(
     r"|@eaDir|@tmp|@sharebin|#recycle|#snapshot|.*@Syno(EA)?(Stream|Resource)"  # Synology
     r"|@Recycle|@Recently-Snapshot|~snapshot|lost\+found|_gsdata_"  # QNAP, NetApp, Linux, GoodSync
     r"|__pycache__|node_modules|ZbThumbnail\.info|Picasa\.ini|pspbrwse\.jbf"
-    r"|~\$.*|#.*#|.*~|.*\.(sw[op]|tmp|temp|part|partial|filepart|crdownload|download|bak|orig|lock)",
+    r"|~\$.*|#.*#|.*~|.*\.sw[op]",  # editors
     re.IGNORECASE | re.DOTALL,
 )
 # Pictures, films and arrays that this code doesn't read, by their ending.
@@ -44,6 +44,7 @@ def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], fo
     none has, annotations in another form are named too.
     """
     looks = sorted(n for n in names if _suffix(n) in IMAGE_SUFFIXES or _OTHER.fullmatch(n))
+    kind = _kind(Path(folder, looks[0])) if looks else ""
     if not (found or looks):
         looks = sorted(name for name in names if _suffix(name) in _ANNOTATIONS)
         looks = looks if len(looks) > 1 else []
@@ -51,7 +52,6 @@ def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], fo
         are = "file that is" if len(looks) == 1 else "files that are"
         shown = ", ".join([*looks[:2], *(["..."] if len(looks) > 2 else [])])
         text = f"{folder} has {len(looks)} {are} not read ({shown}); expected {' '.join(endings)}"
-        kind = _kind(Path(folder, looks[0]))
         warn(f"{text}. {looks[0]} is {kind}" if kind else text)
 
 
