@@ -29,7 +29,7 @@ def refuse_unknown(
     found, counts = np.unique(values[is_unknown], return_counts=True)
     examples = ", ".join(str(shown(int(v))) for v in found[np.argsort(-counts, kind="stable")][:3])
     raise InputError(
-        f"{file}: {100 * share:.2g} % of the pixels have {what}, e.g. {examples}; {hint()}"
+        f"{file}: {100 * share:.3g} % of the pixels have {what}, e.g. {examples}; {hint()}"
     )
 
 
