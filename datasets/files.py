@@ -317,5 +317,6 @@ def _no_picture(file: File, data: bytes) -> str:
             "as PNG with 8 bits"
         )
     kind = remedy_for(str(file), data) if data else ""
-    what = f" that is read, but {kind}" if kind else " (PNG, JPEG, ...); copy or download it again"
-    return f"{len(data)} bytes that are no picture{what}"
+    if kind:
+        return f"{len(data)} bytes that are no picture that is read (PNG, JPEG, ...), but {kind}"
+    return f"{len(data)} bytes that are no picture (PNG, JPEG, ...); copy or download it again"
