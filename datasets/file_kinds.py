@@ -112,7 +112,9 @@ def kind_of(data: bytes) -> Kind | None:
     if data[:4] == b"PK\x03\x04":
         return _of_zip(data)
     if data[:1] == b"\x80" and data[1:2] <= b"\x05":
-        return Kind("a pickle of Python (a checkpoint, perhaps)", "give a picture instead")
+        return Kind(
+            "a pickle of Python (a checkpoint, perhaps)", "remove it, or put a picture in its place"
+        )
     if data.count(0) == len(data):
         return Kind(
             "nothing but zero bytes",
@@ -153,7 +155,7 @@ def _of_boxes(data: bytes) -> Kind:
 def _of_zip(data: bytes) -> Kind:
     head = data[:4096]
     if b"data.pkl" in head:
-        return Kind("a checkpoint of PyTorch", "give a picture instead")
+        return Kind("a checkpoint of PyTorch", "remove it, or put a picture in its place")
     if b".npy" in head[:300]:
         return Kind("NumPy arrays (.npz)", _ARRAY)
     return Kind("a zip archive", _UNPACK)

@@ -404,7 +404,9 @@ def test_label_ids_that_cityscapes_does_not_have(tmp_path: Path) -> None:
     file = dataset.ground_truth("train")[CITY[0]]
     for values in (np.full((4, 8), 34, np.uint8), np.arange(32, dtype=np.uint8).reshape(4, 8) * 8):
         save(Path(file.path), values)
-        with pytest.raises(InputError, match=r"labelIds.png: [\d.]+ % .* ids that no label of City"):
+        with pytest.raises(
+            InputError, match=r"labelIds.png: [\d.]+ % .* ids that no label of City"
+        ):
             dataset.read_ground_truth(file)
     save(Path(file.path), np.full((4, 8), 255, np.uint8))  # license plate, -1
     assert (dataset.read_ground_truth(file) == 255).all()

@@ -71,7 +71,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         (of_numpy(), "NumPy array", "fromarray"),
         (zipped("masks.npy"), "npz", "fromarray"),
         (zipped("images/a.jpg"), "zip archive", "unpack"),
-        (of_torch(), "PyTorch", "picture"),
+        (of_torch(), "PyTorch", "remove it"),
         (b"\x1f\x8b\x08" + bytes(50), "gzip", "unpack"),
         (b"<!DOCTYPE html>\n<html><title>Log in</title>", "HTML", "signed in"),
         (b"\xef\xbb\xbf\n<html>", "HTML", "signed in"),
