@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 
+from datasets.ids import drop_suffix
 from utils.errors import InputError
 from utils.files import parse_json, replacing
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
 
 
@@ -62,12 +62,6 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
     if not labels:
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
     return labels
-
-
-def drop_suffix(name: str) -> str:
-    """'a/b.jpg' -> 'a/b'; a dot that starts no picture suffix stays."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
 
 
 def write_image_labels(path: str | Path, labels: ImageLabels) -> None:
