@@ -17,6 +17,7 @@ from datasets.image_labels import (
     ImageLabels,
     check_label_classes,
     read_entries,
+    twice,
 )
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
@@ -48,8 +49,9 @@ def labels_of_split(
     for other classes.
     """
     images = dataset.images(split) if images is None else images
-    labels = find_labels(dataset, split, path, classes, images)
-    require(images, labels, f"labels in {path}", "prepare_data.py makes them")
+    labels, unknown = _read(dataset, split, path, classes, images)
+    advice = "prepare_data.py makes them"
+    require(images, labels | dict.fromkeys(unknown, ()), f"labels in {path}", advice)
     return labels
 
 
@@ -61,6 +63,17 @@ def find_labels(
     images: dict[str, File],
 ) -> ImageLabels:
     """The same of those images that have labels."""
+    return _read(dataset, split, path, classes, images)[0]
+
+
+def _read(
+    dataset: SegmentationData,
+    split: str,
+    path: str | Path,
+    classes: ClassTable,
+    images: dict[str, File],
+) -> tuple[ImageLabels, list[str]]:
+    """The labels of the images, and the keys that are of no image."""
     path = existing_labels(Path(path), classes)
     check_label_classes(path, classes.names)
     labels = {}
@@ -68,18 +81,20 @@ def find_labels(
         if isinstance(ids, InputError):
             raise ids
         if key in labels:
-            raise InputError(f"{path}: the image '{key}' stands twice; keep one of the two")
+            raise twice(path, key)
         labels[key] = ids
-    keys = match_keys(path, labels, other_splits(dataset, [split]) | {split: images})
+    all_images = dict.fromkeys(dataset.splits(), ()) | other_splits(dataset, [split])
+    keys = match_keys(path, labels, all_images | {split: images})
     unclear = [key for key, splits in keys.unclear.items() if split in splits]
     if unclear:
+        splits = " and of ".join(keys.unclear[unclear[0]])
         raise InputError(
-            f"{path}: '{unclear[0]}' is an image of {' and of '.join(keys.unclear[unclear[0]])}, "
-            f"and the file can't say which it means ({len(unclear)} like this); make it again: "
-            f"prepare_data.py --out {path} --overwrite, or write '{split}/{unclear[0]}'"
+            f"{path}: '{unclear[0]}' is an image of {splits}, and the file can't say which it "
+            f"means ({len(unclear)} like this); make it again: prepare_data.py --out {path} "
+            f"--overwrite, or write '{split}/{unclear[0]}'"
         )
     found = {name: keys.of.get((split, name)) for name in images}
-    return {name: labels[key] for name, key in found.items() if key is not None}
+    return {name: labels[key] for name, key in found.items() if key is not None}, keys.unknown
 
 
 def match_keys(path: str | Path, keys: Iterable[str], images: Splits) -> Keys:

@@ -40,3 +40,14 @@ def absent_note(pixels: Sequence[int], names: Sequence[str], split: str) -> list
         f"no pixel of {', '.join(absent)} in the ground truth of {split}: an IoU of such a class "
         "counts false alarms only (0, or '-' where it is not predicted)"
     ]
+
+
+def score_notes(
+    pixels: Sequence[int], ignored: int, right: int, names: Sequence[str], split: str
+) -> list[str]:
+    """Lines to stand beside the scores of a split; usually none. right: pixels predicted right."""
+    notes = truth_notes(pixels, ignored, names, split) + absent_note(pixels, names, split)
+    if sum(pixels) and not right:
+        text = "no pixel is right: see that labels, masks and ground truth number the classes"
+        notes.append(f"{text} in the same way, from 0")
+    return notes
