@@ -21,9 +21,11 @@ import torch
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_mask
-from datasets.image_labels import ImageLabels, read_image_labels
+from datasets.image_labels import ImageLabels
+from datasets.label_check import check_trainable
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
 from datasets.loader import image_loader
+from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, check_mask, require
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions
@@ -36,6 +38,7 @@ from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
+from utils.ground_truth import score_notes
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
@@ -59,13 +62,12 @@ def main(argv: list[str]) -> None:
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(split)
     check_no_inputs(out, images, [*images.values(), *dataset.ground_truth(split).values()])
-    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    require(images, image_labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    labels = labels_of_split(dataset, split, config.image_labels, classes, images)
+    check_trainable(classes, labels)
     if arguments.score:
         require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
 
     # --- masks
-    labels = {name: image_labels[name] for name in images}
     text = get_text_embeddings(config, classes, trust=arguments.trust)
     made_from = describe(arguments, config, split, classes, labels, text)
     overwrite = arguments.overwrite
@@ -171,6 +173,7 @@ def score(
     confusion = ConfusionMatrix(len(classes), ranks.device)
     # with ground truth, and of these with a label
     pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
+    in_truth = torch.zeros(256, dtype=torch.int64, device=ranks.device)  # also without a label
     truths = dataset.ground_truth(split)
     names = list(dataset.images(split))
     for name in progress(names[ranks.rank :: ranks.world_size], "score", ranks):
@@ -179,18 +182,24 @@ def score(
         mask = read_mask(file)
         check_mask(mask, file, truth.shape, len(classes))
         truth, mask = torch.from_numpy(truth), torch.from_numpy(mask)
+        in_truth += torch.bincount(truth.flatten(), minlength=256).to(ranks.device)
         known, labelled = truth != IGNORE_INDEX, mask != IGNORE_INDEX
         confusion.update(mask, truth.masked_fill(~labelled, IGNORE_INDEX))
         pixels += torch.stack([known.sum(), (known & labelled).sum()]).to(ranks.device)
     confusion.all_reduce()
     all_reduce(pixels)
+    all_reduce(in_truth)
     if ranks.is_main:
         share = int(pixels[1]) / max(1, int(pixels[0]))
-        print(confusion.table(classes.names, classes.small))
-        print(f"labelled pixels: {100 * share:.2f} %")
         content = {"split": split, "num_images": len(names), "labelled_pixels": share}
         content |= confusion.to_dict(classes.names, classes.small)
         write_json(out / "score.json", content)
+        print(confusion.table(classes.names, classes.small))
+        print(f"labelled pixels: {100 * share:.2f} %")
+        right = int(confusion.areas()[0].sum())
+        of_classes, ignored = in_truth[: len(classes)].tolist(), int(in_truth[IGNORE_INDEX])
+        for note in score_notes(of_classes, ignored, right, classes.names, split):
+            print(f"note: {note}")
 
 
 if __name__ == "__main__":

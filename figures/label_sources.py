@@ -9,6 +9,7 @@ from datasets.image_labels import read_image_labels
 from datasets.label_statistics import LabelCounts, count_labels
 from datasets.labels import load_classes
 from datasets.object_labels import read_coco, read_voc
+from datasets.split_labels import find_labels
 from figures.style import Missing
 from utils.config import Config, load_config
 from utils.errors import InputError
@@ -61,9 +62,10 @@ def _from_config(path: str) -> Labels | Missing:
     if not Path(config.image_labels).is_file():
         return Missing(f"the image-level labels of {title}", labels_command(config))
     classes = load_classes(config.class_file)
-    labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    known = [labels[name] for name in images if name in labels]
+    dataset = open_dataset(config.dataset, config.data_root)
+    images = dataset.images(config.train_split)
+    labels = find_labels(dataset, config.train_split, config.image_labels, classes, images)
+    known = list(labels.values())
     if not known:
         raise InputError(
             f"{config.image_labels} has no label of the {len(images)} images in "

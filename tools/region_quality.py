@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from datasets import open_dataset
 from datasets.files import File, read_mask
-from datasets.image_labels import read_image_labels
 from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.split_labels import find_labels
 from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
 from datasets.transforms import normalize
 from figures.style import markdown
@@ -65,8 +65,9 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
     config, num_classes = trained.config, len(trained.classes)
     dataset = open_dataset(config.dataset, config.data_root)
     images, truths = (of(config.train_split) for of in (dataset.images, dataset.ground_truth))
-    labels = read_image_labels(config.image_labels, num_classes, trained.classes.names)
-    require(masks, labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    path, split = config.image_labels, config.train_split
+    labels = find_labels(dataset, split, path, trained.classes, images)
+    require(masks, labels, f"labels in {path}", "prepare_data.py makes them")
     device = next(trained.model.parameters()).device
     samples = EvaluationSet({name: images[name] for name in masks}, config.resize_to)
     for i, (name, file) in enumerate(masks.items()):

@@ -16,11 +16,10 @@ def compare_class_names(
     """
     for k, (theirs, ours) in enumerate(zip_longest(found, expected)):
         if theirs is None or ours is None or _plain(theirs) != _plain(ours):
-            theirs, ours = ("no class" if name is None else repr(name) for name in (theirs, ours))
             is_order = sorted(map(_plain, found)) == sorted(map(_plain, expected))
             order = ", the same names in another order" if is_order else ""
             raise InputError(
-                f"{what} for other classes: {theirs} where the class file has {ours} "
+                f"{what} for other classes: {theirs!r} where the class file has {ours!r} "
                 f"(class {k}{order}); {remedy}"
             )
     renamed = [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]
