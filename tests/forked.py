@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a process does to files, before it does it. Training opens each image anew, so that these
 # are spread over all of a run.
 _EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.listdir", "os.scandir"}
-_EVENTS |= {"fcntl.lockf", "subprocess.Popen", "shutil.rmtree"}
+_EVENTS |= {"fcntl.flock", "subprocess.Popen", "shutil.rmtree"}
 
 
 class Ended(NamedTuple):

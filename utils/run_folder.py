@@ -1,13 +1,13 @@
 """The run folder: made, opened again, or emptied; one process at a time writes to it."""
 
-import fcntl
-import os
+import atexit
 import shutil
 import subprocess
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from utils.config import Config, load_config, save_config
 from utils.distributed import Ranks, gather_objects
@@ -99,28 +99,33 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         save_config(config, temporary)
 
 
-def _take(lock: Path) -> None:
+def _take(path: Path) -> None:
     """Until this process ends, no other one gets it. Raises InputError when another one has it."""
-    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    for seconds in range(_WAIT + 1):
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except (BlockingIOError, PermissionError):
-            time.sleep(min(1, _WAIT - seconds))
-        except OSError:  # a disk without locks
-            return
-    os.close(file)
-    raise InputError(
-        f"another process is training in {lock.parent}; wait for it, end it, or choose another "
-        "--run-dir"
-    )
+    path.touch()  # says so where the folder can't be written, and lets a group share the lock
+    lock = FileLock(path, is_singleton=True)  # this process may open its run again
+    try:
+        lock.acquire(timeout=_WAIT)
+    except Timeout:
+        raise InputError(
+            f"another process is training in {path.parent}; wait for it, end it, or choose another "
+            "--run-dir"
+        ) from None
+    except PermissionError:
+        raise
+    except (OSError, NotImplementedError):  # a disk without locks
+        return
+    atexit.register(lock.release)  # a lock that nothing refers to would be released
 
 
 def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", root, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # a diff has whatever letters the files have
+        )
     except OSError:
         return "git not found"
     return done.stdout.strip() if done.returncode == 0 else "no commit"
