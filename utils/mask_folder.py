@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from datasets.files import File, walk
+from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
 from utils.errors import InputError
@@ -143,12 +143,8 @@ def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
             found = list(meta["made_from"]["class_names"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not there, or not of gen_clip_masks.py
-        for theirs, ours in zip_longest(found, class_names):
-            if theirs != ours:
-                raise InputError(
-                    f"the masks in {parent} were made for other classes: {theirs!r} where the "
-                    f"class file has {ours!r}; make them again: gen_clip_masks.py --overwrite"
-                )
+        remedy = "make them again: gen_clip_masks.py --overwrite"
+        compare_class_names(found, class_names, f"the masks in {parent} were made", remedy)
         return
 
 
