@@ -29,7 +29,7 @@ from utils.distributed import cleanup, setup
 from utils.errors import run_script
 from utils.resume import checkpoint_names, load_warmup, restore, save
 from utils.run_folder import open_run
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 from utils.schedule import poly_lr
 from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
@@ -79,7 +79,8 @@ def main(argv: list[str]) -> None:
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, log_state)
+    about = describe(config, dataset, model)
+    log = RunLog(run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, log_state, about)
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -26,7 +26,7 @@ from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
 from utils.stop import Stop
@@ -77,7 +77,10 @@ def main(argv: list[str]) -> None:
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, log_state)
+    about = describe(config, dataset, model, supervised=True)
+    log = RunLog(
+        run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, log_state, about
+    )
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -139,6 +139,8 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
     os.setsid()
     os.dup2(printed, 1)
     os.dup2(printed, 2)
+    # The streams of before know whether their files could be wound back; these are pipes.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     sys.argv, sys.orig_argv = command, [sys.executable, *command]
     this, events, status = os.getpid(), 0, 1
     limits = [moment[key] for key in ("size", "disk") if key in moment]
