@@ -14,12 +14,14 @@ The same command again goes on where it stopped; --overwrite starts anew.
 import torch
 
 from datasets import open_dataset
+from datasets.fingerprint import fingerprint
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
+from models.clip_loading import clip_sha256
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.views import LocalViewSampler
@@ -71,16 +73,22 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(
-        run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init
+    inputs = None
+    if ranks.is_main:
+        clip = None if config.views == "base" else clip_sha256(config.clip_model)
+        inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks, inputs)
+    step, state = restore(
+        run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init, inputs
     )
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
     about = describe(config, dataset, model)
-    log = RunLog(run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, log_state, about)
+    log = RunLog(
+        run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, state, about, inputs
+    )
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -12,6 +12,7 @@ The same command again goes on where it stopped; --overwrite starts anew.
 import torch
 
 from datasets import open_dataset
+from datasets.fingerprint import fingerprint
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet
@@ -71,15 +72,16 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(run_dir, "supervised", end, ranks, model, optimizer)
+    inputs = fingerprint(classes, images, masks=masks) if ranks.is_main else None
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks, inputs)
+    step, state = restore(run_dir, "supervised", end, ranks, model, optimizer, inputs=inputs)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
     about = describe(config, dataset, model, supervised=True)
     log = RunLog(
-        run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, log_state, about
+        run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, state, about, inputs
     )
     with Stop(ranks) as stop:
         for batch in loader:

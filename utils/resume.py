@@ -17,6 +17,7 @@ from utils.checkpoint import (
 from utils.config import Config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
+from utils.inputs import Inputs, check_inputs
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
 
@@ -60,6 +61,7 @@ def save(
             "config": log.config.to_dict(),
             "class_names": list(classes.names),
             "palette": classes.palette.tolist(),
+            "inputs": log.inputs,
         }
         try:
             for name in names:
@@ -86,10 +88,12 @@ def restore(
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
     init: str | Path | None = None,
+    inputs: Inputs | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Load weights, momentum and queues from the newest whole checkpoint of a run, else `init`.
 
-    Returns its step and the state of its log; 0 and nothing where there is no checkpoint.
+    Returns its step and the state of its log; 0 and nothing where there is no checkpoint. Raises
+    InputError, on all ranks, when it was trained on other `inputs` (which rank 0 alone has).
     """
     path, checkpoint, problems = _newest(run_dir)
     seen = gather_objects(path and (path.name, checkpoint["step"]))
@@ -107,6 +111,15 @@ def restore(
             f"{path} was written by train_{checkpoint['stage']}.py; choose another --run-dir for "
             f"train_{stage}.py"
         )
+    problem = None
+    try:
+        if inputs is not None:
+            check_inputs(checkpoint, path, inputs)
+    except InputError as error:
+        problem = str(error)
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
     queues = checkpoint["criterion"]
     if checkpoint["world_size"] != ranks.world_size:
         # Each process keeps queues of its own; before CARB they are empty.

@@ -17,6 +17,7 @@ from utils.config import Config
 from utils.distributed import Ranks
 from utils.errors import InputError
 from utils.files import parse_json, replacing
+from utils.inputs import Inputs, digests
 from utils.run_folder import git
 
 _LEGEND = (
@@ -67,9 +68,11 @@ class RunLog:
         tensorboard: bool = False,
         state: dict[str, Any] | None = None,
         about: str = "",
+        inputs: Inputs | None = None,
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.config, self.ranks, self.first_step, self.end = config, ranks, step, end
+        self.inputs = digests(inputs or {})  # for checkpoints
         self.names: list[str] = []
         self.start_time = self.first_time = time.perf_counter()
         self.sums: dict[str, torch.Tensor] = {}
