@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     if ranks.is_main:
         clip = None if config.views == "base" else clip_sha256(config.clip_model)
         inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks, inputs)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step, state = restore(
         run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init, inputs
     )

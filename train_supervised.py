@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
     inputs = fingerprint(classes, images, masks=masks) if ranks.is_main else None
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks, inputs)
+    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step, state = restore(run_dir, "supervised", end, ranks, model, optimizer, inputs=inputs)
     network = wrap(model, config, ranks)
 

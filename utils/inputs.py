@@ -102,6 +102,6 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
         is_its_own = recorded and digests(recorded) == stored
         told = differences(recorded, inputs) if is_its_own else f"other {', '.join(changed)}"
         raise InputError(
-            f"{path} was trained on other data ({told}); restore the data to go on, or start anew: "
-            "train all stages on this data, in another --run-dir or with --overwrite"
+            f"{path.parent} holds a run on other data ({told}); restore the data to go on, or "
+            "train all stages on this data: in another --run-dir, or with --overwrite"
         )

@@ -13,7 +13,7 @@ from utils.config import Config, load_config, save_config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 from utils.files import remove_unfinished, replacing
-from utils.inputs import FILE, Inputs, differences, read_inputs, write_inputs
+from utils.inputs import FILE
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
@@ -47,22 +47,16 @@ def changed_settings(
     )
 
 
-def open_run(
-    run_dir: str | Path,
-    config: Config,
-    overwrite: bool,
-    ranks: Ranks,
-    inputs: Inputs | None = None,
-) -> Path:
+def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
     """Make the run folder, or go on with the one that is there. Called once all input is checked.
 
-    Raises InputError, on all ranks, when it holds a run of other settings or other `inputs` (which
-    rank 0 alone has) or can't be written. `overwrite` starts anew and says so.
+    Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
+    `overwrite` starts anew and says so.
     """
     run_dir, problem = Path(run_dir), None
     if ranks.is_main:
         try:
-            _open(run_dir, config, overwrite, inputs)
+            _open(run_dir, config, overwrite)
         except InputError as error:
             problem = str(error)
         except OSError as error:
@@ -74,7 +68,7 @@ def open_run(
     return run_dir
 
 
-def _open(run_dir: Path, config: Config, overwrite: bool, inputs: Inputs | None) -> None:
+def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     saved = run_dir / "config.yaml"
     signs = ["lock", "metrics.jsonl", FILE] + ["last.pt"] * saved.is_file()
     is_run = any((run_dir / name).is_file() for name in signs)
@@ -91,12 +85,6 @@ def _open(run_dir: Path, config: Config, overwrite: bool, inputs: Inputs | None)
                 f"{run_dir} holds a run with other settings ({changed}); choose another "
                 "--run-dir, or --overwrite to start anew"
             )
-        changed = differences(read_inputs(run_dir), inputs or {})
-        if changed:
-            raise InputError(
-                f"{run_dir} holds a run on other data ({changed}); restore the data to go on, "
-                "choose another --run-dir, or --overwrite to start anew"
-            )
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
     _take(lock)
@@ -110,8 +98,6 @@ def _open(run_dir: Path, config: Config, overwrite: bool, inputs: Inputs | None)
     remove_unfinished(run_dir, below=False)
     with replacing(saved) as temporary:
         save_config(config, temporary)
-    if inputs is not None:
-        write_inputs(run_dir, inputs)
 
 
 def _take(path: Path) -> None:
