@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.image_labels import IMAGE_SUFFIXES, drop_suffix
+from datasets.ids import IMAGE_SUFFIXES, drop_suffix
 from datasets.windows import Size, Window
 from utils.errors import InputError
 

@@ -71,6 +71,8 @@ def data(tmp_path: Path) -> Data:
     for i in range(4):
         result.add(f"clean{i}")
         result.add(f"tested{i}", "val")
+    without(result, "clean3", 3)  # labels that are the same everywhere would be told
+    result.relabel("clean3", [0, 1, 2])
     values = load_config("configs/tiny_cpu.yaml").to_dict() | {"crop_size": [40, 40]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     return result
@@ -176,7 +178,7 @@ def in_both_splits(data: Data, name: str) -> None:
 
 def another_folder(data: Data, name: str) -> None:
     for i in ("u", "v", "w"):
-        tiny.save(data.image(i, "validation"), np.zeros((*SIZE, 3), np.uint8))
+        tiny.save(data.image(i, "minival"), np.zeros((*SIZE, 3), np.uint8))
 
 
 class Fault(NamedTuple):
@@ -314,7 +316,7 @@ WARNINGS = {
     ),
     "stray_folder": Fault(
         another_folder,
-        "images/validation/u.png and 2 more not read",
+        "images/minival with 3 .png files is not read: it is no split",
     ),
 }
 
@@ -424,7 +426,7 @@ def test_labels_are_not_written_while_something_is_wrong(data, capsys):
 def test_labels_of_a_csv_file(data, capsys):
     """With the number of the line."""
     path = data.root / "l.csv"
-    rows = [f"{name},0 1 2 3" for name, _ in data.labels]
+    rows = [f"{name},{' '.join(map(str, ids))}" for name, ids in data.labels]
     path.write_text("\n".join(["image,labels", *rows[:5], "x,9", *rows[5:], f"{rows[0]},1", "y,0"]))
     with pytest.raises(SystemExit):
         prepare_data.main(check(data, "--workers", 0, "--labels", path))
@@ -434,7 +436,7 @@ def test_labels_of_a_csv_file(data, capsys):
         f"{path}: image 'x': expected a class id 0..3 or a class file's name, found 9",
         "there are labels for 'y' but no such image (ids look like 'clean0')",
     ]
-    path.write_text("image;labels\n")
+    path.write_text("picture;labels\n")
     with pytest.raises(InputError, match="the first line must be"):
         prepare_data.main(check(data, "--workers", 0, "--labels", path))
 
