@@ -13,6 +13,7 @@ import torch
 
 from datasets import open_dataset
 from datasets.fingerprint import fingerprint
+from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet
@@ -53,6 +54,9 @@ def main(argv: list[str]) -> None:
             f"{config.data_root} has no ground truth for split '{config.train_split}', which full "
             "supervision needs; prepare_data.py --check says where it is looked for"
         )
+    check_trainable(classes)
+    if ranks.is_main:
+        check_some_masks(masks, source.read_ground_truth, classes)
     labels = dict.fromkeys(images, ())  # image-level labels play no part here
     dataset = TrainingSet(
         images,

@@ -15,9 +15,10 @@ import torch
 
 from datasets import open_dataset
 from datasets.fingerprint import fingerprint
-from datasets.image_labels import read_image_labels
+from datasets.label_check import check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
+from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
@@ -51,8 +52,10 @@ def main(argv: list[str]) -> None:
 
     # --- data
     classes = load_classes(config.class_file)
-    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
+    source, split = open_dataset(config.dataset, config.data_root), config.train_split
+    images = source.images(split)
+    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
+    check_trainable(classes, image_labels)
     masks = None
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
