@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     # --- device, ranks
     ranks = setup(arguments.device)
     classes = load_classes(config.class_file)
-    warmup = load_warmup(arguments.init, config, classes)
+    warmup = load_warmup(arguments.init, config, classes, arguments.run_dir)
 
     # --- data
     source, split = open_dataset(config.dataset, config.data_root), config.train_split

@@ -48,13 +48,16 @@ def differences(old: Inputs, new: Inputs) -> str:
     A part that only one of them has is not compared.
     """
     changed = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
+    other = f"other {', '.join(changed)}" if changed else ""
     try:
-        return "; ".join(_difference(part, old[part], new[part]) for part in changed)
+        texts = [_difference(part, old[part], new[part]) for part in changed]
+        return "; ".join(filter(None, texts)) or other
     except (AttributeError, KeyError, TypeError, IndexError):  # a damaged inputs.json
-        return f"other {', '.join(changed)}"
+        return other
 
 
 def _difference(part: str, old: Any, new: Any) -> str:
+    """Empty where it follows from another part: masks of images that have come or gone."""
     if part == "clip":
         return f"another CLIP (sha256 {str(old)[:12]} -> {str(new)[:12]})"
     if part == "prompts":
@@ -81,7 +84,7 @@ def _difference(part: str, old: Any, new: Any) -> str:
         more = f" and of {len(names) - 1} more" if len(names) > 1 else ""
         what = {"images": "files", "labels": "labels", "masks": "mask files"}[part]
         texts.append(f"{what} of '{names[0]}'{more} differ")
-    return "; ".join(texts) or f"other {part}"
+    return "; ".join(texts)
 
 
 def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None:

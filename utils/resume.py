@@ -19,6 +19,7 @@ from utils.config import Config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 from utils.inputs import Inputs, check_inputs, write_inputs
+from utils.other_steps import other_steps
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
 
@@ -170,7 +171,9 @@ def _newest(run_dir: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     return None, {}, []
 
 
-def load_warmup(path: str, config: Config, classes: ClassTable) -> dict[str, Any]:
+def load_warmup(
+    path: str, config: Config, classes: ClassTable, run_dir: str | Path
+) -> dict[str, Any]:
     """Read --init. Raises InputError when it is damaged, or when this config's CARB stage can't go
     on from it: both stages are one schedule."""
     if not config.carb:
@@ -199,5 +202,6 @@ def load_warmup(path: str, config: Config, classes: ClassTable) -> dict[str, Any
         raise InputError(
             f"--init {path} was trained with other settings ({changed}); both stages share one "
             "schedule, so train the warm-up with this config too"
+            + other_steps(Path(run_dir), checkpoint["config"], config, path)
         )
     return checkpoint

@@ -14,12 +14,15 @@ from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 from utils.files import remove_unfinished, replacing
 from utils.inputs import FILE
+from utils.other_steps import other_steps
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
-# Where and how often, not what: a run may go on after these have changed.
+# Where and how often, not what: a run may go on after these have changed. What lies there is
+# compared by utils/inputs.py.
 _FREE_KEYS = {
     "data_root",
+    "class_file",
     "image_labels",
     "pseudo_masks",
     "clip_model",
@@ -79,11 +82,12 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
             "with last.pt); nothing was removed; choose another --run-dir"
         )
     if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
-        changed = changed_settings(load_config(saved).to_dict(), config)
+        old = load_config(saved).to_dict()
+        changed = changed_settings(old, config)
         if changed:
             raise InputError(
                 f"{run_dir} holds a run with other settings ({changed}); choose another "
-                "--run-dir, or --overwrite to start anew"
+                f"--run-dir, or --overwrite to start anew{other_steps(run_dir, old, config)}"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
