@@ -21,6 +21,7 @@ import torch
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_mask
+from datasets.fingerprint import images_sha256
 from datasets.image_labels import ImageLabels
 from datasets.label_check import check_trainable
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
@@ -69,7 +70,9 @@ def main(argv: list[str]) -> None:
 
     # --- masks
     text = get_text_embeddings(config, classes, trust=arguments.trust)
-    made_from = describe(arguments, config, split, classes, labels, text)
+    made_from = {}  # rank 0 compares and writes it
+    if ranks.is_main:
+        made_from = describe(arguments, config, split, classes, images, labels, text)
     overwrite = arguments.overwrite
     todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
@@ -114,6 +117,7 @@ def describe(
     config: Config,
     split: str,
     classes: ClassTable,
+    images: dict[str, File],
     image_labels: ImageLabels,
     text_embeddings: torch.Tensor,
 ) -> dict[str, Any]:
@@ -123,6 +127,7 @@ def describe(
         "dataset": config.dataset,
         "split": split,
         "num_images": len(image_labels),
+        "images_sha256": images_sha256(images),
         "image_labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
         "class_names": classes.names,
         "clip_model": model_name(config.clip_model),

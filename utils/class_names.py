@@ -15,11 +15,12 @@ def compare_class_names(
     the class file. Names that differ only in case, blanks, hyphens or underscores are the same.
     """
     for k, (theirs, ours) in enumerate(zip_longest(found, expected)):
-        if theirs is None or ours is None or _plain(theirs) != _plain(ours):
-            is_order = sorted(map(_plain, found)) == sorted(map(_plain, expected))
+        if theirs is None or ours is None or plain_name(theirs) != plain_name(ours):
+            theirs, ours = ("no class" if name is None else repr(name) for name in (theirs, ours))
+            is_order = sorted(map(plain_name, found)) == sorted(map(plain_name, expected))
             order = ", the same names in another order" if is_order else ""
             raise InputError(
-                f"{what} for other classes: {theirs!r} where the class file has {ours!r} "
+                f"{what} for other classes: {theirs} where the class file has {ours} "
                 f"(class {k}{order}); {remedy}"
             )
     renamed = [pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1]]
@@ -30,6 +31,6 @@ def compare_class_names(
         )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """'Traffic_Light' -> 'trafficlight'."""
     return "".join(letter for letter in str(name).casefold() if letter not in " _-")
