@@ -7,7 +7,8 @@ where an image has no label) and OUT/meta.json, which says what the masks were m
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
 Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again goes on where it stopped,
-on any number of processes; --overwrite starts anew.
+on any number of processes; --overwrite starts anew. --save-vis shows the masks over the images:
+OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 
 from datasets import SegmentationData, open_dataset
-from datasets.files import File, read_mask
+from datasets.files import File, read_image, read_mask
 from datasets.fingerprint import images_sha256
 from datasets.image_labels import ImageLabels
 from datasets.label_check import check_trainable
@@ -43,6 +44,7 @@ from utils.ground_truth import score_notes
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
+from utils.visualize import legend, overlay, save_image
 
 
 def main(argv: list[str]) -> None:
@@ -50,19 +52,16 @@ def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.overrides)
     split = arguments.split or config.train_split
-    if not (arguments.out or config.pseudo_masks):
-        raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
-    out = Path(arguments.out or config.pseudo_masks)
-    files = [path for path in (out, *out.parents) if path.exists() and not path.is_dir()]
-    if files:
-        raise InputError(f"{out} can't be a folder of masks: {files[0]} is a file")
+    out = mask_folder(arguments, config, split)
+    vis = Path(f"{out}_vis")
     ranks = setup(arguments.device)
 
     # --- data
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(split)
-    check_no_inputs(out, images, [*images.values(), *dataset.ground_truth(split).values()])
+    for folder in (out, vis)[: 1 + arguments.save_vis]:
+        check_no_inputs(folder, images, [*images.values(), *dataset.ground_truth(split).values()])
     labels = labels_of_split(dataset, split, config.image_labels, classes, images)
     check_trainable(classes, labels)
     if arguments.score:
@@ -85,6 +84,8 @@ def main(argv: list[str]) -> None:
         path.unlink(missing_ok=True)
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
+    if arguments.save_vis:
+        write_overlays(vis, out, images, classes, ranks)
     if arguments.score:
         score(out, dataset, split, classes, ranks)
     cleanup()
@@ -93,12 +94,13 @@ def main(argv: list[str]) -> None:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = parser(__doc__)
     add = result.add_argument
-    add("--out", help="folder of the masks (default: pseudo_masks of the config)")
+    add("--out", help="default: pseudo_masks of the config; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
     add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
     add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, slightly other masks")
+    add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
     add("--overwrite", action="store_true", help="make all masks anew")
     add_trust(result)
@@ -110,6 +112,19 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
         result.error(f"--ratio: expected numbers above 0, up to 16, found {arguments.ratio}")
     arguments.grid = (int(grid[0]), int(grid[1]))
     return arguments
+
+
+def mask_folder(arguments: argparse.Namespace, config: Config, split: str) -> Path:
+    """Where the masks go. Raises InputError when no folder is named, or a file is in its place."""
+    if not (arguments.out or config.pseudo_masks):
+        raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
+    out = Path(arguments.out or config.pseudo_masks)
+    if not arguments.out and split != config.train_split:
+        out = Path(f"{out}_{split}")
+    files = [path for path in (out, *out.parents) if path.exists() and not path.is_dir()]
+    if files:
+        raise InputError(f"{out} can't be a folder of masks: {files[0]} is a file")
+    return out
 
 
 def describe(
@@ -167,6 +182,24 @@ def write_masks(
             labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
             mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
             write(sample["name"], mask.cpu().numpy())
+
+
+def write_overlays(
+    vis: Path, masks: Path, images: dict[str, File], classes: ClassTable, ranks: Ranks
+) -> None:
+    """Each mask over its image, where that is not there yet or older than the mask; a legend."""
+    names = list(images)[ranks.rank :: ranks.world_size]
+    for name in progress(names, "overlays", ranks):
+        picture, mask = vis / f"{name}_overlay.png", masks / f"{name}.png"
+        if picture.exists() and picture.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
+            continue
+        ids, pixels = read_mask(File(str(mask))), read_image(images[name])
+        check_mask(ids, File(str(mask)), pixels.shape[:2], len(classes))
+        save_image(picture, overlay(pixels, ids, classes.palette))
+    barrier()
+    if ranks.is_main:
+        save_image(vis / "legend.png", legend(classes.names, classes.palette))
+        print(f"{vis}: all {len(images)} overlays are there, colours in {vis / 'legend.png'}")
 
 
 def score(

@@ -6,13 +6,15 @@
         --import-labels labels.npy --out data/cityscapes/image_labels.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
     python prepare_data.py synthetic --root data/synthetic --count train=200 val=50
+    python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it; images
 without ground truth need a file of labels, which is found by itself in --root. Labels go to --out;
 another file there is replaced with --overwrite only. --check names everything that is wrong
 with the data, then exits with status 1 and writes no labels; what is merely odd is a warning. With
---config it also compares the sizes. One process, without torchrun: --workers.
+--config it also names settings that can't be meant. --write-config derives a config from the sizes
+and the number of the pictures. One process, without torchrun: --workers.
 """
 
 import argparse
@@ -37,6 +39,7 @@ from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
 from datasets.split_labels import label_keys, labels_beside, other_splits
+from datasets.starting_config import write_starting_config
 from datasets.survey import (
     Found,
     convert,
@@ -46,12 +49,14 @@ from datasets.survey import (
     tell_of_truth,
 )
 from datasets.synthetic import parse_counts, write_dataset
+from models.clip_miniature import check_prompts
 from utils.config import load_config
 from utils.errors import InputError, InputWarning, printable, run_script
 from utils.files import check_folder, write_json
 
 LabelSource = Callable[[Images], LabelFile]
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
+MINIATURE_CLIP = Path(__file__).parent / "models" / "miniature" / "clip.pt"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
@@ -64,18 +69,20 @@ def main(argv: list[str]) -> None:
         )
         print(f"wrote {args.root}: use it with dataset: folder")
         return
-    if not (args.out or args.check or args.stats or args.convert):
-        raise InputError("nothing to do; give --out, --check, --stats or --convert")
+    if not (args.out or args.check or args.stats or args.convert or args.write_config):
+        raise InputError("nothing to do; give --out, --check, --stats, --convert or --write-config")
     if args.min_pixels < 1 or args.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
     if args.config and not args.check:
         raise InputError("--config is compared with the data by --check; add that")
-    classes = _classes(args)
+    classes = load_classes(_class_file(args))
     dataset = open_dataset(args.dataset, args.root)
     splits = args.splits or [split for split in dataset.splits() if split != "test"]
     splits = list(dict.fromkeys(splits))
     for split in set(splits) - set(dataset.splits()):
         dataset.images(split)  # says which splits there are
+    if args.write_config:
+        _write_config(args, dataset, classes)
     if args.convert:
         _convert(args, dataset, splits, classes)
     if not (args.out or args.check or args.stats):
@@ -132,7 +139,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--config", help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
     add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
-    add("--overwrite", action="store_true", help="replace what --out or --convert made before")
+    add("--write-config", metavar="FILE", help="a config to start from, derived from the pictures")
+    add(
+        "--miniature",
+        action="store_true",
+        help="--write-config: for a dry run with the miniature CLIP that ships with the code",
+    )
+    add("--overwrite", action="store_true", help="replace what one of these options made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
     add("--seed", type=int, default=0, help="synthetic: which scenes")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -140,15 +153,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _classes(args: argparse.Namespace) -> ClassTable:
+def _class_file(args: argparse.Namespace) -> Path:
     if args.class_file:
-        return load_classes(args.class_file)
+        return Path(args.class_file)
     if args.dataset != "folder":
-        return load_classes(CLASS_FILES / f"{args.dataset}.yaml")
+        return CLASS_FILES / f"{args.dataset}.yaml"
     own = Path(args.root) / "classes.yaml"
     if not own.is_file():
         raise InputError(f"no class names: expected {own} or --class-file FILE")
-    return load_classes(own)
+    return own
 
 
 def _label_source(
@@ -223,6 +236,14 @@ def _write_labels(args: argparse.Namespace, labels: ImageLabels, classes: ClassT
     write_json(meta_path(out), meta)
     write_image_labels(out, labels)
     print(f"wrote {out}: {len(labels)} images")
+
+
+def _write_config(args: argparse.Namespace, dataset: SegmentationData, classes: ClassTable) -> None:
+    if args.miniature:
+        check_prompts(MINIATURE_CLIP, classes, load_classes(CLASS_FILES / "synthetic.yaml"))
+    out, class_file = Path(args.write_config), _class_file(args)
+    given = (dataset, class_file, args.labels, args.miniature, args.overwrite)
+    print(write_starting_config(out, args.dataset, *given))
 
 
 def _convert(

@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# CamVid, all stages in sequence: image-level labels, CLIP pseudo-masks, warm-up, CARB, evaluation.
-# tools/run_stages.sh lists the variables (NGPU, DATA, RUN, CONFIG) and what is skipped when done.
+# CamVid, all stages: bash run.sh configs/camvid.yaml. --help lists its options.
+# The variable CONFIG names another config.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-source tools/run_stages.sh camvid "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/run.sh" "${CONFIG:-configs/camvid.yaml}" "$@"

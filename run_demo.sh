@@ -1,35 +1,65 @@
 #!/usr/bin/env bash
 # The whole method in minutes on 2 CPU cores, without data or weights to fetch: synthetic street scenes for
 # Cityscapes, the miniature CLIP of models/miniature for OpenAI's; the scripts are the real ones. It ends with a
-# table and a picture. Finished stages are skipped and an interrupted one goes on when it is started again.
-#   bash run_demo.sh          SEED=1 RUN=runs/demo_1 bash run_demo.sh --set views=local
-# RUN     folder of the results (runs/demo): one for each choice of settings
-# DATA    folder of the scenes (data/demo)      SCENES, SCENE_SEED  how many and which ("train=30 val=100", 2026)
-# SEED    of training                           STEPS, WARMUP  in all, and before CARB (four fifths)
-# DEVICE  cpu or cuda (cuda where there is one) NGPU  processes (1)        CONFIG  (configs/demo.yaml)
-# Paths are seen from this folder.
+# table and a picture. Finished stages are skipped; after an interruption the same command goes on.
+#
+#   bash run_demo.sh
+#   SEED=1 bash run_demo.sh --out runs/demo_1 --set views=local lr=0.05
+#   SEEDS=3 bash run_demo.sh      seeds 0, 1, 2 into runs/demo_seeds; ends with their mean and spread
+#
+# --out RUN_DIR         folder of the results (runs/demo): one for each choice of settings
+# --data DIR            folder of the scenes (data/demo)
+# --gpus N              processes (1)
+# --split NAME          split to evaluate (val)
+# --set KEY=VALUE ...   keys of the config to replace
+# --device NAME         cpu, cuda or mps (default: cuda where there is one)
+#
+# Variables: SCENES, SCENE_SEED  how many scenes and which ("train=30 val=100", 2026)
+#            SEED   of training        STEPS, WARMUP  in all, and before CARB (four fifths)
+#            CONFIG (configs/demo.yaml); RUN, DATA, NGPU and SPLIT do the same as the options
+# Paths are seen from the folder of this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 chosen=()
-if [[ -n "${DATA:-}" ]]; then
-  chosen+=(--set "image_labels=$DATA/image_labels.json" --set "pseudo_masks=$DATA/clip_masks")
-  chosen+=(--set "clip_text=$DATA/clip_text.pt")
-fi
+number() { # of a variable
+  [[ "${!1}" =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 must be a number, found: ${!1}" >&2 && exit 2; }
+}
 if [[ -n "${STEPS:-}" ]]; then
-  [[ "$STEPS" =~ ^[1-9][0-9]*$ ]] || { echo "error: STEPS must be a number, found: $STEPS" >&2 && exit 2; }
+  number STEPS
   chosen+=(--set "steps=$STEPS" --set "warmup_steps=${WARMUP:-$((STEPS * 4 / 5))}")
 elif [[ -n "${WARMUP:-}" ]]; then
   chosen+=(--set "warmup_steps=$WARMUP")
 fi
 [[ -z "${SEED:-}" ]] || chosen+=(--set "seed=$SEED")
 [[ -z "${DEVICE:-}" ]] || chosen+=(--device "$DEVICE")
-source tools/stage_settings.sh demo ${chosen[@]+"${chosen[@]}"} "$@"
+if [[ -n "${SEEDS:-}" ]]; then
+  number SEEDS
+  RUN="${RUN:-runs/demo_seeds}"
+fi
+config="${CONFIG:-configs/demo.yaml}"
+beside_data=(image_labels=image_labels.json pseudo_masks=clip_masks clip_text=clip_text.pt)
+source tools/stage_settings.sh ${chosen[@]+"${chosen[@]}"} "$@"
+
+if [[ -n "${SEEDS:-}" ]]; then
+  runs=()
+  for ((seed = 0; seed < SEEDS; seed++)); do
+    one="$run/seed_$seed"
+    if [[ ! -d "$one" && -d "$run/seed_0" ]]; then # CLIP's masks are the same for all seeds
+      mkdir -p "$one" && cp -Rp "$run/seed_0/masks_$split" "$one"
+    fi
+    SEEDS="" SEED="$seed" bash run_demo.sh "$@" --out "$one"
+    runs+=("$one")
+  done
+  stage "mean over the seeds"
+  exec "$python" -m tools.demo_report "${runs[@]}" --split "$split"
+fi
 # In assignments of their own: only there does a failing command stop the script.
 data="$(key data_root)"
 views="$(key views)"
 carb="$(key carb)"
 masks="$run/masks_$split"
+echo "With its own settings the demo takes about 4 minutes on two idle cores, longer beside other work, 1 GB of memory, 30 MB of disk."
 mkdir -p "$run"
 
 # A stage's seconds count when it wrote something: finished ones only look.

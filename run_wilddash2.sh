@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# WildDash2, all stages in sequence: image-level labels, CLIP pseudo-masks, warm-up, CARB, evaluation.
-# tools/run_stages.sh lists the variables (NGPU, DATA, RUN, CONFIG) and what is skipped when done.
+# WildDash2, all stages: bash run.sh configs/wilddash2.yaml. --help lists its options.
+# The variable CONFIG names another config.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
-source tools/run_stages.sh wilddash2 "$@"
+exec bash "$(dirname "${BASH_SOURCE[0]}")/run.sh" "${CONFIG:-configs/wilddash2.yaml}" "$@"

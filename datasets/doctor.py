@@ -25,6 +25,8 @@ from datasets.label_check import (
     truth_oddities,
 )
 from datasets.labels import ClassTable
+from datasets.plausible import crop_to_reach, implausible
+from datasets.sizes import sample_sizes
 from datasets.split_labels import label_keys
 from datasets.survey import Found, labels_from_counts, parallel
 from utils.config import Config
@@ -57,8 +59,8 @@ def examine(
     """Look at every image and every mask of the splits, once.
 
     given: reads labels to compare with images (of all splits) and masks; None takes them from the
-    masks, where a class is present with `min_pixels` pixels. config: its sizes are compared with
-    the images'.
+    masks, where a class is present with `min_pixels` pixels. config: what in it can't be meant for
+    these images is odd.
     """
     problems = [ONE_CLASS] if len(classes) == 1 else []
     with warnings.catch_warnings(record=True) as said:
@@ -70,15 +72,22 @@ def examine(
     here = {split: images[split] for split in splits}
     keys = label_keys(images)
     tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
+    crop_size, odd_settings = None, []
+    if config is not None:
+        trained_on = images.get(config.train_split, {})
+        sizes = sample_sizes(trained_on)
+        crop_size = crop_to_reach(config, sizes)
+        odd_settings = [Odd("config", t) for t in implausible(config, len(trained_on), sizes)]
     look_at = functools.partial(
         look,
         read_mask=dataset.read_ground_truth,
         num_classes=len(classes),
-        crop_size=None if config is None else config.crop_size,
+        crop_size=crop_size,
     )
     seen = dict(zip(_names(here), parallel(look_at, tasks, workers, "checking"), strict=True))
     found = {keys[place]: Found(one.counts, one.problems) for place, one in seen.items()}
     copies, odd = _copies(here, seen)
+    odd += odd_settings
     for split in here:
         problems += _unpaired(split, images[split], masks[split])
     problems += [problem for one in seen.values() for problem in one.problems]

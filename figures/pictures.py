@@ -86,8 +86,16 @@ def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[s
         )
 
 
-def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
-    """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8."""
+def comparison(
+    pictures: Pictures,
+    names: Sequence[str],
+    columns: Sequence[Column],
+    notes: Sequence[str] = (),
+) -> np.ndarray:
+    """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8.
+
+    `notes` has a text to stand above each row.
+    """
     palette, rows, unlabelled = pictures.classes.palette, [], False
     for name in names:
         maps = [read_map(column.folder, name) for column in columns]
@@ -97,7 +105,7 @@ def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Colum
         rows.append([read_image(pictures.images[name]), *(colourize(m, palette) for m in maps)])
     titles = ["image", *["ground truth"] * bool(pictures.ground_truth)]
     titles += [column.heading for column in columns]
-    return gallery(rows, titles, *legend_of(pictures.classes, unlabelled))
+    return gallery(rows, titles, *legend_of(pictures.classes, unlabelled), notes)
 
 
 def read_map(folder: Path, name: str) -> np.ndarray:

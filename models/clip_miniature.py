@@ -1,9 +1,13 @@
 """What a miniature of CLIP has that OpenAI's models have not: few words and a fine grid."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
+from datasets.labels import ClassTable
 from utils.errors import InputError
+from utils.tensors import read_tensors
 
 
 class KnownTokens(nn.Embedding):
@@ -27,6 +31,28 @@ class KnownTokens(nn.Embedding):
                 f"it can't read {words(unknown)}. Name a whole CLIP, e.g. clip_model: ViT-B/16"
             )
         return super().forward(rows)
+
+
+def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> None:
+    """Raise InputError where the miniature CLIP at `path` can't read the prompts of a class.
+
+    known: the classes that it was trained on.
+    """
+    from clip import tokenize
+
+    ids = {*read_tensors(Path(path), "a miniature CLIP")["token_embedding.token_ids"].tolist(), 0}
+    unread = [
+        name
+        for name, prompts in zip(classes.names, classes.prompts, strict=True)
+        if not ids.issuperset(tokenize(list(prompts), truncate=True).flatten().tolist())
+    ]
+    if unread:
+        raise InputError(
+            f"the miniature CLIP can't read {len(unread)} of the {len(classes)} classes: "
+            f"{', '.join(unread)}. It knows {', '.join(known.names)}. For a dry run give a class "
+            f"one of these as its prompt ({{name: {unread[0]}, prompt: {known.names[0]}}}), or "
+            "leave out --miniature: OpenAI's CLIP reads every word"
+        )
 
 
 def words(token_ids: list[int]) -> str:

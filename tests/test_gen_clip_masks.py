@@ -293,6 +293,50 @@ def test_score(generate, root, capsys):
         generate("--split", "val", "--overwrite", "--score")
 
 
+def test_another_split_has_a_folder_of_its_own(root, tmp_path):
+    masks = tmp_path / "masks"
+    argv = ["--config", str(root / "config.yaml"), "--device=cpu", "--set", f"pseudo_masks={masks}"]
+    gen_clip_masks.main([*argv, "--split", "val"])
+    gen_clip_masks.main(argv)  # not refused: the masks of val are not among those to train on
+    gen_clip_masks.main([*argv, "--split", "train"])
+    assert {str(path.relative_to(masks)) for path in masks.rglob("*.png")} == {
+        f"{name}.png" for name in SIZES
+    }
+    assert [path.name for path in (tmp_path / "masks_val").glob("*.png")] == ["x.png"]
+
+
+def test_overlays_to_look_at(root, generate, tmp_path, capsys):
+    generate()
+    out = generate("--save-vis")  # later, and the masks stay what a folder of masks is
+    vis, palette = tmp_path / "out_vis", np.array(COLORS)
+    assert {str(path.relative_to(out)) for path in out.rglob("*.png")} == {
+        f"{name}.png" for name in SIZES
+    }
+    assert {str(path.relative_to(vis)) for path in vis.rglob("*.png")} == {
+        "legend.png",
+        *(f"{name}_overlay.png" for name in SIZES),
+    }
+    for name in SIZES:
+        image = read_image(File(str(root / f"images/train/{name}.png"))).astype(float)
+        mask = read_mask(File(str(out / f"{name}.png")))
+        shown = read_image(File(str(vis / f"{name}_overlay.png")))
+        labelled = mask < 3
+        expected = np.rint(image[labelled] / 2 + palette[mask[labelled]] / 2)
+        assert np.array_equal(shown[labelled], expected)
+        assert np.array_equal(shown[~labelled], image[~labelled])
+    assert f"{vis}: all {len(SIZES)} overlays are there" in capsys.readouterr().out
+
+    written = {path: path.stat().st_mtime_ns for path in vis.rglob("*_overlay.png")}
+    first, other = sorted(written)[:2]
+    first.unlink()
+    changed = str(other.relative_to(vis)).removesuffix("_overlay.png")
+    Image.fromarray(np.zeros(SIZES[changed], np.uint8)).save(out / f"{changed}.png")
+    generate("--save-vis")
+    assert first.exists() and other.stat().st_mtime_ns > written[other]  # of another mask now
+    rest = sorted(written)[2:]
+    assert {path: path.stat().st_mtime_ns for path in rest} == {p: written[p] for p in rest}
+
+
 def test_score_of_small_classes(generate, root, tmp_path):
     classes = yaml.safe_load((root / "classes.yaml").read_text())["classes"]
     items = [c if isinstance(c, dict) else {"name": c} for c in classes]

@@ -130,8 +130,8 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
 def test_stored_masks_without_carb_in_a_folder_of_ones_own(copy, tmp_path) -> None:
     data, out = tmp_path / "my scenes #1: few", tmp_path / "my run #1"
     variables = {"STEPS": 2, "SCENES": "train=3 val=2", "SCENE_SEED": 5, "SPLIT": "train"}
-    variables |= {"DATA": data, "RUN": out}
-    done = run(copy, "--set", "views=base", "--set", "carb=false", "--device", "cpu", **variables)
+    options = ["--set", "views=base", "carb=false", "--device=cpu", f"--data={data}", "--out", out]
+    done = run(copy, *map(str, options), **variables)
     assert done.returncode == 0, done.stderr
     assert len(list((data / "clip_masks").rglob("*.png"))) == 3
     assert json.loads((data / "meta.json").read_text())["seed"] == 5
@@ -142,11 +142,25 @@ def test_stored_masks_without_carb_in_a_folder_of_ones_own(copy, tmp_path) -> No
     assert "no training step saw" not in done.stdout and "CARB's own gain" not in done.stdout
 
 
+@pytest.mark.slow
+def test_several_seeds_end_with_their_mean(copy) -> None:
+    done = run(copy, "--split", "train", STEPS=2, SCENES="train=2 val=1", SEEDS=2, DEVICE="cpu")
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        trained = load_config(copy / f"runs/demo_seeds/seed_{seed}/carb/config.yaml")
+        assert trained.seed == seed
+    assert "seed_1/masks_train: all 2 masks are there, 0 of them made now" in done.stdout
+    assert re.search(r"^\| CARB \| 2 \| \d+\.\d( ± \d+\.\d)? \|", done.stdout, re.MULTILINE)
+    assert "Mean and standard deviation of 2 seeds." in done.stdout
+
+
 def test_what_it_cannot_use_is_said_before_anything_is_written(copy, tmp_path) -> None:
     where = {"RUN": tmp_path / "run", "DATA": tmp_path / "data"}
     for arguments, variables, message in (
         (("--overwrite",), {}, "found: --overwrite"),
         ((), {"STEPS": "many"}, "STEPS must be a number, found: many"),
+        ((), {"SEEDS": "0"}, "SEEDS must be a number, found: 0"),
+        (("--gpus", "0"), {}, "--gpus (NGPU) must be a number from 1 on, found: 0"),
         ((), {"STEPS": "1"}, "'warmup_steps' must be at least 1"),
         (("--set", "lrr=1"), {}, "did you mean 'lr'"),
     ):
@@ -205,10 +219,55 @@ def test_table_time_and_what_comes_next(folder, capsys) -> None:
     assert f".venv/bin/python predict.py --ckpt {network} PICTURES --out FOLDER" in text
     assert "Small: pole, traffic light, traffic sign, pedestrian, rider." in text
     assert "45 s in all: scenes 2, warm-up 34, CARB 9." in text
-    for part in (folder / "demo.png", folder / "carb/last.pt", "run_cityscapes.sh"):
+    assert "Under the picture: 3 images, evenly spread" in text
+    assert "nearly alike: fence and pole; traffic light and traffic sign; pedestrian and" in text
+    for part in (folder / "demo.png", folder / "carb/last.pt", "run_cityscapes.sh", "run.sh"):
         assert str(part) in text
     for script in re.findall(r"[\w/]+\.sh", text):
         assert (program.ROOT / script).is_file(), script
+
+
+def with_classes(run_dir: Path, stage: str, **iou: float | None) -> None:
+    """Write the IoU of classes into a stage's metrics.json."""
+    path = run_dir / stage / "eval_val/metrics.json"
+    content = json.loads(path.read_text())
+    content["classes"] = {name: {"iou": value} for name, value in iou.items()}
+    path.write_text(json.dumps(content))
+
+
+def test_gained_and_lost_classes_are_named(folder, capsys) -> None:
+    before = {"road": 0.5, "sky": 0.6, "car": 0.1, "tree": 0.2, "pole": 0.3, "fence": None}
+    with_classes(folder, "warmup", **before, rider=0.05, building=0.4)
+    after = {"road": 0.45, "sky": 0.6, "car": 0.15, "tree": 0.4, "pole": 0.31, "fence": 0.2}
+    with_classes(folder, "carb", **after, rider=0.0, building=0.43)
+    demo_report.main([str(folder)])
+    text = capsys.readouterr().out
+    assert "CARB gained: tree 20.0 -> 40.0, car 10.0 -> 15.0, building 40.0 -> 43.0 and 1" in text
+    assert "CARB lost: rider 5.0 -> 0.0, road 50.0 -> 45.0.\n" in text  # ties by name
+    with_classes(folder, "carb", **before, rider=0.05, building=0.4)
+    demo_report.main([str(folder)])
+    text = capsys.readouterr().out
+    assert "CARB gained: no class.\nCARB lost: no class.\n" in text
+
+
+def test_mean_and_spread_over_seeds(folder, capsys) -> None:
+    other = folder.with_name("other")
+    shutil.copytree(folder, other)
+    for run_dir, miou, sky in ((folder, 0.30, 0.5), (other, 0.34, 0.8)):
+        path = run_dir / "carb/eval_val/metrics.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"miou": miou}))
+        with_classes(run_dir, "warmup", sky=0.4)
+        with_classes(run_dir, "carb", sky=sky)
+    demo_report.main([str(folder), str(other)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| CLIP pseudo-masks | - | 6.7 | - | 50.0 |"
+    assert lines[4] == "| CARB | 110 | 32.0 ± 2.8 | - | 50.0 |"
+    assert "Mean and standard deviation of 2 seeds." in lines
+    assert lines[-2:] == ["CARB gained: sky 40.0 -> 65.0.", "CARB lost: no class."]
+    assert not (folder / "demo.png").exists()
+    shutil.rmtree(other / "carb")
+    with pytest.raises(InputError, match="other stages"):
+        demo_report.main([str(folder), str(other)])
 
 
 def test_images_trained_on_are_not_called_unseen(folder, capsys) -> None:
@@ -234,8 +293,11 @@ def test_picture_shows_every_column_and_the_legend(folder) -> None:
     with Image.open(folder.parent / "data/images/val/val_000000.jpg") as image:
         first = np.array(image)
     top = next(y for y in range(200) if np.array_equal(pixels[y, 6:326], first[0]))
-    for row, name in enumerate(("val_000000", "val_000001")):
-        y = top + row * (160 + 6)
+    with Image.open(folder.parent / "data/images/val/val_000001.jpg") as image:
+        second = np.array(image)[0]
+    lower = next(y for y in range(top + 160, 450) if np.array_equal(pixels[y, 6:326], second))
+    assert (pixels[top + 166 : lower - 6, 6:326] < 128).any()  # its image id stands above it
+    for name, y in (("val_000000", top), ("val_000001", lower)):
         panels = [pixels[y : y + 160, 6 + k * step :][:, :320] for k in range(5)]
         with Image.open(folder.parent / f"data/images/val/{name}.jpg") as image:
             assert np.array_equal(panels[0], np.array(image))
@@ -243,7 +305,7 @@ def test_picture_shows_every_column_and_the_legend(folder) -> None:
             assert np.array_equal(panels[1], CLASSES.palette[np.array(mask)])
         for panel, class_id in zip(panels[2:], (2, 7, 11), strict=True):
             assert (panel == CLASSES.palette[class_id]).all()
-    below = pixels[top + 2 * (160 + 6) :]
+    below = pixels[lower + 160 + 6 :]
     for color in CLASSES.palette:
         assert (below == color).all(-1).sum() > 300
     # headings and legend are inside: white at the rim

@@ -24,10 +24,12 @@ def copy(tmp_path_factory) -> Path:
     return program.copy(tmp_path_factory.mktemp("copy"))
 
 
-def run(copy: Path, *arguments: str, **variables: object) -> subprocess.CompletedProcess:
+def run(
+    copy: Path, *arguments: object, script: str = "run_cityscapes.sh", **variables: object
+) -> subprocess.CompletedProcess:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        ["bash", str(copy / "run_cityscapes.sh"), *arguments],
+        ["bash", str(copy / script), *map(str, arguments)],
         env=environment | {key: str(value) for key, value in variables.items()},
         cwd=copy.parent,
         capture_output=True,
@@ -40,8 +42,8 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
     tiny.make_cityscapes(tmp_path / "data")
     tiny.make_clip(tmp_path / "clip.pt")
     config = tiny.make_config(tmp_path, views="local")
-    stages = {"CONFIG": config, "RUN": tmp_path / "run"}
-    arguments = "--set", "log_every=2", "--device", "cpu", "--set", "seed=3"
+    stages = {"script": "run.sh", "RUN": tmp_path / "run"}
+    arguments = config, "--set", "log_every=2", "seed=2", "--device", "cpu", "--set", "seed=3"
     first = run(copy, *arguments, **stages)
     assert first.returncode == 0, first.stderr
     headings = [line for line in first.stdout.splitlines() if line.startswith("==")]
@@ -68,6 +70,50 @@ def test_data_is_a_variable_and_else_the_config(copy, tmp_path) -> None:
         done = run(copy, CONFIG=config, **variables)
         assert done.returncode == 2
         assert str(named) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "config"),
+    [
+        ("run.sh", "configs/folder.yaml"),
+        ("run_cityscapes.sh", "configs/cityscapes.yaml"),
+        ("run_camvid.sh", "configs/camvid.yaml"),
+        ("run_wilddash2.sh", "configs/wilddash2.yaml"),
+        ("run_demo.sh", "configs/demo.yaml"),
+    ],
+)
+def test_help_names_every_option(copy, script, config) -> None:
+    named = [config] if script == "run.sh" else []
+    for arguments in (["--help"], ["-h"], [*named, "--set", "seed=1", "--help"]):
+        done = run(copy, *arguments, script=script)
+        assert done.returncode == 0 and done.stderr == ""
+        for option in ("--gpus", "--data", "--out", "--split", "--set", "--device"):
+            assert f"\n{option} " in done.stdout
+        assert "set -euo" not in done.stdout
+    text = (copy / script).read_text()
+    assert config in text or script == "run.sh"  # what it runs
+
+
+def test_options_and_variables_choose_alike(copy, tmp_path) -> None:
+    config = tiny.make_config(tmp_path)
+    for options, variables in (
+        (["--data", tmp_path / "else where", "--gpus=1", "--set", "seed=1", "lr=1"], {}),
+        ([f"--data={tmp_path / 'else where'}"], {"DATA": "never", "NGPU": 1}),
+        ([], {"DATA": tmp_path / "else where"}),
+    ):
+        done = run(copy, config, *options, script="run.sh", **variables)
+        assert done.returncode == 2 and str(tmp_path / "else where") in done.stderr
+        assert "Traceback" not in done.stderr
+    for options, message in (
+        ([], "expected a config first"),
+        ([config, "--gpus", "two"], "--gpus (NGPU) must be a number from 1 on, found: two"),
+        ([config, "--out"], "expected a value after --out"),
+        ([config, "--out", "--split", "val"], "expected a value after --out"),
+        ([config, "--set", "seed=1", "lrr=1"], "did you mean 'lr'"),
+    ):
+        done = run(copy, *options, script="run.sh")
+        assert done.returncode == 2 and done.stdout == ""
+        assert message in done.stderr and done.stderr.count("error:") == 1
 
 
 @pytest.mark.parametrize(
