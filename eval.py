@@ -15,6 +15,7 @@ of n ranks takes every n-th image and the counts are added, so that any number o
 the same numbers.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 from pathlib import Path
 from typing import Any

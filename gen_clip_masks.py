@@ -10,6 +10,7 @@ Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again goes o
 on any number of processes; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
 import hashlib

@@ -11,6 +11,7 @@ Takes torchrun, as eval.py does: each of n ranks takes every n-th picture.
 A picture that can't be read is reported, the others go on, and the exit status is 2 at the end.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 from collections.abc import Iterable
 from pathlib import Path

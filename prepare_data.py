@@ -14,6 +14,7 @@ with the data, then exits with status 1 and writes no labels; what is merely odd
 --config it also compares the sizes. One process, without torchrun: --workers.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import os
 import sys

@@ -14,6 +14,7 @@ Pictures are those of the first input; of a suite, of its row "Dual + CARB" and 
 --readme replaces what stands between the lines <!-- report:NAME --> and <!-- /report:NAME -->.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import shlex
 import subprocess

@@ -11,6 +11,7 @@ where the warm-up stopped: one schedule of `steps` over both stages.
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset

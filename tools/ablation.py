@@ -15,6 +15,7 @@ far as CARB's start. The same command again goes on where it stopped; what is sc
 alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import shlex
 import signal

@@ -3,6 +3,7 @@
 python -m tools.config_key configs/cityscapes.yaml data_root --set data_root=/data/cityscapes
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
 import json

@@ -7,6 +7,7 @@ the mIoU of the pseudo-masks and of both networks on the same images (Markdown) 
 next, and writes demo.png: image, ground truth, pseudo-mask and predictions of a few images.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import shlex
 from pathlib import Path

@@ -10,6 +10,7 @@ for choosing: the last checkpoint is the one to report. The picture needs matplo
 matplotlib).
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import re
 from pathlib import Path

@@ -8,6 +8,7 @@ pseudo-mask and the filtered prediction S are right there. Overall and by class 
 Fig. 4 of the report (figures/regions.py) draws the same regions.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

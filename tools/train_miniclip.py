@@ -10,6 +10,7 @@ none of them is in a data set of another seed.
     python -m tools.train_miniclip --out models/miniature/clip.pt --overwrite
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import math
 import time

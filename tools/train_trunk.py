@@ -14,6 +14,7 @@ threads give the same bits. About 10 minutes on one core (--threads 1); an inter
 anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import hashlib
 import math

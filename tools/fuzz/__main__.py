@@ -11,6 +11,7 @@ being read lies in OUT/reading: where the whole program dies, it is still there.
 run. Needs hypothesis (requirements-dev.txt).
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import contextlib
 import hashlib
