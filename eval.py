@@ -105,13 +105,13 @@ def main(argv: list[str]) -> None:
 
     # --- report
     if ranks.is_main:
+        if ground_truth is not None:
+            report(matrix, classes, out, made_from | {"num_images": len(data)})
         if arguments.save_vis:
             save_image(out / "vis" / "legend.png", legend(classes.names, classes.palette))
         if arguments.export_submission:
             zip_submission(Path(arguments.export_submission), list(images))
-        if ground_truth is not None:
-            report(matrix, classes, out, made_from | {"num_images": len(data)})
-        else:
+        if ground_truth is None:
             print(f"{len(data)} images of {split}, no ground truth to score; pictures in {out}")
     cleanup()
 

@@ -187,11 +187,11 @@ def score(
     all_reduce(pixels)
     if ranks.is_main:
         share = int(pixels[1]) / max(1, int(pixels[0]))
-        print(confusion.table(classes.names, classes.small))
-        print(f"labelled pixels: {100 * share:.2f} %")
         content = {"split": split, "num_images": len(names), "labelled_pixels": share}
         content |= confusion.to_dict(classes.names, classes.small)
         write_json(out / "score.json", content)
+        print(confusion.table(classes.names, classes.small))
+        print(f"labelled pixels: {100 * share:.2f} %")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
 import json
+import os
+import sys
 
 from utils.cli import add_overrides
 from utils.config import Config, load_config
@@ -21,7 +23,9 @@ def main(argv: list[str]) -> None:
     add_overrides(parser)
     arguments = parser.parse_args(argv)
     value = getattr(load_config(arguments.file, arguments.overrides), arguments.key)
-    print(value if isinstance(value, str) else json.dumps(value))  # true, null: as in YAML
+    text = value if isinstance(value, str) else json.dumps(value)  # true, null: as in YAML
+    # As the system writes file names, whatever the encoding of the console is.
+    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
 
 
 if __name__ == "__main__":

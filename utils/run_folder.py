@@ -120,7 +120,9 @@ def _take(lock: Path) -> None:
 def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return "git not found"
     return done.stdout.strip() if done.returncode == 0 else "no commit"

@@ -28,7 +28,8 @@ def same_command() -> str:
     command = sys.orig_argv
     if "TORCHELASTIC_RUN_ID" in os.environ:
         try:
-            command = Path(f"/proc/{os.getppid()}/cmdline").read_text().split("\0")[:-1]
+            launcher = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+            command = os.fsdecode(launcher).split("\0")[:-1]
         except OSError:  # no Linux
             command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
     return shlex.join(a for a in command if len(a) < 3 or not "--overwrite".startswith(a))
