@@ -34,6 +34,7 @@ from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
 from datasets.survey import Found, convert, extract_labels, survey
 from datasets.synthetic import parse_counts, write_dataset
+from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, printable, run_script
 from utils.files import check_folder
@@ -96,20 +97,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("dataset", choices=[*DATASETS, "synthetic"])
-    add("--root", required=True, help="the folder the data set lies in")
+    add("--root", type=path, required=True, help="the folder the data set lies in")
     add(
-        "--class-file", help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml"
+        "--class-file",
+        type=path,
+        help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
     add("--splits", nargs="+", help="default: all that are there except test")
-    add("--out", help="JSON file to write the labels to")
+    add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--import-labels", metavar="NPY", help="the authors' labels.npy")
-    source.add_argument("--labels", help="existing labels, JSON or CSV")
+    source.add_argument("--import-labels", type=path, metavar="NPY", help="the authors' labels.npy")
+    source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
     add("--check", action="store_true", help="look for everything that is wrong")
-    add("--config", help="--check: also compare the sizes with this config's")
+    add("--config", type=path, help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
-    add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
+    add(
+        "--convert",
+        type=path,
+        metavar="OUT",
+        help="write camvid or wilddash2 as img/ and mask/ folders",
+    )
     add("--overwrite", action="store_true", help="replace what --out or --convert made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
     add("--seed", type=int, default=0, help="synthetic: which scenes")

@@ -24,7 +24,7 @@ from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.views import LocalViewSampler
-from utils.cli import training_parser
+from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
@@ -39,7 +39,7 @@ from utils.training import prepare_views, train_one_step, wrap
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     parser = training_parser(__doc__)
-    parser.add_argument("--init", required=True, help="checkpoint of train_warmup.py")
+    parser.add_argument("--init", type=path, required=True, help="checkpoint of train_warmup.py")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     end = config.steps

@@ -10,14 +10,14 @@ import json
 import os
 import sys
 
-from utils.cli import add_overrides
+from utils.cli import add_overrides, path
 from utils.config import Config, load_config
 from utils.errors import run_script
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", help="YAML file, see configs/")
+    parser.add_argument("file", type=path, help="YAML file, see configs/")
     names = [field.name for field in dataclasses.fields(Config)]
     parser.add_argument("key", choices=names, metavar="key")
     add_overrides(parser)

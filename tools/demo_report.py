@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from datasets.labels import ClassTable
 from figures.pictures import Column, chosen, comparison, open_pictures
+from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, run_script
 from utils.files import read_json
@@ -31,7 +32,7 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", help="folder of run_demo.sh")
+    parser.add_argument("run", type=path, help="folder of run_demo.sh")
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
     arguments = parser.parse_args(argv)

@@ -34,6 +34,7 @@ from tools.fuzz import checkpoints, labels, logs, pictures
 from tools.fuzz import settings as setting_files
 from tools.fuzz.inputs import damaged, edited, repacked, soup
 from tools.fuzz.reading import Fault, Target, read
+from utils.cli import path
 from utils.errors import InputError, run_script
 
 ROUND = 60  # files of a target before it is the turn of the next
@@ -97,10 +98,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add(
         "--out",
+        type=path,
         default="runs/fuzz",
         help="folder of the files that show a fault (default: runs/fuzz)",
     )
-    add("--again", metavar="FILE", help="read one of these files again")
+    add("--again", type=path, metavar="FILE", help="read one of these files again")
     return result.parse_args(argv)
 
 
