@@ -11,6 +11,7 @@ on any number of processes; --overwrite starts anew. --save-vis shows the masks 
 OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
 import hashlib
@@ -35,7 +36,7 @@ from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
-from utils.cli import add_trust, parser
+from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
@@ -80,8 +81,8 @@ def main(argv: list[str]) -> None:
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
     barrier()
-    for path in unfinished:
-        path.unlink(missing_ok=True)
+    for old in unfinished:
+        old.unlink(missing_ok=True)
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
     if arguments.save_vis:
@@ -94,7 +95,11 @@ def main(argv: list[str]) -> None:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = parser(__doc__)
     add = result.add_argument
-    add("--out", help="default: pseudo_masks of the config; with --split <pseudo_masks>_<split>")
+    add(
+        "--out",
+        type=path,
+        help="default: pseudo_masks of the config; with --split <pseudo_masks>_<split>",
+    )
     add("--split", help="default: train_split of the config")
     add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
     add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")

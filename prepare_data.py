@@ -17,6 +17,7 @@ with the data, then exits with status 1 and writes no labels; what is merely odd
 and the number of the pictures. One process, without torchrun: --workers.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import functools
 import os
@@ -50,6 +51,7 @@ from datasets.survey import (
 )
 from datasets.synthetic import parse_counts, write_dataset
 from models.clip_miniature import check_prompts
+from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, InputWarning, printable, run_script
 from utils.files import check_folder, write_json
@@ -125,21 +127,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("dataset", choices=[*DATASETS, "synthetic"])
-    add("--root", required=True, help="the folder the data set lies in")
+    add("--root", type=path, required=True, help="the folder the data set lies in")
     add(
-        "--class-file", help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml"
+        "--class-file",
+        type=path,
+        help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
     add("--splits", nargs="+", help="default: all that are there except test")
-    add("--out", help="JSON file to write the labels to")
+    add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--import-labels", metavar="NPY", help="the authors' labels.npy")
-    source.add_argument("--labels", help="existing labels, JSON or CSV")
+    source.add_argument("--import-labels", type=path, metavar="NPY", help="the authors' labels.npy")
+    source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
     add("--check", action="store_true", help="look for everything that is wrong")
-    add("--config", help="--check: also compare the sizes with this config's")
+    add("--config", type=path, help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
-    add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
-    add("--write-config", metavar="FILE", help="a config to start from, derived from the pictures")
+    add(
+        "--convert",
+        type=path,
+        metavar="OUT",
+        help="write camvid or wilddash2 as img/ and mask/ folders",
+    )
+    add(
+        "--write-config",
+        type=path,
+        metavar="FILE",
+        help="a config to start from, derived from the pictures",
+    )
     add(
         "--miniature",
         action="store_true",

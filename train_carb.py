@@ -11,6 +11,7 @@ where the warm-up stopped: one schedule of `steps` over both stages.
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
@@ -26,7 +27,7 @@ from models.clip_loading import clip_sha256
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.views import LocalViewSampler
-from utils.cli import training_parser
+from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
@@ -41,7 +42,7 @@ from utils.training import prepare_views, train_one_step, wrap
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     parser = training_parser(__doc__)
-    parser.add_argument("--init", required=True, help="checkpoint of train_warmup.py")
+    parser.add_argument("--init", type=path, required=True, help="checkpoint of train_warmup.py")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     end = config.steps

@@ -9,6 +9,7 @@ last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary con
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset

@@ -11,6 +11,7 @@ Base, Local and Dual of Table 1).
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset

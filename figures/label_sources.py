@@ -13,6 +13,7 @@ from datasets.split_labels import find_labels
 from figures.style import Missing
 from utils.config import Config, load_config
 from utils.errors import InputError
+from utils.paths import expand
 
 _TITLES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 _CLASS_FILES = Path(__file__).parent.parent / "datasets" / "classes"
@@ -38,7 +39,8 @@ def read_source(source: str) -> Labels | Missing:
     """
     kind, separator, path = source.rpartition(":")
     if not separator or Path(source).is_file():
-        return _from_config(source)
+        return _from_config(expand(source))
+    path = expand(path)
     counted = f"images of {path}"
     if kind == "voc":
         labels, names = read_voc(path)
@@ -48,7 +50,7 @@ def read_source(source: str) -> Labels | Missing:
         title = "MS COCO"
     else:
         shipped = _CLASS_FILES / f"{kind}.yaml"
-        names = load_classes(shipped if shipped.is_file() else kind).names
+        names = load_classes(shipped if shipped.is_file() else expand(kind)).names
         labels = read_image_labels(path, len(names), names)
         title = _TITLES.get(Path(kind).stem, Path(kind).stem)
     return Labels(title, counted, names, count_labels(list(labels.values()), len(names)))

@@ -8,6 +8,7 @@ pseudo-mask and the filtered prediction S are right there. Overall and by class 
 Fig. 4 of the report (figures/regions.py) draws the same regions.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from datasets.transforms import normalize
 from figures.style import markdown
 from models.carb import filtered_prediction, split_regions
 from models.trained import Trained, load_trained
-from utils.cli import parser
+from utils.cli import parser, path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.inference import predict_logits
@@ -41,7 +42,7 @@ class Regions(NamedTuple):
 
 def main(argv: list[str]) -> None:
     arguments = parser(__doc__, config_required=False)
-    arguments.add_argument("--ckpt", required=True)
+    arguments.add_argument("--ckpt", type=path, required=True)
     arguments = arguments.parse_args(argv)
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     trained.model.to(setup(arguments.device).device)

@@ -126,10 +126,7 @@ def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
         done = subprocess.run(
-            ["git", "-C", root, *arguments],
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",  # a diff has whatever letters the files have
+            ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace"
         )
     except OSError:
         return "git not found"

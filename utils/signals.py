@@ -33,9 +33,8 @@ def this_command() -> list[str]:
     command = sys.orig_argv
     if "TORCHELASTIC_RUN_ID" in os.environ:
         try:
-            command = os.fsdecode(Path(f"/proc/{os.getppid()}/cmdline").read_bytes()).split("\0")[
-                :-1
-            ]
+            launcher = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+            command = os.fsdecode(launcher).split("\0")[:-1]
         except OSError:  # no Linux
             command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
     return [a for a in command if len(a) < 3 or not "--overwrite".startswith(a)]
