@@ -15,6 +15,7 @@ of n ranks takes every n-th image and the counts are added, so that any number o
 the same numbers.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from datasets.loader import image_loader
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.trained import load_trained
-from utils.cli import parser
+from utils.cli import parser, path
 from utils.distributed import Ranks, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.evaluation_output import check_out, report, submission_name, zip_submission
@@ -104,28 +105,33 @@ def main(argv: list[str]) -> None:
 
     # --- report
     if ranks.is_main:
+        if ground_truth is not None:
+            report(matrix, classes, out, made_from | {"num_images": len(data)})
         if arguments.save_vis:
             save_image(out / "vis" / "legend.png", legend(classes.names, classes.palette))
         if arguments.export_submission:
             zip_submission(Path(arguments.export_submission), list(images))
-        if ground_truth is not None:
-            report(matrix, classes, out, made_from | {"num_images": len(data)})
-        else:
+        if ground_truth is None:
             print(f"{len(data)} images of {split}, no ground truth to score; pictures in {out}")
     cleanup()
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     arguments = parser(__doc__, config_required=False)
-    arguments.add_argument("--ckpt", required=True, help="last.pt of a run, or the authors' .pth")
+    arguments.add_argument(
+        "--ckpt", type=path, required=True, help="last.pt of a run, or the authors' .pth"
+    )
     arguments.add_argument("--split", help="train, val or test (default: the config's val_split)")
-    arguments.add_argument("--out", help="folder for metrics.json and pictures")
+    arguments.add_argument("--out", type=path, help="folder for metrics.json and pictures")
     arguments.add_argument("--save-vis", action="store_true", help="coloured PNGs and overlays")
     arguments.add_argument(
         "--save-predictions", action="store_true", help="PNGs of the class ids, full size"
     )
     arguments.add_argument(
-        "--export-submission", metavar="DIR", help="label ids as the Cityscapes server wants them"
+        "--export-submission",
+        type=path,
+        metavar="DIR",
+        help="label ids as the Cityscapes server wants them",
     )
     arguments.add_argument(
         "--overwrite", action="store_true", help="replace another evaluation's results in OUT"

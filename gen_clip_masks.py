@@ -11,6 +11,7 @@ on any number of processes; --overwrite starts anew. --save-vis shows the masks 
 OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
 import hashlib
@@ -22,9 +23,12 @@ import torch
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_image, read_mask
-from datasets.image_labels import ImageLabels, read_image_labels
+from datasets.fingerprint import images_sha256
+from datasets.image_labels import ImageLabels
+from datasets.label_check import check_trainable
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
 from datasets.loader import image_loader
+from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, check_mask, require
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions
@@ -32,11 +36,12 @@ from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
 from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
-from utils.cli import add_trust, parser
+from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
+from utils.ground_truth import score_notes
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
@@ -58,15 +63,16 @@ def main(argv: list[str]) -> None:
     images = dataset.images(split)
     for folder in (out, vis)[: 1 + arguments.save_vis]:
         check_no_inputs(folder, images, [*images.values(), *dataset.ground_truth(split).values()])
-    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    require(images, image_labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    labels = labels_of_split(dataset, split, config.image_labels, classes, images)
+    check_trainable(classes, labels)
     if arguments.score:
         require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
 
     # --- masks
-    labels = {name: image_labels[name] for name in images}
     text = get_text_embeddings(config, classes, trust=arguments.trust)
-    made_from = describe(arguments, config, split, classes, labels, text)
+    made_from = {}  # rank 0 compares and writes it
+    if ranks.is_main:
+        made_from = describe(arguments, config, split, classes, images, labels, text)
     overwrite = arguments.overwrite
     todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
@@ -75,8 +81,8 @@ def main(argv: list[str]) -> None:
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
     barrier()
-    for path in unfinished:
-        path.unlink(missing_ok=True)
+    for old in unfinished:
+        old.unlink(missing_ok=True)
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
     if arguments.save_vis:
@@ -89,7 +95,11 @@ def main(argv: list[str]) -> None:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = parser(__doc__)
     add = result.add_argument
-    add("--out", help="default: pseudo_masks of the config; with --split <pseudo_masks>_<split>")
+    add(
+        "--out",
+        type=path,
+        help="default: pseudo_masks of the config; with --split <pseudo_masks>_<split>",
+    )
     add("--split", help="default: train_split of the config")
     add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
     add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
@@ -127,6 +137,7 @@ def describe(
     config: Config,
     split: str,
     classes: ClassTable,
+    images: dict[str, File],
     image_labels: ImageLabels,
     text_embeddings: torch.Tensor,
 ) -> dict[str, Any]:
@@ -136,6 +147,7 @@ def describe(
         "dataset": config.dataset,
         "split": split,
         "num_images": len(image_labels),
+        "images_sha256": images_sha256(images),
         "image_labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
         "class_names": classes.names,
         "clip_model": model_name(config.clip_model),
@@ -204,6 +216,7 @@ def score(
     confusion = ConfusionMatrix(len(classes), ranks.device)
     # with ground truth, and of these with a label
     pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
+    in_truth = torch.zeros(256, dtype=torch.int64, device=ranks.device)  # also without a label
     truths = dataset.ground_truth(split)
     names = list(dataset.images(split))
     for name in progress(names[ranks.rank :: ranks.world_size], "score", ranks):
@@ -212,18 +225,24 @@ def score(
         mask = read_mask(file)
         check_mask(mask, file, truth.shape, len(classes))
         truth, mask = torch.from_numpy(truth), torch.from_numpy(mask)
+        in_truth += torch.bincount(truth.flatten(), minlength=256).to(ranks.device)
         known, labelled = truth != IGNORE_INDEX, mask != IGNORE_INDEX
         confusion.update(mask, truth.masked_fill(~labelled, IGNORE_INDEX))
         pixels += torch.stack([known.sum(), (known & labelled).sum()]).to(ranks.device)
     confusion.all_reduce()
     all_reduce(pixels)
+    all_reduce(in_truth)
     if ranks.is_main:
         share = int(pixels[1]) / max(1, int(pixels[0]))
-        print(confusion.table(classes.names, classes.small))
-        print(f"labelled pixels: {100 * share:.2f} %")
         content = {"split": split, "num_images": len(names), "labelled_pixels": share}
         content |= confusion.to_dict(classes.names, classes.small)
         write_json(out / "score.json", content)
+        print(confusion.table(classes.names, classes.small))
+        print(f"labelled pixels: {100 * share:.2f} %")
+        right = int(confusion.areas()[0].sum())
+        of_classes, ignored = in_truth[: len(classes)].tolist(), int(in_truth[IGNORE_INDEX])
+        for note in score_notes(of_classes, ignored, right, classes.names, split):
+            print(f"note: {note}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Takes torchrun, as eval.py does: each of n ranks takes every n-th picture.
 A picture that can't be read is reported, the others go on, and the exit status is 2 at the end.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +23,7 @@ from datasets.files import File, list_files, read_image
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.trained import load_trained
-from utils.cli import parser
+from utils.cli import parser, path
 from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.errors import InputError, run_script
 from utils.files import check_folder
@@ -39,9 +40,11 @@ from utils.visualize import legend, overlay, save_image, save_mask
 def main(argv: list[str]) -> None:
     # --- arguments
     arguments = parser(__doc__, config_required=False)
-    arguments.add_argument("input", help="a picture or a folder")
-    arguments.add_argument("--ckpt", required=True, help="last.pt of a run, or the authors' .pth")
-    arguments.add_argument("--out", required=True, help="folder for the results")
+    arguments.add_argument("input", type=path, help="a picture or a folder")
+    arguments.add_argument(
+        "--ckpt", type=path, required=True, help="last.pt of a run, or the authors' .pth"
+    )
+    arguments.add_argument("--out", type=path, required=True, help="folder for the results")
     arguments.add_argument("--alpha", type=opacity, default=0.5, help="of the overlay, 0 to 1")
     arguments.add_argument(
         "--overwrite", action="store_true", help="replace files that are in OUT already"

@@ -9,38 +9,54 @@
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
-from the ground truth, where a class is present if at least --min-pixels pixels have it. They go to
---out; another file there is replaced with --overwrite only. --check names everything that is wrong
+from the ground truth, where a class is present if at least --min-pixels pixels have it; images
+without ground truth need a file of labels, which is found by itself in --root. Labels go to --out;
+another file there is replaced with --overwrite only. --check names everything that is wrong
 with the data, then exits with status 1 and writes no labels; what is merely odd is a warning. With
 --config it also names settings that can't be meant. --write-config derives a config from the sizes
 and the number of the pictures. One process, without torchrun: --workers.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
+import functools
 import os
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
 from datasets.doctor import examine, told
 from datasets.image_labels import (
     ImageLabels,
+    check_label_classes,
     image_labels_text,
-    read_image_labels,
+    meta_path,
     write_image_labels,
 )
-from datasets.label_check import LabelFile, read_all_labels
+from datasets.label_check import Images, LabelFile, read_all_labels, sort_labels
 from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
 from datasets.official_labels import import_official_labels
+from datasets.split_labels import label_keys, labels_beside, other_splits
 from datasets.starting_config import write_starting_config
-from datasets.survey import Found, convert, extract_labels, survey
+from datasets.survey import (
+    Found,
+    convert,
+    extract_labels,
+    has_all_masks,
+    survey,
+    tell_of_truth,
+)
 from datasets.synthetic import parse_counts, write_dataset
 from models.clip_miniature import check_prompts
+from utils.cli import path
 from utils.config import load_config
-from utils.errors import InputError, printable, run_script
-from utils.files import check_folder
+from utils.errors import InputError, InputWarning, printable, run_script
+from utils.files import check_folder, write_json
 
+LabelSource = Callable[[Images], LabelFile]
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
 MINIATURE_CLIP = Path(__file__).parent / "models" / "miniature" / "clip.pt"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
@@ -76,24 +92,33 @@ def main(argv: list[str]) -> None:
 
     if args.out:
         _check_out(Path(args.out))
-    given = args.import_labels or args.labels
+    source = _label_source(args, dataset, splits, classes)
     found: dict[str, Found] = {}
     if args.check:
-        found = _check(args, dataset, splits, classes)
-    elif not given:
+        found = _check(args, dataset, splits, classes, source)
+    elif source is None:
         found = survey(dataset, splits, len(classes), args.workers)
     if not (args.out or args.stats):
         return
-    if given:
-        labels = _given_labels(args, classes)
-    else:
-        labels = extract_labels(found, len(classes), args.min_pixels)
+    with warnings.catch_warnings():
+        if args.check:
+            warnings.simplefilter("ignore", InputWarning)  # all that is odd has been told
+        images = {split: dataset.images(split) for split in splits}
+        keys = label_keys(other_splits(dataset, splits) | images)
+        if source is None:
+            labels = extract_labels(found, len(classes), args.min_pixels)
+            tell_of_truth(found, keys, images, classes)
+        else:
+            labels = _all_or_error(source(images | other_splits(dataset, splits)))
     if args.out:
-        _write_labels(Path(args.out), labels, args.overwrite)
+        _write_labels(args, labels, classes)
+        if any(name != key for (_, name), key in keys.items()):
+            print("some images of two splits have one name: the keys are '<split>/<image id>'")
     if args.stats:
         for split in splits:
-            names = [name for name in dataset.images(split) if name in labels]
-            print(f"\n{split}: {statistics([labels[name] for name in names], classes)}")
+            of_split = [keys[split, name] for name in images[split]]
+            of_split = [labels[key] for key in of_split if key in labels]
+            print(f"\n{split}: {statistics(of_split, classes)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,21 +127,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("dataset", choices=[*DATASETS, "synthetic"])
-    add("--root", required=True, help="the folder the data set lies in")
+    add("--root", type=path, required=True, help="the folder the data set lies in")
     add(
-        "--class-file", help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml"
+        "--class-file",
+        type=path,
+        help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
     add("--splits", nargs="+", help="default: all that are there except test")
-    add("--out", help="JSON file to write the labels to")
+    add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--import-labels", metavar="NPY", help="the authors' labels.npy")
-    source.add_argument("--labels", help="existing labels, JSON or CSV")
+    source.add_argument("--import-labels", type=path, metavar="NPY", help="the authors' labels.npy")
+    source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
     add("--check", action="store_true", help="look for everything that is wrong")
-    add("--config", help="--check: also compare the sizes with this config's")
+    add("--config", type=path, help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
-    add("--convert", metavar="OUT", help="write camvid or wilddash2 as img/ and mask/ folders")
-    add("--write-config", metavar="FILE", help="a config to start from, derived from the pictures")
+    add(
+        "--convert",
+        type=path,
+        metavar="OUT",
+        help="write camvid or wilddash2 as img/ and mask/ folders",
+    )
+    add(
+        "--write-config",
+        type=path,
+        metavar="FILE",
+        help="a config to start from, derived from the pictures",
+    )
     add(
         "--miniature",
         action="store_true",
@@ -141,29 +178,46 @@ def _class_file(args: argparse.Namespace) -> Path:
     return own
 
 
-def _given_labels(args: argparse.Namespace, classes: ClassTable) -> ImageLabels:
-    if args.labels:
-        return read_image_labels(args.labels, len(classes), classes.names)
-    labels, num_classes = import_official_labels(args.import_labels)
-    if num_classes != len(classes):
-        raise InputError(
-            f"{args.import_labels} has {num_classes} classes, {args.dataset} {len(classes)}; "
-            "import the file of the same data set"
-        )
-    return labels
+def _label_source(
+    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
+) -> LabelSource | None:
+    """What reads the labels for the images of all splits; None where they come from the masks."""
+    if args.import_labels:
+        labels, num_classes = import_official_labels(args.import_labels)
+        if num_classes != len(classes):
+            raise InputError(
+                f"{args.import_labels} has {num_classes} classes, {args.dataset} {len(classes)}; "
+                "import the file of the same data set"
+            )
+        return functools.partial(sort_labels, args.import_labels, labels)
+    path = args.labels
+    if path is None and not (args.out or args.stats):  # compare what there is
+        path = labels_beside(dataset.root, classes, None, is_needed=False)
+    elif path is None and not has_all_masks(dataset, splits):
+        path = labels_beside(dataset.root, classes, args.out, is_needed=True)
+    if path is None:
+        return None
+    if args.labels is None:
+        print(f"labels: those of {path} (--labels names others)")
+    return functools.partial(read_all_labels, path, classes)
+
+
+def _all_or_error(labels: LabelFile) -> ImageLabels:
+    if labels.problems:
+        raise InputError(labels.problems[0])
+    return labels.labels | labels.unknown
 
 
 def _check(
-    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
+    args: argparse.Namespace,
+    dataset: SegmentationData,
+    splits: list[str],
+    classes: ClassTable,
+    source: LabelSource | None,
 ) -> dict[str, Found]:
     """Tell what is wrong and what is odd; ends the program if anything is wrong."""
     config = load_config(args.config) if args.config else None
-    given = None
-    if args.labels:
-        given = read_all_labels(args.labels, classes)
-    elif args.import_labels:
-        given = LabelFile(_given_labels(args, classes), set(), [])
-    findings = examine(dataset, splits, classes, given, args.min_pixels, config, args.workers)
+    findings = examine(dataset, splits, classes, source, args.min_pixels, config, args.workers)
     for line in told(findings):
         print(printable(line))
     if findings.problems:
@@ -178,15 +232,22 @@ def _check_out(out: Path) -> None:
     check_folder(out.parent, "--out")
 
 
-def _write_labels(out: Path, labels: ImageLabels, overwrite: bool) -> None:
-    if out.exists() and out.read_bytes() == image_labels_text(labels).encode():
+def _write_labels(args: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
+    out = Path(args.out)
+    meta = {"class_names": classes.names, "dataset": args.dataset, "min_pixels": args.min_pixels}
+    is_same = out.exists() and out.read_bytes() == image_labels_text(labels).encode()
+    if is_same and not args.overwrite:
+        check_label_classes(out, classes.names)
+    if is_same:
+        write_json(meta_path(out), meta)
         print(f"unchanged {out}: {len(labels)} images")
         return
-    if out.exists() and not overwrite:
+    if out.exists() and not args.overwrite:
         raise InputError(
             f"{out} is there with other labels than the {len(labels)} images' of this run; "
             "name another --out, or --overwrite to replace it"
         )
+    write_json(meta_path(out), meta)
     write_image_labels(out, labels)
     print(f"wrote {out}: {len(labels)} images")
 

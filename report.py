@@ -14,6 +14,7 @@ Pictures are those of the first input; of a suite, of its row "Dual + CARB" and 
 --readme replaces what stands between the lines <!-- report:NAME --> and <!-- /report:NAME -->.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import shlex
 import subprocess
@@ -27,6 +28,7 @@ from figures.parts import PARTS, count, draw
 from figures.readme import fill_readme
 from figures.runs import Run, Suite, read_inputs
 from figures.style import Figure, plotting
+from utils.cli import path
 from utils.errors import InputError, run_script
 from utils.run_folder import git
 
@@ -85,8 +87,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = result.add_argument
     inputs = "folders of runs and of suites, or suite files"
-    add("inputs", nargs="+", metavar="RUN_OR_SUITE", help=inputs)
-    add("--out", default="report", help="folder of the page (default: report)")
+    add("inputs", type=path, nargs="+", metavar="RUN_OR_SUITE", help=inputs)
+    add("--out", type=path, default="report", help="folder of the page (default: report)")
     sources = "configs, voc:FOLDER, coco:FILE, CLASSES:LABELS (default: the first run's config)"
     add("--data", nargs="+", metavar="SOURCE", help=f"of Fig. 1: {sources}")
     add("--split", help="whose images are shown (default: the val_split of the first run)")
@@ -94,7 +96,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--images", nargs="+", default=["4"], metavar="N|ID", help="how many, or which (default: 4)"
     )
     add("--make", action="store_true", help="run what is missing of masks and evaluations")
-    add("--readme", metavar="FILE", help="put the tables between their markers there")
+    add("--readme", type=path, metavar="FILE", help="put the tables between their markers there")
     names = ", ".join(PARTS)
     add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=f"of {names}")
     add("--debug", action="store_true", help="show the traceback of an error")

@@ -11,25 +11,29 @@ where the warm-up stopped: one schedule of `steps` over both stages.
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
-from datasets.image_labels import read_image_labels
+from datasets.fingerprint import fingerprint
+from datasets.label_check import check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
+from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
+from models.clip_loading import clip_sha256
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.views import LocalViewSampler
-from utils.cli import training_parser
+from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
 from utils.errors import run_script
 from utils.resume import checkpoint_names, load_warmup, restore, save
 from utils.run_folder import open_run
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 from utils.schedule import poly_lr
 from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
@@ -38,7 +42,7 @@ from utils.training import prepare_views, train_one_step, wrap
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     parser = training_parser(__doc__)
-    parser.add_argument("--init", required=True, help="checkpoint of train_warmup.py")
+    parser.add_argument("--init", type=path, required=True, help="checkpoint of train_warmup.py")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
     end = config.steps
@@ -46,11 +50,13 @@ def main(argv: list[str]) -> None:
     # --- device, ranks
     ranks = setup(arguments.device)
     classes = load_classes(config.class_file)
-    warmup = load_warmup(arguments.init, config, classes)
+    warmup = load_warmup(arguments.init, config, classes, arguments.run_dir)
 
     # --- data
-    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
+    source, split = open_dataset(config.dataset, config.data_root), config.train_split
+    images = source.images(split)
+    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
+    check_trainable(classes, image_labels)
     masks = None
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
@@ -71,15 +77,22 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    inputs = None
+    if ranks.is_main:
+        clip = None if config.views == "base" else clip_sha256(config.clip_model)
+        inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(
-        run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init
+    step, state = restore(
+        run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init, inputs
     )
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, log_state)
+    about = describe(config, dataset, model)
+    log = RunLog(
+        run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, state, about, inputs
+    )
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -9,9 +9,12 @@ last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary con
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
+from datasets.fingerprint import fingerprint
+from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet
@@ -26,7 +29,7 @@ from utils.distributed import cleanup, setup
 from utils.errors import InputError, run_script
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
 from utils.stop import Stop
@@ -52,6 +55,9 @@ def main(argv: list[str]) -> None:
             f"{config.data_root} has no ground truth for split '{config.train_split}', which full "
             "supervision needs; prepare_data.py --check says where it is looked for"
         )
+    check_trainable(classes)
+    if ranks.is_main:
+        check_some_masks(masks, source.read_ground_truth, classes)
     labels = dict.fromkeys(images, ())  # image-level labels play no part here
     dataset = TrainingSet(
         images,
@@ -71,13 +77,17 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    inputs = fingerprint(classes, images, masks=masks) if ranks.is_main else None
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(run_dir, "supervised", end, ranks, model, optimizer)
+    step, state = restore(run_dir, "supervised", end, ranks, model, optimizer, inputs=inputs)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, log_state)
+    about = describe(config, dataset, model, supervised=True)
+    log = RunLog(
+        run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, state, about, inputs
+    )
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -11,15 +11,19 @@ Base, Local and Dual of Table 1).
 The same command again goes on where it stopped; --overwrite starts anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
-from datasets.image_labels import read_image_labels
+from datasets.fingerprint import fingerprint
+from datasets.label_check import check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
+from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
+from models.clip_loading import clip_sha256
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.text import get_text_embeddings
@@ -30,7 +34,7 @@ from utils.distributed import cleanup, setup
 from utils.errors import run_script
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
 from utils.stop import Stop
@@ -49,8 +53,10 @@ def main(argv: list[str]) -> None:
 
     # --- data
     classes = load_classes(config.class_file)
-    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    image_labels = read_image_labels(config.image_labels, len(classes), classes.names)
+    source, split = open_dataset(config.dataset, config.data_root), config.train_split
+    images = source.images(split)
+    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
+    check_trainable(classes, image_labels)
     masks = None
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
@@ -73,13 +79,20 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
+    inputs = None
+    if ranks.is_main:
+        clip = None if config.views == "base" else clip_sha256(config.clip_model)
+        inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, log_state = restore(run_dir, "warmup", end, ranks, model, optimizer, criterion)
+    step, state = restore(run_dir, "warmup", end, ranks, model, optimizer, criterion, inputs=inputs)
     network = wrap(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
-    log = RunLog(run_dir, config, ranks, step, end, "warm-up", arguments.tensorboard, log_state)
+    about = describe(config, dataset, model)
+    log = RunLog(
+        run_dir, config, ranks, step, end, "warm-up", arguments.tensorboard, state, about, inputs
+    )
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

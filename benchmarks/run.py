@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.machine import describe
 from benchmarks.timing import Case, Options, Result, Size, compare
+from utils.cli import path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.files import write_json
@@ -44,7 +45,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     arguments.add_argument(
         "--quick", action="store_true", help="smaller sizes, without targets where they are"
     )
-    arguments.add_argument("--json", metavar="FILE", help="write machine and results there")
+    arguments.add_argument(
+        "--json", type=path, metavar="FILE", help="write machine and results there"
+    )
     return arguments
 
 

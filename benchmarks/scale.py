@@ -27,6 +27,7 @@ from torch import nn
 from benchmarks.machine import describe
 from datasets.synthetic import write_dataset
 from models.deeplabv3 import build_model
+from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, run_script
 from utils.files import write_json
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=80, help="of each run, at least 20")
-    parser.add_argument("--json", metavar="FILE", help="write machine and results there")
+    parser.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
     arguments = parser.parse_args(argv)
     if arguments.steps < 20:
         parser.error("--steps: expected 20 or more")

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.page import fill
 from benchmarks.run import COMPONENTS, measured
+from utils.cli import path
 from utils.errors import InputError, run_script
 from utils.files import read_json
 
@@ -22,10 +23,10 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, help="written by benchmarks.run --json")
+    parser.add_argument("file", type=path, help="written by benchmarks.run --json")
     parser.add_argument("--write", action="store_true", help="replace the tables of RESULTS.md")
     arguments = parser.parse_args(argv)
-    report = read_json(arguments.file)
+    report = read_json(Path(arguments.file))
     if arguments.write:
         _refuse_parts(report, arguments.file)
         fill(PAGE, section(report), markdown(report))

@@ -2,10 +2,14 @@
 
 import contextlib
 import functools
+import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from datasets import SegmentationData
 from datasets.files import File, TwiceError, walk
@@ -16,14 +20,18 @@ from datasets.label_check import (
     disagreements,
     empty_labels,
     label_problems,
-    unseen_classes,
+    nothing_in_common,
+    poor_labels,
+    truth_oddities,
 )
 from datasets.labels import ClassTable
 from datasets.plausible import crop_to_reach, implausible
 from datasets.sizes import sample_sizes
+from datasets.split_labels import label_keys
 from datasets.survey import Found, labels_from_counts, parallel
 from utils.config import Config
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
+from utils.ground_truth import ONE_CLASS
 
 Splits = dict[str, dict[str, File]]  # split -> image id -> file
 _MOST = 10  # lines about oddities of one kind
@@ -36,26 +44,33 @@ class Findings(NamedTuple):
     odd: list[Odd]
     found: dict[str, Found]
     num_images: int
+    labels: LabelFile
 
 
 def examine(
     dataset: SegmentationData,
     splits: Sequence[str],
     classes: ClassTable,
-    given: LabelFile | None,
+    given: Callable[[Splits], LabelFile] | None,
     min_pixels: int,
     config: Config | None,
     workers: int,
 ) -> Findings:
     """Look at every image and every mask of the splits, once.
 
-    given: labels to compare with images and masks; None takes them from the masks, where a class is
-    present with `min_pixels` pixels. config: what in it can't be meant for these images is odd.
+    given: reads labels to compare with images (of all splits) and masks; None takes them from the
+    masks, where a class is present with `min_pixels` pixels. config: what in it can't be meant for
+    these images is odd.
     """
-    problems = [] if given is None else [*given.problems]
-    images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
-    masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
+    problems = [ONE_CLASS] if len(classes) == 1 else []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", InputWarning)
+        images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
+        masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
+        labels = None if given is None else given(images)
+    told_already = list(dict.fromkeys(str(warning.message) for warning in said))
     here = {split: images[split] for split in splits}
+    keys = label_keys(images)
     tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
     crop_size, odd_settings = None, []
     if config is not None:
@@ -70,31 +85,38 @@ def examine(
         crop_size=crop_size,
     )
     seen = dict(zip(_names(here), parallel(look_at, tasks, workers, "checking"), strict=True))
-    found: dict[str, Found] = {}
-    for (_, name), one in seen.items():
-        found.setdefault(name, Found(one.counts, one.problems))
+    found = {keys[place]: Found(one.counts, one.problems) for place, one in seen.items()}
     copies, odd = _copies(here, seen)
     odd += odd_settings
     for split in here:
         problems += _unpaired(split, images[split], masks[split])
-    problems += _in_two_splits(here)
     problems += [problem for one in seen.values() for problem in one.problems]
     problems += copies
     odd += [odd for one in seen.values() for odd in one.odd]
     odd += [odd for files in here.values() for odd in _alike(files)]
-    odd += _strays(Path(dataset.root), images, masks)
-    if given is None:
-        labels = labels_from_counts(found, len(classes), min_pixels)
+    odd += [Odd("listing", text) for text in told_already]
+    odd += _strays(Path(dataset.root), images, masks, told_already)
+    if labels is None:
+        labels = LabelFile(labels_from_counts(found, len(classes), min_pixels), set(), {}, [])
     else:
-        labels = given.labels
-        problems += label_problems(given, images, splits)
-        for name, one in found.items():
-            if one.counts is not None and not one.problems and name in labels:
-                odd += disagreements(name, labels[name], one.counts, classes, min_pixels)
-    train = {name: labels[name] for name in images.get(TRAIN, ()) if name in labels}
-    problems += empty_labels(train)
-    odd += unseen_classes(train, classes)
-    return Findings(list(dict.fromkeys(problems)), odd, found, len(tasks))
+        problems += labels.problems + label_problems(labels, images, splits)
+    counts = {key: one.counts for key, one in found.items() if one.counts is not None}
+    for split, files in here.items():
+        own = {keys[split, name]: name for name in files}
+        of_split = {key: labels.labels[key] for key in own if key in labels.labels}
+        if given is not None:
+            for key, ids in of_split.items():
+                if key in counts and not found[key].problems:
+                    odd += disagreements(own[key], ids, counts[key], classes, min_pixels)
+            odd += nothing_in_common(of_split, counts, classes, split)
+        in_split = [counts[key] for key in own if key in counts]
+        if in_split:
+            odd += truth_oddities(np.sum(in_split, 0), classes, split)
+    train = {name: keys[TRAIN, name] for name in images.get(TRAIN, ())}
+    trained = {name: labels.labels[key] for name, key in train.items() if key in labels.labels}
+    problems += empty_labels(trained)
+    odd += poor_labels(trained, classes)
+    return Findings(list(dict.fromkeys(problems)), odd, found, len(tasks), labels)
 
 
 def told(findings: Findings) -> Iterator[str]:
@@ -143,20 +165,6 @@ def _unpaired(split: str, images: dict[str, File], masks: dict[str, File]) -> li
     ]
 
 
-def _in_two_splits(images: Splits) -> list[str]:
-    first: dict[str, File] = {}
-    problems = []
-    for split, name in _names(images):
-        file = images[split][name]
-        other = first.setdefault(name, file)
-        if other != file:
-            problems.append(
-                f"the image '{name}' is in two splits, {other} and {file}: labels and masks "
-                "can't tell them apart; rename or remove one of them"
-            )
-    return problems
-
-
 def _copies(images: Splits, seen: dict[tuple[str, str], Seen]) -> tuple[list[str], list[Odd]]:
     """Images of the same pixels: a problem in two splits, odd in one."""
     first: dict[bytes, tuple[str, File]] = {}
@@ -183,10 +191,10 @@ def _alike(files: dict[str, File]) -> list[Odd]:
     return [Odd("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
 
 
-def _strays(root: Path, images: Splits, masks: Splits) -> list[Odd]:
+def _strays(root: Path, images: Splits, masks: Splits, said: Sequence[str]) -> list[Odd]:
     """Files beside images and masks that are none of them, nor named after an image.
 
-    One line for those of one folder and ending.
+    One line for those of one folder and ending. said: what the listings have told of folders.
     """
     used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}
     ids = {name.rpartition("/")[2] for files in images.values() for name in files}
@@ -195,6 +203,8 @@ def _strays(root: Path, images: Splits, masks: Splits) -> list[Odd]:
     for top in sorted(tops):
         with contextlib.suppress(InputError):  # a folder that can't be listed is a problem already
             for folder, names in walk(root / top):
+                if any(re.search(rf"{re.escape(folder)}(?![\\/\w])", text) for text in said):
+                    continue
                 for name in sorted(names):
                     cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
                     is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)

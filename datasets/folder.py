@@ -1,30 +1,64 @@
 """Your own data: a folder of images, and masks beside them if they are to be scored."""
 
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from datasets.files import File, list_files, read_mask
-from utils.errors import InputError
+from datasets.files import File, list_files, read_mask, walk
+from datasets.ids import IMAGE_SUFFIXES
+from utils.errors import InputError, warn
 
 EXPECTED = """expected
   images/<name>.jpg                          or images/{train,val,test}/<name>.jpg
-  masks/<name>.png (optional, class ids)     or masks/{train,val,test}/<name>.png"""
+  masks/<name>.png (optional, class ids)     or masks/{train,val,test}/<name>.png
+(read as train: training; as val: valid, validation, dev; as test: testing; capitals don't count)"""
+
+_SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_IMAGES = ("images", "image", "imgs", "img")
+_MASKS = ("masks", "mask")
+_SPLIT_WORD = r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation|trainval)"
+_OTHER_WORD = r"(images?|imgs?|pictures|frames|masks?|labels?|set|data|split|dev|std|mini|new|all)"
+# train2017, train_images, val-set, test-dev, minival, trainA: such a name can only mean a split.
+_LIKE_SPLIT = re.compile(
+    rf"({_OTHER_WORD}[-_. ]*)*{_SPLIT_WORD}([-_. ]*({_OTHER_WORD}|\d+|[ab]))*", re.IGNORECASE
+)
+# Where other tools and data sets keep ground truth.
+_OTHER_MASKS = ("annotations", "annotation", "labels", "label", "gt", "gtfine", "ground_truth")
+_OTHER_MASKS += ("groundtruth", "segmentationclass", "segmentation", "segmentations", "seg")
+_PICTURES = (*IMAGE_SUFFIXES, ".gif", ".npy", ".npz", ".mat")
+_MOST = 1000  # files that are counted where the number is only told
 
 
 class Folder:
     """Image ids are the paths below ``images`` (or ``images/<split>``) without the suffix.
 
-    Without split folders everything is the split 'train'.
+    Without split folders everything is the split 'train'. Splits, and the two folders themselves,
+    may have the names that other tools give them, as far as these leave no doubt.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Raises InputError when `root` has no images."""
+        """Raises InputError when `root` has no images, or folders that may be splits or not."""
         self.root = Path(root)
-        if not (self.root / "images").is_dir():
-            raise InputError(f"no folder {self.root / 'images'}; {EXPECTED}")
-        folders = [s for s in ("train", "val", "test") if (self.root / "images" / s).is_dir()]
-        self._folders = {split: split for split in folders} or {"train": ""}
+        folders, _ = _entries(self.root)
+        self._images = self.root / _named(folders, _IMAGES)
+        self._masks = self.root / _named(folders, _MASKS)
+        if not self._images.is_dir():
+            raise InputError(
+                f"no folder {self._images}; {_split_first(folders, self.root)}{EXPECTED}"
+            )
+        folders, _ = _entries(self._images)
+        self._folders = _splits(self._images, folders)
+        if not self._folders:
+            _check_no_split(self._images, folders)
+            self._folders = {"train": ""}
 
     def splits(self) -> list[str]:
         """The splits that are there."""
@@ -32,16 +66,26 @@ class Folder:
 
     def images(self, split: str) -> dict[str, File]:
         """Image id -> file, sorted. Raises InputError when the split is not there."""
-        files = list_files(self.root / "images" / self._folder(split))
+        folder = self._images / self._folder(split)
+        files = list_files(folder)
         if not files:
-            raise InputError(
-                f"no images in {self.root / 'images' / self._folder(split)}; {EXPECTED}"
-            )
+            raise InputError(f"no images in {folder}; {EXPECTED}")
+        _check_no_split_below(folder, split if self._folders[split] else None, files)
+        if self._folders[split]:
+            self._tell_unread()
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
         """Image id -> mask file, as far as they are there; training does not need them."""
-        return list_files(self.root / "masks" / self._folder(split), [".png"])
+        below = self._folder(split)
+        folders, names = _entries(self._masks)
+        if below:
+            # masks/validation may stand beside images/val
+            below = _splits(self._masks, folders).get(split, below)
+        files = list_files(self._masks / below, [".png"])
+        if not files:
+            self._tell_unread_masks(split, folders, names)
+        return files
 
     def read_ground_truth(self, file: File) -> np.ndarray:
         """uint8 (H,W) class ids, 255 where there is no label."""
@@ -53,3 +97,136 @@ class Folder:
                 f"{self.root} has no split '{split}', only {', '.join(self._folders)}; {EXPECTED}"
             )
         return self._folders[split]
+
+    def _tell_unread(self) -> None:
+        """Name what lies beside the split folders: it belongs to no split."""
+        folders, names = _entries(self._images)
+        splits = ", ".join(self._folders.values())
+        pictures = [name for name in names if _is_picture(name)]
+        if pictures:
+            warn(
+                f"{self._images} has {len(pictures)} images beside the folders {splits} that are "
+                f"not read ({min(pictures)}); move them into one of these folders, or away"
+            )
+        for folder in folders:
+            count = _count(self._images / folder) if folder not in self._folders.values() else ""
+            if count:
+                warn(
+                    f"{self._images / folder} with {count} is not read: it is no split (train, "
+                    "val, test); rename it if it is meant as one"
+                )
+
+    def _tell_unread_masks(self, split: str, folders: list[str], names: list[str]) -> None:
+        """Name what may be the ground truth of a split that has none where it is looked for."""
+        looked_for = self._masks / self._folders[split]
+        if self._masks.is_dir():
+            known = _splits(self._masks, folders).values() if self._folders[split] else ()
+            if known:
+                return  # other splits have masks: this one needs none
+            count = _count(self._masks)
+            if count:
+                found = ", ".join([*folders, *sorted(names)][:3])
+                warn(
+                    f"{self._masks} has {count} that are not read ({found}): the ground truth of "
+                    f"'{split}' is looked for as {looked_for}/<image id>.png"
+                )
+            return
+        for folder in _entries(self.root)[0]:
+            count = _count(self.root / folder) if folder.casefold() in _OTHER_MASKS else ""
+            if count:
+                warn(
+                    f"{self.root / folder} has {count} that are not read: ground truth lies in "
+                    f"{looked_for}, as class ids from 0, 255 for no label; bring the masks there "
+                    "if they are meant as ground truth"
+                )
+
+
+def _entries(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders in `folder`, sorted and without hidden ones, and of the files."""
+    for _, folders, names in os.walk(folder):
+        hidden = (".", "@", "#", "$", "__MACOSX")
+        return sorted(name for name in folders if not name.startswith(hidden)), names
+    return [], []
+
+
+def _named(folders: list[str], names: tuple[str, ...]) -> str:
+    """The one of `folders` that goes by one of `names`; the first of these where none does."""
+    found = [folder for folder in folders if folder.casefold() in names]
+    if len(found) > 1 and (names[0] not in found or len({*map(str.casefold, found)}) == 1):
+        raise InputError(f"the folders {' and '.join(found)} may both be meant; rename one")
+    return found[0] if len(found) == 1 else names[0]
+
+
+def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
+    """Split -> folder, in the order train, val, test. Raises InputError where two claim one."""
+    found: dict[str, str] = {}
+    for folder in folders:
+        split = _SPLIT_OF.get(folder.casefold())
+        if split and split in found:
+            raise InputError(
+                f"{parent / found[split]} and {parent / folder} are both the split '{split}'; put "
+                "their files into one of them"
+            )
+        if split:
+            found[split] = folder
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _check_no_split(images: Path, folders: list[str]) -> None:
+    """Raise InputError where folders of images, none of which is a split, are meant as splits."""
+    meant = [folder for folder in folders if _LIKE_SPLIT.fullmatch(folder)]
+    words = {folder: _split_words(folder) for folder in folders}
+    if len(set().union(*words.values())) > 1:  # train_berlin and val_berlin
+        meant = meant or [folder for folder in folders if words[folder]]
+    if meant:
+        names = " and ".join(str(images / folder) for folder in meant[:3])
+        raise InputError(
+            f"{names}: such names mean splits, but only train, val and test are understood; rename "
+            f"the folders. {EXPECTED}"
+        )
+
+
+def _split_words(folder: str) -> set[str]:
+    return {_SPLIT_OF[w] for w in re.split(r"[\W_\d]+", folder.casefold()) if w in _SPLIT_OF}
+
+
+def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -> None:
+    """Raise InputError where folders further down (images/10k/train) are named after splits.
+
+    split: the one that `folder` is; None where there are no splits.
+    """
+    for below in {name.rpartition("/")[0] for name in ids}:
+        for part in below.split("/"):
+            if _SPLIT_OF.get(part.casefold(), split) != split:
+                raise InputError(
+                    f"{folder / below}: the folder {part} is named after a split and lies too deep "
+                    f"for one; put the splits above: images/{_SPLIT_OF[part.casefold()]}/... "
+                    f"{EXPECTED}"
+                )
+
+
+def _split_first(folders: list[str], root: Path) -> str:
+    """Advice where each split has its own folder of images: train/images, as Roboflow writes it."""
+    for split, folder in _splits(root, folders).items():
+        inside = _named(_entries(root / folder)[0], _IMAGES)
+        if (root / folder / inside).is_dir() or _count(root / folder):
+            return (
+                f"{root / folder} seems to be a split: move its images to images/{split} and its "
+                f"masks to masks/{split}. "
+            )
+    return ""
+
+
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in _PICTURES  # noqa: PTH122
+
+
+def _count(folder: Path) -> str:
+    """'5 .png files': the pictures below `folder`, of the first ending; '' where there are none."""
+    found: Iterator[str] = (
+        name for _, names in walk(folder) for name in names if _is_picture(name)
+    )
+    pictures = list(itertools.islice(found, _MOST))
+    more = " or more" if len(pictures) == _MOST else ""
+    suffixes = " and ".join(sorted({Path(name).suffix for name in pictures}))
+    return f"{len(pictures)}{more} {suffixes} files" if pictures else ""

@@ -1,26 +1,48 @@
 """Image-level labels as JSON or CSV: which classes are in an image."""
 
-import csv
 import difflib
-import io
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.files import parse_json, replacing
+from datasets.ids import drop_suffix
+from datasets.label_table import parse_table, split_cell
+from utils.class_names import compare_class_names
+from utils.errors import InputError, warn
+from utils.files import parse_json, read_json, replacing
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
+_NUMBER = (int, float)  # bool is an int
 
 
 def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] = ()) -> ImageLabels:
     """Read labels: image id -> sorted class ids. A picture suffix in an image id is dropped.
 
-    JSON: ``{"image id": [0, 3, "car"]}``. CSV with a header: ``image,labels`` with ids or names
-    separated by semicolons (or blanks, where the cell is not one name), or ``image`` and one 0/1
-    column per class. Class names are looked up in `names`. Raises InputError naming the file and
-    the image.
+    The forms are those of `read_entries`. A script that has the images calls `labels_of_split`,
+    which knows their ids. Raises InputError naming the file and the image.
+    """
+    labels: ImageLabels = {}
+    for key, ids in read_entries(path, num_classes, names):
+        if isinstance(ids, InputError):
+            raise ids
+        name = drop_suffix(key)
+        if name in labels:
+            raise twice(path, name)
+        labels[name] = ids
+    return labels
+
+
+def read_entries(
+    path: str | Path, num_classes: int, names: Sequence[str] = ()
+) -> list[tuple[str, tuple[int, ...] | InputError]]:
+    """Every entry of a label file: its key as it stands, and sorted class ids or what is wrong.
+
+    JSON: ``{"image id": [0, 3, "car"]}``, a mapping of class names to true and false for the list,
+    or one 0/1 for each class. CSV with a header: ``image,labels`` with ids or names separated by
+    semicolons (or blanks, where the cell is not one name), or ``image`` and one 0/1 column for each
+    class. Class names are looked up in `names`. What numbers mean is decided for the whole file;
+    raises InputError where it can't be read or two readings fit.
     """
     path = Path(path)
     if not path.is_file():
@@ -28,50 +50,38 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
             f"no image labels at {path}; make them: "
             f"python prepare_data.py <data set> --root <its folder> --out {path}"
         )
+    text = _text(path)
     ids_of_names = {name.lower(): i for i, name in enumerate(names)}
-
-    def class_id(value: object, where: str) -> int:
-        if isinstance(value, str) and value.lower() in ids_of_names:
-            return ids_of_names[value.lower()]
-        if isinstance(value, str) and value.isdecimal() and len(value) < 10:
-            value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
-            known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
-            near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise InputError(f"{path}: {where}: expected a {known}, found {value!r}{hint}")
-        return value
-
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".csv":
-            pairs = _parse_csv(path, text, num_classes, class_id, ids_of_names)
-        else:
-            pairs = _parse_json(path, text)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is not a text file of labels: {error}; prepare_data.py makes one"
-        ) from None
-    labels: ImageLabels = {}
-    for key, values in pairs:
-        image_id = drop_suffix(key)
-        if image_id in labels:
-            raise InputError(f"{path}: the image '{image_id}' stands twice; keep one of the two")
-        ids = {class_id(value, f"image '{image_id}'") for value in values}
-        labels[image_id] = tuple(sorted(ids))
-    if not labels:
+    if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):
+        rows, is_decided = parse_table(path, text, num_classes, ids_of_names)
+    else:
+        rows, is_decided = _parse_json(path, text, ids_of_names), False
+    if not rows:
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
-    return labels
+    if not is_decided:
+        rows = _decide(path, text, rows, num_classes, names)
+    class_id = _class_ids(path, rows, num_classes, names, ids_of_names)
+    entries: list[tuple[str, tuple[int, ...] | InputError]] = []
+    for key, values in rows:
+        try:
+            if isinstance(values, InputError):
+                raise values
+            where = f"image '{drop_suffix(key)}'"
+            entries.append((key, tuple(sorted({class_id(value, where) for value in values}))))
+        except InputError as error:
+            entries.append((key, error))
+    return entries
 
 
-def drop_suffix(name: str) -> str:
-    """'a/b.jpg' -> 'a/b'; a dot that starts no picture suffix stays."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
+def twice(path: str | Path, name: str) -> InputError:
+    """The error of a file that has two entries for one image."""
+    return InputError(
+        f"{path}: the image '{name}' stands twice; keep one of the two, with all its labels"
+    )
 
 
 def write_image_labels(path: str | Path, labels: ImageLabels) -> None:
-    """Write JSON that `read_image_labels` reads back, whole or not at all, making the folder."""
+    """Write JSON that `read_entries` reads back, whole or not at all, making the folder."""
     with replacing(Path(path)) as temporary:
         temporary.write_text(image_labels_text(labels), encoding="utf-8")
 
@@ -82,56 +92,185 @@ def image_labels_text(labels: ImageLabels) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def _parse_json(path: Path, text: str) -> list[tuple[str, list]]:
+def meta_path(path: Path) -> Path:
+    """image_labels.json -> image_labels.meta.json, which says what classes its ids mean."""
+    return path.with_name(f"{path.stem}.meta.json")
+
+
+def check_label_classes(path: str | Path, class_names: Sequence[str]) -> None:
+    """Raise InputError where the labels' meta.json names other classes, or in another order."""
+    meta = meta_path(Path(path))
+    if Path(path).suffix.lower() in TABLE_SUFFIXES or not meta.is_file():
+        return
+    found = read_json(meta).get("class_names")
+    if not isinstance(found, list):
+        raise InputError(f"{meta} has no class_names; remove it and run prepare_data.py again")
+    remedy = (
+        f"make them again: prepare_data.py --out {path} --overwrite (or remove {meta}, if these "
+        "labels are from elsewhere)"
+    )
+    compare_class_names(found, class_names, f"the labels in {path} were made", remedy)
+
+
+def _text(path: Path) -> str:
+    """UTF-8, or UTF-16 as a spreadsheet's "Unicode text" is."""
+    data = path.read_bytes()
     try:
-        pairs = parse_json(text, object_pairs_hook=list)  # a dict would hide doubled keys
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if data.startswith(b"\x93NUMPY"):
+            advice = "make JSON of the authors' labels.npy: prepare_data.py --import-labels"
+        elif data.startswith(b"PK"):
+            advice = "it is a zip or a spreadsheet; save the table as CSV (UTF-8)"
+        else:
+            advice = "save it as UTF-8 (spreadsheets: 'CSV UTF-8'); prepare_data.py makes one too"
+        raise InputError(f"{path} is not a text file of labels: {error}; {advice}") from None
+
+
+def _parse_json(
+    path: Path, text: str, ids_of_names: dict[str, int]
+) -> list[tuple[str, list | InputError]]:
+    try:
+        # A dict would hide doubled keys. As tuples, mappings differ from lists.
+        pairs = parse_json(text, object_pairs_hook=tuple)
     except ValueError as error:
         raise InputError(
             f"{path} is not valid JSON: {error}; mend it there, or make it again: prepare_data.py"
         ) from None
-    expected = f'{path}: expected {{"image id": [class ids]}}'
-    if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
+    expected = f'{path}: expected {{"image id": [class ids or names]}}'
+    if not isinstance(pairs, tuple):
         raise InputError(f"{expected}, found {text[:40]!r}")
-    for key, values in pairs:
-        if not isinstance(values, list):
-            raise InputError(f"{expected}, found {values!r} for '{key}'")
-    return pairs
+    rows: list[tuple[str, list | InputError]] = []
+    for key, value in pairs:
+        if isinstance(value, list):
+            rows.append((key, value))
+        elif isinstance(value, str):
+            rows.append((key, split_cell(value, ids_of_names)))
+        elif isinstance(value, tuple) and all(_is_01(present) for _, present in value):
+            rows.append((key, [name for name, present in value if present]))
+        else:
+            shown = _plain(value)
+            rows.append((key, InputError(f"{expected}, found {shown} for '{key}'")))
+    wrong = [values for _, values in rows if isinstance(values, InputError)]
+    if len(wrong) == len(rows) and wrong:
+        raise wrong[0]  # another kind of file
+    return rows
 
 
-def _parse_csv(
+def _plain(value: object) -> str:
+    """A value of JSON as it stood there, in its first letters."""
+    text = json.dumps(dict(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _is_01(value: object) -> bool:
+    return isinstance(value, _NUMBER) and value in (0, 1)
+
+
+def _decide(
     path: Path,
     text: str,
+    rows: list[tuple[str, list | InputError]],
     num_classes: int,
-    class_id: Callable[[object, str], int],
-    known_names: Container[str],
-) -> list[tuple[str, list]]:
-    rows = [(n, row) for n, row in enumerate(csv.reader(io.StringIO(text)), 1) if any(row)]
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
-    if len(header) < 2 or header[0].lower() != "image":
+    names: Sequence[str],
+) -> list[tuple[str, list | InputError]]:
+    """The rows as class ids, also where the file holds one 0/1 for each class.
+
+    A list of 0s and 1s only that has one of them twice can't be class ids. With two classes [0, 1]
+    may be both.
+    """
+    lists = [(key, _numbers(values, names)) for key, values in rows if isinstance(values, list)]
+    vectors = {key: v for key, v in lists if v and all(map(_is_01, v)) and _is_vector(v)}
+    if not vectors:
+        pairs = [v for _, v in lists if len(v) == num_classes == 2 and all(map(_is_01, v))]
+        # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
+        is_ours = text == image_labels_text({k: v for k, v in lists if isinstance(v, list)})
+        if pairs and len(pairs) == len(lists) and not is_ours:
+            raise InputError(
+                f"{path}: {pairs[0]} of '{lists[0][0]}' may be two class ids or one 0/1 for each "
+                "of the 2 classes, and so may all lists of the file; write class names"
+                + (f': ["{names[0]}", "{names[1]}"]' if names else "")
+            )
+        return rows
+    first, vector = next(iter(vectors.items()))
+    shown = f"{_plain(vector)} of '{first}' looks like one 0/1 for each class"
+    ids = [k for k, present in enumerate(vector) if present]
+    other = [(key, v) for key, v in lists if len(v) != num_classes or not all(map(_is_01, v))]
+    if len(vector) != num_classes:
         raise InputError(
-            f"{path}: the first line must be 'image,labels' or 'image,<class>,<class>,...', "
-            f"found '{','.join(header)}'"
+            f"{path}: {shown}, but has {len(vector)} places for {num_classes} classes; expected "
+            f"class ids, here {ids}, or {num_classes} places"
         )
-    is_list = [cell.lower() for cell in header] == ["image", "labels"]
-    columns = [] if is_list else [class_id(cell, "first line") for cell in header[1:]]
-    if not is_list and sorted(columns) != list(range(num_classes)):
+    if other:
         raise InputError(
-            f"{path}: expected one column for each of the {num_classes} classes, "
-            f"found {len(columns)}: {', '.join(header[1:])}"
+            f"{path}: {shown} (ids {ids}), {_plain(other[0][1])} of '{other[0][0]}' like class "
+            "ids; write one of the two in the whole file"
         )
-    pairs: list[tuple[str, list]] = []
-    for line, row in rows[1:]:
-        row = [cell.strip() for cell in row]
-        if len(row) != len(header):
-            raise InputError(f"{path}, line {line}: expected {len(header)} cells, found {len(row)}")
-        if is_list:
-            # A name may have blanks ("traffic light"): they separate only where there are no
-            # semicolons and the whole is not one name.
-            by_semicolon = ";" in row[1] or row[1].lower() in known_names
-            values = [v.strip() for v in row[1].split(";" if by_semicolon else None) if v.strip()]
-        else:
-            if not set(row[1:]) <= {"0", "1"}:
-                raise InputError(f"{path}, line {line}: the class columns must hold 0 or 1")
-            values = [i for i, cell in zip(columns, row[1:], strict=True) if cell == "1"]
-        pairs.append((row[0], values))
-    return pairs
+    warn(
+        f"{path}: its lists are read as one 0/1 for each of the {num_classes} classes, not as "
+        f"class ids ('{first}' has the classes {ids})"
+    )
+    as_ids = {key: [k for k, present in enumerate(v) if present] for key, v in lists}
+    return [
+        (key, values if isinstance(values, InputError) else as_ids[key]) for key, values in rows
+    ]
+
+
+def _numbers(values: list, names: Sequence[str]) -> list:
+    """The same with '0' and '1', where these are no class names, as numbers."""
+    texts = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
+    texts = {text: number for text, number in texts.items() if text not in names}
+    return [texts.get(v, v) if isinstance(v, str) else v for v in values]
+
+
+def _is_vector(values: list) -> bool:
+    return len(values) > 1 and (
+        len(set(values)) < len(values) or any(isinstance(v, bool | float) for v in values)
+    )
+
+
+def _class_ids(
+    path: Path,
+    rows: list[tuple[str, list | InputError]],
+    num_classes: int,
+    names: Sequence[str],
+    ids_of_names: dict[str, int],
+) -> Callable[[object, str], int]:
+    """What turns an id or a name into an id; its InputError says what the whole file suggests."""
+
+    def number(value: object) -> object:
+        is_name = isinstance(value, str) and value.lower() in ids_of_names
+        is_digits = isinstance(value, str) and value.isdecimal() and len(value) < 10
+        return int(value) if is_digits and not is_name else value
+
+    found = {number(v) for _, values in rows if isinstance(values, list) for v in _hashable(values)}
+    found = {v for v in found if isinstance(v, int) and not isinstance(v, bool)}
+    from_one = found and min(found) == 1 and max(found) == num_classes
+
+    def class_id(value: object, where: str) -> int:
+        if isinstance(value, str) and value.lower() in ids_of_names:
+            return ids_of_names[value.lower()]
+        value = number(value)
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
+            known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
+            near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            if from_one:
+                hint = (
+                    "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, "
+                    "or write class names"
+                )
+            raise InputError(f"{path}: {where}: expected a {known}, found {_shown(value)}{hint}")
+        return value
+
+    return class_id
+
+
+def _shown(value: object) -> str:
+    return _plain(value) if isinstance(value, list | tuple) else repr(value)
+
+
+def _hashable(values: list) -> list:
+    return [value for value in values if isinstance(value, int | str)]

@@ -1,6 +1,8 @@
 """Looking through a whole data set: pixels per class, conversion."""
 
+import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -15,10 +17,13 @@ from tqdm import tqdm
 from datasets import SegmentationData
 from datasets.files import File
 from datasets.image_labels import ImageLabels
+from datasets.label_check import truth_oddities
 from datasets.labels import ClassTable
+from datasets.split_labels import label_keys, other_splits
 from datasets.training import check_mask
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning, warn
 from utils.files import replacing
+from utils.ground_truth import ONE_CLASS
 from utils.signals import leave_signals_to_parent
 
 
@@ -33,19 +38,19 @@ class Found:
 def survey(
     dataset: SegmentationData, splits: Sequence[str], num_classes: int, workers: int
 ) -> dict[str, Found]:
-    """Read every mask of the splits: image id -> found."""
+    """Read every mask of the splits: key of the image, as of `label_keys`, -> found."""
+    images = {split: dataset.images(split) for split in splits}
+    keys = label_keys(other_splits(dataset, splits) | images)
     tasks: dict[str, File | None] = {}
-    split_of: dict[str, str] = {}
-    for split in splits:
+    for split, files in images.items():
         masks = dataset.ground_truth(split)
-        for name, image in dataset.images(split).items():
-            if name in tasks:
-                raise InputError(
-                    f"the image '{name}' is in two splits, {split_of[name]} and {split} ({image}); "
-                    "remove it from one of them, or look at one split with --splits"
-                )
-            split_of[name] = split
-            tasks[name] = masks.get(name)
+        if masks and files.keys().isdisjoint(masks):
+            (name, file), image = next(iter(masks.items())), next(iter(files))
+            raise InputError(
+                f"none of the {len(masks)} masks of '{split}' is one of its images': the first is "
+                f"'{name}' ({file}), the first image '{image}'; give masks the names of the images"
+            )
+        tasks |= {keys[split, name]: masks.get(name) for name in files}
     look = functools.partial(_look, read_mask=dataset.read_ground_truth, num_classes=num_classes)
     return dict(zip(tasks, parallel(look, tasks.values(), workers, "reading"), strict=True))
 
@@ -77,7 +82,7 @@ def labels_from_counts(
 def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -> ImageLabels:
     """The same, but of all images or none. Raises InputError."""
     labels = labels_from_counts(found, num_classes, min_pixels)
-    if not labels:
+    if not labels and not any(f.problems for f in found.values()):
         raise InputError(
             "no readable ground truth to take labels from; give them with --labels or "
             "--import-labels"
@@ -91,6 +96,29 @@ def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -
                 "whole list run with --check, without --out"
             )
     return labels
+
+
+def has_all_masks(dataset: SegmentationData, splits: Sequence[str]) -> bool:
+    """Whether all images of the splits have ground truth; what is wrong is told elsewhere."""
+    with warnings.catch_warnings(), contextlib.suppress(InputError):
+        warnings.simplefilter("ignore", InputWarning)
+        return all(dataset.images(s).keys() <= dataset.ground_truth(s).keys() for s in splits)
+    return True
+
+
+def tell_of_truth(
+    found: dict[str, Found],
+    keys: dict[tuple[str, str], str],
+    images: dict[str, dict[str, File]],
+    classes: ClassTable,
+) -> None:
+    """Warn of ground truth that can't tell networks apart: one class, or 255 for a class."""
+    if len(classes) == 1:
+        warn(ONE_CLASS)
+    for split, files in images.items():
+        counts = [found[keys[split, name]].counts for name in files]
+        for odd in truth_oddities(np.sum(counts, 0), classes, split):
+            warn(odd.text)
 
 
 def convert(

@@ -9,9 +9,11 @@ from datasets.image_labels import read_image_labels
 from datasets.label_statistics import LabelCounts, count_labels
 from datasets.labels import load_classes
 from datasets.object_labels import read_coco, read_voc
+from datasets.split_labels import find_labels
 from figures.style import Missing
 from utils.config import Config, load_config
 from utils.errors import InputError
+from utils.paths import expand
 
 _TITLES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 _CLASS_FILES = Path(__file__).parent.parent / "datasets" / "classes"
@@ -37,7 +39,8 @@ def read_source(source: str) -> Labels | Missing:
     """
     kind, separator, path = source.rpartition(":")
     if not separator or Path(source).is_file():
-        return _from_config(source)
+        return _from_config(expand(source))
+    path = expand(path)
     counted = f"images of {path}"
     if kind == "voc":
         labels, names = read_voc(path)
@@ -47,7 +50,7 @@ def read_source(source: str) -> Labels | Missing:
         title = "MS COCO"
     else:
         shipped = _CLASS_FILES / f"{kind}.yaml"
-        names = load_classes(shipped if shipped.is_file() else kind).names
+        names = load_classes(shipped if shipped.is_file() else expand(kind)).names
         labels = read_image_labels(path, len(names), names)
         title = _TITLES.get(Path(kind).stem, Path(kind).stem)
     return Labels(title, counted, names, count_labels(list(labels.values()), len(names)))
@@ -61,9 +64,10 @@ def _from_config(path: str) -> Labels | Missing:
     if not Path(config.image_labels).is_file():
         return Missing(f"the image-level labels of {title}", labels_command(config))
     classes = load_classes(config.class_file)
-    labels = read_image_labels(config.image_labels, len(classes), classes.names)
-    images = open_dataset(config.dataset, config.data_root).images(config.train_split)
-    known = [labels[name] for name in images if name in labels]
+    dataset = open_dataset(config.dataset, config.data_root)
+    images = dataset.images(config.train_split)
+    labels = find_labels(dataset, config.train_split, config.image_labels, classes, images)
+    known = list(labels.values())
     if not known:
         raise InputError(
             f"{config.image_labels} has no label of the {len(images)} images in "

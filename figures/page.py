@@ -166,5 +166,5 @@ def _fenced(command: str) -> str:
 
 def _write(path: Path, text: str) -> Path:
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return path

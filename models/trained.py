@@ -11,6 +11,7 @@ from datasets.labels import ClassTable, load_classes
 from models.deeplabv3 import DeepLabV3, build_model
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import check_content, load_checkpoint, load_weights
+from utils.class_names import compare_class_names, plain_name
 from utils.config import Config, config_from_dict, load_config, parse_overrides
 from utils.errors import InputError
 
@@ -30,7 +31,7 @@ def load_trained(
     """Read a checkpoint of the training scripts, or one of the authors' (needs `config_path`).
 
     Our checkpoints hold their config; `config_path` takes its place, `overrides` change keys.
-    Raises InputError when the network or the number of classes does not fit.
+    Raises InputError when the network, or the classes' number, names or order do not fit.
     """
     content = load_checkpoint(checkpoint)
     if is_official_checkpoint(content):
@@ -40,10 +41,9 @@ def load_trained(
                 "add --config configs/official/<data set>.yaml"
             )
         config = load_config(config_path, overrides)
-        model, their_names = import_official_checkpoint(content, str(checkpoint))
+        model, names = import_official_checkpoint(content, str(checkpoint))
         num_classes = len(model.classifier.text_embeddings)
         classes = load_classes(config.class_file)
-        _note_other_names(their_names, classes.names, f"{checkpoint}, {config.class_file}")
         origin = {"stage": "official"}
     elif {"model", "config", "class_names", "palette"} <= content.keys():
         check_content(content, checkpoint)
@@ -52,19 +52,12 @@ def load_trained(
             config = config_from_dict(values, f"{checkpoint} (config)")
         else:
             config = load_config(config_path, overrides)
+        names = tuple(content["class_names"])
         if config.class_file == content["config"].get("class_file"):
-            names = tuple(content["class_names"])
-            palette = np.asarray(content["palette"], np.uint8)
-            if len(palette) != len(names):
-                raise InputError(
-                    f"{checkpoint}: 'palette' in the checkpoint has {len(palette)} colours for "
-                    f"{len(names)} classes; copy the file again"
-                )
-            prompts = tuple((name,) for name in names)
-            classes = ClassTable(names, prompts, palette, _small(config.class_file, names))
+            classes = _own_classes(content, config.class_file, checkpoint)
         else:
             classes = load_classes(config.class_file)
-        num_classes = len(content["class_names"])
+        num_classes = len(names)
         model = _network_of(config, num_classes, content["model"], checkpoint)
         load_weights(model, content["model"], checkpoint)
         origin = {"stage": content.get("stage"), "step": content.get("step")}
@@ -77,6 +70,16 @@ def load_trained(
         raise InputError(
             f"{checkpoint} has {num_classes} classes, {config.class_file} has {len(classes)}; "
             "give the config of the data set that it was trained on"
+        )
+    if origin["stage"] == "official":
+        _compare_with_theirs(names, classes.names, f"{checkpoint}, {config.class_file}")
+    else:
+        compare_class_names(
+            names,
+            classes.names,
+            f"{checkpoint} was trained",
+            f"{config.class_file} must have the classes of the training, in their order (palette "
+            "and prompts may differ): restore it, or name another with --set class_file=FILE",
         )
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
@@ -102,28 +105,44 @@ def _network_of(
         raise InputError(f"{source}: its config describes no network: {error}") from None
 
 
-def _small(class_file: str, names: tuple[str, ...]) -> tuple[bool, ...]:
-    """Which classes are small: the class file's word where it is there and has the same classes.
+def _own_classes(content: dict[str, Any], class_file: str, checkpoint: str | Path) -> ClassTable:
+    """The classes of the training, with what the class file adds where it is there.
 
-    A checkpoint does not hold it, and is of use without the class file.
+    A checkpoint is of use without its class file, which alone says which classes are small.
     """
+    names = tuple(content["class_names"])
+    palette = np.asarray(content["palette"], np.uint8)
+    if len(palette) != len(names):
+        raise InputError(
+            f"{checkpoint}: 'palette' in the checkpoint has {len(palette)} colours for "
+            f"{len(names)} classes; copy the file again"
+        )
     try:
-        classes = load_classes(class_file)
+        now = load_classes(class_file)
     except (InputError, OSError):  # OSError: a name longer than the disk allows
-        return ()
-    return classes.small if classes.names == names else ()
+        return ClassTable(names, tuple((name,) for name in names), palette)
+    return ClassTable(now.names, now.prompts, palette, now.small)
 
 
-def _note_other_names(theirs: tuple[str, ...] | None, ours: tuple[str, ...], where: str) -> None:
-    """Say so when the names stored with the authors' weights are not the class file's, in order.
+def _compare_with_theirs(theirs: tuple[str, ...] | None, ours: tuple[str, ...], where: str) -> None:
+    """Compare the names stored with the authors' weights to the class file's.
 
-    No error: they are those of the trainer's data set class and may be other words for the same.
+    They are those of the trainer's data set class and may be other words for the same, so that they
+    are only noted; but a word that stands at two places is another order. Raises InputError.
     """
-    if theirs is None or len(theirs) != len(ours) or os.environ.get("RANK", "0") != "0":
+    if theirs is None or len(theirs) != len(ours):
         return
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if a.lower() != b.lower()]
-    if pairs:
+    known = {plain_name(name) for name in ours}
+    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if plain_name(a) != plain_name(b)]
+    moved = [pair for pair in pairs if plain_name(pair[0]) in known]
+    if moved:
+        raise InputError(
+            f"the classes stand in another order: '{moved[0][0]}' of the checkpoint is where the "
+            f"class file has '{moved[0][1]}' ({where}); give the class file in the order of the "
+            "checkpoint: --set class_file=FILE"
+        )
+    if pairs and os.environ.get("RANK", "0") == "0":
         print(
-            f"note: {len(pairs)} of {len(ours)} class names of the checkpoint are not the class "
-            f"file's, the first is '{pairs[0][0]}', here '{pairs[0][1]}' ({where})"
+            f"note: {len(pairs)} of {len(ours)} class names of the checkpoint are not those of the "
+            f"class file, the first is '{pairs[0][0]}', here '{pairs[0][1]}' ({where})"
         )

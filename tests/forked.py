@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What a process does to files, before it does it. Training opens each image anew, so that these
 # are spread over all of a run.
 _EVENTS = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.listdir", "os.scandir"}
-_EVENTS |= {"fcntl.lockf", "subprocess.Popen", "shutil.rmtree"}
+_EVENTS |= {"fcntl.flock", "subprocess.Popen", "shutil.rmtree"}
 
 
 class Ended(NamedTuple):
@@ -139,6 +139,8 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
     os.setsid()
     os.dup2(printed, 1)
     os.dup2(printed, 2)
+    # The streams of before know whether their files could be wound back; these are pipes.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     sys.argv, sys.orig_argv = command, [sys.executable, *command]
     this, events, status = os.getpid(), 0, 1
     limits = [moment[key] for key in ("size", "disk") if key in moment]

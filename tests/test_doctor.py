@@ -176,7 +176,7 @@ def in_both_splits(data: Data, name: str) -> None:
 
 def another_folder(data: Data, name: str) -> None:
     for i in ("u", "v", "w"):
-        tiny.save(data.image(i, "validation"), np.zeros((*SIZE, 3), np.uint8))
+        tiny.save(data.image(i, "minival"), np.zeros((*SIZE, 3), np.uint8))
 
 
 class Fault(NamedTuple):
@@ -314,7 +314,7 @@ WARNINGS = {
     ),
     "stray_folder": Fault(
         another_folder,
-        "images/validation/u.png and 2 more not read",
+        "images/minival with 3 .png files is not read: it is no split",
     ),
 }
 
@@ -434,7 +434,7 @@ def test_labels_of_a_csv_file(data, capsys):
         f"{path}: image 'x': expected a class id 0..3 or a class file's name, found 9",
         "there are labels for 'y' but no such image (ids look like 'clean0')",
     ]
-    path.write_text("image;labels\n")
+    path.write_text("picture;labels\n")
     with pytest.raises(InputError, match="the first line must be"):
         prepare_data.main(check(data, "--workers", 0, "--labels", path))
 

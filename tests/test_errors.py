@@ -184,3 +184,97 @@ def test_under_torchrun_an_error_of_all_ranks_comes_in_whole_lines():
     assert lines and all(line.startswith("error: no checkpoint at gone.pt") for line in lines)
     assert all(line.count("gone.pt") == 1 for line in lines)
     assert 'eval.py", line' not in done.stderr  # no traceback of ours
+
+
+# --- consoles
+
+TALKER = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from pathlib import Path
+from utils.errors import InputError, run_script
+def main(argv):
+    for _ in range(5000):
+        print("дорога 汽车 caf\\udce9")
+        print("дорога", file=sys.stderr)
+    Path(argv[0]).write_text("all is done")
+    if argv[1:]:
+        raise InputError("дорога")
+run_script(main)
+"""
+
+
+def talk(
+    done: Path, *more: str, redirect: str = "", **variables: str
+) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", TALKER, str(ROOT), str(done), *more]
+    return subprocess.run(
+        ["bash", "-c", f'"$@" {redirect}', "bash", *command],
+        env=os.environ | variables,
+        capture_output=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("cp1252", rb"\u0434\u043e\u0440\u043e\u0433\u0430 \u6c7d\u8f66 caf\udce9"),
+        ("ascii", rb"\u0434\u043e\u0440\u043e\u0433\u0430 \u6c7d\u8f66 caf\udce9"),
+        ("latin-1:strict", rb"\u0434\u043e\u0440\u043e\u0433\u0430 \u6c7d\u8f66 caf\udce9"),
+        ("utf-8:strict", "дорога 汽车 caf\\udce9".encode()),
+        ("cp1251", "дорога ".encode("cp1251") + rb"\u6c7d\u8f66 caf\udce9"),
+    ],
+)
+def test_letters_that_a_console_lacks_are_escaped(tmp_path, encoding, shown):
+    found = talk(tmp_path / "done", PYTHONIOENCODING=encoding)
+    assert found.returncode == 0 and (tmp_path / "done").is_file()
+    assert {*found.stdout.splitlines()} == {shown}
+    assert talk(tmp_path / "done", "fails", PYTHONIOENCODING=encoding).returncode == 2
+
+
+@pytest.mark.parametrize(
+    "redirect",
+    [
+        ">&-",
+        "2>&-",
+        ">&- 2>&-",
+        "<&- >&- 2>&-",
+        "> >(head -1)",
+        "2> >(head -1 >&2)",
+        ">/dev/full",
+        ">/dev/full 2>&1",
+    ],
+)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_closed_console_ends_no_run(tmp_path, redirect, unbuffered):
+    variables = {"redirect": redirect, "PYTHONUNBUFFERED": unbuffered}
+    found = talk(tmp_path / "done", **variables)
+    assert found.returncode == 0 and (tmp_path / "done").read_text() == "all is done"
+    assert b"Broken" not in found.stderr and b"Traceback" not in found.stderr
+    assert talk(tmp_path / "done", "fails", **variables).returncode == 2
+
+
+def test_unbuffered_output_comes_at_once():
+    code = TALKER.replace("range(5000)", "range(1)").replace(
+        "Path(argv[0])", "input() or Path(argv[0])"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-c", code, str(ROOT), os.devnull],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout.readline()  # it waits for us now
+    process.communicate(b"\n", timeout=100)
+    assert process.returncode == 0
+
+
+def test_names_that_the_system_cannot_write_are_refused(tmp_path, monkeypatch, capsys):
+    def main(argv):
+        (tmp_path / "file").write_text("caf\udce9.png", encoding="utf-8")
+
+    assert run(monkeypatch, main) == 2
+    assert "error: 'caf\\udce9.png' can't be written in utf-8: it is the" in capsys.readouterr().err
+    assert run(monkeypatch, lambda argv: "\u0434".encode("latin-1")) == 2
+    assert "set PYTHONUTF8=1" in capsys.readouterr().err

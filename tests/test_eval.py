@@ -111,7 +111,8 @@ def test_metrics_are_those_of_the_network_at_original_size(folder, capsys):
 
 
 def test_small_classes_are_those_of_the_class_file_now(folder, capsys):
-    """A checkpoint does not hold them, and is evaluated without the class file too."""
+    """A checkpoint does not hold them, and is evaluated without the class file too; not with one
+    that has other classes now."""
     run = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out"]
     file, out = folder["data"] / "classes.yaml", folder["tmp"]
     evaluation.main([*run, str(out / "unmarked")])
@@ -123,11 +124,12 @@ def test_small_classes_are_those_of_the_class_file_now(folder, capsys):
     ious = [found["classes"][name]["iou"] for name in ("road", "sky", "tree")]
     assert found["miou_small"] == found["classes"]["car"]["iou"]
     assert found["miou_large"] == pytest.approx(np.mean(ious))
-    for text in ("classes: [road, car, {name: lake, small: true}, tree]\n", None):
-        file.write_text(text) if text else file.unlink()
-        name = "other names" if text else "no file"
-        evaluation.main([*run, str(out / name)])
-        assert _metrics(out / name) == _metrics(out / "unmarked")
+    file.write_text("classes: [road, car, {name: lake, small: true}, tree]\n")
+    with pytest.raises(InputError, match="'sky' where the class file has 'lake'"):
+        evaluation.main([*run, str(out / "other names")])
+    file.unlink()
+    evaluation.main([*run, str(out / "no file")])
+    assert _metrics(out / "no file") == _metrics(out / "unmarked")
 
 
 def test_evaluation_may_be_repeated_and_options_reach_the_network(folder):

@@ -352,8 +352,8 @@ def test_score_of_small_classes(generate, root, tmp_path):
 
 def test_wrong_input(generate, root, tmp_path, capsys):
     labels = tmp_path / "labels.json"
-    labels.write_text(json.dumps({"a": [1], "train/c": [0]}))
-    found = r"4 of 5 images have no labels.*the first is 'c' \(there are some of 'train/c'\)"
+    labels.write_text(json.dumps({"a": [1], "far/c": [0]}))
+    found = r"4 of 5 images have no labels.*the first is 'c' \(there are some of 'far/c'\)"
     with pytest.raises(InputError, match=rf"{found}.*prepare_data\.py"):
         generate("--set", f"image_labels={labels}")
     with pytest.raises(InputError, match="--out"):

@@ -506,8 +506,8 @@ def test_a_folder_that_may_no_longer_be_written(scripts, world, whole, tmp_path)
 
 
 def test_a_run_that_is_being_trained_is_left_alone(tmp_path, monkeypatch) -> None:
-    holder = "import fcntl, os, time; file = os.open('lock', os.O_RDWR | os.O_CREAT)\n"
-    holder += "fcntl.lockf(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+    holder = "import filelock, time; lock = filelock.FileLock('lock'); lock.acquire()\n"
+    holder += "print('held', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", holder]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE)
     monkeypatch.setattr(run_folder, "_WAIT", 0)

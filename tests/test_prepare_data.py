@@ -16,7 +16,9 @@ import prepare_data
 from datasets import open_dataset
 from datasets.files import read_image, read_mask
 from datasets.image_labels import drop_suffix, read_image_labels, write_image_labels
+from datasets.labels import load_classes
 from datasets.official_labels import import_official_labels
+from datasets.split_labels import labels_of_split
 from datasets.wilddash2 import categories
 from utils.errors import InputError
 
@@ -61,7 +63,7 @@ def test_label_files_in_every_form(tmp_path: Path) -> None:
         ("l.json", '{"a": [0], "a.jpg": [1]}', "'a' stands twice"),
         ("l.json", '{"a": [0', "not valid JSON"),
         ("l.csv", "a.jpg,0 1\n", "first line must be.*a.jpg"),
-        ("l.csv", "image;labels\na;0\n", "first line must be"),
+        ("l.csv", "picture;labels\na;0\n", "first line must be"),
         ("l.csv", "", "first line must be"),
         ("l.csv", "image,labels\na,0,1\n", "line 2: expected 2 cells, found 3"),
         ("l.csv", "image,road,car\na,0,1\n", "one column for each of the 3"),
@@ -302,13 +304,29 @@ def test_broken_ground_truth_stops_the_extraction(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_overlapping_splits(tmp_path: Path) -> None:
-    small_camvid(tmp_path)
-    save(tmp_path / "img/val/t0.png", picture())
-    with pytest.raises(
-        InputError, match=r"'t0' is in two splits, train and val \(.*val/t0.png\); remove.*--splits"
-    ):
-        run("camvid", "--root", tmp_path, "--out", tmp_path / "labels.json")
+def test_same_names_in_two_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = small_camvid(tmp_path)
+    save(tmp_path / "img/val/t0.png", picture(seed=9))
+    save(tmp_path / "mask/val/t0.png", np.full((6, 8), 3, np.uint8))
+    out, classes = tmp_path / "labels.json", load_classes("datasets/classes/camvid.yaml")
+    run("camvid", "--root", tmp_path, "--out", out, "--splits", "train")
+    assert "the keys are '<split>/<image id>'" in capsys.readouterr().out
+    assert list(json.loads(out.read_text())) == ["train/t0", "train/t1"]
+    run("camvid", "--root", tmp_path, "--out", out, "--overwrite", "--stats")
+    assert re.search(r"^ +sky +1 +1$", capsys.readouterr().out.split("val: ")[1], re.MULTILINE)
+    dataset = open_dataset("camvid", tmp_path)
+    labels = labels_of_split(dataset, "val", out, classes)
+    assert labels == {"t0": (3,), "v0": tuple(sorted(set(ids["v0"].ravel().tolist()) - {255}))}
+    assert labels_of_split(dataset, "train", out, classes)["t0"] != (3,)
+    run("camvid", "--root", tmp_path, "--labels", out, "--check")
+    assert " 0 problems" in capsys.readouterr().out
+    out.write_text('{"t0": [1], "t1": [4], "v0": [0]}')
+    for split in ("train", "val"):
+        with pytest.raises(InputError, match=r"'t0' is an image of train and of val.*can't say"):
+            labels_of_split(dataset, split, out, classes)
+    with pytest.raises(SystemExit):
+        run("camvid", "--root", tmp_path, "--labels", out, "--check")
+    assert "'t0' is in two splits" in capsys.readouterr().out
 
 
 def test_import_of_official_labels(tmp_path: Path) -> None:
@@ -332,8 +350,18 @@ def test_own_data_without_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     arguments = ["folder", "--root", tmp_path]
     run(*arguments, "--labels", tmp_path / "l.csv", "--check", "--stats")
     assert "2 images checked, 0 problems" in capsys.readouterr().out
+    run(*arguments, "--out", tmp_path / "image_labels.json")  # the one file of labels there
+    assert "labels: those of" in capsys.readouterr().out
+    assert read_image_labels(tmp_path / "image_labels.json", 3) == {"a": (0, 2), "sub/b": (1,)}
+    (tmp_path / "image_labels.json").unlink()
+    (tmp_path / "labels_old.json").write_text("{}")
+    with pytest.raises(InputError, match=r"l\.csv, .*labels_old\.json may all hold.*--labels"):
+        run(*arguments, "--stats")
+    (tmp_path / "labels_old.json").unlink()
+    (tmp_path / "l.csv").rename(tmp_path / "more.csv.gone")
     with pytest.raises(InputError, match=r"no readable ground truth.*--labels"):
         run(*arguments, "--stats")
+    (tmp_path / "more.csv.gone").rename(tmp_path / "l.csv")
     (tmp_path / "classes.yaml").rename(tmp_path / "names.yaml")
     with pytest.raises(InputError, match=r"classes\.yaml or --class-file"):
         run(*arguments, "--stats")

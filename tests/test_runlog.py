@@ -13,7 +13,7 @@ from utils import runlog
 from utils.config import load_config, save_config
 from utils.distributed import Ranks
 from utils.errors import InputError
-from utils.runlog import RunLog
+from utils.runlog import RunLog, describe
 
 CPU = torch.device("cpu")
 
@@ -64,6 +64,47 @@ def test_line_shows_step_losses_w_share_speed_and_time_left(config, clock, tmp_p
         "step 12/20 loss 11.5 L_c 1.15 L_i 115 w 0.25 consistent 0.5 images/s 1.33 ETA 00:24",
         "step 14/20 loss 13.5 L_c 1.35 L_i 135 w 0.25 consistent 0.5 images/s 0.0132 ETA 15:18",
     ]
+
+
+def test_the_first_step_of_each_start_is_shown_but_not_logged(config, tmp_path, capsys):
+    """So that a run with a long way to its first log line is seen to move."""
+    for first in (0, 3):
+        log = open_log(tmp_path, config, first, 9)
+        log.add(first + 1, 0.1, values(7), ["a"])
+        log.add(first + 2, 0.1, values(9), ["a"])
+        log.close()
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert shown[0] == "step 1/9 loss 7 L_c 0.7 L_i 70 w 0.25 consistent 0.5"
+    assert shown[1].startswith("step 2/9 loss 8 ")  # the mean of both
+    assert shown[2].startswith("step 4/9 loss 7 ") and "ETA" in shown[2]  # due anyhow: said once
+    assert len(shown) == 3
+    assert [(line["step"], line["loss"]) for line in read(tmp_path)] == [(2, 8.0), (4, 7.0)]
+
+
+def test_a_run_begins_with_five_lines(config, tmp_path, capsys):
+    samples = type("Samples", (), {"num_classes": 3, "masks": {}, "__len__": lambda _: 30})()
+    about = describe(config, samples, torch.nn.Linear(1000, 100))
+    RunLog(tmp_path, config, Ranks(0, 1, CPU), 0, 8, "CARB", about=about).close()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith(f"data: 30 images (train of {config.data_root}), 3 classes; ")
+    assert f"masks {config.pseudo_masks}" in lines[0]
+    assert lines[1].startswith("network: resnet") and "0.1 M parameters" in lines[1]
+    assert "L_c, L_i: losses of" in lines[2]
+    assert lines[3].startswith(f"{tmp_path}: steps 1 to 8, batch size 4 on cpu; a log line every 2")
+    assert lines[4] == f"all settings: {tmp_path / 'config.yaml'}"
+
+
+def test_a_console_that_has_gone_ends_no_training(config, tmp_path, monkeypatch):
+    log = open_log(tmp_path, config, 0, 8)
+
+    def broken(*_, **__) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", broken)
+    for step in (1, 2):
+        log.add(step, 0.1, values(step), ["a"])
+    assert [line["step"] for line in read(tmp_path)] == [2]
 
 
 def test_warmup_shows_no_weight(config, tmp_path, capsys):

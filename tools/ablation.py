@@ -15,6 +15,7 @@ far as CARB's start. The same command again goes on where it stopped; what is sc
 alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import shlex
 import signal
@@ -29,7 +30,7 @@ from datasets import open_dataset
 from tools.ablation_jobs import Job, run_jobs
 from tools.ablation_suite import Row, Suite, as_arguments, check, check_seeds, read_suite
 from tools.ablation_table import collect, read_scored, write_tables
-from utils.cli import add_overrides
+from utils.cli import add_overrides, path
 from utils.errors import InputError, run_script
 
 SCRIPTS = {
@@ -76,8 +77,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("suite", help="suite file, configs/suites/demo_ablation.yaml for one")
-    add("--out", required=True, help="folder of the runs and the tables")
+    add("suite", type=path, help="suite file, configs/suites/demo_ablation.yaml for one")
+    add("--out", type=path, required=True, help="folder of the runs and the tables")
     add("--jobs", type=int, help="how many at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the suite's")

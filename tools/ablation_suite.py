@@ -8,6 +8,7 @@ from typing import Any
 
 from utils.config import Config, config_from_dict, parse_overrides
 from utils.errors import InputError
+from utils.paths import expand
 from utils.resume import CARB_KEYS
 from utils.yaml_file import read_yaml
 
@@ -95,6 +96,8 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     """
     check(Path(path).is_file(), f"no suite file at {path}; there are some in configs/suites/")
     content = _mapping(path, read_yaml(path), "the file")
+    if isinstance(content.get("config"), str):
+        content["config"] = expand(content["config"])
     keys = f"{path}: expected the keys {', '.join(KEYS)}; found {', '.join(content)}"
     check(content.keys() == set(KEYS), keys)
     for key, good, expected in (

@@ -9,6 +9,7 @@ CARB gained and lost, and what to do next, and writes demo.png: image, ground tr
 and predictions of a few images. Of several folders, one a seed: mean and standard deviation.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import itertools
 import shlex
@@ -23,6 +24,7 @@ import numpy as np
 from datasets.labels import ClassTable
 from figures.pictures import Column, chosen, comparison, open_pictures
 from tools.ablation_numbers import MEASURES, mean_std, scores_of, spread
+from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, run_script
 from utils.files import read_json
@@ -49,7 +51,7 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", nargs="+", help="folder of run_demo.sh; several: one a seed")
+    parser.add_argument("run", nargs="+", type=path, help="folder of run_demo.sh; several: a seed each")
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
     arguments = parser.parse_args(argv)

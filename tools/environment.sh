@@ -1,4 +1,6 @@
 # Sourced by the run_*.sh scripts: makes .venv from a requirements file, once per version of that file.
+# Waiting threads sleep, see utils/threads.py.
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 requirements="$1"
 stamp=".venv/installed-$requirements"
 installed() { [[ -x .venv/bin/python ]] && cat requirements.txt "$requirements" | cmp -s - "$stamp"; }

@@ -10,6 +10,7 @@ for choosing: the last checkpoint is the one to report. The picture needs matplo
 matplotlib).
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import re
 from pathlib import Path
@@ -24,7 +25,7 @@ from datasets.training import EvaluationSet
 from figures.runs import read_inputs
 from models.trained import load_trained
 from tools.learning_output import draw, percent, write_csv
-from utils.cli import overrides_parser
+from utils.cli import overrides_parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
 from utils.errors import InputError, run_script
@@ -86,9 +87,9 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     parser = overrides_parser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("runs", type=path, nargs="+", metavar="RUN")
     parser.add_argument("--split", help="default: the config's val_split")
-    parser.add_argument("--out", required=True, help="folder of the curves")
+    parser.add_argument("--out", type=path, required=True, help="folder of the curves")
     parser.add_argument("--labels", nargs="+", help="one for each RUN (default: folder names)")
     arguments = parser.parse_args(argv)
     if arguments.labels and len(arguments.labels) != len(arguments.runs):

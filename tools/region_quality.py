@@ -8,6 +8,7 @@ pseudo-mask and the filtered prediction S are right there. Overall and by class 
 Fig. 4 of the report (figures/regions.py) draws the same regions.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -17,14 +18,14 @@ from tqdm import tqdm
 
 from datasets import open_dataset
 from datasets.files import File, read_mask
-from datasets.image_labels import read_image_labels
 from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.split_labels import find_labels
 from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
 from datasets.transforms import normalize
 from figures.style import markdown
 from models.carb import filtered_prediction, split_regions
 from models.trained import Trained, load_trained
-from utils.cli import parser
+from utils.cli import parser, path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.inference import predict_logits
@@ -41,7 +42,7 @@ class Regions(NamedTuple):
 
 def main(argv: list[str]) -> None:
     arguments = parser(__doc__, config_required=False)
-    arguments.add_argument("--ckpt", required=True)
+    arguments.add_argument("--ckpt", type=path, required=True)
     arguments = arguments.parse_args(argv)
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     trained.model.to(setup(arguments.device).device)
@@ -65,8 +66,9 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
     config, num_classes = trained.config, len(trained.classes)
     dataset = open_dataset(config.dataset, config.data_root)
     images, truths = (of(config.train_split) for of in (dataset.images, dataset.ground_truth))
-    labels = read_image_labels(config.image_labels, num_classes, trained.classes.names)
-    require(masks, labels, f"labels in {config.image_labels}", "prepare_data.py makes them")
+    path, split = config.image_labels, config.train_split
+    labels = find_labels(dataset, split, path, trained.classes, images)
+    require(masks, labels, f"labels in {path}", "prepare_data.py makes them")
     device = next(trained.model.parameters()).device
     samples = EvaluationSet({name: images[name] for name in masks}, config.resize_to)
     for i, (name, file) in enumerate(masks.items()):

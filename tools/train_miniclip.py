@@ -10,6 +10,7 @@ none of them is in a data set of another seed.
     python -m tools.train_miniclip --out models/miniature/clip.pt --overwrite
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import math
 import time
@@ -29,6 +30,7 @@ from models.clip_loading import openai_clip
 from models.clip_miniature import KnownTokens, set_output_stride
 from models.text import load_templates
 from utils.checkpoint import versions
+from utils.cli import path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.files import check_folder, write_json
@@ -93,13 +95,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = result.add_argument
-    add("--out", required=True, help="file of the weights; the log goes beside it")
+    add("--out", type=path, required=True, help="file of the weights; the log goes beside it")
     add("--steps", type=int, default=10000)
     add("--batch-size", type=int, default=32)
     add("--lr", type=float, default=1e-3)
     add("--scenes", type=int, default=4000, help="street scenes that the crops come from")
     add("--side", type=int, default=64, help="pixels of a picture; a multiple of 8")
-    add("--templates", default="models/miniature/templates.txt", help="captions, one a line")
+    add(
+        "--templates",
+        type=path,
+        default="models/miniature/templates.txt",
+        help="captions, one a line",
+    )
     add("--seed", type=int, default=101, help="of the weights, the pictures and the scenes")
     add("--save-every", type=int, default=1000, help="steps between two versions of the file")
     add("--device", help="cpu or cuda (default: cuda when there is one)")

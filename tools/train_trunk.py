@@ -14,6 +14,7 @@ threads give the same bits. About 10 minutes on one core (--threads 1); an inter
 anew.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import hashlib
 import math
@@ -33,6 +34,7 @@ from datasets.transforms import normalize
 from models.backbone_weights import load_backbone_weights
 from models.resnet import DEPTHS, ResNet
 from utils.checkpoint import versions
+from utils.cli import path
 from utils.errors import InputError, run_script
 from utils.files import check_folder, write_json
 from utils.seed import derive
@@ -115,7 +117,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="the .pt file to write")
+    add("--out", type=path, required=True, help="the .pt file to write")
     add("--steps", type=int, default=6000)
     add("--batch-size", type=int, default=64)
     add("--photographs", type=int, default=12000, help="drawn before training")
@@ -126,6 +128,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--threads", type=int, help="of torch (default: torch's own choice)")
     add("--overwrite", action="store_true", help="replace OUT")
     arguments = parser.parse_args(argv)
+    arguments.out = Path(arguments.out)
     lowest = {"steps": 1, "batch_size": 2, "photographs": 1, "seed": 0, "width": 1, "threads": 1}
     for name, low in lowest.items():
         value = getattr(arguments, name)

@@ -61,6 +61,10 @@ _KINDS = {
         lambda v: _is_list_of(v, str, 1) and len(v) <= 255 and all(map(str.isprintable, v)),
     ),
     "palette": ("a list of colours", lambda v: isinstance(v, list) and all(map(_is_color, v))),
+    "inputs": (
+        "digests of what was trained on",
+        lambda v: isinstance(v, dict) and _is_list_of([*v, *v.values()], str),
+    ),
 }
 
 
@@ -109,7 +113,8 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py "
             "with --config"
         )
-    content.setdefault("log", {})  # from before it was kept
+    for key in ("log", "inputs"):
+        content.setdefault(key, {})  # from before it was kept
     missing = [key for key in _KINDS if key not in content]
     if missing:
         raise InputError(f"{path}: the checkpoint lacks {', '.join(missing)}; {_ANOTHER}")

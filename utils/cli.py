@@ -2,6 +2,9 @@
 
 import argparse
 
+from utils.errors import InputError
+from utils.paths import expand
+
 
 class _TensorBoard(argparse.Action):
     """A flag that says at once, not after the first steps, when the package is missing."""
@@ -13,10 +16,20 @@ class _TensorBoard(argparse.Action):
         setattr(namespace, self.dest, True)
 
 
+def path(text: str) -> str:
+    """The `type` of an argument that is a path: ~ and variables are replaced, slips refused."""
+    try:
+        return expand(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
     """--config, --set, --device. (--debug is taken by `utils.errors.run_script`.)"""
     result = overrides_parser(description)
-    result.add_argument("--config", required=config_required, help="YAML file, see configs/")
+    result.add_argument(
+        "--config", type=path, required=config_required, help="YAML file, see configs/"
+    )
     return result
 
 
@@ -34,7 +47,9 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
 def training_parser(description: str | None) -> argparse.ArgumentParser:
     """And --run-dir, --overwrite, --keep, --tensorboard, --trust."""
     result = parser(description)
-    result.add_argument("--run-dir", required=True, help="folder for checkpoints and logs")
+    result.add_argument(
+        "--run-dir", type=path, required=True, help="folder for checkpoints and logs"
+    )
     result.add_argument(
         "--overwrite",
         action="store_true",

@@ -27,23 +27,29 @@ def _bounded(low: float | None = None, high: float | None = None) -> Any:
     return field(metadata={"low": low, "high": high})
 
 
+def _path(address: bool = False, **more: Any) -> Any:
+    """A file or folder, ~ and variables in it replaced (`utils.paths`); or, if so, an address."""
+    return field(metadata={"path": True, "address": address}, **more)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a result. Sizes are (height, width) in pixels.
 
     A key added later has a default, which changes nothing, so that older runs can still be read.
+    Paths are held, saved and compared with ~ and variables replaced.
     """
 
     # data
     dataset: str = _choice("cityscapes", "camvid", "wilddash2", "folder")
-    data_root: str
-    class_file: str
-    image_labels: str
-    pseudo_masks: str | None
+    data_root: str = _path()
+    class_file: str = _path()
+    image_labels: str = _path()
+    pseudo_masks: str | None = _path()
     train_split: str
     val_split: str
     num_workers: int = _bounded(0)
-    image_cache: str | None = None
+    image_cache: str | None = _path(default=None)
 
     # image augmentation
     resize_to: tuple[int, int] = _bounded(1)
@@ -54,9 +60,9 @@ class Config:
     ignore_padding: bool
 
     # CLIP and its pseudo-masks
-    clip_model: str
-    clip_text: str
-    prompt_templates: str
+    clip_model: str = _path()
+    clip_text: str = _path()
+    prompt_templates: str = _path()
     clip_activation: str = _choice("quickgelu", "gelu")
     clip_layer_norm_eps: float = _bounded(0)
     clip_normalization: str = _choice("clip", "imagenet")
@@ -76,7 +82,7 @@ class Config:
     stem: str = _choice("conv7", "v1c")
     bottleneck_stride: str = _choice("3x3", "1x1")
     output_stride: int = _choice(4, 8, 16)
-    backbone_weights: str | None
+    backbone_weights: str | None = _path(address=True)
     backbone_sha256: str | None
     backbone_weights_partial: bool
     aspp: str = _choice("v3", "v2")

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from utils.errors import InputError
+from utils.paths import expand
 
 
 def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:
-    """`value` as the type `expected`, within the choices or limits of `metadata`.
+    """`value` as the type `expected`, within the choices or limits of `metadata`; a path expanded.
 
     Raises InputError naming `source` (a file), the key, and what was expected.
     """
@@ -19,6 +20,12 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
             f"{source}: '{key}' must be {_describe(expected)}, found {value!r} "
             f"({type(value).__name__})"
         )
+    is_path = "path" in metadata and converted is not None
+    if is_path and not (metadata["address"] and "://" in converted):
+        try:
+            return expand(converted)
+        except InputError as error:
+            raise InputError(f"{source}: '{key}': {error}") from None
     if "choices" in metadata and converted not in metadata["choices"]:
         options = ", ".join(map(str, metadata["choices"]))
         raise InputError(f"{source}: '{key}' must be one of {options}; found {value!r}")

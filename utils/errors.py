@@ -1,5 +1,6 @@
 """The one kind of error a user can mend, and how a script reports it."""
 
+import contextlib
 import errno
 import io
 import os
@@ -9,6 +10,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 from utils.signals import exit_status, raise_on_sigterm, same_command
@@ -76,11 +78,33 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         sys.exit(exit_status(stopped))
 
 
+class _Lasting(io.RawIOBase):
+    """An output stream whose reader may go away: what nobody reads is dropped, the run goes on."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self.raw = raw
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):  # `| head` has ended, a terminal was closed
+            while (written := self.raw.write(data)) is None:  # full, and it does not block
+                time.sleep(0.01)
+            return written
+        return len(data)
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        return self.raw.isatty()
+
+    def fileno(self) -> int:
+        return self.raw.fileno()
+
+
 def _prepare_console() -> None:
-    """No text ends a run: letters that a console lacks are escaped. An InputWarning is one line."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    """No text ends a run: letters that a console lacks are escaped, a closed one is written to in
+    vain. An InputWarning is one line."""
+    sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     warnings.simplefilter("once", InputWarning)
     shown_before = warnings.showwarning
 
@@ -93,6 +117,25 @@ def _prepare_console() -> None:
     warnings.showwarning = show
 
 
+def _lasting(stream: Any) -> Any:
+    if stream is None:  # pythonw, or closed by the shell: then the next file would take its place
+        return Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="backslashreplace")
+    raw = getattr(stream.buffer, "raw", stream.buffer)
+    if not isinstance(raw, io.RawIOBase) or isinstance(raw, _Lasting):  # in memory; done before
+        return stream
+    lasting = _Lasting(raw)
+    return io.TextIOWrapper(
+        lasting if stream.buffer is raw else io.BufferedWriter(lasting),  # python -u
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
 def _run(main: Callable[[list[str]], None]) -> None:
     arguments = sys.argv[1:]
     try:
@@ -100,6 +143,8 @@ def _run(main: Callable[[list[str]], None]) -> None:
         main([argument for argument in arguments if argument != "--debug"])
     except (InputError, OSError) as error:
         _report(_message(error))
+    except UnicodeEncodeError as error:
+        _report(_not_encodable(error))
     except (RuntimeError, MemoryError) as error:
         name, text = type(error).__name__, str(error) or type(error).__name__
         for pattern, meaning in _TORCH.items():
@@ -108,6 +153,14 @@ def _run(main: Callable[[list[str]], None]) -> None:
                 cause = lines[-1 if lines[0].startswith("Caught ") else 0]  # of a loader process
                 _report(meaning.format(cause))
         raise
+
+
+def _not_encodable(error: UnicodeEncodeError) -> str:
+    """Of a name that is given to the system, or written into a UTF-8 file."""
+    found = f"{error.object[:200]!a} can't be written in {error.encoding}"
+    if error.encoding.replace("-", "").lower() == "utf8":
+        return f"{found}: it is the name of a file in another encoding; rename that (convmv)"
+    return f"{found}, this system's encoding; set PYTHONUTF8=1 and run the same command again"
 
 
 def _refuse_empty(arguments: list[str]) -> None:

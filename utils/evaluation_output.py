@@ -66,13 +66,15 @@ def zip_submission(folder: Path, names: list[str]) -> None:
 def report(
     matrix: ConfusionMatrix, classes: ClassTable, out: Path, content: dict[str, Any]
 ) -> None:
-    """Print the table and write metrics.json, whole or not at all."""
+    """Write metrics.json, whole or not at all; then print the table and what it can't say."""
+    path = out / "metrics.json"
+    write_json(path, content | matrix.to_dict(classes.names, classes.small))
     print(matrix.table(classes.names, classes.small))
     if matrix.counts[-1].any():
         print(
             f"note: {int(matrix.counts[-1].sum())} labelled pixels have an id outside "
             f"0..{len(classes) - 1} (and not 255); predictions there count as wrong"
         )
-    path = out / "metrics.json"
-    write_json(path, content | matrix.to_dict(classes.names, classes.small))
+    for note in matrix.notes(classes.names, content["split"]):
+        print(f"note: {note}")
     print(f"{content['num_images']} images of {content['split']}; written to {path}")

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from datasets.files import File, walk
+from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
 from utils.errors import InputError
@@ -110,7 +110,11 @@ def _look(folder: Path, names: list[str], made_from: dict[str, Any], overwrite: 
 def _list(folder: Path) -> set[str]:
     """Relative paths of all files below `folder`; none when it is not there."""
     start = len(str(folder)) + 1
-    return {f"{where}/{file}"[start:] for where, files in walk(folder) for file in files}
+    return {
+        f"{where}/{file}"[start:].replace(os.sep, "/")
+        for where, files in walk(folder)
+        for file in files
+    }
 
 
 @contextmanager
@@ -135,21 +139,28 @@ def mask_writer(folder: Path, palette: np.ndarray) -> Iterator[Callable[[str, np
 def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
     """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes.
 
-    Its meta.json may also lie further up. Masks without one are taken as they are.
+    Masks without a meta.json are taken as they are.
+    """
+    parent, made_from = read_made_from(folder)
+    if made_from:
+        remedy = "make them again: gen_clip_masks.py --overwrite"
+        what = f"the masks in {parent} were made"
+        compare_class_names(made_from["class_names"], class_names, what, remedy)
+
+
+def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """What gen_clip_masks.py made the masks from, and the folder of the meta.json that says so.
+
+    It may also lie further up. Empty for masks of other programs.
     """
     for parent in (folder, *folder.parents):
         try:
             meta = parse_json((parent / "meta.json").read_text(encoding="utf-8"))
-            found = list(meta["made_from"]["class_names"])
+            names = list(meta["made_from"]["class_names"])
+            return parent, {"precision": "fp32"} | meta["made_from"] | {"class_names": names}
         except (OSError, ValueError, KeyError, TypeError):
             continue  # not there, or not of gen_clip_masks.py
-        for theirs, ours in zip_longest(found, class_names):
-            if theirs != ours:
-                raise InputError(
-                    f"the masks in {parent} were made for other classes: {theirs!r} where the "
-                    f"class file has {ours!r}; make them again: gen_clip_masks.py --overwrite"
-                )
-        return
+    return folder, {}
 
 
 def _short(value: Any) -> str:
@@ -167,10 +178,16 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         return
     try:
         old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
-        old = {"precision": "fp32"} | old  # as all were, before there was a choice
+        # As all were, before there was a choice or before it was kept.
+        old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
         changed = [key for key in made_from if old.get(key) != made_from[key]]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
+    if changed == ["images_sha256"]:
+        raise InputError(
+            f"{meta.parent} holds masks of other pictures: image files have another size now, or "
+            "other names; --overwrite makes the masks anew (name another --out to keep both)"
+        )
     if changed:
         key = changed[0]
         raise InputError(

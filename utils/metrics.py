@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from utils.distributed import all_reduce
+from utils.ground_truth import score_notes
 
 
 class ConfusionMatrix:
@@ -22,6 +23,7 @@ class ConfusionMatrix:
         assert num_classes <= 255, f"class ids are 8 bit and 255 is none of them: {num_classes}"
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
+        self.ignored = torch.zeros((), dtype=torch.int64, device=device)  # pixels left out
 
     def update(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
         """Count two integer maps of one shape, (H,W) or (B,H,W); `ignore_index` is in 0..255.
@@ -55,6 +57,7 @@ class ConfusionMatrix:
                 raise ValueError(f"predictions must be class ids 0..{K - 1}")
         pairs = torch.add(prediction.to(torch.int32), ground_truth, alpha=K)
         counts = torch.bincount(pairs.flatten(), minlength=257 * K).view(257, K)
+        self.ignored += counts[ignore_index].sum()
         counts[ignore_index] = 0
         self.counts[:K] += counts[:K]
         self.counts[K] += counts[K:].sum(0)
@@ -66,6 +69,7 @@ class ConfusionMatrix:
     def all_reduce(self) -> None:
         """Sum the counts over all ranks, in place."""
         all_reduce(self.counts)
+        all_reduce(self.ignored)
 
     def areas(self) -> tuple[Tensor, Tensor, Tensor]:
         """(K,) int64 pixel counts per class: intersection, ground truth, prediction; on the CPU."""
@@ -105,6 +109,12 @@ class ConfusionMatrix:
         """(K,) float64 share of each class's predictions that are right; NaN without any."""
         intersection, _, predicted = self.areas()
         return intersection.double() / predicted
+
+    def notes(self, class_names: Sequence[str], split: str) -> list[str]:
+        """Lines to stand beside the scores where these mean little; usually none."""
+        intersection, truth, _ = self.areas()
+        right, pixels = int(intersection.sum()), truth.tolist()
+        return score_notes(pixels, int(self.ignored), right, class_names, split)
 
     def to_dict(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> dict[str, Any]:
         """Everything as plain numbers in 0..1, unrounded; None where there is no value (JSON).

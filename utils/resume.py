@@ -14,9 +14,12 @@ from utils.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
+from utils.inputs import Inputs, check_inputs, write_inputs
+from utils.other_steps import other_steps
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
 
@@ -60,6 +63,7 @@ def save(
             "config": log.config.to_dict(),
             "class_names": list(classes.names),
             "palette": classes.palette.tolist(),
+            "inputs": log.inputs,
         }
         try:
             for name in names:
@@ -86,10 +90,12 @@ def restore(
     optimizer: torch.optim.Optimizer,
     criterion: CARBCriterion | None = None,
     init: str | Path | None = None,
+    inputs: Inputs | None = None,
 ) -> tuple[int, dict[str, Any]]:
     """Load weights, momentum and queues from the newest whole checkpoint of a run, else `init`.
 
-    Returns its step and the state of its log; 0 and nothing where there is no checkpoint.
+    Returns its step and the state of its log; 0 and nothing where there is no checkpoint. Raises
+    InputError, on all ranks, when it was trained on other `inputs` (which rank 0 alone has).
     """
     path, checkpoint, problems = _newest(run_dir)
     seen = gather_objects(path and (path.name, checkpoint["step"]))
@@ -98,15 +104,16 @@ def restore(
             f"the processes see different checkpoints in {run_dir}: {', '.join(map(str, seen))}; "
             "all machines need one --run-dir, on a disk that they share"
         )
-    if path is None and init is None:
-        return 0, {}
-    if path is None:
+    if path is None and init is not None:
         path, checkpoint = Path(init), load_training_checkpoint(init)
-    elif checkpoint["stage"] != stage:
+    elif path is not None and checkpoint["stage"] != stage:
         raise InputError(
             f"{path} was written by train_{checkpoint['stage']}.py; choose another --run-dir for "
             f"train_{stage}.py"
         )
+    _compare_and_record(run_dir, checkpoint, path, inputs)
+    if path is None:
+        return 0, {}
     queues = checkpoint["criterion"]
     if checkpoint["world_size"] != ranks.world_size:
         # Each process keeps queues of its own; before CARB they are empty.
@@ -130,6 +137,23 @@ def restore(
     return step, checkpoint["log"]
 
 
+def _compare_and_record(
+    run_dir: Path, checkpoint: dict[str, Any], path: Path | None, inputs: Inputs | None
+) -> None:
+    """On rank 0, which has `inputs`; all ranks raise InputError."""
+    problem = None
+    if inputs is not None:
+        try:
+            if path is not None:
+                check_inputs(checkpoint, path, inputs)
+            write_inputs(run_dir, inputs)
+        except InputError as error:
+            problem = str(error)
+    problem = gather_objects(problem)[0]
+    if problem:
+        raise InputError(problem)
+
+
 def _newest(run_dir: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """last.pt or, where that is damaged, previous.pt; its content; what is wrong with last.pt."""
     problems = []
@@ -147,7 +171,9 @@ def _newest(run_dir: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     return None, {}, []
 
 
-def load_warmup(path: str, config: Config, classes: ClassTable) -> dict[str, Any]:
+def load_warmup(
+    path: str, config: Config, classes: ClassTable, run_dir: str | Path
+) -> dict[str, Any]:
     """Read --init. Raises InputError when it is damaged, or when this config's CARB stage can't go
     on from it: both stages are one schedule."""
     if not config.carb:
@@ -161,17 +187,21 @@ def load_warmup(path: str, config: Config, classes: ClassTable) -> dict[str, Any
             f"--init: {error}. last.pt and warmup.pt of a finished warm-up are the same; a damaged "
             "last.pt is mended by the same train_warmup.py command, from previous.pt"
         ) from None
-    expected = {"stage": "warmup", "step": config.warmup_steps, "class_names": list(classes.names)}
+    expected = {"stage": "warmup", "step": config.warmup_steps}
     for key, value in expected.items():
         if checkpoint[key] != value:
             raise InputError(
                 f"--init {path}: expected {key} {value}, found {checkpoint[key]}; train_warmup.py "
                 "with the same config writes the checkpoint to start from (warmup.pt)"
             )
+    remedy = "give the class file of the warm-up, or train the warm-up with this one too"
+    what = f"--init {path} was trained"
+    compare_class_names(checkpoint["class_names"], classes.names, what, remedy)
     changed = changed_settings(checkpoint["config"], config, ignore=CARB_KEYS)
     if changed:
         raise InputError(
             f"--init {path} was trained with other settings ({changed}); both stages share one "
             "schedule, so train the warm-up with this config too"
+            + other_steps(Path(run_dir), checkpoint["config"], config, path)
         )
     return checkpoint

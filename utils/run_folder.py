@@ -1,24 +1,28 @@
 """The run folder: made, opened again, or emptied; one process at a time writes to it."""
 
-import fcntl
-import os
+import atexit
 import shutil
 import subprocess
-import time
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from utils.config import Config, load_config, save_config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 from utils.files import remove_unfinished, replacing
+from utils.inputs import FILE
+from utils.other_steps import other_steps
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
-# Where and how often, not what: a run may go on after these have changed.
+# Where and how often, not what: a run may go on after these have changed. What lies there is
+# compared by utils/inputs.py.
 _FREE_KEYS = {
     "data_root",
+    "class_file",
     "image_labels",
     "pseudo_masks",
     "clip_model",
@@ -69,7 +73,7 @@ def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks)
 
 def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     saved = run_dir / "config.yaml"
-    signs = ["lock", "metrics.jsonl"] + ["last.pt"] * saved.is_file()
+    signs = ["lock", "metrics.jsonl", FILE] + ["last.pt"] * saved.is_file()
     is_run = any((run_dir / name).is_file() for name in signs)
     full = overwrite and run_dir.exists() and any(run_dir.iterdir())
     if not is_run and (full or saved.is_file()):  # a config.yaml of the user's, say
@@ -78,11 +82,12 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
             "with last.pt); nothing was removed; choose another --run-dir"
         )
     if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
-        changed = changed_settings(load_config(saved).to_dict(), config)
+        old = load_config(saved).to_dict()
+        changed = changed_settings(old, config)
         if changed:
             raise InputError(
                 f"{run_dir} holds a run with other settings ({changed}); choose another "
-                "--run-dir, or --overwrite to start anew"
+                f"--run-dir, or --overwrite to start anew{other_steps(run_dir, old, config)}"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
@@ -99,28 +104,30 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         save_config(config, temporary)
 
 
-def _take(lock: Path) -> None:
+def _take(path: Path) -> None:
     """Until this process ends, no other one gets it. Raises InputError when another one has it."""
-    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-    for seconds in range(_WAIT + 1):
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except (BlockingIOError, PermissionError):
-            time.sleep(min(1, _WAIT - seconds))
-        except OSError:  # a disk without locks
-            return
-    os.close(file)
-    raise InputError(
-        f"another process is training in {lock.parent}; wait for it, end it, or choose another "
-        "--run-dir"
-    )
+    path.touch()  # says so where the folder can't be written, and lets a group share the lock
+    lock = FileLock(path, is_singleton=True)  # this process may open its run again
+    try:
+        lock.acquire(timeout=_WAIT)
+    except Timeout:
+        raise InputError(
+            f"another process is training in {path.parent}; wait for it, end it, or choose another "
+            "--run-dir"
+        ) from None
+    except PermissionError:
+        raise
+    except (OSError, NotImplementedError):  # a disk without locks
+        return
+    atexit.register(lock.release)  # a lock that nothing refers to would be released
 
 
 def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
-        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True)
+        done = subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace"
+        )
     except OSError:
         return "git not found"
     return done.stdout.strip() if done.returncode == 0 else "no commit"

@@ -5,25 +5,56 @@ import os
 import shlex
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.errors import InputError
 from utils.files import parse_json, replacing
+from utils.inputs import Inputs, digests
 from utils.run_folder import git
+
+_LEGEND = (
+    "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "
+    "view); w: weight of L_i (CARB); consistent: share of the pixels where mask and network agree"
+)
+
+
+def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = False) -> str:
+    """What is trained on what: lines that open a run, for `RunLog`.
+
+    `dataset` is a TrainingSet; `supervised` says that its masks are ground truth.
+    """
+    if supervised:
+        labels = "pixel by pixel, from ground truth"
+    elif dataset.masks is None:
+        labels = f"image labels {config.image_labels}, masks made by CLIP in training"
+    else:
+        labels = f"image labels {config.image_labels}, masks {config.pseudo_masks}"
+    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    views = "" if supervised else f", views {config.views}"
+    lines = [
+        f"data: {len(dataset)} images ({config.train_split} of {config.data_root}), "
+        f"{dataset.num_classes} classes; {labels}",
+        f"network: {config.backbone}, {millions:.1f} M parameters, {config.classifier} "
+        f"classifier{views}, {config.precision}",
+    ]
+    return "".join(f"{line}\n" for line in lines + [_LEGEND] * (not supervised))
 
 
 class RunLog:
     """Means of the logged values between two log steps: to metrics.jsonl and to a progress line.
 
-    The line is a bar where standard error is a terminal, else printed at each log step. With
-    `tensorboard` there is a `board` on rank 0, which takes the means too. `state` is that of the
-    checkpoint which the run goes on from.
+    The line is a bar where standard error is a terminal, else printed at each log step. The first
+    step of each start is shown as well, by itself, and not written to the file. With `tensorboard`
+    there is a `board` on rank 0, which takes the means too. `state` is that of the checkpoint which
+    the run goes on from. `about` is said before the first step: what is trained on what.
     """
 
     def __init__(
@@ -36,9 +67,12 @@ class RunLog:
         description: str,
         tensorboard: bool = False,
         state: dict[str, Any] | None = None,
+        about: str = "",
+        inputs: Inputs | None = None,
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.config, self.ranks, self.first_step, self.end = config, ranks, step, end
+        self.inputs = digests(inputs or {})  # for checkpoints
         self.names: list[str] = []
         self.start_time = self.first_time = time.perf_counter()
         self.sums: dict[str, torch.Tensor] = {}
@@ -50,12 +84,14 @@ class RunLog:
         self.board = None
         if ranks.is_main and step < end:
             self._forget_after(step)
-            settings = (run_dir / "config.yaml").read_text(encoding="utf-8")
-            print(f"{settings}{run_dir}: steps {step + 1} to {end}", flush=True)
-            with (run_dir / "command.txt").open("a", encoding="utf-8") as file:
+            # A path in the command may hold bytes that are no letters.
+            with (run_dir / "command.txt").open(
+                "a", encoding="utf-8", errors="surrogateescape"
+            ) as file:
                 file.write(f"{shlex.join(sys.argv)}\n")
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
             (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
+            self._begin(run_dir, about)
             if tensorboard:
                 from utils.tensorboard import Board  # optional, and it imports what imports this
 
@@ -63,6 +99,17 @@ class RunLog:
         hidden = not (ranks.is_main and sys.stderr.isatty())
         self.progress = tqdm(
             total=end, initial=step, desc=description, disable=hidden, dynamic_ncols=True
+        )
+
+    def _begin(self, run_dir: Path, about: str) -> None:
+        """Say what begins; config.yaml in the run folder has every setting."""
+        config, world = self.config, self.ranks.world_size
+        where = self.ranks.device if world == 1 else f"{world} x {self.ranks.device.type}"
+        print(
+            f"{about}{run_dir}: steps {self.first_step + 1} to {self.end}, batch size "
+            f"{config.batch_size} on {where}; a log line every {config.log_every} steps, a "
+            f"checkpoint every {config.checkpoint_every}\nall settings: {run_dir / 'config.yaml'}",
+            flush=True,
         )
 
     def _forget_after(self, step: int) -> None:
@@ -84,6 +131,9 @@ class RunLog:
         self.progress.update(1)
         if step % self.config.log_every == 0:
             self.flush(step, lr)
+        elif step == self.first_step + 1 and self.ranks.is_main:
+            own = {key: value.tolist() for key, value in values.items()}
+            self._show(step, self._line(own))
 
     def flush(self, step: int, lr: float) -> None:
         """Write the means since the last time. Raises InputError when the loss is not finite."""
@@ -99,11 +149,8 @@ class RunLog:
             self._write(json.dumps(line) + "\n")
             if self.board:
                 self.board.scalars(line)
-            text = self._line(line)
-            if self.progress.disable:
-                print(f"step {step}/{self.end} {text} ETA {self._left(step)}", flush=True)
-            else:
-                self.progress.set_postfix_str(text)
+            left = f" ETA {self._left(step)}" * self.progress.disable  # a bar has its own
+            self._show(step, self._line(line) + left)
         self.sums, self.num_steps, self.start_time = {}, 0, time.perf_counter()
 
     def state(self, step: int) -> dict[str, Any]:
@@ -119,7 +166,8 @@ class RunLog:
         return {"sums": sums, "num_steps": self.num_steps, "seconds": seconds}
 
     def _means(self, step: int) -> dict[str, Any]:
-        means = {k: (v.double() / self.num_steps).tolist() for k, v in self.sums.items()}
+        # On the CPU: Apple's GPUs have no double precision.
+        means = {k: (v.cpu().double() / self.num_steps).tolist() for k, v in self.sums.items()}
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
                 f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no "
@@ -139,6 +187,13 @@ class RunLog:
                 f"{self.path} can't be written: {error.strerror}; the checkpoints are whole: make "
                 "room, and the same command goes on"
             ) from None
+
+    def _show(self, step: int, text: str) -> None:
+        if self.progress.disable:
+            with suppress(OSError):  # a console that has gone ends no training
+                print(f"step {step}/{self.end} {text}", flush=True)
+        else:
+            self.progress.set_postfix_str(text)
 
     @staticmethod
     def _line(line: dict[str, Any]) -> str:

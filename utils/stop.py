@@ -1,5 +1,6 @@
 """Training that is told to stop, by SIGTERM or Ctrl-C, ends after the step it is in and saves."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -41,7 +42,8 @@ class Stop:
             raise KeyboardInterrupt(number)
         self.received = number
         if self.ranks.is_main:  # not by print(), which may be what the signal interrupted
-            os.write(2, b"\nstopping after this step; Ctrl-C to stop without saving\n")
+            with contextlib.suppress(OSError):  # its terminal was closed
+                os.write(2, b"\nstopping after this step; Ctrl-C to stop without saving\n")
 
     def agreed(self) -> int:
         """Called after every step: the signal that any rank has received, or 0; alike on all."""

@@ -11,6 +11,7 @@ being read lies in OUT/reading: where the whole program dies, it is still there.
 run. Needs hypothesis (requirements-dev.txt).
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import contextlib
 import hashlib
@@ -33,6 +34,7 @@ from tools.fuzz import checkpoints, labels, logs, pictures
 from tools.fuzz import settings as setting_files
 from tools.fuzz.inputs import damaged, edited, repacked, soup
 from tools.fuzz.reading import Fault, Target, read
+from utils.cli import path
 from utils.errors import InputError, run_script
 
 ROUND = 60  # files of a target before it is the turn of the next
@@ -96,10 +98,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add(
         "--out",
+        type=path,
         default="runs/fuzz",
         help="folder of the files that show a fault (default: runs/fuzz)",
     )
-    add("--again", metavar="FILE", help="read one of these files again")
+    add("--again", type=path, metavar="FILE", help="read one of these files again")
     return result.parse_args(argv)
 
 

@@ -96,7 +96,7 @@ def checkpoint_targets() -> dict[str, Target]:
         shutil.copyfile(path, run / "last.pt")
         allowed(
             lambda: load_trained(path).model(torch.zeros(1, 3, 32, 32)),
-            lambda: load_warmup(str(path), config, table),
+            lambda: load_warmup(str(path), config, table, path.parent),
             lambda: restore(run, "warmup", 8, _RANKS, *parts()),
         )
 

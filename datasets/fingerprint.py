@@ -1,0 +1,78 @@
+"""What a run trains on, collected for `utils.inputs` to record and to compare."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, islice
+from pathlib import Path
+
+from datasets.files import File
+from datasets.image_labels import ImageLabels
+from datasets.labels import ClassTable
+from utils.errors import warn
+from utils.inputs import Inputs
+from utils.mask_folder import read_made_from
+
+_THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
+
+
+def fingerprint(
+    classes: ClassTable,
+    images: Mapping[str, File],
+    image_labels: ImageLabels | None = None,
+    masks: Mapping[str, File] | None = None,
+    mask_folder: str | None = None,
+    clip: str | None = None,
+) -> Inputs:
+    """Ids and sizes of the files, not their content, which would take as long as training.
+
+    Masks of gen_clip_masks.py in `mask_folder` are known by what they were made from, others by
+    their sizes. `clip` is the sha256 of the CLIP that makes masks in training. Raises InputError.
+    """
+    result: Inputs = {
+        "class_names": list(classes.names),
+        "prompts": [list(prompts) for prompts in classes.prompts],
+        "images": file_sizes(images),
+    }
+    if image_labels is not None:
+        result["labels"] = {name: list(image_labels[name]) for name in images}
+    if masks is not None:
+        folder, made_from = (None, {}) if mask_folder is None else read_made_from(Path(mask_folder))
+        if made_from:
+            made_of = made_from.pop("images_sha256", None)  # the run has the images itself
+            as_many = made_from.get("num_images") == len(images)
+            if as_many and made_of not in (None, _sha256(result["images"])):
+                warn(
+                    f"the masks in {folder} were made when image files had another size or other "
+                    "names; make them again if pictures were replaced: gen_clip_masks.py "
+                    "--overwrite"
+                )
+            result["masks"] = {"made_from": made_from}
+        else:
+            result["masks"] = {"sizes": file_sizes({name: masks[name] for name in images})}
+    if clip is not None:
+        result["clip"] = clip
+    return result
+
+
+def images_sha256(images: Mapping[str, File]) -> str:
+    """Of ids and sizes: what tells that an image was replaced."""
+    return _sha256(file_sizes(images))
+
+
+def _sha256(sizes: dict[str, int]) -> str:
+    return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()
+
+
+def file_sizes(files: Mapping[str, File]) -> dict[str, int]:
+    """Image id -> bytes. Raises InputError naming a file that is not there."""
+    waiting = iter(files.values())
+    chunks = iter(lambda: list(islice(waiting, _CHUNK)), [])
+    with ThreadPoolExecutor(_THREADS) as pool:
+        sizes = chain.from_iterable(pool.map(_sizes, chunks))
+        return dict(zip(files, sizes, strict=True))
+
+
+def _sizes(files: list[File]) -> list[int]:
+    return [file.size() for file in files]
