@@ -21,15 +21,16 @@ from typing import Any
 
 import torch
 
-from datasets import SegmentationData, open_dataset
-from datasets.files import File, read_image, read_mask
+from datasets import open_dataset
+from datasets.files import File
 from datasets.fingerprint import images_sha256
 from datasets.image_labels import ImageLabels
 from datasets.label_check import check_trainable
-from datasets.labels import IGNORE_INDEX, ClassTable, load_classes, multi_hot
+from datasets.labels import ClassTable, load_classes, multi_hot
 from datasets.loader import image_loader
+from datasets.mask_quality import save_overlays, score_masks
 from datasets.split_labels import labels_of_split
-from datasets.training import EvaluationSet, check_mask, require
+from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions
 from models.clip_loading import clip_sha256
@@ -38,14 +39,10 @@ from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
-from utils.distributed import Ranks, all_reduce, barrier, cleanup, setup
+from utils.distributed import Ranks, barrier, cleanup, setup
 from utils.errors import InputError, run_script
-from utils.files import write_json
-from utils.ground_truth import score_notes
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
-from utils.metrics import ConfusionMatrix
 from utils.progress import progress
-from utils.visualize import legend, overlay, save_image
 
 
 def main(argv: list[str]) -> None:
@@ -86,9 +83,9 @@ def main(argv: list[str]) -> None:
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
     if arguments.save_vis:
-        write_overlays(vis, out, images, classes, ranks)
+        save_overlays(vis, out, images, classes, ranks)
     if arguments.score:
-        score(out, dataset, split, classes, ranks)
+        score_masks(out, dataset, split, classes, ranks)
     cleanup()
 
 
@@ -187,62 +184,6 @@ def write_masks(
             labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
             mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
             write(sample["name"], mask.cpu().numpy())
-
-
-def write_overlays(
-    vis: Path, masks: Path, images: dict[str, File], classes: ClassTable, ranks: Ranks
-) -> None:
-    """Each mask over its image, where that is not there yet or older than the mask; a legend."""
-    names = list(images)[ranks.rank :: ranks.world_size]
-    for name in progress(names, "overlays", ranks):
-        picture, mask = vis / f"{name}_overlay.png", masks / f"{name}.png"
-        if picture.exists() and picture.stat().st_mtime_ns >= mask.stat().st_mtime_ns:
-            continue
-        ids, pixels = read_mask(File(str(mask))), read_image(images[name])
-        check_mask(ids, File(str(mask)), pixels.shape[:2], len(classes))
-        save_image(picture, overlay(pixels, ids, classes.palette))
-    barrier()
-    if ranks.is_main:
-        save_image(vis / "legend.png", legend(classes.names, classes.palette))
-        print(f"{vis}: all {len(images)} overlays are there, colours in {vis / 'legend.png'}")
-
-
-def score(
-    out: Path, dataset: SegmentationData, split: str, classes: ClassTable, ranks: Ranks
-) -> None:
-    """mIoU of the masks in `out` over the pixels that have a label in them: a table and
-    score.json.
-    """
-    confusion = ConfusionMatrix(len(classes), ranks.device)
-    # with ground truth, and of these with a label
-    pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
-    in_truth = torch.zeros(256, dtype=torch.int64, device=ranks.device)  # also without a label
-    truths = dataset.ground_truth(split)
-    names = list(dataset.images(split))
-    for name in progress(names[ranks.rank :: ranks.world_size], "score", ranks):
-        truth = dataset.read_ground_truth(truths[name])
-        file = File(str(out / f"{name}.png"))
-        mask = read_mask(file)
-        check_mask(mask, file, truth.shape, len(classes))
-        truth, mask = torch.from_numpy(truth), torch.from_numpy(mask)
-        in_truth += torch.bincount(truth.flatten(), minlength=256).to(ranks.device)
-        known, labelled = truth != IGNORE_INDEX, mask != IGNORE_INDEX
-        confusion.update(mask, truth.masked_fill(~labelled, IGNORE_INDEX))
-        pixels += torch.stack([known.sum(), (known & labelled).sum()]).to(ranks.device)
-    confusion.all_reduce()
-    all_reduce(pixels)
-    all_reduce(in_truth)
-    if ranks.is_main:
-        share = int(pixels[1]) / max(1, int(pixels[0]))
-        content = {"split": split, "num_images": len(names), "labelled_pixels": share}
-        content |= confusion.to_dict(classes.names, classes.small)
-        write_json(out / "score.json", content)
-        print(confusion.table(classes.names, classes.small))
-        print(f"labelled pixels: {100 * share:.2f} %")
-        right = int(confusion.areas()[0].sum())
-        of_classes, ignored = in_truth[: len(classes)].tolist(), int(in_truth[IGNORE_INDEX])
-        for note in score_notes(of_classes, ignored, right, classes.names, split):
-            print(f"note: {note}")
 
 
 if __name__ == "__main__":

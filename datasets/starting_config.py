@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from datasets import SegmentationData
+from datasets.labels import load_classes
 from datasets.plausible import CLIP_SIDE, as_text, available_cores, dilations
 from datasets.sizes import median_size, sample_sizes
+from datasets.split_labels import labels_beside
 from datasets.windows import Size
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import InputError
@@ -79,7 +81,9 @@ def write_starting_config(
             f"{min(len(images), len(sizes))}; prepare_data.py --check names what is wrong"
         )
     template = load_config(_CONFIGS / start.template)
-    label_file = Path(labels) if labels else labels_beside(Path(dataset.root))
+    root = Path(dataset.root)
+    beside = labels or labels_beside(root, load_classes(class_file), None, is_needed=True)
+    label_file = Path(beside or root / "image_labels.json")
     chosen = _data(name, dataset, class_file, label_file, start)
     chosen |= _splits(splits, train)
     chosen |= _numbers(len(images), sizes, template, start)
@@ -89,27 +93,17 @@ def write_starting_config(
     lines = [f"wrote {path}, from {len(images)} pictures of '{train}':"]
     lines += [f"  {key:{width}}  {_yaml(c.value)}  {c.why}".rstrip() for key, c in chosen.items()]
     lines += _outlook(len(images), chosen, template, start)
-    config, root = shlex.quote(str(path)), shlex.quote(str(dataset.root))
+    config, folder = shlex.quote(str(path)), shlex.quote(str(root))
     given = f" --labels {shlex.quote(labels)}" if labels else ""
     return "\n".join(
         [
             *lines,
             "next:",
-            f"  python prepare_data.py {name} --root {root}{given} --check --config {config}",
+            f"  python prepare_data.py {name} --root {folder}{given} --check --config {config}",
             f"  python gen_clip_masks.py --config {config} --save-vis",
             f"  bash run.sh {config}",
         ]
     )
-
-
-def labels_beside(root: Path) -> Path:
-    """image_labels.json of a data set's folder or, where that isn't there, the one CSV in it."""
-    own = root / "image_labels.json"
-    tables = [] if own.is_file() else sorted(root.glob("*.csv"))
-    if len(tables) > 1:
-        names = ", ".join(table.name for table in tables)
-        raise InputError(f"{root} has several tables ({names}); name the labels: --labels FILE")
-    return tables[0] if tables else own
 
 
 def _data(

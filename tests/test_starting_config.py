@@ -15,7 +15,7 @@ from datasets.files import File
 from datasets.folder import Folder
 from datasets.plausible import implausible
 from datasets.sizes import sample_sizes
-from datasets.starting_config import MINIATURE, PAPER, labels_beside, write_starting_config
+from datasets.starting_config import MINIATURE, PAPER, write_starting_config
 from datasets.synthetic import write_dataset
 from utils.config import load_config
 from utils.errors import InputError
@@ -137,14 +137,20 @@ def test_sizes_are_read_from_heads_and_upright(tmp_path, monkeypatch) -> None:
 
 
 def test_labels_beside_the_pictures(tmp_path) -> None:
-    assert labels_beside(tmp_path) == tmp_path / "image_labels.json"  # to be made
-    (tmp_path / "a.csv").touch()
-    assert labels_beside(tmp_path) == tmp_path / "a.csv"
-    (tmp_path / "b.csv").touch()
-    with pytest.raises(InputError, match=r"several tables \(a.csv, b.csv\); .* --labels FILE"):
-        labels_beside(tmp_path)
-    (tmp_path / "image_labels.json").touch()
-    assert labels_beside(tmp_path) == tmp_path / "image_labels.json"
+    root = make(tmp_path, [(8, 8)] * 2)
+
+    def labels() -> str:
+        return load_config(write(root)[1]).image_labels
+
+    assert labels() == str(root / "image_labels.json")  # to be made
+    (root / "labels.csv").write_text("image,labels\n0,road\n1,sky\n")
+    assert labels() == str(root / "labels.csv")
+    (root / "other.csv").write_text("image,labels\n0,road\n1,sky\n")
+    with pytest.raises(InputError, match="may all hold the image labels"):
+        labels()
+    assert load_config(write(root, labels="mine.csv")[1]).image_labels == "mine.csv"
+    (root / "image_labels.json").write_text("{}")
+    assert labels() == str(root / "image_labels.json")
 
 
 def test_what_it_cannot_use(tmp_path) -> None:
