@@ -110,7 +110,9 @@ def _data(
     name: str, dataset: SegmentationData, class_file: Path, labels: Path, start: Start
 ) -> dict[str, Choice]:
     mark = "_miniature" if start is MINIATURE else ""
-    root = Path(dataset.root)
+    root, here = Path(dataset.root), Path.cwd()
+    if class_file.is_relative_to(here):  # a shipped one: the config is good in any clone
+        class_file = class_file.relative_to(here)
     return {
         "dataset": Choice(name, ""),
         "data_root": Choice(str(root), ""),

@@ -109,6 +109,20 @@ def test_measures_of_known_sets(tmp_path, monkeypatch) -> None:
         assert getattr(config, key) == getattr(paper, key)
 
 
+def test_data_sets_with_a_shipped_class_file(tmp_path) -> None:
+    for split in ("train", "val"):
+        for kind in ("img", "mask"):
+            path = tmp_path / f"{kind}/{split}/a{split}.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB" if kind == "img" else "L", (480, 360)).save(path)
+    shutil.copy(tmp_path / "img/train/atrain.png", tmp_path / "img/train/b.png")
+    out = tmp_path / "mine.yaml"
+    prepare_data.main(["camvid", "--root", str(tmp_path), "--write-config", str(out)])
+    config = load_config(out)
+    assert config.class_file == "datasets/classes/camvid.yaml"
+    assert (config.dataset, config.resize_to, config.batch_size) == ("camvid", (360, 480), 2)
+
+
 def test_upright_and_mixed_pictures(tmp_path) -> None:
     tall = load_config(write(make(tmp_path / "tall", [(640, 360)] * 5))[1])
     assert tall.resize_to == (640, 360) and tall.crop_size[0] > tall.crop_size[1]
