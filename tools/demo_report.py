@@ -51,7 +51,9 @@ class Row(NamedTuple):
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("run", nargs="+", type=path, help="folder of run_demo.sh; several: a seed each")
+    parser.add_argument(
+        "run", nargs="+", type=path, help="folder of run_demo.sh; several: one a seed"
+    )
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
     arguments = parser.parse_args(argv)
