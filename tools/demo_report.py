@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     pictures = open_pictures(config, split)
     columns = [Column(row.heading, row.masks, row.scores.get("miou")) for row in rows]
     shown = chosen(pictures, arguments.images)
-    save_image(run / "demo.png", comparison(pictures, shown, columns, notes=shown))
+    save_image(run / "demo.png", comparison(pictures, shown, columns))
     print(f"{table(seeds)}\n\n{notes(rows, pictures.classes, split, config.train_split)}")
     print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
     print(f"\n{textwrap.fill(f'Under the picture: {caption(shown, pictures.classes)}', 100)}")
