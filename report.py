@@ -1,9 +1,9 @@
-"""Every figure and table of the paper, of the runs that are there, on one page.
+"""What runs have reached, and every figure and table of the paper that they have, on one page.
 
 Reads run folders (of run_*.sh or train_*.py) and folders of tools/ablation.py; a suite file stands
 for its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md, and
-OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is named
-there, with the command that makes it.
+OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is one line
+there, with the command that makes it and about how long that takes.
 
     python report.py runs/cityscapes runs/clip_es       # further runs: columns of Fig. 7
     python report.py runs/demo_ablation --make          # masks and evaluations that are missing too
@@ -16,6 +16,7 @@ Pictures are those of the first input; of a suite, of its row "Dual + CARB" and 
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
+import contextlib
 import shlex
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from pathlib import Path
 
 from figures import tables
 from figures.commands import suite_folder
+from figures.costs import cost
 from figures.page import Report, write_markdown, write_page
-from figures.parts import PARTS, count, draw
+from figures.parts import PARTS, draw
 from figures.readme import fill_readme
-from figures.runs import Run, Suite, read_inputs
-from figures.style import Figure, plotting
+from figures.runs import TITLES, Run, Suite, read_inputs, run_of
+from figures.style import Figure, count, plotting
 from utils.cli import path
 from utils.errors import InputError, run_script
 from utils.run_folder import git
@@ -59,6 +61,7 @@ def main(argv: list[str]) -> None:
         made_by=f"{shlex.join(['python', 'report.py', *argv])}  # {git('rev-parse', 'HEAD')[:10]}",
         figures=figures,
         failed=frozenset(problems),
+        costs=costs(figures, runs, suites),
     )
     write_markdown(report, out)
     page = write_page(report, out)
@@ -74,9 +77,8 @@ def main(argv: list[str]) -> None:
             errors.append(str(error))
 
     # --- what there is now
-    drawn = sum(bool(figure.pictures or figure.tables) for figure in figures)
-    missing = sum(len(figure.missing) for figure in figures)
-    print(f"{page}: {count(drawn, 'figure')} drawn, {count(missing, 'thing')} missing")
+    drawn = sum(bool(f.pictures or f.tables) and not f.absent for f in figures)
+    print(f"{page}: {count(drawn, 'figure')} drawn, {count(len(report.costs), 'command')} missing")
     if errors:
         raise InputError("\n  ".join([f"{count(len(errors), 'part')} failed:", *errors]))
 
@@ -109,10 +111,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
+def commands(figures: list[Figure]) -> list[str]:
+    """What makes all that is missing, each once."""
+    found = [missing.command for figure in figures for missing in figure.missing]
+    return [command for command in dict.fromkeys(found) if command]
+
+
 def makeable(figures: list[Figure]) -> list[str]:
-    """The commands of what is missing that make masks or evaluations, each once."""
-    commands = [missing.command for figure in figures for missing in figure.missing]
-    return [command for command in dict.fromkeys(commands) if command.startswith(MAKEABLE)]
+    """Those of `commands` that make masks or evaluations."""
+    return [command for command in commands(figures) if command.startswith(MAKEABLE)]
+
+
+def costs(figures: list[Figure], runs: list[Run], suites: list[Suite]) -> dict[str, str]:
+    """Each command that is missing -> about how long it takes."""
+    measured = list(runs)
+    with contextlib.suppress(InputError, OSError):  # said beside the suite's pictures
+        measured += filter(None, map(run_of, suites))
+    return {command: cost(command, measured) for command in commands(figures)}
 
 
 def make(command: str) -> str:
@@ -125,9 +140,10 @@ def make(command: str) -> str:
 
 def describe(runs: list[Run], suites: list[Suite]) -> str:
     """What the page is about, below its title."""
-    parts = [
-        f"{run.folder}: {', '.join(run.stages)} of {run.last.config.data_root}" for run in runs
-    ]
+    parts = []
+    for run in runs:
+        stages = " and ".join(TITLES[name] for name in TITLES if name in run.stages)
+        parts.append(f"{run.folder}: {stages} on {run.last.config.data_root}")
     for suite in suites:
         rows = suite.content["rows"].values()
         scored = count(sum(len(row["seeds"]) for row in rows), "run")

@@ -108,13 +108,13 @@ def why_not(cell: Cell) -> str:
     images = PAPER["images"].get(c.dataset, {})
     split, number = metrics.get("split"), metrics.get("num_images")
     if not images:
-        return "not a data set of the paper"
+        return "another data set"
     network = (c.backbone, c.backbone_width, c.backbone_layers)
     uses_masks = cell.stage != "supervised"
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
-        "the miniature CLIP": uses_masks and _is_miniature(c.clip_model),
+        "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
         "another backbone": network != ("resnet50", 64, 4),
         "no or partial ImageNet weights": c.backbone_weights is None or c.backbone_weights_partial,
@@ -151,12 +151,12 @@ def _has_clip_masks(config: Config) -> bool:
     meta = Path(config.pseudo_masks or "") / "meta.json"
     try:
         made = parse_json(meta.read_text(encoding="utf-8"))
-        return not _is_miniature(made["config"]["clip_model"])
+        return not is_miniature(made["config"]["clip_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _is_miniature(clip_model: str) -> bool:
+def is_miniature(clip_model: str) -> bool:
     return Path(clip_model).parts[-2:] == ("miniature", "clip.pt")
 
 

@@ -14,6 +14,7 @@ from figures.runs import TITLES, Run, Stage
 from figures.style import (
     COLOURS,
     GREY,
+    NARROW,
     WIDTH,
     Figure,
     Missing,
@@ -78,12 +79,12 @@ def scored_stages(runs: list[Run], split: str) -> list[Scored]:
             one = len(run.stages) == 1
             label = run.label if one else f"{run.label}: {stage_title(name, stage)}"
             if split in stage.scores:
-                _check(stage, split)
+                check(stage, split)
                 found.append(Scored(label, stage, stage.scores[split]))
     return found
 
 
-def _check(stage: Stage, split: str) -> None:
+def check(stage: Stage, split: str) -> None:
     """Raise InputError for scores without what is drawn: of another version, or edited."""
     scores = stage.scores[split]
     rows = scores.get("classes")
@@ -112,8 +113,8 @@ def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
     parts = [scored[i : i + len(COLOURS)] for i in range(0, len(scored), len(COLOURS))]
     pictures: tuple[Path, ...] = ()
     for i, part in enumerate(parts, 1):
-        figure = _draw_part(part, names, share, marked, order)
-        pictures += save_figure(figure, out, name + (f"_part{i}" if i > 1 else ""))
+        wide, narrow = (_draw_part(part, names, share, marked, order, w) for w in (WIDTH, NARROW))
+        pictures += save_figure(wide, out, name + (f"_part{i}" if i > 1 else ""), narrow)
     caption = (
         f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
     )
@@ -137,11 +138,13 @@ def _draw_part(
     share: np.ndarray,
     small: list[bool],
     order: np.ndarray,
+    width: float,
 ) -> Any:
     pyplot = plotting()
+    columns = min(3, len(scored)) if width == WIDTH else 1  # of the legend
     group = _BAR * len(scored) + 0.1  # inches a class
-    height = 0.8 + max(group, 0.22) * len(names) + 0.2 * -(-len(scored) // 3)
-    figure, axes = pyplot.subplots(figsize=(WIDTH, height), layout="constrained")
+    height = 0.8 + max(group, 0.22) * len(names) + 0.2 * -(-len(scored) // columns)
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
     thick = _BAR / max(group, 0.22)
     places = np.arange(len(names))
     for i, (one, colour) in enumerate(zip(scored, COLOURS, strict=False)):
@@ -153,12 +156,15 @@ def _draw_part(
         for y, value in zip(at, iou, strict=True):
             text = "–" if np.isnan(value) else f"{value:.1f}"
             where = 0.4 if np.isnan(value) else value + 0.4
-            axes.text(where, y, text, va="center", fontsize=7, color=GREY)
+            size = 7 if width == WIDTH else 8.5
+            axes.text(where, y, text, va="center", fontsize=size, color=GREY)
     labels = [f"{'● ' if small[k] else ''}{names[k]} ({_share(share[k])})" for k in order]
     axes.set_yticks(places, labels)
-    axes.set(xlabel="IoU in %", xlim=(0, 105), ylim=(len(names) - 0.5, -0.5))
+    axes.set(
+        xlabel="IoU in %", xlim=(0, 105 if width == WIDTH else 118), ylim=(len(names) - 0.5, -0.5)
+    )
     axes.tick_params(axis="y", length=0)
-    figure.legend(loc="outside upper left", ncols=min(3, len(scored)))
+    figure.legend(loc="outside upper left", ncols=columns)
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Fig. 5 of the paper (losses and areas of the two regions, w), training curves and throughput.
+"""Fig. 5 of the paper (losses and areas of the two regions, w), training curves and speed.
 
 All are read from metrics.jsonl. The runs that were given share their figures, each suite has its
 own; the seeds of a suite's row are one curve, their mean, in a band from the least to the greatest.
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from datasets.labels import load_classes
 from figures.panels import Panel, Track, grid, styles, thin
 from figures.runs import Run, Suite, run_of, run_of_row
-from figures.style import BLUE, GREEN, ORANGE, Figure, Missing, save_data, save_figure
+from figures.style import BLUE, GREEN, NARROW, ORANGE, Figure, Missing, save_data, save_figure
 from utils.errors import InputError
 
 
@@ -48,22 +48,22 @@ _REGIONS = {
 }
 _TRAINING = {
     "loss": (Quantity("", "loss"),),
-    "learning rate": (Quantity("", "lr"),),
     "consistent area, %": (_CONSISTENT._replace(name=""),),
     "predicted as a small class, %": (Quantity("", "small_share", 100),),
 }
 _THROUGHPUT = {
+    "learning rate": (Quantity("", "lr"),),
     "images per second": (Quantity("", "images_per_second"),),
     "peak memory, GiB": (Quantity("", "max_memory_mib", 1 / 1024),),
 }
 
 
 def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
-    """Fig. 5, training curves and throughput: of all runs together and of each suite."""
+    """Fig. 5, training curves and speed: of all runs together and of each suite."""
     figures = []
     if runs or not suites:
         curves = [curve_of(run.label, [run]) for run in runs]
-        figures += _three(curves, curves, "", "", out)
+        figures += _three(curves, curves, "", "", out, named=len(runs) + len(suites) > 1)
     for suite in suites:
         curves = suite_curves(suite)
         chosen = run_of(suite)
@@ -130,8 +130,14 @@ def _with_shares(line: dict[str, Any], small: Sequence[bool]) -> dict[str, Any]:
 
 
 def _three(
-    regions: list[Curve], curves: list[Curve], slug: str, of: str, out: Path
+    regions: list[Curve],
+    curves: list[Curve],
+    slug: str,
+    of: str,
+    out: Path,
+    named: bool = False,
 ) -> list[Figure]:
+    """`named`: a single curve's run is named, as there are others."""
     seeds = max((len(curve.logs) for curve in curves), default=1)
     band = f" Mean over {seeds} seeds; the band reaches from the least to the greatest."
     note = " Neighbouring log lines are averaged." + band * (seeds > 1)
@@ -140,16 +146,20 @@ def _three(
         f"agree. w: the weight that CARB gives the inconsistent region's loss.{note}"
     )
     of_training = f"Small classes are those that the class file marks.{note}"
-    of_speed = f"Of all processes together; peak memory, where it is logged, of one GPU.{note}"
+    of_speed = (
+        "Images per second of all processes together; peak memory, where it is logged, of one "
+        f"GPU.{note}"
+    )
     texts = ("fig5_regions", "Fig. 5: losses and areas of the two regions", of_regions)
-    return [
-        _figure((f"{name}{slug}", f"{title}{of}", caption), shown, panels, out)
+    fig5, training, speed = (
+        _figure((f"{name}{slug}", f"{title}{of}", caption), shown, panels, out, named)
         for (name, title, caption), shown, panels in (
             (texts, regions, _REGIONS),
             (("training_curves", "Training curves", of_training), curves, _TRAINING),
-            (("throughput", "Throughput", of_speed), curves, _THROUGHPUT),
+            (("throughput", "Learning rate and speed", of_speed), curves, _THROUGHPUT),
         )
-    ]
+    )
+    return [fig5, training, speed._replace(folded=True)]
 
 
 def _figure(
@@ -157,6 +167,7 @@ def _figure(
     curves: list[Curve],
     panels: dict[str, tuple[Quantity, ...]],
     out: Path,
+    named: bool,
 ) -> Figure:
     """One picture; colours tell the curves apart, or where there is one only its quantities."""
     name, title, caption = texts
@@ -188,6 +199,7 @@ def _figure(
     }
     legend = (colours if len(curves) > 1 else {}) | of_quantities
     starts = {curve.start for curve in curves if curve.start is not None}
-    picture = save_figure(grid(shown, legend, starts), out, name)
-    of = f"{curves[0].label}. " if len(curves) == 1 else ""
-    return Figure(name, title, of + caption, picture, save_data(out, name, {"curves": content}))
+    narrow = grid(shown, legend, starts, width=NARROW)
+    picture = save_figure(grid(shown, legend, starts), out, name, narrow)
+    caption += f" Run: {curves[0].label}." * (named and len(curves) == 1)
+    return Figure(name, title, caption, picture, save_data(out, name, {"curves": content}))

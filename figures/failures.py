@@ -9,12 +9,12 @@ import torch
 from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
 from figures.commands import evaluation
-from figures.pictures import Pictures, legend_of, read_map
+from figures.pictures import Pictures, legend_of, read_map, save_gallery
 from figures.runs import Run
 from figures.style import ORANGE, Figure, Missing, save_data
 from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
-from utils.visualize import IGNORED_COLOR, colourize, gallery, save_image
+from utils.visualize import IGNORED_COLOR, colourize
 
 _WRONG = tuple(bytes.fromhex(ORANGE[1:]))
 
@@ -22,7 +22,7 @@ _WRONG = tuple(bytes.fromhex(ORANGE[1:]))
 def draw_failures(
     run: Run, split: str, pictures: Pictures, count: int, out: Path, figure: str
 ) -> Figure:
-    title = f"Where {run.label} fails most"
+    title = f"Worst images of {run.last.folder}"
     if not pictures.ground_truth:
         return Figure(figure, title, "", missing=(Missing(f"ground truth of '{split}'"),))
     folder = run.last.predictions(split)
@@ -46,13 +46,13 @@ def draw_failures(
     names, palette = [*names, "wrong"], np.vstack([palette, np.array([_WRONG], np.uint8)])
     titles = ["image", "ground truth", "prediction", "wrong pixels"]
     path = out / f"{figure}.png"
-    save_image(path, gallery(rows, titles, names, palette, notes))
+    gallery = save_gallery(path, (rows, titles, names, palette, notes))
     caption = (
         f"The images of '{split}' with the lowest mIoU, each over the classes in its ground truth "
         f"or in the prediction of {run.last.folder}, and the commonest confusion."
     )
     data = save_data(out, figure, {"run": str(run.last.folder), "split": split, "images": scores})
-    return Figure(figure, title, caption, (path,), data)
+    return Figure(figure, title, caption, (path,), data, galleries=(gallery,))
 
 
 def score(pictures: Pictures, name: str, folder: Path) -> dict[str, Any]:

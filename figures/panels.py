@@ -45,17 +45,29 @@ def grid(
     legend: dict[str, dict[str, Any]],
     starts: Collection[int] = (),
     xlabel: str = "step",
+    width: float = WIDTH,
 ) -> Any:
-    """A figure of the panels that have a value (one has); CARB's `starts` are dotted."""
+    """A figure of the panels that have a value (one has); CARB's `starts` are dotted.
+
+    Panels stand below each other where the figure is narrow. One whose curves all begin after
+    CARB's start begins there.
+    """
     pyplot = plotting()
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
     panels = [panel for panel in panels if any(track.points for track in panel.tracks)]
     columns = 2 if len(panels) == 4 else min(3, len(panels))
+    columns = columns if width == WIDTH else 1
     rows = -(-len(panels) // columns)
+    lines = [Line2D([], [], label=label, **style) for label, style in legend.items()]
+    lines += [Line2D([], [], label="CARB starts", **_START)] if starts else []
+    longest = max((len(line.get_label()) for line in lines), default=0)
+    # about 110 letters side by side on a page
+    fitting = max(1, min(len(lines), int(110 * width / WIDTH) // (6 + longest)))
+    height = 2.3 * rows + 0.5 + 0.17 * max(0, -(-len(lines) // fitting) - 2)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(WIDTH, 2.3 * rows + 0.5), layout="constrained", squeeze=False
+        rows, columns, figsize=(width, height), layout="constrained", squeeze=False
     )
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
@@ -65,18 +77,16 @@ def grid(
             _draw(ax, track)
         for start in sorted(starts):
             ax.axvline(start, **_START)
-        ax.set(title=panel.title, xlim=(0, last))
+        begin = min(track.points[0][0] for track in panel.tracks if track.points)
+        left = max((start for start in starts if start <= begin), default=0)
+        ax.set(title=panel.title, xlim=(left, last) if left < last else None)
         if last >= 10_000:  # long labels run into each other: 16k
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         if panel.from_zero:
             ax.set_ylim(bottom=0)
     figure.supxlabel(xlabel, fontsize=9)
-    lines = [Line2D([], [], label=label, **style) for label, style in legend.items()]
-    lines += [Line2D([], [], label="CARB starts", **_START)] if starts else []
     if lines:
-        longest = max(len(line.get_label()) for line in lines)
-        fitting = max(1, min(len(lines), 110 // (6 + longest)))  # about 110 letters side by side
         figure.legend(handles=lines, loc="outside upper center", ncols=fitting, handlelength=2.6)
     return figure
 

@@ -5,21 +5,32 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from figures import classes, curves, qualitative, regions, scales, statistics, sweeps, tables
+from figures import (
+    classes,
+    curves,
+    qualitative,
+    regions,
+    scales,
+    statistics,
+    summary,
+    sweeps,
+    tables,
+)
 from figures.commands import training
 from figures.pictures import check_choice
 from figures.runs import Run, Suite, run_of
 from figures.style import Figure, Missing
 from utils.errors import InputError
 
-PARTS = [
-    "statistics",
-    "scales",
-    "regions",
-    "curves",
-    "sweeps",
+PARTS = [  # the run itself, then the paper's other figures
+    "summary",
     "qualitative",
+    "regions",
     "classes",
+    "curves",
+    "scales",
+    "statistics",
+    "sweeps",
     "tables",
 ]
 
@@ -28,6 +39,8 @@ def draw(
     arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
 ) -> tuple[list[Figure], dict[str, str]]:
     """All figures in the order of the page, and by name what those that failed have to say.
+
+    Suites' tables come first, parts of the paper that no input has come last.
 
     A figure that fails is on the page too, with its error: the others are not lost.
     """
@@ -43,10 +56,9 @@ def draw(
         if name in problems:
             found = [Figure(name, f"{name.capitalize()}: not drawn", problems[name])]
         for figure in found:
-            missing = f" ({count(len(figure.missing), 'thing')} missing)" * bool(figure.missing)
-            print(f"{figure.title}{missing}", flush=True)
+            print(f"{figure.title}{': not in these runs' * figure.absent}", flush=True)
         figures += found
-    return figures, problems
+    return sorted(figures, key=lambda figure: (figure.absent, not figure.leads)), problems
 
 
 def parts(
@@ -75,18 +87,20 @@ def parts(
 
     drawn: dict[str, Callable[[], list[Figure]]] = {
         "pictures": no_run,
-        "statistics": lambda: statistics.draw(data, out),
-        "scales": lambda: scales.draw(run, split, images, out),
-        "regions": lambda: regions.draw(run, number, out),
-        "curves": lambda: curves.draw(runs, suites, out),
-        "sweeps": lambda: sweeps.draw(suites, out),
+        "summary": lambda: summary.draw(shown, split, out),
         "qualitative": lambda: qualitative.draw(shown, split, images, out),
+        "regions": lambda: regions.draw(run, number, out),
         "classes": lambda: classes.draw(shown, split, out),
+        "curves": lambda: curves.draw(runs, suites, out),
+        "scales": lambda: scales.draw(run, split, images, out),
+        "statistics": lambda: statistics.draw(data, out),
+        "sweeps": lambda: sweeps.draw(suites, out),
         "tables": lambda: tables.draw(runs, suites, out),
     }
     wanted = set(arguments.only)
     if run is None:
-        wanted = wanted - {"scales", "regions", "qualitative", "classes"} | {"pictures"}
+        wanted -= {"summary", "qualitative", "regions", "classes", "scales"}
+        wanted |= {"pictures"}
         wanted -= set() if data else {"statistics"}
     if problem:  # said once, where the pictures of the suite would be
         wanted |= {"pictures"}
@@ -107,7 +121,3 @@ def pictured(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> lis
             found[suite.folder] = run
     places = {Path(name): place for place, name in enumerate(inputs)}
     return [found[folder] for folder in sorted(found, key=lambda f: places.get(f, len(places)))]
-
-
-def count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

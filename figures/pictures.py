@@ -1,19 +1,28 @@
 """Images of a split beside label maps: CLIP's masks, predictions. Needs no matplotlib."""
 
+import base64
 import contextlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_image, read_mask
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
 from figures.runs import TITLES, Stage
+from figures.style import Gallery
 from utils.config import Config
 from utils.errors import InputError
-from utils.visualize import IGNORED_COLOR, colourize, gallery
+from utils.visualize import IGNORED_COLOR, colourize, gallery, save_image
+
+_PANEL = 960  # pixels: the widest panel of a page
+
+# What utils.visualize.gallery takes: rows of panels, titles, legend (names, colours), notes.
+Rows = tuple[list[list[np.ndarray]], list[str], list[str], np.ndarray, list[str]]
 
 
 class Column(NamedTuple):
@@ -86,16 +95,36 @@ def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[s
         )
 
 
-def comparison(
-    pictures: Pictures,
-    names: Sequence[str],
-    columns: Sequence[Column],
-    notes: Sequence[str] = (),
-) -> np.ndarray:
+def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
     """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8.
 
-    `notes` has a text to stand above each row.
+    The id of the image stands above each row.
     """
+    return gallery(*compared(pictures, names, columns))
+
+
+def save_gallery(path: Path, rows: Rows) -> Gallery:
+    """Write the rows as one picture; gives them for the page, each panel by itself."""
+    save_image(path, gallery(*rows))
+    panels, titles, names, colours, notes = rows
+    legend = [(name, tuple(rgb)) for name, rgb in zip(names, colours.tolist(), strict=True)]
+    return Gallery([[_encoded(panel) for panel in row] for row in panels], titles, notes, legend)
+
+
+def _encoded(panel: np.ndarray) -> str:
+    """(H,W,3) uint8 as a data URI, at most _PANEL wide: label maps exactly, photographs as JPEG."""
+    image, file = Image.fromarray(panel), io.BytesIO()
+    is_map = image.getcolors() is not None  # at most 256 colours
+    how = Image.Resampling.NEAREST if is_map else Image.Resampling.LANCZOS
+    width = min(_PANEL, image.width)
+    image = image.resize((width, max(1, round(image.height * width / image.width))), how)
+    kind = "png" if is_map else "jpeg"
+    image.save(file, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def compared(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> Rows:
+    """Rows of image, ground truth and label maps, with the ids of the images."""
     palette, rows, unlabelled = pictures.classes.palette, [], False
     for name in names:
         maps = [read_map(column.folder, name) for column in columns]
@@ -105,7 +134,7 @@ def comparison(
         rows.append([read_image(pictures.images[name]), *(colourize(m, palette) for m in maps)])
     titles = ["image", *["ground truth"] * bool(pictures.ground_truth)]
     titles += [column.heading for column in columns]
-    return gallery(rows, titles, *legend_of(pictures.classes, unlabelled), notes)
+    return rows, titles, *legend_of(pictures.classes, unlabelled), list(names)
 
 
 def read_map(folder: Path, name: str) -> np.ndarray:

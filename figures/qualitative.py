@@ -11,12 +11,19 @@ from pathlib import Path
 from figures.commands import evaluation
 from figures.failures import draw_failures
 from figures.label_sources import data_set
-from figures.pictures import Column, Pictures, chosen, comparison, open_pictures, stage_title
+from figures.pictures import (
+    Column,
+    Pictures,
+    chosen,
+    compared,
+    open_pictures,
+    save_gallery,
+    stage_title,
+)
 from figures.runs import TITLES, Run
 from figures.style import Figure, Missing, save_data
 from utils.errors import InputError
 from utils.files import read_json
-from utils.visualize import save_image
 
 _MAPS = 4  # label maps beside image and ground truth: more are too small on a page
 _TITLE = "Fig. 7: qualitative results"
@@ -68,21 +75,24 @@ def _qualitative(
             columns.append(column)
         else:
             missing.append(lacking)
-    files = []
+    files, galleries = [], []
     for i in range(0, len(columns), _MAPS):
         files.append(out / f"{figure.name}{f'_part{i // _MAPS + 1}' * (i > 0)}.png")
-        save_image(files[-1], comparison(pictures, names, columns[i : i + _MAPS]))
-    rows = [{"title": c.title, "label_maps": str(c.folder), "miou": c.miou} for c in columns]
-    content = {"split": split, "images": names, "columns": rows}
+        rows = compared(pictures, names, columns[i : i + _MAPS])
+        galleries.append(save_gallery(files[-1], rows))
+    shown = [{"title": c.title, "label_maps": str(c.folder), "miou": c.miou} for c in columns]
+    content = {"split": split, "images": names, "columns": shown}
     data = save_data(out, figure.name, content) if files else None
-    return figure._replace(pictures=tuple(files), data=data, missing=tuple(missing))
+    return figure._replace(
+        pictures=tuple(files), data=data, missing=tuple(missing), galleries=tuple(galleries)
+    )
 
 
 def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
     """What should be shown beside image and ground truth, and how to get it where it is not."""
     first = runs[0]
     if "warmup" in first.stages or "carb" in first.stages:
-        yield _pseudo_masks(first, split)
+        yield pseudo_masks(first, split)
     names = [name for name in TITLES if name in first.stages]
     shown = [(stage_title(name, first.stages[name]), first.stages[name]) for name in names]
     if len(shown) == 1 and len(runs) > 1:
@@ -96,7 +106,7 @@ def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
         )
 
 
-def _pseudo_masks(run: Run, split: str) -> tuple[Column, Missing]:
+def pseudo_masks(run: Run, split: str) -> tuple[Column, Missing]:
     """Of run_demo.sh in the run's folder, or of a suite beside it."""
     suite = run.folder.parent / f"pseudo_masks_{split}"
     folders = [run.folder / f"masks_{split}", run.folder.parent / f"masks_{split}", suite]

@@ -16,7 +16,7 @@ from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
 from datasets.training import pseudo_mask_files
 from figures.label_sources import labels_command
-from figures.pictures import Pictures, chosen, legend_of, open_pictures
+from figures.pictures import Pictures, Rows, chosen, legend_of, open_pictures, save_gallery
 from figures.runs import Run
 from figures.style import Figure, Missing, save_data
 from models.carb import split_regions
@@ -24,7 +24,7 @@ from models.trained import load_trained
 from tools.region_quality import Regions, count, regions, shares, table
 from utils.distributed import setup
 from utils.errors import InputError
-from utils.visualize import colourize, gallery, save_image
+from utils.visualize import colourize
 
 INCONSISTENT = (255, 255, 255)
 _CPU_PIXELS = 10_000_000  # minutes, through a ResNet-50
@@ -83,7 +83,7 @@ def draw(
             seen[image.name] = image
 
     path = out / f"{_NAME}.png"
-    save_image(path, picture([seen[name] for name in shown], pictures))
+    gallery = save_gallery(path, picture([seen[name] for name in shown], pictures))
     caption = (
         f"Training images{', evenly spaced' * isinstance(images, int)}, with CLIP's masks of "
         f"{folder} and the prediction of {checkpoint} (step {trained.origin['step']}) among the "
@@ -97,9 +97,10 @@ def draw(
     tables = ()
     if counting:
         content |= {"counted_images": len(counting), "pixels": by_class(counts, classes.names)}
-        tables = (table(counts, classes.names),)
-        caption += f" The table: % of the pixels of {len(counting)} training images."
-    return [Figure(_NAME, _TITLE, caption, (path,), save_data(out, _NAME, content), tables)]
+        tables = (f"{finding(counts)}\n\n{table(counts, classes.names)}",)
+        caption += f" The table counts the pixels of {len(counting)} training images."
+    data = save_data(out, _NAME, content)
+    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, galleries=(gallery,))]
 
 
 def checkpoint_of(run: Run) -> Path | None:
@@ -107,6 +108,18 @@ def checkpoint_of(run: Run) -> Path | None:
     folders = [run.stages[name].folder for name in ("warmup", "carb") if name in run.stages]
     files = [folder / name for folder in folders for name in ("warmup.pt", "last.pt")]
     return next((file for file in files if file.is_file()), None)
+
+
+def finding(counts: Tensor) -> str:
+    """What the table shows, in a sentence (Markdown); empty where the regions have no pixel."""
+    _, _, area, mask, network = shares(counts.sum(0))
+    if area is None or mask is None:
+        return ""
+    return (
+        f"**Where pseudo-mask and network disagree ({area:.0f} % of the pixels), the mask is right "
+        f"on {mask:.0f} % and the network on {network:.0f} %.** "
+        "CARB gives the loss there the weight w."
+    )
 
 
 def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
@@ -121,7 +134,7 @@ def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def picture(shown: list[Regions], pictures: Pictures) -> np.ndarray:
+def picture(shown: list[Regions], pictures: Pictures) -> Rows:
     """Rows of image, pseudo-mask, prediction, consistent region and any ground truth."""
     palette, rows, notes, unlabelled = pictures.classes.palette, [], [], False
     for image in shown:
@@ -136,7 +149,7 @@ def picture(shown: list[Regions], pictures: Pictures) -> np.ndarray:
     titles = titles[: max(map(len, rows))]
     names, colours = legend_of(pictures.classes, unlabelled)
     names, colours = [*names, "inconsistent"], np.vstack([colours, np.uint8([INCONSISTENT])])
-    return gallery(rows, titles, names, colours, notes)
+    return rows, titles, names, colours, notes
 
 
 def consistent_share(image: Regions) -> float | None:

@@ -1,9 +1,9 @@
-"""Tables of what stands in none of the paper's: suites, other runs; and IoU by class."""
+"""Tables of suites and of runs on other data than the paper's; and IoU by class."""
 
 from pathlib import Path
 from typing import Any
 
-from figures.cells import Cell, by_settings, is_a_sweep, mean_of, read_cells, why_not
+from figures.cells import Cell, by_settings, mean_of, read_cells, why_not
 from figures.commands import training
 from figures.runs import Suite
 from figures.style import Figure, Missing, markdown, save_data
@@ -26,9 +26,9 @@ def suite_table(suite: Suite, out: Path) -> Figure:
         "by seed, then IoU in % by class, mean over the seeds."
     )
     if reasons:
-        caption += f" Not in the paper's tables: {'; '.join(reasons)}."
+        caption += f" Not to be compared with the paper's numbers: {'; '.join(reasons)}."
     elif not cells:
-        caption += " Not in the paper's tables: the runs' folders are not here."
+        caption += " Not among the paper's numbers: the runs' folders are not here."
     tables = [suite_tables(content)] + [class_table(scored)] * bool(scored)
     left = ", ".join(name for name, row in rows.items() if not row["metrics"])
     missing = (Missing(f"rows not run: {left}", training(suite)),) if left else ()
@@ -36,13 +36,12 @@ def suite_table(suite: Suite, out: Path) -> Figure:
     means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
     data = {"suite": str(suite.folder), "rows": means, "contrasts": content.get("contrasts", {})}
     path = save_data(out, name, data | {"iou_by_class": _classes(scored)})
-    foreign = any(not is_a_sweep(reason) for reason in reasons)
-    title = f"Suite {suite.label}" + " (not the paper's data, masks or networks)" * foreign
-    return Figure(name, title, caption, (), path, tuple(tables), missing)
+    title = f"Results of {suite.label}"
+    return Figure(name, title, caption, (), path, tuple(tables), missing, leads=bool(scored))
 
 
 def other_table(cells: list[Cell], out: Path) -> Figure:
-    """Runs that belong in no table of the paper, each with the reason; seeds together."""
+    """Runs that can't be compared with the paper's numbers, and why; seeds together."""
     shown, content, columns = [], [], {}
     for group in by_settings(cells):
         for split, found in group.items():
@@ -62,16 +61,20 @@ def other_table(cells: list[Cell], out: Path) -> Figure:
                     heading: dict(zip(("mean", "std"), v, strict=True))
                     for heading, v in values.items()
                 }
-                | {"why_not_beside_the_paper": reason}
+                | {"other_than_the_paper": reason}
             )
-    head = ["run", "row", "scored on", "seeds", *MEASURES, "why not beside the paper's numbers"]
+    head = ["run", "method", "scored on", "seeds", *MEASURES, "other than in the paper"]
     tables = (markdown(head, shown), class_table(columns))
     caption = (
         "mIoU in % (mean ± sample standard deviation over runs that differ in the seed only) and "
-        "IoU in % by class, mean over the seeds."
+        "IoU in % by class, mean over the seeds. They compare with the paper's only where data, "
+        "masks, networks and evaluation are the same."
     )
     data = save_data(out, "other_runs", {"lines": content, "iou_by_class": _classes(columns)})
-    return Figure("other_runs", "Other runs, in no table of the paper", caption, (), data, tables)
+    # where no mean is over several runs, the page has shown these numbers
+    shown_before = all(len(line["runs"]) == 1 for line in content)
+    title = "All numbers of these runs"
+    return Figure("other_runs", title, caption, (), data, tables, folded=shown_before)
 
 
 def class_table(columns: dict[str, list[dict[str, Any]]]) -> str:

@@ -10,12 +10,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from figures.pictures import Column, Pictures, chosen, comparison, open_pictures, read_map
+from figures.pictures import (
+    Column,
+    Pictures,
+    chosen,
+    compared,
+    open_pictures,
+    read_map,
+    save_gallery,
+)
 from figures.runs import Run
 from figures.style import Figure, Missing, markdown, save_data
 from utils.errors import InputError
 from utils.files import read_json
-from utils.visualize import save_image
 
 _NAME, _TITLE = "fig3_scales", "Fig. 3: pseudo-masks after resizing and cropping"
 _COMPARED = 100  # images that are looked through for those whose masks differ most
@@ -73,7 +80,7 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
         shown = dict(sorted(shown.items(), key=lambda item: -item[1])[:images])
     columns = [Column(way.title, there[way], scores[way].get("miou")) for way in there]
     path = out / f"{_NAME}.png"
-    save_image(path, comparison(pictures, list(shown), columns))
+    gallery = save_gallery(path, compared(pictures, list(shown), columns))
     rows = [way._asdict() | {"folder": str(there[way])} | scores[way] for way in there]
     content: dict[str, Any] = {"split": split, "masks": rows, "differing_pixels": shown}
     rule = "evenly spaced" if isinstance(images, int) else "as asked for"
@@ -86,9 +93,8 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
         f"whole split. Images shown: {rule}. Small classes: {small or 'none'}."
     )
     tables = (table(scores, pictures),) if pictures.ground_truth else ()
-    return [
-        Figure(_NAME, _TITLE, caption, (path,), save_data(out, _NAME, content), tables, missing)
-    ]
+    data = save_data(out, _NAME, content)
+    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, missing, (gallery,))]
 
 
 def folder_of(run: Run, split: str, way: Masks) -> Path:

@@ -9,6 +9,7 @@ from datasets.label_statistics import LabelCounts
 from figures.label_sources import Labels, read_source
 from figures.style import (
     BLUE,
+    NARROW,
     ORANGE,
     WIDTH,
     Figure,
@@ -41,7 +42,8 @@ def draw(sources: list[str], out: Path) -> list[Figure]:
     pictures: list[Path] = []
     for i in range(0, len(sets), 2):
         name = figure.name + (f"_{i // 2 + 1}" if i else "")
-        pictures += save_figure(_draw(sets[i : i + 2], sets), out, name)
+        wide, narrow = (_draw(sets[i : i + 2], sets, width) for width in (WIDTH, NARROW))
+        pictures += save_figure(wide, out, name, narrow)
     data = save_data(out, figure.name, {"data_sets": [describe(one) for one in sets]})
     tables = (table(sets),)
     return [figure._replace(pictures=tuple(pictures), data=data, tables=tables, missing=missing)]
@@ -93,15 +95,17 @@ def table(sets: list[Labels]) -> str:
     return markdown(head, rows)
 
 
-def _draw(shown: list[Labels], sets: list[Labels]) -> Any:
+def _draw(shown: list[Labels], sets: list[Labels], width: float = WIDTH) -> Any:
     """One picture of one or two data sets; the axes hold all of `sets`."""
     pyplot = plotting()
-    together = sum(len(one.names) for one in shown) <= _NAMES_IN_A_ROW
+    beside = 1 if width < WIDTH else len(shown)  # else below each other
+    together = sum(len(one.names) for one in shown) <= _NAMES_IN_A_ROW and beside == len(shown)
     rows = [shown] if together else [[one] for one in shown]
-    heights = [3.5, *[2.3] * len(rows)]
-    figure = pyplot.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+    heights = [3.5 * len(shown) / beside, *[2.3] * len(rows)]
+    figure = pyplot.figure(figsize=(width, sum(heights)), layout="constrained")
     top, *below = np.atleast_1d(figure.subfigures(len(heights), height_ratios=heights))
-    axes = top.subplots(2, len(shown), squeeze=False)
+    axes = top.subplots(2 * len(shown) // beside, beside, squeeze=False)
+    axes = axes.T.reshape(len(shown), 2).T
     most = max(int(np.flatnonzero(one.counts.by_number).max()) for one in sets)
     for column, one in zip(axes.T, shown, strict=True):
         counts = one.counts
@@ -115,8 +119,9 @@ def _draw(shown: list[Labels], sets: list[Labels]) -> Any:
         left = np.arange(BINS) / BINS
         column[1].bar(left, binned_ratios(counts), 0.9 / BINS, align="edge", color=BLUE)
         column[1].set(xlabel="(b) co-occurrence ratio", xlim=(0, 1))
-    axes[0, 0].set_ylabel("images")
-    axes[1, 0].set_ylabel("pairs of classes")
+    for column in axes.T[::beside]:
+        column[0].set_ylabel("images")
+        column[1].set_ylabel("pairs of classes")
     for part, row in zip(below, rows, strict=True):
         widths = [len(one.names) for one in row]
         panels = part.subplots(1, len(row), squeeze=False, width_ratios=widths)[0]

@@ -14,6 +14,7 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 YELLOW, SKY, BLACK, GREY = "#e69f00", "#56b4e9", "#000000", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 WIDTH = 9.0  # inches: the width of a page
+NARROW = 3.4  # that of a phone: letters of 9 points are 11 pixels high on 360
 DPI = 150
 
 
@@ -22,6 +23,15 @@ class Missing(NamedTuple):
 
     what: str
     command: str = ""  # "python gen_clip_masks.py --config ..."; empty where no command can
+
+
+class Gallery(NamedTuple):
+    """Pictures in rows that the page lays out itself, so that they fit any screen."""
+
+    rows: list[list[str]]  # data URIs
+    titles: list[str]  # of the columns
+    notes: list[str]  # above each row: the image's name
+    legend: list[tuple[str, tuple[int, int, int]]]  # class, RGB
 
 
 class Figure(NamedTuple):
@@ -34,6 +44,19 @@ class Figure(NamedTuple):
     data: Path | None = None  # JSON or CSV of what is drawn
     tables: tuple[str, ...] = ()  # Markdown
     missing: tuple[Missing, ...] = ()
+    galleries: tuple[Gallery, ...] = ()  # what the page shows in place of `pictures`
+    leads: bool = False  # opens the page
+    folded: bool = False  # of interest to few: one line, which opens
+
+    @property
+    def absent(self) -> bool:
+        """Whether the runs have nothing of it yet."""
+        return bool(self.missing) and (self.folded or not (self.pictures or self.tables))
+
+
+def count(number: int, what: str) -> str:
+    """1 command, 2 commands."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def plotting() -> ModuleType:
@@ -58,15 +81,22 @@ def plotting() -> ModuleType:
     return pyplot
 
 
-def save_figure(figure: Any, out: Path, name: str) -> tuple[Path, ...]:
-    """Write NAME.png and NAME.svg below `out` and close the figure; gives the PNG."""
-    for suffix in ("svg", "png"):
-        path = out / f"{name}.{suffix}"
+def save_figure(figure: Any, out: Path, name: str, narrow: Any = None) -> tuple[Path, ...]:
+    """Write NAME.svg and NAME.png below `out` and close the figure; gives the PNG.
+
+    `narrow` is the same drawn NARROW inches wide: NAME_narrow.svg, for phones. An SVG has no
+    background, so that it fits a dark page too.
+    """
+    files = {out / f"{name}.svg": figure, out / f"{name}.png": figure}
+    files |= {out / f"{name}_narrow.svg": narrow} if narrow else {}
+    for path, drawn in files.items():
+        kind = path.suffix[1:]
+        options = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
         with replacing(path) as temporary:
-            metadata = {"Date": None} if suffix == "svg" else None
-            figure.savefig(temporary, dpi=DPI, format=suffix, metadata=metadata)
-    plotting().close(figure)
-    return (path,)
+            drawn.savefig(temporary, dpi=DPI, format=kind, **options)
+    for drawn in files.values():
+        plotting().close(drawn)
+    return (out / f"{name}.png",)
 
 
 def save_data(out: Path, name: str, content: dict[str, Any]) -> Path:

@@ -5,7 +5,17 @@ from typing import Any
 
 from figures.cells import PAPER, is_a_sweep, read_cells, why_not
 from figures.runs import Suite
-from figures.style import GREEN, GREY, WIDTH, Figure, Missing, plotting, save_data, save_figure
+from figures.style import (
+    GREEN,
+    GREY,
+    NARROW,
+    WIDTH,
+    Figure,
+    Missing,
+    plotting,
+    save_data,
+    save_figure,
+)
 from figures.sweep_rows import KINDS, Kind, Line, Sweep, find
 from tools.ablation_numbers import MEASURES
 
@@ -25,30 +35,9 @@ def draw(suites: list[Suite], out: Path) -> list[Figure]:
 
 
 def _figure(suite: Suite, sweep: Sweep, kind: Kind, number: str, out: Path) -> Figure:
-    """A panel each for the mIoU of all, of the small and of the large classes."""
     rows, stated = suite.content["rows"], _stated(suite, kind)
+    wide, narrow = (_panels(sweep, rows, stated, width) for width in (WIDTH, NARROW))
     placed = {name: x for line in sweep.lines for x, name in line.rows.items()}
-    measures = [m for m in MEASURES if any(rows[n]["mean"].get(m) is not None for n in placed)]
-    pyplot = plotting()
-    figure, axes = pyplot.subplots(
-        1, len(measures), figsize=(WIDTH, 3.2), layout="constrained", squeeze=False
-    )
-    for ax, measure in zip(axes.flat, measures, strict=True):
-        for line in sweep.lines:
-            _plot(ax, line, rows, measure)
-        if sweep.level:
-            _plot_level(ax, sweep.level, rows, measure)
-        if measure == "mIoU":
-            _plot_stated(ax, stated)
-        ax.set_title("mIoU, %" if measure == "mIoU" else f"mIoU of the {measure} classes, %")
-        places = sorted(set(placed.values()))
-        if len(places) <= 5:
-            ax.set_xticks(places, [f"{x:g}" for x in places])
-        ax.margins(x=0.08, y=0.12)
-    figure.supxlabel(sweep.xlabel, fontsize=9)
-    handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-
     name = "_".join([kind.name, suite.slug]) + number
     data = {"suite": str(suite.folder), "x": sweep.xlabel, "paper": stated}
     shown = [*placed, *([sweep.level[1]] if sweep.level else [])]
@@ -65,9 +54,38 @@ def _figure(suite: Suite, sweep: Sweep, kind: Kind, number: str, out: Path) -> F
     )
     if stated:
         caption += f" Grey: what the paper states ({stated['place']})."
-    picture = save_figure(figure, out, name)
+    picture = save_figure(wide, out, name, narrow)
     title = f"{kind.title} ({suite.label})"
     return Figure(name, title, caption, picture, save_data(out, name, data))
+
+
+def _panels(sweep: Sweep, rows: dict[str, Any], stated: dict[str, Any], width: float) -> Any:
+    """A panel each for the mIoU of all, of the small and of the large classes."""
+    placed = {name: x for line in sweep.lines for x, name in line.rows.items()}
+    measures = [m for m in MEASURES if any(rows[n]["mean"].get(m) is not None for n in placed)]
+    pyplot = plotting()
+    beside = len(measures) if width == WIDTH else 1  # else below each other
+    size = (width, 3.2 if width == WIDTH else 2.4 * len(measures) + 0.8)
+    figure, axes = pyplot.subplots(
+        len(measures) // beside, beside, figsize=size, layout="constrained", squeeze=False
+    )
+    for ax, measure in zip(axes.flat, measures, strict=True):
+        for line in sweep.lines:
+            _plot(ax, line, rows, measure)
+        if sweep.level:
+            _plot_level(ax, sweep.level, rows, measure)
+        if measure == "mIoU":
+            _plot_stated(ax, stated)
+        ax.set_title("mIoU, %" if measure == "mIoU" else f"mIoU of the {measure} classes, %")
+        places = sorted(set(placed.values()))
+        if len(places) <= 5:
+            ax.set_xticks(places, [f"{x:g}" for x in places])
+        ax.margins(x=0.08, y=0.12)
+    figure.supxlabel(sweep.xlabel, fontsize=9)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    columns = len(labels) if width == WIDTH else 1
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    return figure
 
 
 def _plot(ax: Any, line: Line, rows: dict[str, Any], measure: str) -> None:

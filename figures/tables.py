@@ -108,7 +108,8 @@ def paper_table(name: str, cells: list[Cell], out: Path) -> Figure:
     caption += " IoU in % by class: of this code's runs, the paper gives none." * bool(columns)
     data = save_data(out, name, {"stated": table, "cells": content})
     title = f"{table['place']}: {table['title']}"
-    return Figure(name, title, caption, (), data, tuple(tables), tuple(missing))
+    folded = not columns  # the paper's numbers alone
+    return Figure(name, title, caption, (), data, tuple(tables), tuple(missing), folded=folded)
 
 
 def lines(cells: list[Cell], dataset: str, row: str) -> list[Line]:

@@ -62,9 +62,9 @@ def drawn(monkeypatch) -> list:
     for module in (classes, confusion):
         save = module.save_figure
 
-        def keep(figure, out, name, save=save):
+        def keep(figure, *others, save=save):
             kept.append(figure)
-            return save(figure, out, name)
+            return save(figure, *others)
 
         monkeypatch.setattr(module, "save_figure", keep)
     return kept

@@ -10,6 +10,7 @@ from figures import curves
 from figures.curves import draw
 from figures.panels import thin
 from figures.runs import Suite, read_inputs
+from figures.style import plotting
 from utils.config import load_config, save_config
 
 CONFIG = "configs/demo.yaml"  # 12 classes, CARB from step 960
@@ -54,21 +55,22 @@ def test_what_is_drawn_of_a_run_is_what_it_logged(run, tmp_path) -> None:
         assert found == [pytest.approx([s, v, v, v]) for s, v in values]
     assert [p[1] for p in points["(a) loss", "demo", "inconsistent region"]] == [2.0] * 4
     assert points["weight w", "demo", "weight w"] == [[1080, *[0.125] * 3], [1200, *[0.0625] * 3]]
-    assert regions.name == "fig5_regions" and regions.caption.startswith("demo. ")
+    assert regions.name == "fig5_regions" and "demo" not in regions.caption
 
     points = drawn(training)
     assert list(points) == [
         (panel, "demo", "")
         for panel in (
             "loss",
-            "learning rate",
             "consistent area, %",
             "predicted as a small class, %",
         )
     ]
     small = points["predicted as a small class, %", "demo", ""]
     assert [p[1] for p in small] == pytest.approx([30.0] * 4)
-    assert list(drawn(throughput)) == [("images per second", "demo", "")]  # no memory was logged
+    # no memory was logged
+    assert [panel for panel, *_ in drawn(throughput)] == ["learning rate", "images per second"]
+    assert [f.folded for f in (regions, training, throughput)] == [False, False, True]
     for figure in (regions, training, throughput):
         [picture] = figure.pictures
         assert picture.is_file() and picture.with_suffix(".svg").is_file() and not figure.missing
@@ -112,7 +114,13 @@ def test_steps_of_a_long_training_do_not_run_into_each_other(tmp_path, monkeypat
     write_stage(tmp_path / "long", [line(s, balance=0.1) for s in range(1000, 30001, 1000)])
     write_stage(tmp_path / "supervised", [KNOWN | {"step": 600}])
     kept = []
-    monkeypatch.setattr(curves, "save_figure", lambda figure, *_: kept.append(figure) or ())
+
+    def keep(figure, out, name, narrow):
+        plotting().close(narrow)
+        kept.append(figure)
+        return ()
+
+    monkeypatch.setattr(curves, "save_figure", keep)
     inputs = [str(tmp_path / "long"), str(tmp_path / "supervised")]
     draw(*read_inputs(inputs), tmp_path / "out")
     for figure in kept:

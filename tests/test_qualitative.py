@@ -94,7 +94,7 @@ def test_columns_are_the_files_in_order(run, tmp_path):
     picture = pixels(fig7.pictures[0])
     top = rows_of(picture, np.zeros((*SIZE, 3)))
     for row, image in enumerate((0, 2, 4)):  # evenly spread over six
-        panels = picture[top + row * (40 + 6) :][:40]
+        panels = picture[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
         panels = [panels[:, 6 + k * STEP :][:, :320] for k in range(5)]
         assert (panels[0] == 40 * image).all()
         assert (panels[1][:4] == 0).all()

@@ -12,13 +12,22 @@ from PIL import Image
 import figures.regions
 import gen_clip_masks
 from figures.pictures import open_pictures
-from figures.regions import INCONSISTENT, checkpoint_of, consistent_share, draw, in_words, picture
+from figures.regions import (
+    INCONSISTENT,
+    checkpoint_of,
+    consistent_share,
+    draw,
+    finding,
+    in_words,
+    picture,
+)
 from figures.runs import Run
 from models.trained import load_trained
 from tools import region_quality
 from tools.region_quality import Regions, count, regions, shares, table
 from utils.errors import InputError
 from utils.inference import predict_logits
+from utils.visualize import gallery
 
 #         ignored, consistent and right (2), consistent and wrong, inconsistent: mask, S, none right
 TRUTH = [[255, 0, 1, 2, 0, 1, 2]]
@@ -124,7 +133,11 @@ def test_figure_holds_the_numbers_of_the_tool(run, tmp_path):
     trained = load_trained(run.last.folder / "warmup.pt")
     images = {image.name: image for image in _all(trained)}
     counts = sum(count(image, 3) for image in images.values())
-    assert figure.missing == () and figure.tables == (table(counts, trained.classes.names),)
+    assert figure.missing == () and figure.tables[0].endswith(table(counts, trained.classes.names))
+    _, _, area, mask, network = (round(share) for share in shares(counts.sum(0)))
+    assert figure.tables[0].startswith(f"{finding(counts)}\n\n| class of the pseudo-mask |")
+    assert f"({area} % of the pixels), the mask is right on {mask} %" in finding(counts)
+    assert f"the network on {network} %" in finding(counts) and finding(0 * counts) == ""
     content = json.loads(figure.data.read_text())
     assert content["consistent"] == {n: consistent_share(images[n]) for n in ("t0", "t2", "t4")}
     assert content["counted_images"] == 6 and content["step"] == 4
@@ -132,7 +145,7 @@ def test_figure_holds_the_numbers_of_the_tool(run, tmp_path):
     assert "warmup.pt (step 4)" in figure.caption and "6 training images" in figure.caption
     few = draw(run, ["t5"], tmp_path / "few", device="cpu", counted=2)[0]
     expected = count(images["t0"], 3) + count(images["t3"], 3)
-    assert few.tables == (table(expected, trained.classes.names),)
+    assert few.tables[0].endswith(table(expected, trained.classes.names))
     assert list(json.loads(few.data.read_text())["consistent"]) == ["t5"]
 
 
@@ -147,7 +160,7 @@ def test_panels_show_the_maps(run):
     trained = load_trained(run.last.folder / "warmup.pt")
     pictures = open_pictures(trained.config, "train")
     image = _all(trained)[1]
-    whole = picture([image], pictures)
+    whole = gallery(*picture([image], pictures))
     factor = (whole.shape[1] - 6) // 5 // tiny_run.SIZE[1]
     width = factor * tiny_run.SIZE[1]
     mask, prediction = image.pseudo_mask.numpy(), image.prediction.numpy()

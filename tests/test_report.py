@@ -21,7 +21,7 @@ from figures.page_table import table_html
 from figures.parts import PARTS
 from figures.readme import fill_readme
 from figures.runs import read_inputs, run_of
-from figures.style import Figure, Missing, markdown, save_data
+from figures.style import Figure, Gallery, Missing, markdown, save_data
 from utils.config import load_config, save_config
 from utils.errors import InputError
 
@@ -254,16 +254,67 @@ def test_what_is_missing_comes_with_its_command_and_once_more_at_the_end(tmp_pat
         Figure("b", "B", "", missing=(train, masks)),
         Figure("c", "C", "", missing=tuple(Missing("scores", line) for line in evaluations)),
     ]
+    figures = [figure._replace(tables=("| a |\n|---|\n| 1 |",)) for figure in figures]
     text = write_page(make_report(*figures), tmp_path).read_text(encoding="utf-8")
     codes = [Page(code).text for code in re.findall(r'"command"><code>(.*?)</code>', text, re.S)]
-    assert codes[:-1] == [masks.command, train.command, masks.command, *evaluations]
-    assert codes[-1].splitlines() == [masks.command, train.command, *evaluations]
+    each = [masks.command, train.command, *evaluations]
+    assert codes == [masks.command, train.command, masks.command, *evaluations, *each]
     assert "masks of val; their score" in text and "the paper gives none" in text
-    assert [" open" in d for d in re.findall(r"<details[^>]*>", text)] == [True, True, False]
-    assert [f"{n} things missing" in text for n in (2, 3, 4)] == [True, True, True]
+    opened = [" open" in d for d in re.findall(r"<details([^>]*)>", text)]
+    assert opened == [True, True, True, False]  # that of the contents first
+    assert [f"<summary>{n} command" in text for n in (1, 2, 4)] == [True, True, True]
 
     lines = write_markdown(make_report(*figures), tmp_path).read_text(encoding="utf-8")
-    assert re.findall(r"```bash\n(.*)\n```", lines)[:-1] == codes[:-1]
+    assert re.findall(r"```bash\n(.*)\n```", lines)[:-1] == codes[: -len(each)]
+
+
+def test_what_no_run_has_is_one_line_with_its_cost_below_the_rest(tmp_path):
+    masks = Missing("masks", "python gen_clip_masks.py")
+    paper = Figure("t1", "Table 1", "", (), None, ("| a |\n|---|\n| 1 |",), (masks,), folded=True)
+    other = Figure("f6", "Fig. 6", "", missing=(masks, Missing("rows", "bash x.sh")))
+    speed = make_figure(tmp_path, "speed", folded=True)
+    shown = make_report(make_figure(tmp_path), speed, paper, other)
+    costs = {
+        masks.command: "about 2 min: 30 images",
+        "bash x.sh": "hours each on a GPU: 3 trainings",
+    }
+    shown = shown._replace(costs=costs)
+    text = write_page(shown, tmp_path).read_text(encoding="utf-8")
+    heading = text.index("Parts of the paper that are not in these runs")
+    places = [text.index(f'<section id="{name}"') for name in ("fig5", "speed", "t1", "f6")]
+    assert places == sorted(places) and places[1] < heading < places[2]
+    sections = re.findall(r"<section .*?</section>", text, re.S)
+    assert [re.match(r"<section id=.*?><details><summary>", s) is not None for s in sections] == [
+        *(False, True, True, True, False)
+    ]
+    spans = re.findall(r"</h2><span>(.*?)</span></summary>", text)
+    assert spans == ["", "1 command missing, about 2 min", "2 commands missing"]
+    assert text.count("hours each on a GPU: 3 trainings") == 2  # there, and in the list of commands
+    lines = write_markdown(shown, tmp_path).read_text(encoding="utf-8")
+    assert lines.count("<details><summary>") == lines.count("</details>") == 2
+    assert "## Table 1" not in lines and "*Missing:* masks (about 2 min: 30 images)" in lines
+
+
+def test_galleries_are_laid_out_by_the_page(tmp_path):
+    gallery = Gallery([["data:image/png;base64,AA"] * 2] * 3, ["image", BAD], ["a", "b", "c"], [])
+    gallery = gallery._replace(legend=[("road", (1, 2, 3))])
+    figure = make_figure(tmp_path, galleries=(gallery,))
+    page = Page(write_page(make_report(figure), tmp_path).read_text(encoding="utf-8"))
+    assert page.all("img", "alt")[:2] == ["image, a", f"{BAD}, a"]
+    assert page.all("i", "style") == ["background: rgb(1, 2, 3)"] and "road" in page.text
+    assert [tag for tag, _ in page.elements].count("figcaption") == 6
+    pictures = [link for link in page.all("a", "href") if link.endswith(".png")]
+    assert len(pictures) == 6 + 1 and len(set(pictures)) == 1  # and below, as a file
+
+
+def test_a_chart_has_a_drawing_for_phones(tmp_path):
+    figure = make_figure(tmp_path)
+    (tmp_path / "figures/fig5_narrow.svg").write_text("<svg>narrow</svg>")
+    page = Page(write_page(make_report(figure), tmp_path).read_text(encoding="utf-8"))
+    [source] = page.all("source", "srcset")
+    assert base64.b64decode(source.split(",")[1]) == b"<svg>narrow</svg>"
+    assert page.all("img", "class") == ["chart"]
+    assert "narrow" not in "".join(page.all("a", "href"))
 
 
 def test_the_markdown_holds_what_the_page_does(tmp_path):
@@ -325,6 +376,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     runs, suites = read_inputs([run, suite, other])
     figures, config = out / "figures", str(tmp_path / "run/carb/config.yaml")
     assert {name: calls[0] for name, calls in parts.items()} == {
+        "summary": (runs, "test", figures),
         "statistics": ([config], figures),
         "scales": (runs[0], "test", 2, figures),
         "regions": (runs[0], 2, figures),
@@ -336,9 +388,9 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     }
     said = capsys.readouterr().out.splitlines()
     assert said[:-1] == [f"Fig. 5: {name}" for name in PARTS]
-    assert said[-1] == f"{out / 'index.html'}: 8 figures drawn, 0 things missing"
+    assert said[-1] == f"{out / 'index.html'}: 9 figures drawn, 0 commands missing"
     assert Page((out / "index.html").read_text()).all("section", "id") == PARTS
-    assert (out / "report.md").read_text().count("\n## ") == 8
+    assert (out / "report.md").read_text().count("\n## ") == 9
 
 
 def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys):
@@ -358,7 +410,7 @@ def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     assert list(parts) == ["curves", "sweeps", "tables"]
     page = Page((tmp_path / "empty/index.html").read_text())
     assert page.text.count(f"python -m tools.ablation suite.yaml --out {suite}") == 2
-    assert "3 figures drawn, 1 thing missing" in capsys.readouterr().out
+    assert "3 figures drawn, 1 command missing" in capsys.readouterr().out
 
     make_stage(suite / "dual_carb_2", range(1, 3), "train_carb.py", val_split="held_out")
     report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml", "b.json"])
@@ -408,7 +460,7 @@ def test_a_part_that_fails_does_not_lose_the_others(
     with pytest.raises(InputError, match=r"1 part failed:\n  classes: "):
         report.main([run, "--out", str(tmp_path / "out")])
     said = capsys.readouterr()
-    assert "7 figures drawn, 0 things missing" in said.out
+    assert "8 figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
     assert page.all("section", "id") == PARTS
@@ -421,8 +473,8 @@ def test_a_damaged_run_of_a_suite_costs_the_pictures_only(tmp_path, parts, capsy
     (make_stage(suite / "dual_carb_1", range(1, 3)) / "metrics.jsonl").write_text("{x}\n")
     with pytest.raises(InputError, match=r"pictures: .*dual_carb_1/metrics.jsonl: expected one"):
         report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml"])
-    assert list(parts) == ["statistics", "curves", "sweeps", "tables"]
-    assert "4 figures drawn, 0 things missing" in capsys.readouterr().out
+    assert list(parts) == ["curves", "statistics", "sweeps", "tables"]
+    assert "4 figures drawn, 0 commands missing" in capsys.readouterr().out
 
 
 def test_only_what_is_asked_for(tmp_path, parts, run, monkeypatch):
@@ -465,7 +517,7 @@ def test_make_runs_masks_and_evaluations_once_each_and_draws_again(
     lines = capfd.readouterr().out.splitlines()
     assert [line for line in lines if line.startswith("$")] == [f"$ {masks}", f"$ {scores}"]
     assert lines.count("in the child") == 2 and len(parts["tables"]) == 3
-    assert lines[-1] == "out/index.html: 1 figure drawn, 2 things missing"
+    assert lines[-1] == "out/index.html: 1 figure drawn, 1 command missing"
     assert not (tmp_path / "run").exists()  # a training
 
     (tmp_path / "scores").unlink()
@@ -562,16 +614,19 @@ def test_a_fresh_run_says_what_is_missing_and_how_to_make_it(trained, tmp_path, 
         assert [name for name in names if name.startswith(start)], f"{start} is not in {names}"
     assert len(set(names)) == len(names)
     assert "Not drawn" not in text
-    commands = re.findall(r'"command"><code>(.*?)</code>', text, re.S)
-    for line in Page(commands[-1]).text.splitlines():
+    for code in re.findall(r'"command"><code>(.*?)</code>', text, re.S):
+        line = Page(code).text
         script = next(word for word in line.split() if word.endswith((".py", ".sh")) or "." in word)
         found = script if "/" in script or script.endswith((".py", ".sh")) else None
         found = found or f"{script.replace('.', '/')}.py"
         assert Path(found).is_file(), line
-    drawn, missing = re.findall(r"(\d+) figures drawn, (\d+) things", capsys.readouterr().out)[0]
-    sections = re.findall(r"<section .*?</section>", text, re.S)
+    drawn, missing = re.findall(r"(\d+) figures drawn, (\d+) comm", capsys.readouterr().out)[0]
+    here, absent = text.split('<h2 class="part">')
+    sections = re.findall(r"<section .*?</section>", here, re.S)
     assert int(drawn) == len([s for s in sections if "<img " in s or "<table" in s])
-    assert int(missing) == sum(map(int, re.findall(r"<summary>(\d+) thing", text)))
+    left = absent[absent.index('id="commands-left"') :]
+    assert int(missing) == left.count('class="command"') == left.count('class="time"')
+    assert names[0] == "summary" and "0 as warm-up" not in text
 
 
 @pytest.mark.slow

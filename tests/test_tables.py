@@ -92,7 +92,7 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
         (cell(lr=0.01, clip_model="weights/ViT-B-16.pt", backbone_weights="r50.pth"), ""),
         (cell(carb=False, stage="warmup"), ""),
         (cell("configs/camvid.yaml", num_images=101), ""),
-        (cell("configs/demo.yaml"), "not a data set of the paper"),
+        (cell("configs/demo.yaml"), "another data set"),
         (cell(clip_model="models/miniature/clip.pt"), "the miniature CLIP"),
         (cell(clip_model="models/miniature/clip.pt", stage="supervised"), ""),
         (cell(views="local"), "masks not known to be CLIP's"),  # none lie there
@@ -244,7 +244,7 @@ def test_a_suite_has_its_own_table_and_fills_the_papers(suite, tmp_path) -> None
     assert "| Dual + CARB | 2 | 51.0 ± 1.4 | 10.0 ± 0.0 | - | 50.0 | 52.0 |" in own.tables[0]
     assert "| road | 71.0 | 60.0 |" in own.tables[1]
     assert "(500 images)" in own.caption and "a sweep over patch_size" in own.caption
-    assert own.title == "Suite my suite"  # a sweep is on the paper's data all the same
+    assert own.title == "Results of my suite" and own.leads
     [missing] = own.missing
     assert missing.what == "rows not run: Dual" and f"--out '{suite}'" in missing.command
     assert table(figures["table1"])[-1][:3] == ["Dual + CARB", "52.1", "51.0 ± 1.4 (2 seeds)"]
@@ -262,8 +262,8 @@ def test_all_else_is_headed_as_such_with_the_reason(tmp_path) -> None:
     runs, _ = read_inputs([str(folder) for folder in folders])
     figures = draw(runs, [], tmp_path / "out")
     other = figures[-1]
-    assert other.name == "other_runs" and other.title.startswith("Other runs, in no table")
-    where, reason = "folder val (100 images)", "not a data set of the paper"
+    assert other.name == "other_runs" and not other.folded  # it has a mean over seeds
+    where, reason = "folder val (100 images)", "another data set"
     assert table(other) == [
         ["demo_0", "Dual, the warm-up alone", where, "1", "38.0", "-", "-", reason],
         ["demo_0, demo_1", "Dual + CARB", where, "2", "41.0 ± 1.4", "-", "-", reason],

@@ -52,7 +52,7 @@ class Row(NamedTuple):
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
-        "run", nargs="+", type=path, help="folder of run_demo.sh; several: a seed each"
+        "run", nargs="+", type=path, help="folder of run_demo.sh; several: one a seed"
     )
     parser.add_argument("--split", default="val")
     parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     pictures = open_pictures(config, split)
     columns = [Column(row.heading, row.masks, row.scores.get("miou")) for row in rows]
     shown = chosen(pictures, arguments.images)
-    save_image(run / "demo.png", comparison(pictures, shown, columns, notes=shown))
+    save_image(run / "demo.png", comparison(pictures, shown, columns))
     print(f"{table(seeds)}\n\n{notes(rows, pictures.classes, split, config.train_split)}")
     print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
     print(f"\n{textwrap.fill(f'Under the picture: {caption(shown, pictures.classes)}', 100)}")

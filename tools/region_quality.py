@@ -110,8 +110,9 @@ def shares(counts: Tensor) -> list[float | None]:
 
 def table(counts: Tensor, class_names: Sequence[str]) -> str:
     """Markdown of counts (K, 2, 3): `shares` of all and of each class of the pseudo-mask."""
-    head = ["pseudo-mask says", "consistent", "mask right there"]
-    head += ["inconsistent", "mask right there", "prediction right there"]
+    head = ["class of the pseudo-mask", "consistent, % of pixels", "mask right in consistent, %"]
+    head += ["inconsistent, % of pixels", "mask right in inconsistent, %"]
+    head += ["network right in inconsistent, %"]
     rows = [("all", counts.sum(0)), *zip(class_names, counts, strict=True)]
     text = [[name, *("-" if s is None else f"{s:.1f}" for s in shares(row))] for name, row in rows]
     return markdown(head, text)
