@@ -390,7 +390,7 @@ def test_training_takes_masks_of_its_own_classes_only(generate, tmp_path):
     for folder, names in ((out, SIZES), (out / "deep", ["b"])):
         with pytest.raises(InputError, match=f"{out} were made for other.*'sky' where.*'tree'"):
             pseudo_mask_files(folder, names, ("road", "car", "tree"))
-    with pytest.raises(InputError, match="'sky' where the class file has None"):
+    with pytest.raises(InputError, match="'sky' where the class file has no class"):
         pseudo_mask_files(out, SIZES, ("road", "car"))
     pseudo_mask_files(out, SIZES)
     for foreign in ("{", "[1]", '{"made_from": 3}'):
