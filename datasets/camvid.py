@@ -1,20 +1,35 @@
-"""CamVid: 11 classes, in the three forms it is found in."""
+"""CamVid: 11 classes, in the four forms it is found in."""
 
+import csv
 import functools
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from datasets.files import File, list_files, read_image, read_mask, read_split_list
+from datasets.files import (
+    MASK_SUFFIXES,
+    File,
+    list_files,
+    read_image,
+    read_mask,
+    read_split_list,
+)
 from datasets.labels import IGNORE_INDEX, load_classes
+from datasets.unknown_values import color_codes, color_of, refuse_unknown
 from utils.errors import InputError
 
 EXPECTED = """expected one of
   img/{train,val,test}/<name>.png|jpg + mask/{train,val,test}/<name>.png    (ids 0..10, 255)
   {train,val,test}/<name>.png + {train,val,test}annot/<name>.png            (SegNet: 11 = void)
+  {train,val,test}/<name>.png + {train,val,test}_labels/<name>_L.png        (Kaggle, colours)
   701_StillsRaw_full/<name>.png + LabeledApproved_full/<name>_L.png         (original, colours)"""
 
+_SWAPPED = "red and blue are exchanged (OpenCV writes BGR): exchange them again"
+_SMOOTHED = (
+    "was it made smaller with smoothing, or saved as JPEG? Take the original, and resize with the "
+    "nearest pixel"
+)
 _CLASSES = Path(__file__).parent / "classes"
 
 
@@ -28,6 +43,9 @@ class CamVid:
             self.layout = "ids"
         elif (self.root / "train").is_dir() and (self.root / "trainannot").is_dir():
             self.layout = "segnet"
+        elif (self.root / "train").is_dir() and (self.root / "train_labels").is_dir():
+            self.layout = "kaggle"
+            _check_class_dict(self.root / "class_dict.csv")
         elif (self.root / "701_StillsRaw_full").is_dir():
             self.layout = "original"
         else:
@@ -59,15 +77,16 @@ class CamVid:
         if self.layout == "original":
             files = list_files(self.root / "LabeledApproved_full", ["_L.png"])
             return {name: files[name] for name in self.images(split) if name in files}
+        if self.layout == "kaggle":
+            return list_files(self.root / f"{split}_labels", ["_L.png"])
         if self.layout == "segnet":
-            return list_files(self.root / f"{split}annot", [".png"])
-        return list_files(self.root / "mask" / split, [".png"])
+            return list_files(self.root / f"{split}annot", MASK_SUFFIXES)
+        return list_files(self.root / "mask" / split, MASK_SUFFIXES)
 
     def read_ground_truth(self, file: File) -> np.ndarray:
         """uint8 (H,W): 0..10, 255 where there is no label."""
-        if self.layout == "original":
-            red, green, blue = np.moveaxis(read_image(file).astype(np.int32), 2, 0)
-            return _color_table()[(red << 16) + (green << 8) + blue]
+        if self.layout in ("original", "kaggle"):
+            return _from_colors(read_image(file), file)
         ids = read_mask(file)
         if self.layout == "segnet":
             ids[ids == 11] = IGNORE_INDEX
@@ -77,11 +96,7 @@ class CamVid:
         split_list = self.root / f"{split}.txt"
         if not split_list.is_file():
             return [name for name in files if usual_split(name) == split]
-        names = sorted(set(read_split_list(split_list)))
-        for name in names:
-            if name not in files:
-                raise InputError(f"{split_list} names '{name}', but there is no such image")
-        return names
+        return sorted(set(read_split_list(split_list, files)))
 
 
 def usual_split(image_id: str) -> str:
@@ -102,13 +117,58 @@ def usual_split(image_id: str) -> str:
     )
 
 
+def _from_colors(pixels: np.ndarray, file: File) -> np.ndarray:
+    """uint8 (H,W): class ids of label colours. Raises InputError where many have no class."""
+    codes = color_codes(pixels)
+    ids = _color_table()[codes]
+    is_unknown = (ids == IGNORE_INDEX) & (codes != 0)  # 0: Void
+
+    def hint() -> str:
+        swapped = color_codes(pixels, swapped=True)
+        found = (_color_table()[swapped] != IGNORE_INDEX) | (swapped == 0)
+        return _SWAPPED if found.mean() > 0.99 else _SMOOTHED
+
+    refuse_unknown(is_unknown, codes, file, "colours of no class", color_of, hint)
+    return ids
+
+
 @functools.cache
 def _color_table() -> np.ndarray:
     """All 2^24 colours -> class id, 255 for void."""
     table = np.full(1 << 24, IGNORE_INDEX, np.uint8)
     names = load_classes(_CLASSES / "camvid.yaml").names
-    text = (_CLASSES / "camvid_colors.yaml").read_text(encoding="utf-8")
-    for item in yaml.safe_load(text)["colors"]:
+    for item in _colors():
         red, green, blue = item["color"]
         table[(red << 16) + (green << 8) + blue] = names.index(item["class"])
     return table
+
+
+@functools.cache
+def _colors() -> list[dict]:
+    """Name, colour and class of every label colour but Void's."""
+    return yaml.safe_load((_CLASSES / "camvid_colors.yaml").read_text(encoding="utf-8"))["colors"]
+
+
+def _check_class_dict(path: Path) -> None:
+    """Raise InputError when the file is there and gives a class another colour than the release."""
+    if not path.is_file():
+        return
+    known = {"void": [0, 0, 0]} | {item["name"].lower(): item["color"] for item in _colors()}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [
+                (row["name"].strip(), [int(row[letter]) for letter in "rgb"])
+                for row in csv.DictReader(file, skipinitialspace=True)
+            ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise InputError(
+            f"{path} is no table of CamVid's colours ({type(error).__name__}: {error}); expected "
+            "the columns name,r,g,b: copy or download it again, or remove it"
+        ) from None
+    for name, color in rows:
+        if known.get(name.lower()) != color:
+            raise InputError(
+                f"{path}: '{name}' has the colour {color}, in CamVid's release "
+                f"{known.get(name.lower(), 'there is no such class')}; the labels are of another "
+                "form: turn them into ids (img/ and mask/)"
+            )

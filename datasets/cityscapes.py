@@ -6,6 +6,7 @@ import numpy as np
 
 from datasets.files import File, list_files, list_zip, read_mask
 from datasets.labels import IGNORE_INDEX
+from datasets.unknown_values import refuse_unknown
 from utils.errors import InputError
 
 EXPECTED = """expected
@@ -18,6 +19,18 @@ LABEL_ID_OF_TRAIN_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27
 _TRAIN_ID_OF_LABEL_ID = np.full(256, IGNORE_INDEX, np.uint8)
 _TRAIN_ID_OF_LABEL_ID[list(LABEL_ID_OF_TRAIN_ID)] = np.arange(19)
 _TRAIN_ID_OF_LABEL_ID.flags.writeable = False
+# What the release has beside images and beside the label files that are read.
+_KNOWN = tuple(
+    f"_gtFine_{what}"
+    for what in (
+        "color.png",
+        "polygons.json",
+        "labelIds.png",
+        "labelTrainIds.png",
+        "instanceIds.png",
+        "instanceTrainIds.png",
+    )
+)
 
 
 class Cityscapes:
@@ -52,11 +65,19 @@ class Cityscapes:
     def read_ground_truth(self, file: File) -> np.ndarray:
         """uint8 (H,W) train ids, 255 where there is none; label ids are mapped."""
         ids = read_mask(file)
-        is_mapped = (file.member or file.path).endswith("_labelTrainIds.png")
-        return ids if is_mapped else _TRAIN_ID_OF_LABEL_ID[ids]
+        if (file.member or file.path).endswith("_labelTrainIds.png"):
+            return ids
+        is_unknown = (ids > LABEL_ID_OF_TRAIN_ID[-1]) & (ids != IGNORE_INDEX)
+        what, advice = (
+            "ids that no label of Cityscapes has (0 to 33)",
+            "look at what wrote the file",
+        )
+        refuse_unknown(is_unknown, ids, file, what, int, lambda: advice)
+        return _TRAIN_ID_OF_LABEL_ID[ids]
 
     def _list(self, kind: str, split: str, ending: str) -> dict[str, File]:
         if (self.root / kind).is_dir():
-            return list_files(self.root / kind / split, [ending])
+            return list_files(self.root / kind / split, [ending], _KNOWN)
         archive = self.root / f"{kind}_trainvaltest.zip"
-        return list_zip(archive, f"{kind}/{split}/", [ending]) if archive.is_file() else {}
+        folder = f"{kind}/{split}/"
+        return list_zip(archive, folder, [ending], _KNOWN) if archive.is_file() else {}

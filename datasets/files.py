@@ -6,7 +6,7 @@ import os
 import stat
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.ids import IMAGE_SUFFIXES, drop_suffix
+from datasets.file_kinds import picture_format, remedy_for
+from datasets.ids import IMAGE_SUFFIXES, difference, drop_suffix, image_id, match_ids
+from datasets.leftovers import is_leftover, tell_unread
+from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, raw_mode
 from datasets.windows import Size, Window
 from utils.errors import InputError
 
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+_SAVE_8 = "if its numbers are of 8 bits, save it with 8 bits"
+_HUGE = 1 << 30  # bytes of a file; most likely a film, which is not read whole to say so
 Reader = Callable[[Window], np.ndarray]  # uint8 (height, width, 3) of a window
 
 
@@ -33,8 +39,11 @@ class File:
         """The content. Raises InputError naming the file."""
         try:
             if self.member is None:
-                if not stat.S_ISREG(Path(self.path).stat().st_mode):  # a pipe would be waited for
+                status = Path(self.path).stat()
+                if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
                     raise InputError(f"cannot read {self}: it is no file; remove it")
+                if status.st_size > _HUGE:
+                    self._refuse_film()
                 return Path(self.path).read_bytes()
             # Forked loader workers must not share one file position: a handle per process.
             return _open_zip(self.path, os.getpid()).read(self.member)
@@ -42,6 +51,12 @@ class File:
             raise InputError(f"cannot read {self}: {_why(Path(self.path), error)}") from None
         except (KeyError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read {self}: {error}; download the zip again") from None
+
+    def _refuse_film(self) -> None:
+        with Path(self.path).open("rb") as file:
+            kind = remedy_for(self.path, file.read(4096))
+        if kind:
+            raise InputError(f"cannot decode {self}: no picture but {kind}")
 
     def __str__(self) -> str:
         return self.path if self.member is None else f"{self.path}:{self.member}"
@@ -53,32 +68,39 @@ def _open_zip(path: str, process: int) -> zipfile.ZipFile:
 
 
 class TwiceError(InputError):
-    """Files that differ in the ending only; `files` has one of each, as the listing would."""
+    """Files of one id, as those that differ in the ending; `files` has the first of each."""
 
     def __init__(self, pairs: list[tuple[File, File]], files: dict[str, File]) -> None:
-        self.messages = [f"{a} and {b} differ in the ending only; keep one" for a, b in pairs]
+        self.messages = [f"{difference(str(a), str(b))}; keep one" for a, b in pairs]
         self.files = files
         more = f" ({len(pairs) - 1} more pairs like this)" if len(pairs) > 1 else ""
         super().__init__(self.messages[0] + more)
 
 
-def list_files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, File]:
+def list_files(
+    folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES, known: Sequence[str] = ()
+) -> dict[str, File]:
     """Files below `folder`, sorted by id: the relative path without its ending -> file.
 
-    Links to folders are followed. Raises InputError when a folder can't be looked into.
+    Links to folders are followed; what other programs leave there is skipped. Warns of files that
+    look like images or masks and have neither one of `endings` nor one of the `known` ones, which
+    are left out without a word. Raises InputError when a folder can't be looked into.
     """
     # Text and not Path: a data set may have a million files.
     paths = [os.path.join(here, name) for here, names in walk(folder) for name in names]  # noqa: PTH118
     start = len(os.path.join(folder, ""))  # noqa: PTH118
-    return _by_id([(p[start:].replace(os.sep, "/"), p, None) for p in paths], endings)
+    found = [(p[start:].replace(os.sep, "/"), p, None) for p in paths]
+    return _by_id(str(folder), found, endings, known)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
     """Every folder from `folder` on, through links too, and the names of the files in it.
 
-    Raises InputError when a folder can't be looked into, or a link leads back to one that it is in.
+    Folders that other programs leave are skipped. Raises InputError when a folder can't be looked
+    into, or a link leads back to one that it is in.
     """
     for here, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        folders[:] = [name for name in folders if not is_leftover(name)]
         for link in filter(Path.is_symlink, (Path(here, name) for name in folders)):
             if link.resolve() in {parent.resolve() for parent in link.absolute().parents}:
                 raise InputError(f"{link} is a link to a folder that it lies in; remove the link")
@@ -100,7 +122,9 @@ def _why(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def list_zip(path: Path, folder: str, endings: Sequence[str]) -> dict[str, File]:
+def list_zip(
+    path: Path, folder: str, endings: Sequence[str], known: Sequence[str] = ()
+) -> dict[str, File]:
     """The same for the members below `folder` (ending in '/') of a zip."""
     try:
         members = _open_zip(str(path), os.getpid()).namelist()
@@ -111,37 +135,75 @@ def list_zip(path: Path, folder: str, endings: Sequence[str]) -> dict[str, File]
         parts = relative.rstrip("/").split("/")
         if relative and (not {"", ".", ".."}.isdisjoint(parts) or {"\\", ":"} & {*relative}):
             raise InputError(f"{path}: the name '{member}' leads out of its folder; don't use it")
-    return _by_id(inside, endings)
+    inside = [one for one in inside if not any(map(is_leftover, one[0].split("/")[:-1]))]
+    return _by_id(f"{path}:{folder}", inside, endings, known)
 
 
-def _by_id(found: list[tuple[str, str, str | None]], endings: Sequence[str]) -> dict[str, File]:
+def _by_id(
+    folder: str,
+    found: list[tuple[str, str, str | None]],
+    endings: Sequence[str],
+    known: Sequence[str],
+) -> dict[str, File]:
+    """found: (path below the folder, path, member of a zip) of every file."""
     files: dict[str, File] = {}
     twice: list[tuple[File, File]] = []
+    unread = []
+    lowered, known = [ending.lower() for ending in endings], tuple(map(str.lower, known))
     for relative, path, member in sorted(found):
-        ending = next((e for e in endings if relative.lower().endswith(e.lower())), None)
-        if ending is None or Path(relative).name.startswith("."):
+        name = relative.lower()
+        ending = next((ending for ending in lowered if name.endswith(ending)), None)
+        if is_leftover(relative.rpartition("/")[2]) or not relative or relative[-1] == "/":
+            continue  # a zip lists folders too
+        if ending is None:
+            if not name.endswith(known):
+                unread.append(relative)
             continue
-        file, image_id = File(path, member), relative[: -len(ending)]
-        if image_id in files:
-            twice.append((files[image_id], file))
+        file, key = File(path, member), image_id(relative, ending)
+        if key in files:
+            twice.append((files[key], file))
         else:
-            files[image_id] = file
+            files[key] = file
+    tell_unread(folder, unread, endings, bool(files))
     files = dict(sorted(files.items()))
     if twice:
         raise TwiceError(twice, files)
     return files
 
 
-def read_split_list(path: Path) -> list[str]:
-    """Image ids of a split list: the first word of every line, without folders and suffix."""
+def read_split_list(path: Path, known: Collection[str] | None = None) -> list[str]:
+    """Image ids of a split list: a line or its first word, with or without folders and ending.
+
+    known: the ids that a line may mean (see `match_ids`). Without them it means its first word,
+    without folders. Raises InputError when a line means no image.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the split list {path}: {error}") from None
-    ids = [drop_suffix(Path(line.split()[0]).name) for line in lines if line.strip()]
-    if not ids:
+    lines = [line.strip() for line in lines if line.strip()]
+    if not lines:
         raise InputError(f"the split list {path} is empty; expected one image name a line")
-    return ids
+    if known is None:
+        return [drop_suffix(_file_name(_word(line))) for line in lines]
+    found: dict[str, str] = {}
+    for form in (str, _word, lambda line: _file_name(_word(line)), _file_name):
+        forms = {line: form(line) for line in lines if line not in found}
+        ids = match_ids(forms.values(), known)
+        found |= {line: ids[key] for line, key in forms.items() if key in ids}
+    for line in lines:
+        if line not in found:
+            name = drop_suffix(_file_name(_word(line)))
+            raise InputError(f"{path} names '{name}', but there is no such image")
+    return [found[line] for line in lines]
+
+
+def _word(line: str) -> str:
+    return line.split()[0]
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def read_image(file: File, data: bytes | None = None) -> np.ndarray:
@@ -163,31 +225,45 @@ def open_image(file: File, data: bytes | None = None) -> tuple[Size, Reader]:
     with _decoding(file, data):
         picture = open_picture(data)
         if not is_plain_png(picture, data):
+            check_bmp(picture, data, file)
+            has_16_bits = ";16" in raw_mode(picture)
             ImageOps.exif_transpose(picture, in_place=True)  # decodes it
+            picture = _with_8_bits(picture, has_16_bits, file)
     return (picture.height, picture.width), functools.partial(_decode, picture, data, file)
+
+
+def _with_8_bits(picture: Image.Image, has_16_bits: bool, file: File) -> Image.Image:
+    """The picture, decoded; grey of more than 8 bits as grey of 8: the upper 8 of 16."""
+    if picture.mode == "F":
+        raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
+    if not picture.mode.startswith("I"):
+        # Pillow has dropped the lower 8 bits of colours.
+        if has_16_bits and not any(high for _, high in picture.getextrema()[:3]):
+            raise InputError(f"{file}: 16 bits a channel, all below 256: black; {_SAVE_8}")
+        return picture
+    values = np.array(picture)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
+    values = 0xFFFF - values if is_white_zero(picture) else values  # Pillow turns 8 bits only
+    if 0 < values.max() < 256:
+        raise InputError(f"{file}: 16 bits a pixel, none above {values.max()}: black; {_SAVE_8}")
+    return Image.fromarray((values >> 8).astype(np.uint8))
 
 
 def _decode(picture: Image.Image, data: bytes, file: File, window: Window) -> np.ndarray:
     """uint8 (height, width, 3)."""
     top, left, height, width = window
     with _decoding(file):
-        if picture.tile:  # not decoded; a decoder stops for good, so each window takes a new one
+        if getattr(
+            picture, "tile", None
+        ):  # not decoded; a decoder stops for good, so each window takes a new one
             picture = open_picture(data)
             codec, _, *how = picture.tile[0]
             picture.tile = [(codec, (0, 0, picture.width, top + height), *how)]
         picture.load()
-    picture = picture.crop((left, top, left + width, top + height))
-    if picture.mode == "RGB":
-        return np.array(picture)
-    if picture.mode == "F":
-        raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
-    if picture.mode.startswith("I"):  # 16 bit grey: keep the high byte
-        values = np.array(picture)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
-        return np.repeat((values >> 8).astype(np.uint8)[..., None], 3, axis=2)
-    picture.info.pop("transparency", None)  # dropped anyhow; in a palette, Pillow warns of it
-    return np.array(picture.convert("RGB"))
+        picture = picture.crop((left, top, left + width, top + height))
+        picture.info.pop("transparency", None)  # dropped anyhow; in a palette, Pillow warns of it
+        return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def open_picture(data: bytes) -> Image.Image:
@@ -196,8 +272,8 @@ def open_picture(data: bytes) -> Image.Image:
 
 
 def is_plain_png(picture: Image.Image, data: bytes) -> bool:
-    """RGB row by row, whole, and without anything that might turn it."""
-    if picture.format != "PNG" or picture.mode != "RGB" or len(picture.tile) != 1:
+    """RGB of 8 bits row by row, whole, and without anything that might turn it."""
+    if picture.format != "PNG" or len(picture.tile) != 1 or raw_mode(picture) != "RGB":
         return False
     if {"interlace", "exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & {*picture.info}:
         return False
@@ -209,23 +285,11 @@ def is_plain_png(picture: Image.Image, data: bytes) -> bool:
 def read_mask(file: File) -> np.ndarray:
     """Label map as uint8 (H,W): the stored numbers, never colours turned into numbers.
 
-    Raises InputError when the file is damaged or is not a single-channel lossless picture.
+    Raises InputError when the file is damaged or is no lossless picture of one number a pixel.
     """
     data = file.read()
     with _decoding(file, data):
-        picture = open_picture(data)
-        picture.load()
-    if picture.format == "JPEG":
-        raise InputError(f"{file}: JPEG changes label numbers; masks must be PNG")
-    if picture.mode not in ("L", "P", "1") and not picture.mode.startswith("I"):
-        raise InputError(
-            f"{file}: expected one channel of class ids (grey or palette PNG), found "
-            f"{picture.mode}; turn colours into class ids first"
-        )
-    values = np.array(picture)
-    if values.min() < 0 or values.max() > 255:
-        raise InputError(f"{file}: class ids run from 0 to 255, found up to {values.max()}")
-    return values.astype(np.uint8, copy=False)
+        return class_ids(open_picture(data), data, file)
 
 
 @contextmanager
@@ -233,14 +297,26 @@ def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
     """Turn whatever goes wrong while a picture is parsed into an InputError naming the file."""
     try:
         yield
+    except InputError:
+        raise
     except UnidentifiedImageError:  # its message has a memory address, not the file
-        raise InputError(
-            f"cannot decode {file}: {len(data or b'')} bytes that are no picture (PNG, JPEG, ...); "
-            "copy or download it again"
-        ) from None
+        raise InputError(f"cannot decode {file}: {_no_picture(file, data or b'')}") from None
     except Image.DecompressionBombError:
         raise InputError(
             f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
         ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None
+
+
+def _no_picture(file: File, data: bytes) -> str:
+    """What a file that Pillow takes for no picture is, and what to do."""
+    if name := picture_format(data):
+        return (
+            f"a {name} that is damaged or of a rare form; copy or download it again, or save it "
+            "as PNG with 8 bits"
+        )
+    kind = remedy_for(str(file), data) if data else ""
+    if kind:
+        return f"{len(data)} bytes that are no picture that is read (PNG, JPEG, ...), but {kind}"
+    return f"{len(data)} bytes that are no picture (PNG, JPEG, ...); copy or download it again"

@@ -45,11 +45,12 @@ def match_ids(keys: Iterable[str], known: Iterable[str]) -> dict[str, str]:
 
 def difference(one: str, other: str) -> str:
     """How two names that are taken for one differ, for an error message."""
-    if one.casefold() == other.casefold():
-        return f"'{one}' and '{other}' differ in capital letters only"
-    if _loose(one) == _loose(other):
-        return f"{one!a} and {other!a} differ in letters or blanks that look the same"
-    return f"'{one}' and '{other}' differ in the ending only"
+    first, second = drop_suffix(one), drop_suffix(other)
+    if first == second:
+        return f"{one} and {other} differ in the ending only"
+    if first.casefold() == second.casefold():
+        return f"{one} and {other} differ in capital letters only"
+    return f"{one!a} and {other!a} differ in letters or blanks that look the same"
 
 
 def _plain(name: str) -> str:

@@ -47,7 +47,7 @@ def look(
         pixels = read_image(image, data)
         with open_picture(data) as picture:  # read above: its head is sound
             stored = picture.size[::-1]
-            odd += [Odd(kind, f"{image} {text}") for kind, text in _form(picture)]
+            odd += [Odd(kind, f"{image} {text}") for kind, text in _form(picture, pixels)]
             if not is_plain_png(picture, data):  # of a PNG, Pillow decodes it all for that
                 orientation = picture.getexif().get(_ORIENTATION, 1)
         size = pixels.shape[:2]
@@ -76,11 +76,20 @@ def look(
     return Seen(counts, digest, tuple(problems), tuple(odd))
 
 
-def _form(picture: Image.Image) -> list[tuple[str, str]]:
-    """What is odd about how a picture, not decoded yet, is stored: kind and text."""
+def _form(picture: Image.Image, pixels: np.ndarray) -> list[tuple[str, str]]:
+    """What is odd about how a picture, not decoded yet, is stored: kind and text.
+
+    pixels: what is read of it.
+    """
     odd = []
+    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # MPO: of phones
+        odd.append(
+            ("pages", "has several pages or frames, of which the first is read; save it alone")
+        )
     if picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in picture.tile):
         text = "has 16 bits a channel, of which the upper 8 are read; save it with 8"
+        if pixels.max() < 16:
+            text += ", made brighter: it fills 12 bits at most and is read nearly black"
         odd.append(("16 bits", text))
     if picture.mode == "CMYK":
         text = "is CMYK, made RGB without a colour profile; save it as RGB"

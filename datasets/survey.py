@@ -82,7 +82,7 @@ def labels_from_counts(
 def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -> ImageLabels:
     """The same, but of all images or none. Raises InputError."""
     labels = labels_from_counts(found, num_classes, min_pixels)
-    if not labels:
+    if not labels and not any(f.problems for f in found.values()):
         raise InputError(
             "no readable ground truth to take labels from; give them with --labels or "
             "--import-labels"

@@ -134,7 +134,8 @@ def pseudo_mask_files(
     """
     if class_names is not None:
         check_class_names(Path(folder), class_names)
-    found, names = list_files(Path(folder), (".png",)), list(names)
+    # Whatever else lies there is ours; missing masks are told below.
+    found, names = list_files(Path(folder), (".png",), known=("",)), list(names)
     missing = [name for name in names if name not in found]
     if missing:
         first = Path(folder) / f"{missing[0]}.png"

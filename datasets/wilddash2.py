@@ -1,14 +1,16 @@
 """WildDash2: the authors' 25 classes, from their folders or from the original release."""
 
 import functools
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import yaml
 
 from datasets.files import File, list_files, read_image, read_mask, read_split_list
+from datasets.ids import image_id
 from datasets.labels import IGNORE_INDEX, load_classes
-from utils.errors import InputError
+from datasets.unknown_values import color_codes, refuse_unknown
+from utils.errors import InputError, warn
 from utils.files import parse_json
 
 EXPECTED = """expected one of
@@ -16,6 +18,12 @@ EXPECTED = """expected one of
   images/<name>.jpg + labels/<name>.png, or panoptic/<name>.png and panoptic.json  (the release),
     with train.txt and val.txt (one image name a line): the release has no split of its own and the
     authors' lists (3618 and 638 images) are not published"""
+_UNKNOWN = 254  # no class id, and not that of pixels without label
+_OTHER_RELEASE = (
+    "take both from one release; was the picture resized, saved as JPEG, or with red and blue "
+    "exchanged?"
+)
+_KNOWN = ("_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json")  # beside train ids
 _CLASSES = Path(__file__).parent / "classes"
 
 
@@ -49,23 +57,26 @@ class WildDash2:
                 raise InputError(f"{self.root} has no images of '{split}'; {EXPECTED}")
             return files
         files = list_files(self.root / "images")
-        wanted = read_split_list(self.root / f"{split}.txt")
-        for name in wanted:
-            if name not in files:
-                raise InputError(f"{self.root / split}.txt names '{name}', which is not in images/")
+        wanted = read_split_list(self.root / f"{split}.txt", files)
         return {name: files[name] for name in sorted(set(wanted))}
 
     def ground_truth(self, split: str) -> dict[str, File]:
         """Image id -> label file, as far as they are there."""
         if not self.is_release:
-            return list_files(self.root / "mask" / split, ["_labelTrainIds.png"])
-        files = {}
+            return list_files(self.root / "mask" / split, ["_labelTrainIds.png"], _KNOWN)
+        images, files = self.images(split), {}
         if (self.root / "panoptic.json").is_file():
             described = _read_panoptic(str(self.root / "panoptic.json"))
             files = list_files(self.root / "panoptic", [".png"])
+            unknown = [name for name in images if name in files and name not in described]
+            if unknown:
+                warn(
+                    f"{self.root / 'panoptic.json'} does not describe {len(unknown)} of the "
+                    f"pictures of '{split}' in panoptic/ ({unknown[0]}, ...): these are not read"
+                )
             files = {name: file for name, file in files.items() if name in described}
         files |= list_files(self.root / "labels", ["_labelIds.png", ".png"])
-        return {name: files[name] for name in self.images(split) if name in files}
+        return {name: files[name] for name in images if name in files}
 
     def read_ground_truth(self, file: File) -> np.ndarray:
         """uint8 (H,W): 0..24, 255 where there is no label."""
@@ -83,11 +94,19 @@ class WildDash2:
 
     def _from_panoptic(self, file: File) -> np.ndarray:
         path = str(self.root / "panoptic.json")
-        table = np.full(1 << 24, IGNORE_INDEX, np.uint8)
-        for segment, class_id in _read_panoptic(path)[Path(file.path).stem]:
+        table = np.full(1 << 24, _UNKNOWN, np.uint8)
+        table[0] = IGNORE_INDEX
+        for segment, class_id in _read_panoptic(path)[_image_id(file.path)]:
+            if not 0 <= segment < len(table):
+                raise InputError(f"{path}: the segment id {segment} of {file} is no colour")
             table[segment] = class_id
-        red, green, blue = np.moveaxis(read_image(file).astype(np.int32), 2, 0)
-        return table[red + (green << 8) + (blue << 16)]
+        codes = color_codes(read_image(file), swapped=True)
+        ids = table[codes]
+        is_unknown = ids == _UNKNOWN
+        what = "segment ids that panoptic.json doesn't give this picture"
+        refuse_unknown(is_unknown, codes, file, what, int, lambda: _OTHER_RELEASE)
+        ids[is_unknown] = IGNORE_INDEX
+        return ids
 
 
 @functools.cache
@@ -100,6 +119,11 @@ def categories() -> tuple[tuple[str, int], ...]:
         (name, IGNORE_INDEX if class_name is None else names.index(class_name))
         for name, class_name in pairs
     )
+
+
+def _image_id(path: str) -> str:
+    name = PurePath(path).name
+    return image_id(name, PurePath(name).suffix)
 
 
 @functools.cache
@@ -119,7 +143,7 @@ def _read_panoptic(path: str) -> dict[str, list[tuple[int, int]]]:
                 raise InputError(f"{path}: unknown category {category['id']} '{category['name']}'")
             class_of_category[category["id"]] = class_id
         return {
-            Path(image["file_name"]).stem: [
+            _image_id(image["file_name"]): [
                 (segment["id"], class_of_category[segment["category_id"]])
                 for segment in image["segments_info"]
             ]

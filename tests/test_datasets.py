@@ -23,7 +23,7 @@ from datasets.survey import labels_from_counts, survey
 from datasets.training import Draw, EvaluationSet, TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from datasets.wilddash2 import _read_panoptic, categories
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 CLASSES = Path(__file__).resolve().parent.parent / "datasets" / "classes"
 
@@ -243,6 +243,72 @@ def test_camvid_layouts_agree(tmp_path: Path) -> None:
                 assert np.array_equal(dataset.read_ground_truth(masks[name]), ids[name])
 
 
+def kaggle(root: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """CamVid as on Kaggle: name -> split. Every colour of the release is in each label file."""
+    items = yaml.safe_load((CLASSES / "camvid_colors.yaml").read_text())["colors"]
+    items.append({"name": "Void", "color": [0, 0, 0], "class": None})
+    rows = [f"{i['name']},{','.join(map(str, i['color']))}" for i in items]
+    root.mkdir()
+    (root / "class_dict.csv").write_text("\n".join(["name,r,g,b", *sorted(rows)]) + "\n")
+    classes = load_classes(CLASSES / "camvid.yaml").names
+    table = np.array([classes.index(i["class"]) if i["class"] else 255 for i in items], np.uint8)
+    expected = {}
+    for seed, (name, split) in enumerate(names.items()):
+        order = np.random.default_rng(seed).permutation(np.repeat(np.arange(32), 4)).reshape(8, 16)
+        save(root / split / f"{name}.png", picture(8, 16))
+        colors = np.array([i["color"] for i in items], np.uint8)
+        save(root / f"{split}_labels" / f"{name}_L.png", colors[order])
+        expected[name] = table[order]
+    return expected
+
+
+def test_camvid_as_on_kaggle(tmp_path: Path) -> None:
+    names = {"0001TP_009210": "train", "0016E5_07959": "val", "Seq05VD_f00000": "test"}
+    expected = kaggle(tmp_path / "k", names)
+    dataset = open_dataset("camvid", tmp_path / "k")
+    assert dataset.splits() == ["train", "val", "test"]
+    for name, split in names.items():
+        assert list(dataset.images(split)) == list(dataset.ground_truth(split)) == [name]
+        ids = dataset.read_ground_truth(dataset.ground_truth(split)[name])
+        assert np.array_equal(ids, expected[name])
+    table = tmp_path / "k" / "class_dict.csv"
+    text = table.read_text()
+    for old, new, message in (
+        ("Sky,128,128,128", "Sky,128,128,127", r"'Sky' has the colour \[128, 128, 127\], in"),
+        ("Sky,", "Pavement,", r"'Pavement' has the colour .* no such class"),
+        ("name,r,g,b", "class;r;g;b", r"no table of CamVid's colours.*name,r,g,b"),
+    ):
+        table.write_text(text.replace(old, new))
+        with pytest.raises(InputError, match=f"class_dict.csv.*{message}"):
+            open_dataset("camvid", tmp_path / "k")
+    table.unlink()
+    assert open_dataset("camvid", tmp_path / "k").layout == "kaggle"
+
+
+def test_camvid_labels_of_other_colours_are_refused(tmp_path: Path) -> None:
+    ids = {"0016E5_07959": np.zeros((40, 60), np.uint8)}
+    ids["0016E5_07959"][:, 30:], ids["0016E5_07959"][0] = 1, 3
+    camvid_original(tmp_path, list(ids), ids)
+    dataset = open_dataset("camvid", tmp_path)
+    (file,) = dataset.ground_truth("val").values()
+    colors = np.array(Image.open(file.path))
+    smoothed = Image.fromarray(colors).resize((31, 20), Image.Resampling.BILINEAR)
+    odd = colors.copy()
+    odd[0, :2] = (1, 2, 3)  # 2 of 2400: as the release has
+    for values, message in (
+        (np.array(smoothed), r"_L.png: \d.* % .* colours of no class, e.g. \[.*smoothing"),
+        (colors[..., ::-1], r"_L.png: 48.8 % .*e.g. \[0, 0, 128\]; red and blue are exchanged"),
+        (colors + 1, r"100 % of the pixels"),
+    ):
+        save(Path(file.path), values)
+        with pytest.raises(InputError, match=message):
+            dataset.read_ground_truth(file)
+    save(Path(file.path), odd)
+    expected = ids["0016E5_07959"].copy()
+    expected[0, :2] = 255
+    assert np.array_equal(dataset.read_ground_truth(file), expected)
+
+
 def test_camvid_split_lists(tmp_path: Path) -> None:
     ids = {name: id_map(11) for name in ("a", "b", "c")}
     camvid_original(tmp_path, list(ids), ids)
@@ -332,6 +398,20 @@ def test_cityscapes(tmp_path: Path, zipped: bool) -> None:
     assert [sample["name"] for sample in loader] == list(CITY)
 
 
+def test_label_ids_that_cityscapes_does_not_have(tmp_path: Path) -> None:
+    cityscapes_tree(tmp_path)
+    dataset = open_dataset("cityscapes", tmp_path)
+    file = dataset.ground_truth("train")[CITY[0]]
+    for values in (np.full((4, 8), 34, np.uint8), np.arange(32, dtype=np.uint8).reshape(4, 8) * 8):
+        save(Path(file.path), values)
+        with pytest.raises(
+            InputError, match=r"labelIds.png: [\d.]+ % .* ids that no label of City"
+        ):
+            dataset.read_ground_truth(file)
+    save(Path(file.path), np.full((4, 8), 255, np.uint8))  # license plate, -1
+    assert (dataset.read_ground_truth(file) == 255).all()
+
+
 def test_cityscapes_ids_are_the_official_ones() -> None:
     labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
     official = {label.trainId: label.id for label in labels if 0 <= label.trainId < 255}
@@ -393,6 +473,29 @@ def test_wilddash2_release(tmp_path: Path) -> None:
             assert np.array_equal(dataset.read_ground_truth(file), class_ids[maps[name]])
         if kind == "labels":
             (tmp_path / "labels").rename(tmp_path / "hidden")
+
+
+def test_panoptic_segments_that_are_not_described(tmp_path: Path) -> None:
+    wilddash_release(tmp_path)
+    (tmp_path / "labels").rename(tmp_path / "hidden")
+    _read_panoptic.cache_clear()
+    dataset = open_dataset("wilddash2", tmp_path)
+    (file,) = dataset.ground_truth("train").values()
+    colors = np.array(Image.open(file.path))
+    colors[0, 0] = 0  # no segment
+    save(Path(file.path), colors)
+    assert dataset.read_ground_truth(file)[0, 0] == 255
+    for values in (colors[..., ::-1], colors ^ 4):
+        save(Path(file.path), values)
+        with pytest.raises(InputError, match=r"segment ids that panoptic.json doesn't give"):
+            dataset.read_ground_truth(file)
+    content = json.loads((tmp_path / "panoptic.json").read_text())
+    del content["annotations"][0]
+    (tmp_path / "panoptic.json").write_text(json.dumps(content))
+    _read_panoptic.cache_clear()
+    with pytest.warns(InputWarning, match=r"does not describe 1 of the pictures of 'train'"):
+        assert dataset.ground_truth("train") == {}
+    _read_panoptic.cache_clear()
 
 
 def test_wilddash2_authors_layout(tmp_path: Path) -> None:

@@ -1,0 +1,177 @@
+"""What a file is by its first bytes, whatever its name says, and what to do about it."""
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+_FRAMES = "write its frames into a folder: mkdir frames && ffmpeg -i {file} frames/%06d.png"
+_PILLOW = (  # keeps the numbers of a palette
+    "convert it: python -c 'import sys; from PIL import Image; Image.open(sys.argv[1])"
+    ".save(sys.argv[2])' {file} {stem}_new.png"
+)
+_MAGICK = "convert it with ImageMagick: magick {file} {stem}_new.png"
+_RAW = "develop it to PNG or JPEG: darktable-cli {file} {stem}_new.png"
+_HEIF = (
+    "convert it: heif-convert {file} {stem}_new.jpg (macOS: sips -s format jpeg {file} --out "
+    "{stem}_new.jpg)"
+)
+_ARRAY = "write its numbers as a picture of 8 bits (PIL.Image.fromarray(array).save(name + '.png'))"
+_UNPACK = "unpack it and give the folder"
+_AGAIN = "copy or download it again; a text editor shows what it says"
+
+
+class Kind(NamedTuple):
+    """What a file is, with its article, and the remedy, with {file} and {stem} for its name."""
+
+    what: str
+    remedy: str
+
+
+# (place, bytes there, what, remedy): the first that fits.
+_MAGIC = (
+    (0, b"\x1aE\xdf\xa3", "a film (Matroska or WebM)", _FRAMES),
+    (0, b"\x00\x00\x01\xba", "a film (MPEG)", _FRAMES),
+    (0, b"\x00\x00\x01\xb3", "a film (MPEG)", _FRAMES),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a film (WMV)", _FRAMES),
+    (0, b"FLV\x01", "a film (Flash)", _FRAMES),
+    (0, b"OggS", "a film or sound (Ogg)", _FRAMES),
+    (8, b"AVI ", "a film (AVI)", _FRAMES),
+    (4, b"moov", "a film (QuickTime)", _FRAMES),
+    (4, b"mdat", "a film (QuickTime)", _FRAMES),
+    (4, b"wide", "a film (QuickTime)", _FRAMES),
+    (0, b"GIF8", "a GIF picture", _PILLOW),
+    (0, b"8BPS", "a Photoshop picture", _PILLOW),
+    (0, b"gimp xcf", "a GIMP picture", _MAGICK),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture", _PILLOW),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _PILLOW),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", _MAGICK),
+    (0, b"\xff\x0a", "a JPEG XL picture", _MAGICK),
+    (0, b"II\xbc\x01", "a JPEG XR picture", _MAGICK),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture", _MAGICK),
+    (0, b"#?RADIANCE", "a Radiance HDR picture", _MAGICK),
+    (0, b"#?RGBE", "a Radiance HDR picture", _MAGICK),
+    (0, b"DDS ", "a DirectDraw surface", _PILLOW),
+    (0, b"qoif", "a QOI picture", _MAGICK),
+    (0, b"BPG\xfb", "a BPG picture", _MAGICK),
+    (0, b"\x00\x00\x01\x00", "an icon", _PILLOW),
+    *((0, b"P%d\n" % n, "a Netpbm picture (PGM, PPM)", _PILLOW) for n in range(1, 8)),
+    (0, b"Pf\n", "a PFM picture", _PILLOW),
+    (0, b"PF\n", "a PFM picture", _PILLOW),
+    (0, b"%PDF", "a PDF document", "take the pictures out of it: pdfimages -all {file} picture"),
+    (0, b"%!PS", "a PostScript program", _MAGICK),
+    (0, b"FUJIFILMCCD-RAW", "a raw picture of a camera", _RAW),
+    (0, b"IIRO", "a raw picture of a camera", _RAW),
+    (0, b"IIU\x00", "a raw picture of a camera", _RAW),
+    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {file} {stem}_new.png"),
+    (344, b"n+1\x00", "a NIfTI volume", _ARRAY),
+    (344, b"ni1\x00", "a NIfTI volume", _ARRAY),
+    (0, b"SIMPLE  =", "a FITS picture", _ARRAY),
+    (0, b"\x93NUMPY", "a NumPy array", _ARRAY),
+    (0, b"MATLAB ", "a MATLAB file", _ARRAY),
+    (0, b"\x89HDF", "an HDF5 file (also MATLAB's)", _ARRAY),
+    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
+    (0, b"BZh", "a bzip2 archive", _UNPACK),
+    (0, b"\xfd7zXZ\x00", "an xz archive", _UNPACK),
+    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
+    (0, b"Rar!", "a RAR archive", _UNPACK),
+    (257, b"ustar", "a tar archive", _UNPACK),
+    (0, b"PAR1", "a Parquet table", "write its pictures as files"),
+    (0, b"SQLite format 3\x00", "an SQLite data base", "write its pictures as files"),
+    (0, b"\xd0\xcf\x11\xe0", "an Office document or Windows' Thumbs.db", "remove it"),
+    (0, b"\x00\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)", "remove it"),
+    (0, b"bplist00", "a placeholder of macOS (iCloud)", "download the file in the Finder"),
+    (0, b"L\x00\x00\x00\x01\x14\x02\x00", "a Windows shortcut", "copy the file that it leads to"),
+    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file", "get it: git lfs pull"),
+    (0, b"../.git/annex/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
+    (0, b"/annex/objects/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
+)
+_PICTURES = (
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"BM", "BMP"),
+    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
+)
+_SIGNED_OUT = "copy or download it again, signed in: it may be the page of a login or an error"
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """What the bytes are, if they are known and no picture that this code reads; the first 4096 do.
+
+    Empty files, text and bytes that are all zero are kinds too.
+    """
+    if not data:
+        return Kind("an empty file", "copy or download it again")
+    if data[4:8] == b"ftyp":
+        return _of_boxes(data)
+    for place, magic, what, remedy in _MAGIC:
+        if data[place : place + len(magic)] == magic:
+            return Kind(what, remedy)
+    if len(data) > 376 and data[0] == data[188] == data[376] == 0x47:
+        return Kind("a film (MPEG)", _FRAMES)
+    if data[:4] == b"PK\x03\x04":
+        return _of_zip(data)
+    if data[:1] == b"\x80" and data[1:2] <= b"\x05":
+        return Kind(
+            "a pickle of Python (a checkpoint, perhaps)", "remove it, or put a picture in its place"
+        )
+    if data.count(0) == len(data):
+        return Kind(
+            "nothing but zero bytes",
+            "copy or download it again: the last time, it was not finished",
+        )
+    return _of_text(data[:4096])
+
+
+def remedy_for(name: str, data: bytes) -> str:
+    """'a film (MP4 or QuickTime); write ...' of the file called `name`; empty for unknown kinds."""
+    kind = kind_of(data)
+    if kind is None:
+        return ""
+    names = {"file": shlex.quote(name), "stem": shlex.quote(str(Path(name).with_suffix("")))}
+    return f"{kind.what}; {kind.remedy.format_map(names)}"
+
+
+def picture_format(data: bytes) -> str:
+    """PNG, JPEG, BMP, TIFF or WebP, by the first bytes of what may be damaged; else empty."""
+    for magic, name in _PICTURES:
+        if data.startswith(magic):
+            return name
+    return "WebP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
+
+
+def _of_boxes(data: bytes) -> Kind:
+    """Of the ISO base media format: films, HEIC and AVIF pictures, by its brands."""
+    brands = data[8 : max(12, min(int.from_bytes(data[:4]), 256))]
+    if b"avif" in brands or b"avis" in brands:
+        return Kind("an AVIF picture", _PILLOW)
+    if any(brand in brands for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")):
+        return Kind("a HEIC picture", _HEIF)
+    if brands[:3] == b"crx":
+        return Kind("a raw picture of a camera", _RAW)
+    return Kind("a film (MP4 or QuickTime)", _FRAMES)
+
+
+def _of_zip(data: bytes) -> Kind:
+    head = data[:4096]
+    if b"data.pkl" in head:
+        return Kind("a checkpoint of PyTorch", "remove it, or put a picture in its place")
+    if b".npy" in head[:300]:
+        return Kind("NumPy arrays (.npz)", _ARRAY)
+    return Kind("a zip archive", _UNPACK)
+
+
+def _of_text(head: bytes) -> Kind | None:
+    bom = head[:2] in (b"\xff\xfe", b"\xfe\xff")
+    text = head.decode("utf-16" if bom else "utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+    start = text[:1000].lower()
+    if start.startswith(("<!doctype html", "<html", "<head", "<body", "<script")):
+        return Kind("an HTML page", _SIGNED_OUT)
+    if "<svg" in start and start.startswith("<"):
+        return Kind("an SVG drawing", _MAGICK)
+    if start.startswith("<?xml") or "<error>" in start:
+        return Kind("an XML text", _SIGNED_OUT)
+    odd = sum(not (c.isprintable() or c in "\t\r\n") or c == "\ufffd" for c in text)
+    if odd > 1:  # the last letter may be cut
+        return None
+    return Kind("a JSON text" if start[:1] in ("{", "[") else "a text", _AGAIN)

@@ -1,0 +1,68 @@
+"""Files that are no data: what other programs leave in folders, and what a listing can't read."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from datasets.file_kinds import remedy_for
+from datasets.ids import IMAGE_SUFFIXES
+from utils.errors import warn
+from utils.files import UNFINISHED
+
+# Folders and files that a system, a server or an editor makes by itself. Names with a dot in front
+# are .ipynb_checkpoints, .DS_Store, ._x (macOS), .Trash-1000, .thumbnails, .git, .snapshot, .nfs*.
+_LEFTOVER = re.compile(
+    r"\..*|__MACOSX|Icon\r|Network Trash Folder|Temporary Items"  # hidden; macOS
+    r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|\$RECYCLE\.BIN|RECYCLE[RD]|FOUND\.\d+"  # Windows
+    r"|System Volume Information"
+    r"|@eaDir|@tmp|@sharebin|#recycle|#snapshot|.*@Syno(EA)?(Stream|Resource)"  # Synology
+    r"|@Recycle|@Recently-Snapshot|~snapshot|lost\+found|_gsdata_"  # QNAP, NetApp, Linux, GoodSync
+    r"|__pycache__|node_modules|ZbThumbnail\.info|Picasa\.ini|pspbrwse\.jbf"
+    r"|~\$.*|#.*#|.*~|.*\.sw[op]",  # editors
+    re.IGNORECASE | re.DOTALL,
+)
+# Pictures, films and arrays that this code doesn't read, by their ending.
+_OTHER = re.compile(
+    r".*\.(gif|jfif|jpe|jif|jp2|j2k|jpx|jpf|jxl|jxr|heic|heif|hif|avif|bpg|qoi|tga|pbm|pgm|ppm|pnm"
+    r"|pam|pfm|exr|hdr|dds|psd|xcf|svg|dng|cr2|cr3|nef|arw|raf|orf|rw2|pef|srw|dcm|nii|nii\.gz|npy"
+    r"|npz|mat|h5|hdf5|mp4|m4v|mov|avi|mkv|webm|mpg|mpeg|mts|m2ts|wmv|flv|3gp)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ANNOTATIONS = frozenset((".json", ".xml", ".txt"))  # beside pictures, nothing odd
+_HEAD = 4096  # bytes that tell what a file is
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file or folder of this name is what another program left, and no data."""
+    return bool(_LEFTOVER.fullmatch(name) or UNFINISHED.search(name))
+
+
+def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], found: bool) -> None:
+    """Warn, in one line, of files that look like images or masks and aren't read.
+
+    names: paths below `folder` that have none of `endings`. found: whether others have one. Where
+    none has, annotations in another form are named too.
+    """
+    looks = sorted(n for n in names if _suffix(n) in IMAGE_SUFFIXES or _OTHER.fullmatch(n))
+    kind = _kind(Path(folder, looks[0])) if looks else ""
+    if not (found or looks):
+        looks = sorted(name for name in names if _suffix(name) in _ANNOTATIONS)
+        looks = looks if len(looks) > 1 else []
+    if looks:
+        are = "file that is" if len(looks) == 1 else "files that are"
+        shown = ", ".join([*looks[:2], *(["..."] if len(looks) > 2 else [])])
+        text = f"{folder} has {len(looks)} {are} not read ({shown}); expected {' '.join(endings)}"
+        warn(f"{text}. {looks[0]} is {kind}" if kind else text)
+
+
+def _suffix(name: str) -> str:
+    return name[name.rfind(".") :].lower()
+
+
+def _kind(path: Path) -> str:
+    """What the file is and what to do about it; empty where that isn't known, or it is in a zip."""
+    try:
+        with path.open("rb") as file:
+            return remedy_for(str(path), file.read(_HEAD))
+    except OSError:
+        return ""

@@ -1,0 +1,116 @@
+"""The numbers that a picture file stores, where Pillow gives others or can't tell.
+
+Pillow stretches grey of 1, 2 and 4 bits to 0..255, turns TIFFs whose 0 is white, keeps the upper
+half of 16 bits a channel, and misreads some BMPs with a palette of greys.
+"""
+
+import numpy as np
+from PIL import Image
+
+from utils.errors import InputError
+
+_LOSSY = ("JPEG", "MPO", "WEBP")  # formats
+_LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # compressions
+_SUBFILE, _PHOTOMETRIC, _SAMPLE_FORMAT = 254, 262, 339  # TIFF tags
+_STEPS = {"L;2": 85, "L;4": 17}  # by how much Pillow stretches
+
+
+def class_ids(picture: Image.Image, data: bytes, file: object) -> np.ndarray:
+    """Label map as uint8 (H,W) of a picture that isn't decoded yet: the numbers as stored.
+
+    data: the file's content. Raises InputError naming `file` where they are no class ids, or where
+    the format has changed them.
+    """
+    raw = raw_mode(picture)
+    _check_form(picture, data, file, raw)
+    picture.load()
+    values = _one_channel(picture, file)
+    if raw[:3] in _STEPS:
+        values = values // _STEPS[raw[:3]]
+    if picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT) == 2:
+        values = values.view(np.int8)
+    if picture.mode == "F" and not (values == np.floor(values)).all():
+        odd = values[values != np.floor(values)][0]
+        raise InputError(f"{file}: class ids are whole numbers, found {odd}; save it with 8 bits")
+    low, high = values.min(), values.max()
+    if low < 0 or high > 255:
+        hint = "pixels without a label are 255" if low < 0 else "save it as PNG with 8 bits"
+        found = f"down to {low}" if low < 0 else f"up to {high}"
+        raise InputError(f"{file}: class ids run from 0 to 255, found {found}; {hint}")
+    return values.astype(np.uint8, copy=False)
+
+
+def check_bmp(picture: Image.Image, data: bytes, file: object) -> None:
+    """Raise InputError for a BMP with a palette of greys whose pixels Pillow unpacks wrongly."""
+    if picture.format != "BMP" or picture.mode not in ("1", "L"):
+        return
+    place = 24 if int.from_bytes(data[14:18], "little") == 12 else 28
+    bits = int.from_bytes(data[place : place + 2], "little")
+    if picture.tile[0][0] == "raw" and bits != (1 if picture.mode == "1" else 8):
+        raise InputError(
+            f"{file}: a BMP of {bits} bits with a palette of greys can't be read; save it as PNG"
+        )
+
+
+def is_white_zero(picture: Image.Image) -> bool:
+    """Whether it is a TIFF in which 0 is white."""
+    return _tag(picture, _PHOTOMETRIC) == 0
+
+
+def raw_mode(picture: Image.Image) -> str:
+    """How pixels lie in the file, in Pillow's words ("L;4"); empty where no decoder is set."""
+    how = picture.tile[0][3] if picture.tile else ""
+    return str(how[0] if isinstance(how, tuple) else how)
+
+
+def _check_form(picture: Image.Image, data: bytes, file: object, raw: str) -> None:
+    """Raise InputError for a format that changes numbers, or leaves open which are meant."""
+    form = picture.format
+    if form in _LOSSY or picture.info.get("compression") in _LOSSY_TIFF:
+        form = {"MPO": "JPEG", "WEBP": "WebP"}.get(form, form)
+        form = "JPEG in TIFF" if form == "TIFF" else form
+        raise InputError(f"{file}: {form} changes label numbers; masks must be PNG")
+    check_bmp(picture, data, file)
+    if is_white_zero(picture):
+        raise InputError(
+            f"{file}: a TIFF in which 0 is white: its numbers have two readings; save it as PNG, "
+            "or with 0 as black (PhotometricInterpretation 1)"
+        )
+    if ";16" in raw and not picture.mode.startswith("I"):
+        raise InputError(
+            f"{file}: {len(picture.getbands())} channels of 16 bits; expected one channel of class "
+            "ids: save it as grey PNG with 8 bits"
+        )
+    pages = _pages(picture)
+    if pages > 1:
+        raise InputError(f"{file}: {pages} pages; expected one map of class ids: save one as PNG")
+
+
+def _pages(picture: Image.Image) -> int:
+    """Pages and frames, without those of a TIFF that are the first one made smaller."""
+    pages = 1
+    for page in range(1, getattr(picture, "n_frames", 1)):
+        picture.seek(page)
+        pages += not (_tag(picture, _SUBFILE) or 0) & 1
+    picture.seek(0)
+    return pages
+
+
+def _one_channel(picture: Image.Image, file: object) -> np.ndarray:
+    """(H,W) of a decoded picture."""
+    mode, values = picture.mode, np.array(picture)
+    if mode in ("L", "P", "1", "F") or mode.startswith("I"):
+        return values.astype(np.uint8) if mode == "1" else values
+    hint = "turn colours into class ids first"
+    colors = values[..., : len(mode.removesuffix("A"))]
+    if mode in ("LA", "RGB", "RGBA") and (colors == colors[..., :1]).all():
+        hint = "turn it into grey by keeping one channel: image.getchannel(0), or array[..., 0]"
+    raise InputError(
+        f"{file}: expected one channel of class ids (grey or palette PNG), found {mode}; {hint}"
+    )
+
+
+def _tag(picture: Image.Image, number: int) -> int | None:
+    """The first value of a TIFF tag; None where it isn't set, or in other formats."""
+    value = getattr(picture, "tag_v2", {}).get(number)
+    return value[0] if isinstance(value, tuple) else value
