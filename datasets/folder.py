@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.files import File, list_files, read_mask, walk
-from datasets.ids import IMAGE_SUFFIXES
+from datasets.files import MASK_SUFFIXES, File, list_files, read_mask, walk
+from datasets.leftovers import is_leftover, looks_like_picture
 from utils.errors import InputError, warn
 
 EXPECTED = """expected
@@ -33,7 +33,6 @@ _LIKE_SPLIT = re.compile(
 # Where other tools and data sets keep ground truth.
 _OTHER_MASKS = ("annotations", "annotation", "labels", "label", "gt", "gtfine", "ground_truth")
 _OTHER_MASKS += ("groundtruth", "segmentationclass", "segmentation", "segmentations", "seg")
-_PICTURES = (*IMAGE_SUFFIXES, ".gif", ".npy", ".npz", ".mat")
 _MOST = 1000  # files that are counted where the number is only told
 
 
@@ -82,7 +81,7 @@ class Folder:
         if below:
             # masks/validation may stand beside images/val
             below = _splits(self._masks, folders).get(split, below)
-        files = list_files(self._masks / below, [".png"])
+        files = list_files(self._masks / below, MASK_SUFFIXES)
         if not files:
             self._tell_unread_masks(split, folders, names)
         return files
@@ -142,10 +141,9 @@ class Folder:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders in `folder`, sorted and without hidden ones, and of the files."""
+    """Names of the folders in `folder`, sorted and without leftovers, and of the files."""
     for _, folders, names in os.walk(folder):
-        hidden = (".", "@", "#", "$", "__MACOSX")
-        return sorted(name for name in folders if not name.startswith(hidden)), names
+        return sorted(name for name in folders if not is_leftover(name)), names
     return [], []
 
 
@@ -218,7 +216,7 @@ def _split_first(folders: list[str], root: Path) -> str:
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _PICTURES  # noqa: PTH122
+    return looks_like_picture(name) and not is_leftover(name)
 
 
 def _count(folder: Path) -> str:
