@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -25,6 +26,7 @@ from datasets.label_check import (
     truth_oddities,
 )
 from datasets.labels import ClassTable
+from datasets.leftovers import looks_like_picture
 from datasets.plausible import crop_to_reach, implausible
 from datasets.sizes import sample_sizes
 from datasets.split_labels import label_keys
@@ -194,8 +196,10 @@ def _alike(files: dict[str, File]) -> list[Odd]:
 def _strays(root: Path, images: Splits, masks: Splits, said: Sequence[str]) -> list[Odd]:
     """Files beside images and masks that are none of them, nor named after an image.
 
-    One line for those of one folder and ending. said: what the listings have told of folders.
+    One line for those of one folder and ending. said: what the listings have told already.
     """
+    starts = (re.match(r"(.+?) (?:has|with) \d", text) for text in said)
+    told = tuple(os.path.join(start[1], "") for start in starts if start)  # noqa: PTH118
     used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}
     ids = {name.rpartition("/")[2] for files in images.values() for name in files}
     tops = {Path(path).relative_to(root).parts[0] for path in used if Path(path) != root}
@@ -203,12 +207,11 @@ def _strays(root: Path, images: Splits, masks: Splits, said: Sequence[str]) -> l
     for top in sorted(tops):
         with contextlib.suppress(InputError):  # a folder that can't be listed is a problem already
             for folder, names in walk(root / top):
-                if any(re.search(rf"{re.escape(folder)}(?![\\/\w])", text) for text in said):
-                    continue
                 for name in sorted(names):
                     cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
                     is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
-                    if not (is_used or name.startswith(".")):
+                    is_told = looks_like_picture(name) and f"{folder}/".startswith(told)
+                    if not (is_used or is_told or name.startswith(".")):
                         strays[folder, Path(name).suffix].append(name)
     odd = []
     for (folder, _), names in strays.items():

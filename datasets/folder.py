@@ -3,13 +3,13 @@
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from datasets.files import File, list_files, read_mask, walk
-from datasets.ids import IMAGE_SUFFIXES
+from datasets.files import MASK_SUFFIXES, File, list_files, read_mask, walk
+from datasets.leftovers import is_leftover, looks_like_picture
 from utils.errors import InputError, warn
 
 EXPECTED = """expected
@@ -33,7 +33,6 @@ _LIKE_SPLIT = re.compile(
 # Where other tools and data sets keep ground truth.
 _OTHER_MASKS = ("annotations", "annotation", "labels", "label", "gt", "gtfine", "ground_truth")
 _OTHER_MASKS += ("groundtruth", "segmentationclass", "segmentation", "segmentations", "seg")
-_PICTURES = (*IMAGE_SUFFIXES, ".gif", ".npy", ".npz", ".mat")
 _MOST = 1000  # files that are counted where the number is only told
 
 
@@ -71,8 +70,7 @@ class Folder:
         if not files:
             raise InputError(f"no images in {folder}; {EXPECTED}")
         _check_no_split_below(folder, split if self._folders[split] else None, files)
-        if self._folders[split]:
-            self._tell_unread()
+        self._tell_unread()
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
@@ -82,9 +80,9 @@ class Folder:
         if below:
             # masks/validation may stand beside images/val
             below = _splits(self._masks, folders).get(split, below)
-        files = list_files(self._masks / below, [".png"])
+        files = list_files(self._masks / below, MASK_SUFFIXES)
         if not files:
-            self._tell_unread_masks(split, folders, names)
+            self._tell_unread_masks(folders, names)
         return files
 
     def read_ground_truth(self, file: File) -> np.ndarray:
@@ -99,14 +97,17 @@ class Folder:
         return self._folders[split]
 
     def _tell_unread(self) -> None:
-        """Name what lies beside the split folders: it belongs to no split."""
+        """Name what lies beside the folders of the splits: it belongs to none of them."""
+        for other in _others(self.root, self._images.name, _IMAGES):
+            warn(f"{other} is not read: the images are those of {self._images}")
         folders, names = _entries(self._images)
-        splits = ", ".join(self._folders.values())
-        pictures = [name for name in names if _is_picture(name)]
+        if self._folders == {"train": ""}:
+            return
+        pictures = list(filter(_is_picture, names))
         if pictures:
             warn(
-                f"{self._images} has {len(pictures)} images beside the folders {splits} that are "
-                f"not read ({min(pictures)}); move them into one of these folders, or away"
+                f"{self._images} has {_number(pictures)} not read ({min(pictures)}), beside "
+                f"{', '.join(self._folders.values())}; move into one of these folders, or away"
             )
         for folder in folders:
             count = _count(self._images / folder) if folder not in self._folders.values() else ""
@@ -116,36 +117,31 @@ class Folder:
                     "val, test); rename it if it is meant as one"
                 )
 
-    def _tell_unread_masks(self, split: str, folders: list[str], names: list[str]) -> None:
+    def _tell_unread_masks(self, folders: list[str], names: list[str]) -> None:
         """Name what may be the ground truth of a split that has none where it is looked for."""
-        looked_for = self._masks / self._folders[split]
-        if self._masks.is_dir():
-            known = _splits(self._masks, folders).values() if self._folders[split] else ()
-            if known:
-                return  # other splits have masks: this one needs none
-            count = _count(self._masks)
+        expected = " or ".join(str(self._masks / folder) for folder in self._folders.values())
+        expected = f"ground truth lies in {expected}, named <image id>.png"
+        has_splits = self._folders != {"train": ""}
+        known = _splits(self._masks, folders).values() if has_splits else ()
+        unread = [self._masks / folder for folder in folders if folder not in known]
+        if not self._masks.is_dir():
+            beside = _entries(self.root)[0]
+            unread = [self.root / name for name in beside if name.casefold() in _OTHER_MASKS]
+            expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
+            expected += " meant as ground truth"
+        loose = list(filter(_is_picture, names))
+        if loose and has_splits:
+            warn(f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}")
+        for folder in unread:
+            count = _count(folder)
             if count:
-                found = ", ".join([*folders, *sorted(names)][:3])
-                warn(
-                    f"{self._masks} has {count} that are not read ({found}): the ground truth of "
-                    f"'{split}' is looked for as {looked_for}/<image id>.png"
-                )
-            return
-        for folder in _entries(self.root)[0]:
-            count = _count(self.root / folder) if folder.casefold() in _OTHER_MASKS else ""
-            if count:
-                warn(
-                    f"{self.root / folder} has {count} that are not read: ground truth lies in "
-                    f"{looked_for}, as class ids from 0, 255 for no label; bring the masks there "
-                    "if they are meant as ground truth"
-                )
+                warn(f"{folder} has {count} not read: {expected}")
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of the folders in `folder`, sorted and without hidden ones, and of the files."""
+    """Names of the folders in `folder`, sorted and without leftovers, and of the files."""
     for _, folders, names in os.walk(folder):
-        hidden = (".", "@", "#", "$", "__MACOSX")
-        return sorted(name for name in folders if not name.startswith(hidden)), names
+        return sorted(name for name in folders if not is_leftover(name)), names
     return [], []
 
 
@@ -155,6 +151,12 @@ def _named(folders: list[str], names: tuple[str, ...]) -> str:
     if len(found) > 1 and (names[0] not in found or len({*map(str.casefold, found)}) == 1):
         raise InputError(f"the folders {' and '.join(found)} may both be meant; rename one")
     return found[0] if len(found) == 1 else names[0]
+
+
+def _others(root: Path, used: str, names: tuple[str, ...]) -> list[Path]:
+    """Folders with pictures that go by one of `names` and are not the one that is used."""
+    folders = [f for f in _entries(root)[0] if f.casefold() in names and f != used]
+    return [root / folder for folder in folders if _count(root / folder)]
 
 
 def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
@@ -218,15 +220,17 @@ def _split_first(folders: list[str], root: Path) -> str:
 
 
 def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _PICTURES  # noqa: PTH122
+    return looks_like_picture(name) and not is_leftover(name)
 
 
 def _count(folder: Path) -> str:
-    """'5 .png files': the pictures below `folder`, of the first ending; '' where there are none."""
-    found: Iterator[str] = (
-        name for _, names in walk(folder) for name in names if _is_picture(name)
-    )
-    pictures = list(itertools.islice(found, _MOST))
+    """'5 .png files': the pictures below `folder`; '' where there are none."""
+    names = (name for _, names in walk(folder) for name in names)
+    pictures = list(itertools.islice(filter(_is_picture, names), _MOST))
+    return _number(pictures) if pictures else ""
+
+
+def _number(pictures: list[str]) -> str:
+    suffixes = " and ".join(sorted({os.path.splitext(name)[1] for name in pictures}))  # noqa: PTH122
     more = " or more" if len(pictures) == _MOST else ""
-    suffixes = " and ".join(sorted({Path(name).suffix for name in pictures}))
-    return f"{len(pictures)}{more} {suffixes} files" if pictures else ""
+    return f"{len(pictures)}{more} {suffixes} {'files' if len(pictures) > 1 else 'file'}"

@@ -1,8 +1,10 @@
 """Image-level labels as JSON or CSV: which classes are in an image."""
 
+import contextlib
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from datasets.ids import drop_suffix
@@ -13,7 +15,7 @@ from utils.files import parse_json, read_json, replacing
 
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
-_NUMBER = (int, float)  # bool is an int
+_01 = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # True is 1, and 1.0 too
 
 
 def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] = ()) -> ImageLabels:
@@ -60,14 +62,18 @@ def read_entries(
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
     if not is_decided:
         rows = _decide(path, text, rows, num_classes, names)
-    class_id = _class_ids(path, rows, num_classes, names, ids_of_names)
+    lists = [values for _, values in rows if isinstance(values, list)]
+    class_id, known = _class_ids(path, lists, num_classes, names, ids_of_names)
     entries: list[tuple[str, tuple[int, ...] | InputError]] = []
     for key, values in rows:
         try:
             if isinstance(values, InputError):
                 raise values
-            where = f"image '{drop_suffix(key)}'"
-            entries.append((key, tuple(sorted({class_id(value, where) for value in values}))))
+            if known is None or not known.keys() >= {*values}:
+                ids = {class_id(value, f"image '{drop_suffix(key)}'") for value in values}
+            else:
+                ids = {known[value] for value in values}
+            entries.append((key, tuple(sorted(ids))))
         except InputError as error:
             entries.append((key, error))
     return entries
@@ -166,7 +172,7 @@ def _plain(value: object) -> str:
 
 
 def _is_01(value: object) -> bool:
-    return isinstance(value, _NUMBER) and value in (0, 1)
+    return isinstance(value, int | float) and value in (0, 1)
 
 
 def _decide(
@@ -181,15 +187,17 @@ def _decide(
     A list of 0s and 1s only that has one of them twice can't be class ids. With two classes [0, 1]
     may be both.
     """
-    lists = [(key, _numbers(values, names)) for key, values in rows if isinstance(values, list)]
-    vectors = {key: v for key, v in lists if v and all(map(_is_01, v)) and _is_vector(v)}
+    of_01 = {text: k for text, k in _01.items() if text not in names}
+    lists = [(key, values) for key, values in rows if isinstance(values, list)]
+    only_01 = [(key, values) for key, values in lists if _only(values, of_01)]
+    both = [(key, [of_01[v] for v in values]) for key, values in only_01]
+    vectors = {key: v for (key, v), (_, raw) in zip(both, only_01, strict=True) if _is_vector(raw)}
     if not vectors:
-        pairs = [v for _, v in lists if len(v) == num_classes == 2 and all(map(_is_01, v))]
+        is_doubtful = len(both) == len(lists) and {len(v) for _, v in both} == {num_classes} == {2}
         # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
-        is_ours = text == image_labels_text({k: v for k, v in lists if isinstance(v, list)})
-        if pairs and len(pairs) == len(lists) and not is_ours:
+        if is_doubtful and text != image_labels_text(dict(lists)):
             raise InputError(
-                f"{path}: {pairs[0]} of '{lists[0][0]}' may be two class ids or one 0/1 for each "
+                f"{path}: {both[0][1]} of '{both[0][0]}' may be two class ids or one 0/1 for each "
                 "of the 2 classes, and so may all lists of the file; write class names"
                 + (f': ["{names[0]}", "{names[1]}"]' if names else "")
             )
@@ -197,7 +205,7 @@ def _decide(
     first, vector = next(iter(vectors.items()))
     shown = f"{_plain(vector)} of '{first}' looks like one 0/1 for each class"
     ids = [k for k, present in enumerate(vector) if present]
-    other = [(key, v) for key, v in lists if len(v) != num_classes or not all(map(_is_01, v))]
+    other = [(key, v) for key, v in lists if len(v) != num_classes or not _only(v, of_01)]
     if len(vector) != num_classes:
         raise InputError(
             f"{path}: {shown}, but has {len(vector)} places for {num_classes} classes; expected "
@@ -212,17 +220,16 @@ def _decide(
         f"{path}: its lists are read as one 0/1 for each of the {num_classes} classes, not as "
         f"class ids ('{first}' has the classes {ids})"
     )
-    as_ids = {key: [k for k, present in enumerate(v) if present] for key, v in lists}
-    return [
-        (key, values if isinstance(values, InputError) else as_ids[key]) for key, values in rows
-    ]
+    as_ids = {key: [k for k, present in enumerate(v) if present] for key, v in both}
+    return [(key, as_ids.get(key, values)) for key, values in rows]
 
 
-def _numbers(values: list, names: Sequence[str]) -> list:
-    """The same with '0' and '1', where these are no class names, as numbers."""
-    texts = {"0": 0, "1": 1, "0.0": 0, "1.0": 1}
-    texts = {text: number for text, number in texts.items() if text not in names}
-    return [texts.get(v, v) if isinstance(v, str) else v for v in values]
+def _only(values: list, allowed: Mapping[object, int]) -> bool:
+    """Whether there are values, and no others than these."""
+    try:
+        return bool(values) and allowed.keys() >= {*values}
+    except TypeError:  # a list in the list
+        return False
 
 
 def _is_vector(values: list) -> bool:
@@ -233,21 +240,25 @@ def _is_vector(values: list) -> bool:
 
 def _class_ids(
     path: Path,
-    rows: list[tuple[str, list | InputError]],
+    lists: list[list],
     num_classes: int,
     names: Sequence[str],
     ids_of_names: dict[str, int],
-) -> Callable[[object, str], int]:
-    """What turns an id or a name into an id; its InputError says what the whole file suggests."""
+) -> tuple[Callable[[object, str], int], dict[object, int] | None]:
+    """What turns an id or a name into an id; its InputError says what the whole file suggests.
+
+    Also the ids of all that occurs in the file and has one, where the types leave no doubt.
+    """
 
     def number(value: object) -> object:
         is_name = isinstance(value, str) and value.lower() in ids_of_names
         is_digits = isinstance(value, str) and value.isdecimal() and len(value) < 10
         return int(value) if is_digits and not is_name else value
 
-    found = {number(v) for _, values in rows if isinstance(values, list) for v in _hashable(values)}
-    found = {v for v in found if isinstance(v, int) and not isinstance(v, bool)}
-    from_one = found and min(found) == 1 and max(found) == num_classes
+    types = {*map(type, chain.from_iterable(lists))}
+    found = {*chain.from_iterable(lists)} if types <= {int, str} else set()
+    numbers = {v for v in map(number, found) if isinstance(v, int)}
+    from_one = numbers and min(numbers) == 1 and max(numbers) == num_classes
 
     def class_id(value: object, where: str) -> int:
         if isinstance(value, str) and value.lower() in ids_of_names:
@@ -265,12 +276,12 @@ def _class_ids(
             raise InputError(f"{path}: {where}: expected a {known}, found {_shown(value)}{hint}")
         return value
 
-    return class_id
+    known = {}
+    for value in found:
+        with contextlib.suppress(InputError):
+            known[value] = class_id(value, "")
+    return class_id, known if found else None
 
 
 def _shown(value: object) -> str:
     return _plain(value) if isinstance(value, list | tuple) else repr(value)
-
-
-def _hashable(values: list) -> list:
-    return [value for value in values if isinstance(value, int | str)]

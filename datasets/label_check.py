@@ -12,7 +12,7 @@ from datasets.ids import drop_suffix
 from datasets.image_check import Odd
 from datasets.image_labels import ImageLabels, check_label_classes, read_entries, twice
 from datasets.labels import IGNORE_INDEX, ClassTable
-from datasets.split_labels import existing_labels, label_keys, match_keys
+from datasets.split_labels import label_files, label_keys, match_keys
 from utils.errors import InputError, warn
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 
@@ -33,7 +33,13 @@ class LabelFile(NamedTuple):
 
 def read_all_labels(path: str | Path, classes: ClassTable, images: Images) -> LabelFile:
     """JSON or CSV. images: of all splits. Raises InputError where nothing of it can be read."""
-    path = existing_labels(Path(path), classes)
+    path = Path(path)
+    beside = [] if path.is_file() else label_files(path.parent, classes)
+    if beside:
+        raise InputError(
+            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
+            "file, or make them: prepare_data.py --out"
+        )
     problems: dict[str, None] = {}  # each once, in their order
     try:
         check_label_classes(path, classes.names)

@@ -37,13 +37,18 @@ def is_leftover(name: str) -> bool:
     return bool(_LEFTOVER.fullmatch(name) or UNFINISHED.search(name))
 
 
+def looks_like_picture(name: str) -> bool:
+    """Whether a file of this name may be an image, a mask or a film, whether it is read or not."""
+    return _suffix(name) in IMAGE_SUFFIXES or bool(_OTHER.fullmatch(name))
+
+
 def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], found: bool) -> None:
     """Warn, in one line, of files that look like images or masks and aren't read.
 
     names: paths below `folder` that have none of `endings`. found: whether others have one. Where
     none has, annotations in another form are named too.
     """
-    looks = sorted(n for n in names if _suffix(n) in IMAGE_SUFFIXES or _OTHER.fullmatch(n))
+    looks = sorted(filter(looks_like_picture, names))
     kind = _kind(Path(folder, looks[0])) if looks else ""
     if not (found or looks):
         looks = sorted(name for name in names if _suffix(name) in _ANNOTATIONS)

@@ -310,7 +310,8 @@ WARNINGS = {
         "images/train/Thumbs.db not read: no image or mask of a split; see that nothing is missing",
     ),
     "stray_picture": Fault(
-        lambda d, n: d.image(n).with_name("more.gif").write_bytes(b"x"), "train/more.gif not read"
+        lambda d, n: d.image(n).with_name("more.gif").write_bytes(b"x"),
+        r"images/train has 1 file that is not read \(more.gif\)",
     ),
     "stray_folder": Fault(
         another_folder,
