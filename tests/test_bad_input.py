@@ -311,7 +311,7 @@ CASES = [
          "leave out --score"),
     Case("gen_clip_masks", ("--score", write("data/masks/train/t0.png", MASK[:40])),
          "t0.png is 48x64.*its image 40x64", "make the mask again", "new_masks"),
-    Case("gen_clip_masks", ("--device", "tpu"), "found 'tpu'", "must be cpu or cuda"),
+    Case("gen_clip_masks", ("--device", "tpu"), "found 'tpu'", "must be cpu, cuda or mps"),
     Case("gen_clip_masks", (mode("locked", 0o555), "--out", "locked/masks"),
          "locked/masks: Permission denied", "name another place"),
     Case("gen_clip_masks", ("--out", "full/masks"), "No space left", "free some space",
@@ -475,7 +475,7 @@ CASES = [
          "name a folder"),
     Case("eval", ("--out", "full/scores"), "--out full/scores: No space left", "name a folder"),
     Case("eval", ("--export-submission", "new"), "--export-submission", "Cityscapes"),
-    Case("eval", ("--device", "cuda:7"), "found 'cuda:7'", "must be cpu or cuda"),
+    Case("eval", ("--device", "cuda:7"), "found 'cuda:7'", "must be cpu, cuda or mps"),
     # ------------------------------------------------------------ predict.py
     Case("predict", (gone("pictures"),), "no picture or folder at pictures", "one that is there"),
     Case("predict", (emptied("pictures"),), "in pictures or its folders",

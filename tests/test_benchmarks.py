@@ -387,7 +387,7 @@ def test_one_component_runs_as_a_script() -> None:
     command = [sys.executable, "-m", "benchmarks.loss_block", "--device", "gpu"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: --device must be cpu or cuda, found 'gpu'\n"
+    assert done.stderr == "error: --device must be cpu, cuda or mps, found 'gpu'\n"
 
 
 def test_a_processor_is_told_from_others_of_its_name(tmp_path) -> None:

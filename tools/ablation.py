@@ -151,7 +151,7 @@ def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # none on Windows
         if signal.getsignal(number) is signal.SIG_DFL:  # as Ctrl-C: stop the children too
             signal.signal(number, signal.default_int_handler)
     run_script(main)

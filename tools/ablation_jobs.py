@@ -116,7 +116,10 @@ class _Children:
         _say(f"stopping {', '.join(running)}; the same command again goes on where this stops")
         for process in running.values():
             with suppress(ProcessLookupError):  # it ended by itself
-                os.killpg(process.pid, signal.SIGTERM)
+                if hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGTERM)
+                else:  # Windows
+                    process.terminate()
 
 
 def _say(text: str) -> None:

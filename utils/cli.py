@@ -40,7 +40,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
     )
     add_overrides(result)
     result.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    result.add_argument("--device", help="cpu or cuda (default: cuda when there is one)")
+    result.add_argument("--device", help="cpu, cuda or mps (default: cuda when there is one)")
     return result
 
 

@@ -33,8 +33,9 @@ class Ranks:
 def setup(device: str | None = None) -> Ranks:
     """Join the group that torchrun started, or stay a single process.
 
-    `device` is 'cpu', 'cuda' or None: cuda when there is one. NCCL on cuda, gloo elsewhere.
-    Raises InputError, also where the processes can't meet: a port in use, no address.
+    `device` is 'cpu', 'cuda', 'mps' (Apple's GPU, one process) or None: cuda when there is one.
+    NCCL on cuda, gloo elsewhere. Raises InputError, also where the processes can't meet: a port in
+    use, no address.
     """
     rank, world_size = _from_launcher("RANK", 0), _from_launcher("WORLD_SIZE", 1)
     if rank >= world_size:
@@ -42,8 +43,18 @@ def setup(device: str | None = None) -> Ranks:
             f"RANK is {rank} and WORLD_SIZE {world_size}: ranks count from 0; let torchrun set both"
         )
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if kind not in ("cpu", "cuda"):
-        raise InputError(f"--device must be cpu or cuda, found '{kind}'")
+    if kind not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device must be cpu, cuda or mps, found '{kind}'")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise InputError(
+            "--device mps: torch sees no Apple GPU here (it needs a Mac with macOS 14 or later and "
+            "torch's own build for it); use --device cpu"
+        )
+    if kind == "mps" and world_size > 1:
+        raise InputError(
+            f"--device mps: torch computes on it in one process, WORLD_SIZE is {world_size}; start "
+            "the script without torchrun, or use --device cpu"
+        )
     if kind == "cuda":
         if not torch.cuda.is_available():
             raise InputError("--device cuda: torch sees no CUDA device here; use --device cpu")

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from utils.config import Config, load_config, save_config
 from utils.distributed import Ranks, gather_objects
@@ -105,9 +105,15 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
 
 
 def _take(path: Path) -> None:
-    """Until this process ends, no other one gets it. Raises InputError when another one has it."""
+    """Until this process ends, no other one gets it. Raises InputError when another one has it.
+
+    Only locks of the system: a file that stands for one would outlive a killed process.
+    """
     path.touch()  # says so where the folder can't be written, and lets a group share the lock
-    lock = FileLock(path, is_singleton=True)  # this process may open its run again
+    if FileLock is SoftFileLock:  # neither Windows' locks nor those of Unix
+        return
+    # Singleton: this process may open its run again.
+    lock = FileLock(path, is_singleton=True, fallback_to_soft=False)
     try:
         lock.acquire(timeout=_WAIT)
     except Timeout:
