@@ -16,11 +16,9 @@ with the data, then exits with status 1 and writes no labels; what is merely odd
 """
 
 import argparse
-import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
@@ -32,16 +30,14 @@ from datasets.image_labels import (
     meta_path,
     write_image_labels,
 )
-from datasets.label_check import Images, LabelFile, read_all_labels, sort_labels
+from datasets.label_source import LabelSource, all_or_error, label_source
 from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
-from datasets.official_labels import import_official_labels
-from datasets.split_labels import label_keys, labels_beside, other_splits
+from datasets.split_labels import label_keys, other_splits
 from datasets.survey import (
     Found,
     convert,
     extract_labels,
-    has_all_masks,
     survey,
     tell_of_truth,
 )
@@ -50,7 +46,6 @@ from utils.config import load_config
 from utils.errors import InputError, InputWarning, printable, run_script
 from utils.files import check_folder, write_json
 
-LabelSource = Callable[[Images], LabelFile]
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
@@ -83,7 +78,7 @@ def main(argv: list[str]) -> None:
 
     if args.out:
         _check_out(Path(args.out))
-    source = _label_source(args, dataset, splits, classes)
+    source = label_source(dataset, splits, classes, args)
     found: dict[str, Found] = {}
     if args.check:
         found = _check(args, dataset, splits, classes, source)
@@ -100,7 +95,7 @@ def main(argv: list[str]) -> None:
             labels = extract_labels(found, len(classes), args.min_pixels)
             tell_of_truth(found, keys, images, classes)
         else:
-            labels = _all_or_error(source(images | other_splits(dataset, splits)))
+            labels = all_or_error(source(images | other_splits(dataset, splits)))
     if args.out:
         _write_labels(args, labels, classes)
         if any(name != key for (_, name), key in keys.items()):
@@ -149,36 +144,6 @@ def _classes(args: argparse.Namespace) -> ClassTable:
     if not own.is_file():
         raise InputError(f"no class names: expected {own} or --class-file FILE")
     return load_classes(own)
-
-
-def _label_source(
-    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
-) -> LabelSource | None:
-    """What reads the labels for the images of all splits; None where they come from the masks."""
-    if args.import_labels:
-        labels, num_classes = import_official_labels(args.import_labels)
-        if num_classes != len(classes):
-            raise InputError(
-                f"{args.import_labels} has {num_classes} classes, {args.dataset} {len(classes)}; "
-                "import the file of the same data set"
-            )
-        return functools.partial(sort_labels, args.import_labels, labels)
-    path = args.labels
-    if path is None and not (args.out or args.stats):  # compare what there is
-        path = labels_beside(dataset.root, classes, None, is_needed=False)
-    elif path is None and not has_all_masks(dataset, splits):
-        path = labels_beside(dataset.root, classes, args.out, is_needed=True)
-    if path is None:
-        return None
-    if args.labels is None:
-        print(f"labels: those of {path} (--labels names others)")
-    return functools.partial(read_all_labels, path, classes)
-
-
-def _all_or_error(labels: LabelFile) -> ImageLabels:
-    if labels.problems:
-        raise InputError(labels.problems[0])
-    return labels.labels | labels.unknown
 
 
 def _check(
