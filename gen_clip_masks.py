@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
     images = dataset.images(split)
     check_no_inputs(out, images, [*images.values(), *dataset.ground_truth(split).values()])
     labels = labels_of_split(dataset, split, config.image_labels, classes, images)
-    check_trainable(classes, labels)
+    check_trainable(classes, labels if split == config.train_split else None)
     if arguments.score:
         require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
 
