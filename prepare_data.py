@@ -23,14 +23,7 @@ from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
 from datasets.doctor import examine, told
-from datasets.image_labels import (
-    ImageLabels,
-    check_label_classes,
-    image_labels_text,
-    meta_path,
-    write_image_labels,
-)
-from datasets.label_source import LabelSource, all_or_error, label_source
+from datasets.label_source import LabelSource, all_or_error, label_source, write_labels
 from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import label_keys, other_splits
@@ -44,7 +37,7 @@ from datasets.survey import (
 from datasets.synthetic import parse_counts, write_dataset
 from utils.config import load_config
 from utils.errors import InputError, InputWarning, printable, run_script
-from utils.files import check_folder, write_json
+from utils.files import check_folder
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
@@ -97,7 +90,7 @@ def main(argv: list[str]) -> None:
         else:
             labels = all_or_error(source(images | other_splits(dataset, splits)))
     if args.out:
-        _write_labels(args, labels, classes)
+        write_labels(args, labels, classes)
         if any(name != key for (_, name), key in keys.items()):
             print("some images of two splits have one name: the keys are '<split>/<image id>'")
     if args.stats:
@@ -168,26 +161,6 @@ def _check_out(out: Path) -> None:
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
     check_folder(out.parent, "--out")
-
-
-def _write_labels(args: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
-    out = Path(args.out)
-    meta = {"class_names": classes.names, "dataset": args.dataset, "min_pixels": args.min_pixels}
-    is_same = out.exists() and out.read_bytes() == image_labels_text(labels).encode()
-    if is_same and not args.overwrite:
-        check_label_classes(out, classes.names)
-    if is_same:
-        write_json(meta_path(out), meta)
-        print(f"unchanged {out}: {len(labels)} images")
-        return
-    if out.exists() and not args.overwrite:
-        raise InputError(
-            f"{out} is there with other labels than the {len(labels)} images' of this run; "
-            "name another --out, or --overwrite to replace it"
-        )
-    write_json(meta_path(out), meta)
-    write_image_labels(out, labels)
-    print(f"wrote {out}: {len(labels)} images")
 
 
 def _convert(

@@ -1,17 +1,25 @@
-"""Where prepare_data.py takes image-level labels from."""
+"""Where prepare_data.py takes image-level labels from, and where it writes them."""
 
 import argparse
 import functools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from datasets import SegmentationData
-from datasets.image_labels import ImageLabels
+from datasets.image_labels import (
+    ImageLabels,
+    check_label_classes,
+    image_labels_text,
+    meta_path,
+    write_image_labels,
+)
 from datasets.label_check import Images, LabelFile, read_all_labels, sort_labels
 from datasets.labels import ClassTable
 from datasets.official_labels import import_official_labels
 from datasets.split_labels import labels_beside
 from datasets.survey import has_all_masks
 from utils.errors import InputError
+from utils.files import write_json
 
 LabelSource = Callable[[Images], LabelFile]
 
@@ -51,3 +59,31 @@ def all_or_error(labels: LabelFile) -> ImageLabels:
     if labels.problems:
         raise InputError(labels.problems[0])
     return labels.labels | labels.unknown
+
+
+def write_labels(arguments: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
+    """Write --out and its meta.json. Raises InputError where other labels are there.
+
+    They are replaced with --overwrite.
+    """
+    out = Path(arguments.out)
+    meta = {
+        "class_names": classes.names,
+        "dataset": arguments.dataset,
+        "min_pixels": arguments.min_pixels,
+    }
+    is_same = out.exists() and out.read_bytes() == image_labels_text(labels).encode()
+    if is_same and not arguments.overwrite:
+        check_label_classes(out, classes.names)
+    if is_same:
+        write_json(meta_path(out), meta)
+        print(f"unchanged {out}: {len(labels)} images")
+        return
+    if out.exists() and not arguments.overwrite:
+        raise InputError(
+            f"{out} is there with other labels than the {len(labels)} images' of this run; "
+            "name another --out, or --overwrite to replace it"
+        )
+    write_json(meta_path(out), meta)
+    write_image_labels(out, labels)
+    print(f"wrote {out}: {len(labels)} images")
