@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from own_data import copy_world, make_world
 
 _ROOT = Path(__file__).resolve().parent.parent
 _SHARED = _ROOT.parent / "shared"
@@ -66,3 +67,20 @@ def shared_data(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"{name} not found beside the real CamVid")
     return path
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `own_data.make_world` makes; made once."""
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder)
+    return folder
+
+
+@pytest.fixture
+def case(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the world to break, and the working folder."""
+    folder = tmp_path / "case"
+    copy_world(world, folder)
+    monkeypatch.chdir(folder)
+    return folder

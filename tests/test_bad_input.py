@@ -12,7 +12,6 @@ import io
 import json
 import os
 import re
-import shutil
 import socket
 import struct
 import subprocess
@@ -27,7 +26,23 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import yaml
+from own_data import (
+    CONFIG,
+    ROOT,
+    Break,
+    Harmful,
+    copied,
+    cut,
+    edited,
+    emptied,
+    endless,
+    gone,
+    jpeg,
+    link,
+    saved,
+    swap,
+    write,
+)
 from PIL import Image
 
 import eval as evaluation
@@ -41,13 +56,10 @@ import train_warmup
 from datasets.files import File, read_image
 from tools import ablation, learning_curves, region_quality, train_miniclip, train_trunk
 from utils import errors
-from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.checkpoint import load_checkpoint
 from utils.config import Config, config_from_dict, load_config
 from utils.errors import InputError, run_script
 
-ROOT = Path(__file__).resolve().parent.parent
-CLASSES = ("road", "building", "car", "person")
-CONFIG = ("--config", "config.yaml", "--device", "cpu")
 MODULES = {
     "prepare_data": prepare_data,
     "gen_clip_masks": gen_clip_masks,
@@ -80,156 +92,7 @@ COMMANDS = {
 }
 
 
-# ---------------------------------------------------------------- good input, and how to break it
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of one's own, labels, masks, both stages trained: every script could run here."""
-    folder = tmp_path_factory.mktemp("world")
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for i in range(count):
-            ids = np.kron(rng.integers(0, 4, (3, 4)), np.ones((16, 16), int)).astype(np.uint8)
-            image = (ids[..., None] * 60 + rng.integers(0, 60, (*ids.shape, 3))).astype(np.uint8)
-            tiny.save(folder / f"data/images/{split}/{split[0]}{i}.png", image)
-            tiny.save(folder / f"data/masks/{split}/{split[0]}{i}.png", ids)
-            tiny.save(folder / f"pictures/p{i}.png", image)
-    (folder / "data/classes.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\n")
-    tiny.make_clip(folder / "clip.pt")
-    values = load_config(ROOT / "configs/tiny_cpu.yaml").to_dict() | {
-        "dataset": "folder",
-        "data_root": "data",
-        "class_file": "data/classes.yaml",
-        "image_labels": "labels.json",
-        "pseudo_masks": "masks",
-        "clip_model": "clip.pt",
-        "clip_text": "text.pt",
-        "views": "base",
-        "steps": 4,
-        "warmup_steps": 2,
-    }
-    (folder / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    with contextlib.chdir(folder):
-        prepare_data.main(["folder", "--root", "data", "--out", "labels.json", "--workers", "0"])
-        gen_clip_masks.main([*CONFIG, "--out", "masks"])
-        train_warmup.main([*CONFIG, "--run-dir", "warmup"])
-        train_carb.main([*CONFIG, "--init", "warmup/warmup.pt", "--run-dir", "carb", "--keep"])
-    return folder
-
-
-@pytest.fixture
-def case(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the world to break, and the working folder. Weights are hard links: see `write`."""
-    folder = tmp_path / "case"
-    copy = {True: os.link, False: shutil.copy2}
-    shutil.copytree(world, folder, copy_function=lambda a, b: copy[a.endswith(".pt")](a, b))
-    monkeypatch.chdir(folder)
-    return folder
-
-
-Break = Callable[[], object]  # may return what undoes it
-
-
-def write(path: str, content: bytes | str | np.ndarray) -> Break:
-    """Replace or make a file; an array becomes a picture."""
-
-    def do() -> None:
-        file = Path(path)
-        file.unlink(missing_ok=True)  # other cases have links to it
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if isinstance(content, np.ndarray):
-            Image.fromarray(content).save(file)
-        else:
-            file.write_bytes(content.encode() if isinstance(content, str) else content)
-
-    return do
-
-
-def cut(path: str, share: float = 0.5) -> Break:
-    """Leave the first part of a file."""
-
-    def do() -> None:
-        data = Path(path).read_bytes()
-        write(path, data[: int(len(data) * share)])()
-
-    return do
-
-
-def swap(path: str, old: str, new: str) -> Break:
-    """Replace text in a file, which must have it."""
-
-    def do() -> None:
-        text = Path(path).read_text()
-        assert old in text
-        write(path, text.replace(old, new, 1))()
-
-    return do
-
-
-def gone(path: str) -> Break:
-    return lambda: shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
-
-
-def link(path: str, target: str) -> Break:
-    return lambda: Path(path).symlink_to(target)
-
-
-def endless(path: str) -> Break:
-    """A PNG says that it is larger than all memory."""
-
-    def do() -> None:
-        data = bytearray(Path(path).read_bytes())
-        data[16:24] = struct.pack(">II", 60000, 60000)
-        data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
-        write(path, bytes(data))()
-
-    return do
-
-
-def emptied(path: str) -> Break:
-    def do() -> None:
-        shutil.rmtree(path)
-        Path(path).mkdir()
-
-    return do
-
-
-def copied(source: str, target: str) -> Break:
-    return lambda: write(target, Path(source).read_bytes())()
-
-
-class Harmful:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (Path("executed"),)
-
-
-def saved(path: str, content: object) -> Break:
-    """By torch.save, or for .npy by numpy.save: with a pickle in it."""
-
-    def do() -> None:
-        buffer = io.BytesIO()
-        if path.endswith(".npy"):
-            np.save(buffer, np.array(content, dtype=object), allow_pickle=True)
-        else:
-            torch.save(content, buffer)
-        write(path, buffer.getvalue())()
-
-    return do
-
-
-def edited(path: str, change: Callable[[dict], object]) -> Break:
-    """Load a checkpoint, change it, write it again."""
-
-    def do() -> None:
-        content = load_checkpoint(path)
-        change(content)
-        Path(path).unlink()
-        save_checkpoint(path, content)
-
-    return do
+# ---------------------------------------------------------------- rights, variables, ports
 
 
 def mode(path: str, bits: int) -> Break:
@@ -263,12 +126,6 @@ def port_in_use() -> Callable[[], None]:
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(listener.getsockname()[1])}
     undo = environment(RANK="0", WORLD_SIZE="2", **address)()
     return lambda: (undo(), listener.close())
-
-
-def jpeg(array: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, "JPEG")
-    return buffer.getvalue()
 
 
 PICTURE = np.random.default_rng(1).integers(0, 256, (48, 64, 3), dtype=np.uint8)
