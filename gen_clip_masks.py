@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     for folder in (out, vis)[: 1 + arguments.save_vis]:
         check_no_inputs(folder, images, [*images.values(), *dataset.ground_truth(split).values()])
     labels = labels_of_split(dataset, split, config.image_labels, classes, images)
-    check_trainable(classes, labels)
+    check_trainable(classes, labels if split == config.train_split else None)
     if arguments.score:
         require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
 

@@ -19,44 +19,26 @@ and the number of the pictures. One process, without torchrun: --workers.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
 from datasets.doctor import examine, told
-from datasets.image_labels import (
-    ImageLabels,
-    check_label_classes,
-    image_labels_text,
-    meta_path,
-    write_image_labels,
-)
-from datasets.label_check import Images, LabelFile, read_all_labels, sort_labels
+from datasets.label_source import LabelSource, all_or_error, label_source, write_labels
 from datasets.label_statistics import statistics
 from datasets.labels import ClassTable, load_classes
-from datasets.official_labels import import_official_labels
-from datasets.split_labels import label_keys, labels_beside, other_splits
+from datasets.split_labels import label_keys, other_splits
 from datasets.starting_config import write_starting_config
-from datasets.survey import (
-    Found,
-    convert,
-    extract_labels,
-    has_all_masks,
-    survey,
-    tell_of_truth,
-)
+from datasets.survey import Found, convert, extract_labels, survey, tell_of_truth
 from datasets.synthetic import parse_counts, write_dataset
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, InputWarning, printable, run_script
-from utils.files import check_folder, write_json
+from utils.files import check_folder
 
-LabelSource = Callable[[Images], LabelFile]
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
 MINIATURE_CLIP = Path(__file__).parent / "models" / "miniature" / "clip.pt"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
@@ -92,7 +74,7 @@ def main(argv: list[str]) -> None:
 
     if args.out:
         _check_out(Path(args.out))
-    source = _label_source(args, dataset, splits, classes)
+    source = label_source(dataset, splits, classes, args)
     found: dict[str, Found] = {}
     if args.check:
         found = _check(args, dataset, splits, classes, source)
@@ -109,9 +91,9 @@ def main(argv: list[str]) -> None:
             labels = extract_labels(found, len(classes), args.min_pixels)
             tell_of_truth(found, keys, images, classes)
         else:
-            labels = _all_or_error(source(images | other_splits(dataset, splits)))
+            labels = all_or_error(source(images | other_splits(dataset, splits)))
     if args.out:
-        _write_labels(args, labels, classes)
+        write_labels(args, labels, classes)
         if any(name != key for (_, name), key in keys.items()):
             print("some images of two splits have one name: the keys are '<split>/<image id>'")
     if args.stats:
@@ -142,23 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--check", action="store_true", help="look for everything that is wrong")
     add("--config", type=path, help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
-    add(
-        "--convert",
-        type=path,
-        metavar="OUT",
-        help="write camvid or wilddash2 as img/ and mask/ folders",
+    convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
+    add("--convert", type=path, metavar="OUT", help=convert_help)
+    config_help = "write a config to start from, derived from the pictures"
+    add("--write-config", type=path, metavar="FILE", help=config_help)
+    miniature_help = (
+        "--write-config: for a dry run with the miniature CLIP that ships with the code"
     )
-    add(
-        "--write-config",
-        type=path,
-        metavar="FILE",
-        help="a config to start from, derived from the pictures",
-    )
-    add(
-        "--miniature",
-        action="store_true",
-        help="--write-config: for a dry run with the miniature CLIP that ships with the code",
-    )
+    add("--miniature", action="store_true", help=miniature_help)
     add("--overwrite", action="store_true", help="replace what one of these options made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
     add("--seed", type=int, default=0, help="synthetic: which scenes")
@@ -176,36 +149,6 @@ def _class_file(args: argparse.Namespace) -> Path:
     if not own.is_file():
         raise InputError(f"no class names: expected {own} or --class-file FILE")
     return own
-
-
-def _label_source(
-    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
-) -> LabelSource | None:
-    """What reads the labels for the images of all splits; None where they come from the masks."""
-    if args.import_labels:
-        labels, num_classes = import_official_labels(args.import_labels)
-        if num_classes != len(classes):
-            raise InputError(
-                f"{args.import_labels} has {num_classes} classes, {args.dataset} {len(classes)}; "
-                "import the file of the same data set"
-            )
-        return functools.partial(sort_labels, args.import_labels, labels)
-    path = args.labels
-    if path is None and not (args.out or args.stats):  # compare what there is
-        path = labels_beside(dataset.root, classes, None, is_needed=False)
-    elif path is None and not has_all_masks(dataset, splits):
-        path = labels_beside(dataset.root, classes, args.out, is_needed=True)
-    if path is None:
-        return None
-    if args.labels is None:
-        print(f"labels: those of {path} (--labels names others)")
-    return functools.partial(read_all_labels, path, classes)
-
-
-def _all_or_error(labels: LabelFile) -> ImageLabels:
-    if labels.problems:
-        raise InputError(labels.problems[0])
-    return labels.labels | labels.unknown
 
 
 def _check(
@@ -230,26 +173,6 @@ def _check_out(out: Path) -> None:
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
     check_folder(out.parent, "--out")
-
-
-def _write_labels(args: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
-    out = Path(args.out)
-    meta = {"class_names": classes.names, "dataset": args.dataset, "min_pixels": args.min_pixels}
-    is_same = out.exists() and out.read_bytes() == image_labels_text(labels).encode()
-    if is_same and not args.overwrite:
-        check_label_classes(out, classes.names)
-    if is_same:
-        write_json(meta_path(out), meta)
-        print(f"unchanged {out}: {len(labels)} images")
-        return
-    if out.exists() and not args.overwrite:
-        raise InputError(
-            f"{out} is there with other labels than the {len(labels)} images' of this run; "
-            "name another --out, or --overwrite to replace it"
-        )
-    write_json(meta_path(out), meta)
-    write_image_labels(out, labels)
-    print(f"wrote {out}: {len(labels)} images")
 
 
 def _write_config(args: argparse.Namespace, dataset: SegmentationData, classes: ClassTable) -> None:

@@ -79,11 +79,14 @@ def split_cell(cell: str, known_names: Mapping[str, int]) -> list[str]:
     cell = cell.strip()
     if re.fullmatch(r"\[.*\]|\(.*\)|\{.*\}", cell):
         cell = cell[1:-1]
-    # A name may have blanks ("traffic light"): they separate only where nothing else does.
-    separator = next((mark for mark in ";|," if mark in cell), None)
     if cell.lower() in known_names:
         return [cell]
-    values = (value.strip() for value in cell.split(separator))
+    # A name may have blanks ("traffic light"): they separate only where nothing else does.
+    separator = next((mark for mark in ";|," if mark in cell), None)
+    if separator is None and cell[:1] in ("'", '"'):
+        values = re.split(r"""(?<=['"])\s+(?=['"])""", cell)  # as NumPy prints a list of texts
+    else:
+        values = [value.strip() for value in cell.split(separator)]
     return [re.sub(r"""^(["'])(.*)\1$""", r"\2", value) for value in values if value]
 
 

@@ -37,13 +37,9 @@ def save_overlays(
 def score_masks(
     out: Path, dataset: SegmentationData, split: str, classes: ClassTable, ranks: Ranks
 ) -> None:
-    """mIoU of the masks in `out` over the pixels that have a label in them: a table and
-    score.json.
-    """
+    """mIoU of the masks in `out` over the pixels with a label in them: a table and score.json."""
     confusion = ConfusionMatrix(len(classes), ranks.device)
-    # with ground truth, and of these with a label
-    pixels = torch.zeros(2, dtype=torch.int64, device=ranks.device)
-    in_truth = torch.zeros(256, dtype=torch.int64, device=ranks.device)  # also without a label
+    in_truth = torch.zeros(256, dtype=torch.int64, device=ranks.device)  # pixels per id
     truths = dataset.ground_truth(split)
     names = list(dataset.images(split))
     for name in progress(names[ranks.rank :: ranks.world_size], "score", ranks):
@@ -53,20 +49,17 @@ def score_masks(
         check_mask(mask, file, truth.shape, len(classes))
         truth, mask = torch.from_numpy(truth), torch.from_numpy(mask)
         in_truth += torch.bincount(truth.flatten(), minlength=256).to(ranks.device)
-        known, labelled = truth != IGNORE_INDEX, mask != IGNORE_INDEX
-        confusion.update(mask, truth.masked_fill(~labelled, IGNORE_INDEX))
-        pixels += torch.stack([known.sum(), (known & labelled).sum()]).to(ranks.device)
+        confusion.update(mask, truth.masked_fill(mask == IGNORE_INDEX, IGNORE_INDEX))
     confusion.all_reduce()
-    all_reduce(pixels)
     all_reduce(in_truth)
     if ranks.is_main:
-        share = int(pixels[1]) / max(1, int(pixels[0]))
+        *pixels, ignored = in_truth.tolist()
+        share = int(confusion.counts.sum()) / max(1, sum(pixels))
         content = {"split": split, "num_images": len(names), "labelled_pixels": share}
         content |= confusion.to_dict(classes.names, classes.small)
         write_json(out / "score.json", content)
         print(confusion.table(classes.names, classes.small))
         print(f"labelled pixels: {100 * share:.2f} %")
         right = int(confusion.areas()[0].sum())
-        of_classes, ignored = in_truth[: len(classes)].tolist(), int(in_truth[IGNORE_INDEX])
-        for note in score_notes(of_classes, ignored, right, classes.names, split):
+        for note in score_notes(pixels[: len(classes)], ignored, right, classes.names, split):
             print(f"note: {note}")

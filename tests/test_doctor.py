@@ -453,6 +453,31 @@ def test_many_of_a_kind_are_told_as_one(data, capsys):
     assert sum("truncated" in line for line in lines) == 15
 
 
+def test_ground_truth_of_a_whole_split(data, capsys):
+    """White saved as 255, labels with other numbers than the masks, and a single class."""
+    for i in range(4):
+        ids = np.where(pixels(data.mask(f"tested{i}", "val")) == 0, 0, 255).astype(np.uint8)
+        tiny.save(data.mask(f"tested{i}", "val"), ids)
+        data.relabel(f"tested{i}", [1])
+    code, lines = run(data, capsys, "--workers", 0)
+    assert code == 0
+    for expected in (
+        "ground truth of val holds no other values than 0 and 255: .* building, save it as 1",
+        "no image of val has a class that is in its labels and in its mask too",
+    ):
+        assert sum(bool(re.search(f"^warning: .*{expected}", line)) for line in lines) == 1, lines
+    (data.root / "classes.yaml").write_text("classes: [road]\n")
+    code, lines = run(data, capsys, "--workers", 0)
+    assert code == 1 and sum("there is one class" in line for line in lines) == 1
+
+
+def test_masks_that_nothing_reads_are_told_once(data, capsys):
+    (data.root / "masks").rename(data.root / "annotations")
+    code, lines = run(data, capsys, "--workers", 0)
+    assert code == 0 and lines[1:] == ["8 images checked, 0 problems, 1 warnings"]
+    assert re.search(r"annotations has 8 \.png files not read: ground truth lies in", lines[0])
+
+
 def test_what_is_enough_for_a_label(data, capsys):
     ids = np.zeros(SIZE, np.uint8)
     ids[0, :5] = 1

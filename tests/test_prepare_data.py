@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from datasets.labels import load_classes
 from datasets.official_labels import import_official_labels
 from datasets.split_labels import labels_of_split
 from datasets.wilddash2 import categories
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 NAMES = ("road", "traffic light", "car")
 
@@ -76,6 +77,108 @@ def test_bad_label_files(tmp_path: Path, name: str, text: str, message: str) -> 
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=f"{name}.*{message}"):
         read_image_labels(tmp_path / name, 3, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "image;labels\na.jpg;road, car\nb;traffic light\n"),
+        ("l.csv", "sep=;\nimage;labels\na.jpg;road|car\nb;1\n"),
+        ("l.tsv", "image\tlabels\r\na.jpg\troad;car\r\nb\tTraffic Light\r\n"),
+        ("l.csv", 'filename,labels,\na.jpg,"[0, 2]",\nb,"[\'traffic light\']",\n'),
+        ("l.csv", ",image_id,road,traffic light,car\n0,a.jpg,1,0,1\n1,b,0,1,0\n"),
+        ("l.csv", ",road,traffic light,car\na.jpg,True,False,1.0\nb,no,yes,0\n"),
+        ("l.csv", "Image ID,car,road,traffic light\na.jpg,x,x,\nb,,,x\n"),
+        ("l.csv", 'image,labels\na,"[1, 0, 1]"\nb,0 1 0\n'),
+        ("l.json", '{"a": [1, 0, 1], "b": [0, 1, 0]}'),
+        ("l.json", '{"a": [1.0, 0.0, 1.0], "b": [0.0, 1.0, 0.0]}'),
+        ("l.json", '{"a": [true, false, true], "b": [false, true, false]}'),
+        ("l.json", '{"a": {"road": true, "car": 1}, "b": {"traffic light": true, "car": false}}'),
+        ("l.json", '{"a": "road; car", "b": "traffic light"}'),
+    ],
+)
+def test_label_files_of_other_programs(tmp_path: Path, name: str, text: str) -> None:
+    for encoding in ("utf-8", "utf-16"):  # a spreadsheet's "Unicode text"
+        (tmp_path / name).write_text(text, encoding=encoding)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            assert read_image_labels(tmp_path / name, 3, NAMES) == {"a": (0, 2), "b": (1,)}
+        is_vector = "1, 0, 1" in text or "[1.0" in text or "[true" in text
+        assert [("one 0/1 for each" in str(one.message)) for one in said] == [True] * is_vector
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.json", '{"a": [1, 0, 1], "b": [2]}', r"of 'a' looks like one 0/1.*\[2\] of 'b' like"),
+        ("l.json", '{"a": [1, 0, 1, 0]}', "has 4 places for 3 classes"),
+        ("l.json", '{"a": [1, 3], "b": [2]}', "image 'a'.*found 3.*counted from 1"),
+        ("l.csv", "image,labels\na,1 3\n", "image 'a'.*counted from 1.*subtract 1"),
+        ("l.json", '{"a": {"road": 0.3}}', "found {\"road\": 0.3} for 'a'"),
+        ("l.json", '{"a": [[0, 1]]}', r"image 'a'.*found \[0, 1\]"),
+        ("l.json", '{"a": [0.5]}', "image 'a'.*found 0.5"),
+        ("l.csv", "image,road,traffic light,car\na,1,,0\n", "line 2.*0 or 1.*found ''"),
+        ("l.csv", "image,labels\n,road\n", "line 2: no image"),
+        ("l.csv", "image,labels\na,road\na,car\n", "'a' stands twice.*all its labels"),
+        ("l.csv", b"image,labels\n\xe4,road\n", "save it as UTF-8"),
+        ("l.csv", b"PK\x03\x04\xff", "spreadsheet; save the table as CSV"),
+    ],
+)
+def test_two_readings_or_none(tmp_path: Path, name: str, text: str | bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=f"{name}.*{message}"):
+        read_image_labels(tmp_path / name, 3, NAMES)
+
+
+def test_two_classes_fit_both_readings(tmp_path: Path) -> None:
+    path, names = tmp_path / "l.json", ("road", "car")
+    for text in ('{"a": [0, 1], "b": [1, 0]}', '{"a": [0, 1]}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"of 'a' may be two class ids or.*\[\"road\", \"car"):
+            read_image_labels(path, 2, names)
+    path.write_text('{"a": [0, 1], "b": [0]}')
+    assert read_image_labels(path, 2, names) == {"a": (0, 1), "b": (0,)}
+    write_image_labels(path, {"a": (0, 1), "b": (0, 1)})  # our own form is read back
+    assert read_image_labels(path, 2, names) == {"a": (0, 1), "b": (0, 1)}
+    path.write_text('{"a": [0, 1], "b": [1, 1]}')
+    with pytest.warns(InputWarning, match="one 0/1"):
+        assert read_image_labels(path, 2, names) == {"a": (1,), "b": (0, 1)}
+
+
+def test_class_names_travel_with_labels(tmp_path: Path) -> None:
+    small_camvid(tmp_path)
+    out, own = tmp_path / "labels.json", tmp_path / "own.yaml"
+    run("camvid", "--root", tmp_path, "--out", out)
+    names = json.loads((tmp_path / "labels.meta.json").read_text())["class_names"]
+    dataset = open_dataset("camvid", tmp_path)
+    own.write_text(json.dumps({"classes": [*names[:2][::-1], *names[2:]]}))
+    expected = f"labels in .*were made for other classes: '{names[0]}' where.*another order"
+    with pytest.raises(InputError, match=expected):
+        labels_of_split(dataset, "train", out, load_classes(own))
+    with pytest.raises(InputError, match=expected):
+        run("camvid", "--root", tmp_path, "--out", out, "--class-file", own)
+    run("camvid", "--root", tmp_path, "--out", out, "--class-file", own, "--overwrite")
+    labels_of_split(dataset, "train", out, load_classes(own))
+
+
+def test_labels_that_lie_beside(tmp_path: Path) -> None:
+    small_camvid(tmp_path)
+    classes, dataset = (
+        load_classes("datasets/classes/camvid.yaml"),
+        open_dataset("camvid", tmp_path),
+    )
+    (tmp_path / "labels.csv").write_text("image,labels\ntrain/t0.png,sky;car\nt1,road\n")
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,128,128,128\n")  # no labels
+    with pytest.warns(InputWarning, match=r"gone\.json: those of .*labels\.csv are read"):
+        labels = labels_of_split(dataset, "train", tmp_path / "gone.json", classes)
+    assert {name: [classes.names[k] for k in ids] for name, ids in labels.items()} == {
+        "t0": ["sky", "car"],
+        "t1": ["road"],
+    }
+    with pytest.raises(
+        InputError, match=r"no image labels at .*gone\.json, but.*labels\.csv; name"
+    ):
+        run("camvid", "--root", tmp_path, "--labels", tmp_path / "gone.json", "--stats")
 
 
 def test_missing_and_binary_label_files(tmp_path: Path) -> None:
