@@ -28,7 +28,6 @@ from tqdm import tqdm
 
 from datasets import open_dataset
 from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
-from datasets.files import File, read_image
 from datasets.labels import ClassTable
 from datasets.loader import image_loader
 from datasets.training import EvaluationSet
@@ -41,9 +40,8 @@ from utils.evaluation_output import check_out, report, submission_name, zip_subm
 from utils.files import remove_unfinished
 from utils.inference import (
     add_options,
-    label_map,
     options_from,
-    predict_logits,
+    predict_labels,
     progress_off,
 )
 from utils.mask_folder import check_no_inputs
@@ -77,7 +75,8 @@ def main(argv: list[str]) -> None:
             f"the split '{split}' of {config.data_root} has no ground truth to score; add "
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
-    data = EvaluationSet(images, config.resize_to, ground_truth, dataset.read_ground_truth)
+    read, keep_picture = dataset.read_ground_truth, arguments.save_vis
+    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_picture)
     loader = image_loader(data, config, range(ranks.rank, len(data), ranks.world_size))
 
     # --- model
@@ -99,7 +98,7 @@ def main(argv: list[str]) -> None:
     barrier()  # nobody writes while another rank still looks
 
     # --- loop
-    matrix = evaluate(model, loader, images, classes, options, arguments, out, ranks)
+    matrix = evaluate(model, loader, classes, options, arguments, out, ranks)
     matrix.all_reduce()
     barrier()  # all pictures are written
 
@@ -143,7 +142,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def evaluate(
     model: nn.Module,
     loader: DataLoader,
-    images: dict[str, File],
     classes: ClassTable,
     options: dict[str, Any],
     arguments: argparse.Namespace,
@@ -155,15 +153,14 @@ def evaluate(
     for sample in tqdm(loader, desc="eval", unit="image", disable=progress_off(ranks)):
         image = normalize(sample["image"][None].to(ranks.device), "imagenet")
         with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
-            scores = predict_logits(model, image, tuple(sample["size"]), **options)
-        prediction = label_map(scores)[0]
+            prediction = predict_labels(model, image, tuple(sample["size"]), **options)[0]
         if "ground_truth" in sample:
             matrix.update(prediction, sample["ground_truth"])
         mask, name = prediction.cpu().numpy(), sample["name"]
         if arguments.save_predictions:
             save_mask(out / "predictions" / f"{name}.png", mask, classes.palette)
         if arguments.save_vis:
-            picture = overlay(read_image(images[name]), mask, classes.palette)
+            picture = overlay(sample["picture"].numpy(), mask, classes.palette)
             save_mask(out / "vis" / f"{name}.png", mask, classes.palette)
             save_image(out / "vis" / f"{name}_overlay.png", picture)
         if arguments.export_submission:

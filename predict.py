@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from datasets.files import File, list_files, read_image
+from datasets.files import File, list_files
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.trained import load_trained
@@ -29,9 +29,8 @@ from utils.errors import InputError, run_script
 from utils.files import check_folder
 from utils.inference import (
     add_options,
-    label_map,
     options_from,
-    predict_logits,
+    predict_labels,
     progress_off,
 )
 from utils.visualize import legend, overlay, save_image, save_mask
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> None:
     device = ranks.device
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     model, classes = trained.model.to(device), trained.classes
-    data = EvaluationSet(pictures, trained.config.resize_to)
+    data = EvaluationSet(pictures, trained.config.resize_to, keep_picture=True)
     check_outputs(pictures, out, arguments.overwrite)
     barrier()  # nobody writes while another rank still looks
 
@@ -74,10 +73,10 @@ def main(argv: list[str]) -> None:
             continue
         image = normalize(sample["image"][None].to(device), "imagenet")
         with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-            scores = predict_logits(model, image, sample["size"], **options)
-        mask, name = label_map(scores)[0].cpu().numpy(), sample["name"]
+            labels = predict_labels(model, image, sample["size"], **options)
+        mask, name = labels[0].cpu().numpy(), sample["name"]
         save_mask(out / f"{name}.png", mask, classes.palette)
-        picture = overlay(read_image(pictures[name]), mask, classes.palette, arguments.alpha)
+        picture = overlay(sample["picture"].numpy(), mask, classes.palette, arguments.alpha)
         save_image(out / f"{name}_overlay.png", picture)
     unreadable = [message for messages in gather_objects(unreadable) for message in messages]
     if ranks.is_main:

@@ -508,3 +508,40 @@ def test_predict_never_overwrites_its_input(folder):
     (folder["tmp"] / "empty").mkdir()
     with pytest.raises(InputError, match="no pictures"):
         predict.main([*arguments, str(folder["tmp"] / "empty"), "--out", "x"])
+
+
+MEASURED = """
+import importlib, resource, sys
+importlib.import_module(sys.argv[1]).main(sys.argv[2:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # KiB, on Linux
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured as Linux counts it")
+def test_a_picture_of_72_million_pixels_within_3_gib(tmp_path):
+    rng, size = np.random.default_rng(0), (12000, 6000)
+    for kind in ("images", "masks"):
+        (tmp_path / kind / "val").mkdir(parents=True)
+    small = Image.fromarray(rng.integers(0, 256, (60, 120, 3)).astype(np.uint8))
+    small.resize(size, Image.Resampling.BILINEAR).save(tmp_path / "images/val/a.jpg")
+    labels = Image.fromarray(rng.integers(0, 19, (60, 120)).astype(np.uint8))
+    labels.resize(size, Image.Resampling.NEAREST).save(tmp_path / "masks/val/a.png")
+    (tmp_path / "classes.yaml").write_text(f"classes: {[f'c{k}' for k in range(19)]}\n")
+    paths = {"data_root": str(tmp_path), "class_file": str(tmp_path / "classes.yaml")}
+    config = _write_config(tmp_path / "config.yaml", resize_to=[256, 512], **paths)
+    ckpt = str(_write_checkpoint(tmp_path / "run/last.pt", config))
+    averaged = ["--scales", "0.75", "1.0", "--flip", "--window", "128", "256"]
+    picture = [str(tmp_path / "images/val/a.jpg"), "--out", str(tmp_path / "out")]
+    for script in (["eval", "--save-vis", *averaged], ["predict", *picture]):
+        done = subprocess.run(
+            [sys.executable, "-c", MEASURED, *script, "--ckpt", ckpt, "--device", "cpu"],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert int(done.stdout.split()[-1]) < 3 << 20
+    assert sum(_metrics(tmp_path / "run/eval_val")["confusion"][0]) > 0
+    assert Image.open(tmp_path / "out/a_overlay.png").size == size

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils import inference
 from utils.errors import InputError
-from utils.inference import predict_logits, resize
+from utils.inference import label_map, predict_labels, predict_logits, resize
 
 
 class Pixelwise(nn.Module):
@@ -126,3 +127,55 @@ def test_float32_out_of_a_bfloat16_network():
     with torch.autocast("cpu", torch.bfloat16):
         logits = predict_logits(Strided(), image, (8, 8))
     assert logits.dtype == torch.float32
+
+
+# --- strips
+
+
+class Smooth(Strided):
+    """Nineteen classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 19, 3, 4, 1)
+
+
+OPTIONS = [
+    {},
+    {"flip": True},
+    {"scales": (0.75, 1.0, 1.25), "flip": True},
+    {"window": (24, 32), "stride": (16, 24)},
+    {"window": (24, 32), "scales": (0.5, 1.0)},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("size", [(311, 623), (48, 64), (17, 400), (700, 29)])
+def test_strips_give_the_labels_of_the_whole(monkeypatch, options, size):
+    torch.manual_seed(0)
+    model, image = Smooth(), torch.randn(2, 3, 48, 64)
+    whole = label_map(predict_logits(model, image, size, **options))
+    assert torch.equal(predict_labels(model, image, size, **options), whole)
+    monkeypatch.setattr(inference, "_WHOLE", 0)
+    for strip in (1, 19 * 4 * 2 * size[1] * 5, 1 << 30):  # a row, five, all
+        monkeypatch.setattr(inference, "_STRIP", strip)
+        found = predict_labels(model, image, size, **options)
+        assert found.dtype == torch.uint8 and found.shape == whole.shape
+        assert (found != whole).float().mean() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("source", "size"), [((128, 256), (751, 502)), ((1, 1), (9, 5)), ((97, 33), (776, 264))]
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_rows_are_those_of_the_whole_up_to_rounding(source, size, layout):
+    maps = torch.randn(1, 8, *source).contiguous(memory_format=layout)
+    whole = resize(maps, size)
+    rows = [range(top, min(top + 7, size[0])) for top in range(0, size[0], 7)]
+    found = torch.cat([inference._resize_rows(maps, size, part) for part in rows], 2)
+    torch.testing.assert_close(found, whole, rtol=0, atol=3e-6)
+
+
+def test_scores_up_to_a_gibibyte_are_made_at_once(monkeypatch):
+    monkeypatch.setattr(inference, "_resize_rows", None)
+    assert predict_labels(Smooth(), torch.randn(1, 3, 48, 64), (300, 400)).shape == (1, 300, 400)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils import metrics
 from utils.metrics import ConfusionMatrix
 
 
@@ -226,3 +227,14 @@ def test_means_of_the_small_and_the_large_classes():
         assert matrix.to_dict(names, small) == matrix.to_dict(names)
         assert "miou_small" not in matrix.to_dict(names, small)
         assert matrix.table(names, small) == matrix.table(names)
+
+
+def test_a_large_picture_is_counted_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    prediction = torch.from_numpy(rng.integers(0, 5, (31, 17)).astype(np.uint8))
+    truth = torch.from_numpy(rng.integers(0, 8, (31, 17)).astype(np.uint8))
+    whole, parts = ConfusionMatrix(5), ConfusionMatrix(5)
+    whole.update(prediction, truth, ignore_index=7)
+    monkeypatch.setattr(metrics, "_AT_A_TIME", 100)
+    parts.update(prediction, truth, ignore_index=7)
+    assert whole.counts.sum() > 400 and torch.equal(parts.counts, whole.counts)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from utils import visualize
+from utils.errors import InputWarning
 from utils.visualize import colourize, gallery, legend, overlay, save_image, save_mask
 
 PALETTE = np.array([[128, 64, 128], [0, 200, 0], [70, 130, 180]], np.uint8)
@@ -127,3 +129,25 @@ def test_gallery_legend_takes_the_rows_it_needs():
     assert picture.shape[1] == 3 * (590 + 6) + 6
     for color in palette:
         assert (picture == color).all(-1).sum() > 50
+
+
+def test_legend_shows_a_class_id_where_the_font_lacks_the_name():
+    names = ["road", "дорога", "two\nlines"]
+    with pytest.warns(InputWarning, match=r"show 1 of 3 classes by their ids \(1 for 'дорога'\)"):
+        picture = legend(names, PALETTE)
+    np.testing.assert_array_equal(picture, legend(["road", "1", "two\\nlines"], PALETTE))
+
+
+def test_plain_names_are_shown_without_a_warning(recwarn):
+    legend(["road", "traffic light", "a_b-c(1)/2 & <d>"], PALETTE)
+    assert not recwarn.list
+
+
+def test_overlay_of_a_large_picture_is_made_in_strips(monkeypatch):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (37, 23, 3)).astype(np.uint8)
+    labels = rng.integers(0, 5, (37, 23)).astype(np.uint8)
+    whole = overlay(image, labels, PALETTE, 0.3)
+    for pixels in (1, 23, 100):
+        monkeypatch.setattr(visualize, "_STRIP", pixels)
+        np.testing.assert_array_equal(overlay(image, labels, PALETTE, 0.3), whole)

@@ -148,7 +148,7 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
     plain = evaluation.parse(["--ckpt", str(run.files[step])])
     model = trained.model.to(ranks.device)
     options = options_from(plain)
-    matrix = evaluation.evaluate(model, loader, images, classes, options, plain, Path(), ranks)
+    matrix = evaluation.evaluate(model, loader, classes, options, plain, Path(), ranks)
     numbers = matrix.to_dict(classes.names, classes.small)
     return {
         "step": step,

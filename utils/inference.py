@@ -1,6 +1,8 @@
 """From a normalised image to pixel scores: whole image, sliding window, several scales, flip."""
 
 import argparse
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from utils.errors import InputError
 
 Size = tuple[int, int]  # (height, width)
 _MAX_SCALE = 8  # 64 times the pixels: more is a slip of the keyboard, and memory runs out
+_WHOLE, _STRIP = 1 << 30, 1 << 23  # bytes of scores: made at once up to the first; of one strip
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
@@ -22,40 +25,94 @@ def resize(maps: Tensor, size: Size) -> Tensor:
 
 
 @torch.inference_mode()
-def predict_logits(
+def predict_logits(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
+    """image (B,3,h,w), normalised -> scores (B,K,H,W) float32 at `size`, for their argmax.
+
+    Options: scales=(1.0,), flip=False, window=None, stride=None.
+    One scale without flip gives the raw logits, resized to the network's input size and from there
+    to `size`. Several scales and/or flip give the mean of the softmax probabilities.
+    window, stride (height, width): run over overlapping windows of the (scaled) image and average
+    their logits.
+    """
+    count, passes = _passes(model, image, **options)
+    return _scores(passes, count, size)
+
+
+@torch.inference_mode()
+def predict_labels(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
+    """image (B,3,h,w), normalised -> uint8 (B,H,W) at `size`, the class of the highest score.
+
+    The scores and the options are those of `predict_logits`. Scores that would take more than 1 GiB
+    are made in strips of rows: then memory grows with the network's input, not with the picture.
+    The labels are the same, but where two scores are equal up to rounding.
+    """
+    count, passes = _passes(model, image, **options)
+    first = next(passes)
+    row = first[..., 0, 0].numel() * size[1] * 4  # bytes
+    if row * size[0] <= _WHOLE:
+        return label_map(_scores(itertools.chain([first], passes), count, size))
+    logits, height = [first, *passes], max(1, _STRIP // row)
+    labels = image.new_empty((len(image), *size), dtype=torch.uint8)
+    for top in range(0, size[0], height):
+        strip = range(top, min(top + height, size[0]))
+        labels[:, top : strip.stop] = label_map(_scores(logits, count, size, strip))
+    return labels
+
+
+def _passes(
     model: nn.Module,
     image: Tensor,
-    size: Size,
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
     window: Size | None = None,
     stride: Size | None = None,
-) -> Tensor:
-    """image (B,3,h,w), normalised -> scores (B,K,H,W) float32 at `size`, for their argmax.
-
-    One scale without flip gives the raw logits, resized to the network's input size and from there
-    to `size`. Several scales and/or flip give the mean of the softmax probabilities.
-    window, stride: run over overlapping windows of the (scaled) image and average their logits.
-    """
-    passes = [
-        (scale, flipped) for scale in scales for flipped in ((False, True) if flip else (False,))
-    ]
-    if not passes or min(scales) <= 0:
+) -> tuple[int, Iterator[Tensor]]:
+    """Their number, and the logits of each at the size of the network's input."""
+    if not scales or min(scales) <= 0:
         raise InputError(f"--scales must be one or more positive numbers, found {list(scales)}")
-    total = None
-    for scale, flipped in passes:
+    pairs = [(scale, mirrored) for scale in scales for mirrored in (False, True)[: 1 + flip]]
+
+    def run(scale: float, mirrored: bool) -> Tensor:
         height, width = (max(1, int(side * scale + 0.5)) for side in image.shape[-2:])
         x = resize(image, (height, width))
-        x = x.flip(-1) if flipped else x
+        x = x.flip(-1) if mirrored else x
         logits = (
             _whole(model, x) if window is None else _sliding(model, x, window, stride or window)
         )
-        logits = resize(logits.flip(-1) if flipped else logits, size)
-        if len(passes) == 1:
+        return logits.flip(-1) if mirrored else logits
+
+    return len(pairs), itertools.starmap(run, pairs)
+
+
+def _scores(passes: Iterable[Tensor], count: int, size: Size, rows: range | None = None) -> Tensor:
+    """The scores at `size`, or these rows of them."""
+    total = None
+    for logits in passes:
+        logits = resize(logits, size) if rows is None else _resize_rows(logits, size, rows)
+        if count == 1:
             return logits
         probabilities = logits.softmax(1)
         total = probabilities if total is None else total + probabilities
-    return total / len(passes)
+    return total / count
+
+
+def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
+    """These rows of `resize(maps, size)`, up to rounding."""
+    height = maps.shape[-2]
+    if maps.shape[-2:] == tuple(size):
+        return maps[..., rows.start : rows.stop, :]
+    # As F.interpolate finds its sources: a float32 scale, and one rounding at the end.
+    scale = (torch.tensor(float(height)) / size[0]).double()
+    middle = torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5
+    place = (middle * scale - 0.5).float().clamp(min=0)
+    above = place.long().clamp(max=height - 1)
+    below = (above + 1).clamp(max=height - 1)
+    first, last = int(above[0]), int(below[-1])
+    wide = resize(maps[..., first : last + 1, :], (last + 1 - first, size[1]))
+    weight = (place - above)[:, None].to(maps.device)
+    above, below = (lines.sub(first).to(maps.device) for lines in (above, below))
+    upper, lower = wide.index_select(-2, above), wide.index_select(-2, below)
+    return upper.mul_(1 - weight).add_(lower.mul_(weight))
 
 
 def label_map(scores: Tensor) -> Tensor:

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from utils.errors import printable, warn
+
 IGNORED_COLOR = (0, 0, 0)
 # Of a gallery, in pixels: its width, about; between panels; and for letters of 12 pixels when the
 # whole is shown on a page of 900.
 _WIDTH, _GAP, _TEXT, _PAGE = 1800, 6, 12, 900
+_STRIP = 1 << 20  # pixels mixed at a time: in float64 they take 24 bytes each
 
 
 def colourize(prediction: np.ndarray, palette: np.ndarray) -> np.ndarray:
@@ -30,9 +33,15 @@ def overlay(
         raise ValueError(
             f"image {image.shape[:2]} and prediction {prediction.shape} differ in size"
         )
-    colored = colourize(prediction, palette)
-    mixed = np.rint((1 - alpha) * image.astype(np.float32) + alpha * colored).astype(np.uint8)
-    return np.where((prediction < len(palette))[..., None], mixed, image)
+    result = np.empty_like(image)
+    for top in range(0, len(image), rows := max(1, _STRIP // max(1, image.shape[1]))):
+        strip = slice(top, top + rows)
+        below, labels = image[strip], prediction[strip]
+        colored = colourize(labels, palette)
+        mixed = np.rint((1 - alpha) * below.astype(np.float32) + alpha * colored)
+        known = (labels < len(palette))[..., None]
+        result[strip] = np.where(known, mixed.astype(np.uint8), below)
+    return result
 
 
 def save_image(path: str | Path, image: Image.Image | np.ndarray, **options: Any) -> None:
@@ -71,8 +80,12 @@ def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
 
 
 def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int = 18) -> np.ndarray:
-    """Coloured squares with the class names, `rows` to a column, letters of `size` pixels."""
+    """Coloured squares with the class names, `rows` to a column, letters of `size` pixels.
+
+    A name with letters that the font lacks is shown by its class id; a warning says so.
+    """
     font = ImageFont.load_default(size)
+    names = _drawable(names, font)
     line, margin, box = round(1.55 * size), round(0.55 * size), round(1.45 * size)
     columns = [range(k, min(k + rows, len(names))) for k in range(0, len(names), rows)]
     widths = [max(int(font.getlength(names[k])) for k in c) + box + 3 * margin for c in columns]
@@ -88,6 +101,22 @@ def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int =
             draw.text(place, names[k], fill="black", font=font, anchor="lm")
         left += width
     return np.asarray(image)
+
+
+def _drawable(names: Sequence[str], font: Any) -> list[str]:
+    # The font draws what it lacks (Cyrillic, Chinese, ...) as it draws what is no letter: a box.
+    box = bytes(font.getmask("\uffff"))
+    shown = [printable(name) for name in names]
+    lacking = [
+        k for k, name in enumerate(shown) if any(bytes(font.getmask(c)) == box for c in name)
+    ]
+    if lacking:
+        first = lacking[0]
+        warn(
+            f"legends show {len(lacking)} of {len(shown)} classes by their ids ({first} for "
+            f"'{shown[first]}'): Pillow's font lacks letters of their names"
+        )
+    return [str(k) if k in lacking else name for k, name in enumerate(shown)]
 
 
 def gallery(
