@@ -128,9 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--convert", type=path, metavar="OUT", help=convert_help)
     config_help = "write a config to start from, derived from the pictures"
     add("--write-config", type=path, metavar="FILE", help=config_help)
-    miniature_help = (
-        "--write-config: for a dry run with the miniature CLIP that ships with the code"
-    )
+    miniature_help = "--write-config: for a dry run with the miniature CLIP that is shipped"
     add("--miniature", action="store_true", help=miniature_help)
     add("--overwrite", action="store_true", help="replace what one of these options made before")
     add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")

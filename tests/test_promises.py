@@ -356,7 +356,7 @@ NUMBERS = [
     Promise(D, "a TIFF in which zero is white",
             (gone("data/masks/train/t0.png"),
              tiff("data/masks/train/t0.tif", 255 - IDS, tiffinfo={262: 0})),
-            OUT, 0, holds=t0_has(0, 1, 2, 3)),
+            OUT, 2, "t0.tif.*0 is white", nothing_made),
     Promise(D, "ids beyond 255",
             (grey_png("data/masks/train/t0.png", [[1000] * 64] * 48, 16),), OUT, 2,
             "t0.png.*(1000|255)", nothing_made),
@@ -401,7 +401,7 @@ E = "degenerate settings that give perfect numbers"
 EVERY = list(range(4))
 DEGENERATE = [
     Promise(E, "one class", (write("data/classes.yaml", "classes: [road]\n"), gone("text.pt"),
-                             gone("masks"), labels({f"t{i}": [0] for i in range(4)})),
+                             gone("masks"), gone("labels.meta.json"), labels({f"t{i}": [0] for i in range(4)})),
             TRAIN, 2, "one class", nothing_made),
     Promise(E, "one class, found by --check",
             (write("data/classes.yaml", "classes: [road]\n"), gone("data/masks"),
