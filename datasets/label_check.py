@@ -17,7 +17,7 @@ from utils.errors import InputError, warn
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 
 Images = dict[str, dict[str, File]]  # split -> image id -> file
-_FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
+_FEW_CLASSES, _FEW_IMAGES = 3, 50  # so few may well be all in each of so few
 _SOME = 16  # masks that are looked at before training
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
 
@@ -148,9 +148,8 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
     if labels and unseen:
         text = f"no training image has {', '.join(unseen)}: what is not seen is not learned"
         odd.append(Odd("unseen class", f"{text}; add images, or correct the class file"))
-    is_few = len(classes) <= _FEW_CLASSES and len(labels) <= _FEW_IMAGES
-    is_same = len(labels) > 1 and len({*labels.values()}) == 1 < len(classes)
-    if is_same and seen and not (unseen and is_few):
+    is_odd = len(labels) > 1 and (len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES)
+    if is_odd and seen and len({*labels.values()}) == 1 < len(classes):
         same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
         text = (
             f"all {len(labels)} training images have the same labels ({same}): so labels rule out "

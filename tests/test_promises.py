@@ -401,7 +401,8 @@ E = "degenerate settings that give perfect numbers"
 EVERY = list(range(4))
 DEGENERATE = [
     Promise(E, "one class", (write("data/classes.yaml", "classes: [road]\n"), gone("text.pt"),
-                             gone("masks"), gone("labels.meta.json"), labels({f"t{i}": [0] for i in range(4)})),
+                             gone("masks"), gone("labels.meta.json"),
+                             labels({f"t{i}": [0] for i in range(4)})),
             TRAIN, 2, "one class", nothing_made),
     Promise(E, "one class, found by --check",
             (write("data/classes.yaml", "classes: [road]\n"), gone("data/masks"),
