@@ -17,7 +17,7 @@ from utils.errors import InputError, warn
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 
 Images = dict[str, dict[str, File]]  # split -> image id -> file
-_FEW_CLASSES, _FEW_IMAGES = 3, 50  # so few may well be all in each of so few
+_FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
 _SOME = 16  # masks that are looked at before training
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
 
