@@ -73,10 +73,21 @@ def read_entries(
                 ids = {class_id(value, f"image '{drop_suffix(key)}'") for value in values}
             else:
                 ids = {known[value] for value in values}
+            if len(ids) < len(values):
+                _check_repeated(path, key, values)
             entries.append((key, tuple(sorted(ids))))
         except InputError as error:
             entries.append((key, error))
     return entries
+
+
+def _check_repeated(path: Path, key: str, values: list) -> None:
+    """Raise InputError for an id that stands twice; names may, as in a list of the objects."""
+    repeated = next((value for value in values if values.count(value) > 1), values[0])
+    where = f"{path}: image '{drop_suffix(key)}': {_shown(values)} has {_shown(repeated)} twice"
+    if not isinstance(repeated, str) or repeated.isdecimal():
+        raise InputError(f"{where}; expected each class id once (and no counts or 0/1 vectors)")
+    warn(f"{path}: lists like that of '{drop_suffix(key)}' name a class twice; it counts once")
 
 
 def twice(path: str | Path, name: str) -> InputError:

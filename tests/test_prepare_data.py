@@ -31,7 +31,7 @@ NAMES = ("road", "traffic light", "car")
 def test_label_files_in_every_form(tmp_path: Path) -> None:
     expected = {"a/1": (0, 2), "b": (1,), "c.d": ()}
     forms = {
-        "ids.json": '{"a/1": [2, 0, 2], "b": [1], "c.d": []}',
+        "ids.json": '{"a/1": [2, 0], "b": [1], "c.d": []}',
         "names.json": '{"a/1.jpg": ["car", "Road"], "b.PNG": ["traffic light"], "c.d": []}',
         "ids.csv": "image,labels\na/1.jpg,0 2\nb,1\nc.d,\n",
         "names.csv": "Image,Labels\na/1.jpg,car;road\nb.png,traffic light;\n\nc.d,\n",
@@ -61,6 +61,7 @@ def test_label_files_in_every_form(tmp_path: Path) -> None:
         ("l.json", "[[1, 2]]", r"expected \{"),
         ("l.json", "{}", "no image"),
         ("l.json", '{"a": [0], "a": [1]}', "'a' stands twice"),
+        ("l.json", '{"a": [2, 0, 2]}', "'a': .2, 0, 2. has 2 twice"),
         ("l.json", '{"a": [0], "a.jpg": [1]}', "'a' stands twice"),
         ("l.json", '{"a": [0', "not valid JSON"),
         ("l.csv", "a.jpg,0 1\n", "first line must be.*a.jpg"),
