@@ -16,6 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.ids import IMAGE_SUFFIXES, drop_suffix
 from datasets.windows import Size, Window
+from utils.collection import collection_paused
 from utils.errors import InputError
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -71,6 +72,7 @@ class TwiceError(InputError):
         super().__init__(self.messages[0] + more)
 
 
+@collection_paused()
 def list_files(folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, File]:
     """Files below `folder`, sorted by id: the relative path without its ending -> file.
 
@@ -109,6 +111,7 @@ def _why(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
+@collection_paused()
 def list_zip(path: Path, folder: str, endings: Sequence[str]) -> dict[str, File]:
     """The same for the members below `folder` (ending in '/') of a zip."""
     try:

@@ -21,6 +21,7 @@ from datasets.image_labels import (
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
 from datasets.training import require
+from utils.collection import collection_paused
 from utils.errors import InputError, warn
 
 Splits = Mapping[str, Collection[str]]  # split -> image ids
@@ -34,6 +35,7 @@ class Keys(NamedTuple):
     unclear: dict[str, list[str]]  # key -> the splits of which it may mean an image
 
 
+@collection_paused()
 def labels_of_split(
     dataset: SegmentationData,
     split: str,
