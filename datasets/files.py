@@ -19,6 +19,7 @@ from datasets.ids import IMAGE_SUFFIXES, difference, drop_suffix, image_id, matc
 from datasets.leftovers import is_leftover, tell_unread
 from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, raw_mode
 from datasets.windows import Size, Window
+from utils.collection import collection_paused
 from utils.errors import InputError
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
@@ -86,6 +87,7 @@ class TwiceError(InputError):
         super().__init__(self.messages[0] + more)
 
 
+@collection_paused()
 def list_files(
     folder: Path, endings: Sequence[str] = IMAGE_SUFFIXES, known: Sequence[str] = ()
 ) -> dict[str, File]:
@@ -131,6 +133,7 @@ def _why(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
+@collection_paused()
 def list_zip(
     path: Path, folder: str, endings: Sequence[str], known: Sequence[str] = ()
 ) -> dict[str, File]:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
+from utils.collection import collection_paused
 from utils.errors import warn
 from utils.inputs import Inputs
 from utils.mask_folder import read_made_from
@@ -17,6 +19,7 @@ from utils.mask_folder import read_made_from
 _THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
 
 
+@collection_paused()
 def fingerprint(
     classes: ClassTable,
     images: Mapping[str, File],
@@ -30,30 +33,26 @@ def fingerprint(
     Masks of gen_clip_masks.py in `mask_folder` are known by what they were made from, others by
     their sizes. `clip` is the sha256 of the CLIP that makes masks in training. Raises InputError.
     """
-    result: Inputs = {
-        "class_names": list(classes.names),
-        "prompts": [list(prompts) for prompts in classes.prompts],
-        "images": file_sizes(images),
-    }
+    parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
     if image_labels is not None:
-        result["labels"] = {name: list(image_labels[name]) for name in images}
+        parts["labels"] = {name: image_labels[name] for name in images}
     if masks is not None:
         folder, made_from = (None, {}) if mask_folder is None else read_made_from(Path(mask_folder))
         if made_from:
             made_of = made_from.pop("images_sha256", None)  # the run has the images itself
             as_many = made_from.get("num_images") == len(images)
-            if as_many and made_of not in (None, _sha256(result["images"])):
+            if as_many and made_of not in (None, _sha256(parts["images"])):
                 warn(
                     f"the masks in {folder} were made when image files had another size or other "
                     "names; make them again if pictures were replaced: gen_clip_masks.py "
                     "--overwrite"
                 )
-            result["masks"] = {"made_from": made_from}
+            parts["masks"] = {"made_from": made_from}
         else:
-            result["masks"] = {"sizes": file_sizes({name: masks[name] for name in images})}
+            parts["masks"] = {"sizes": file_sizes({name: masks[name] for name in images})}
     if clip is not None:
-        result["clip"] = clip
-    return result
+        parts["clip"] = clip
+    return Inputs(list(classes.names), parts)
 
 
 def images_sha256(images: Mapping[str, File]) -> str:

@@ -5,8 +5,7 @@ where an id is in two splits (train/0.jpg and val/0.jpg).
 """
 
 import contextlib
-import gc
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from datasets.image_labels import (
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
 from datasets.training import require
+from utils.collection import collection_paused
 from utils.errors import InputError, warn
 
 Splits = Mapping[str, Collection[str]]  # split -> image ids
@@ -36,6 +36,7 @@ class Keys(NamedTuple):
     unclear: dict[str, list[str]]  # key -> the splits of which it may mean an image
 
 
+@collection_paused()
 def labels_of_split(
     dataset: SegmentationData,
     split: str,
@@ -50,8 +51,7 @@ def labels_of_split(
     for other classes.
     """
     images = dataset.images(split) if images is None else images
-    with _no_collection():
-        labels, unknown = _read(dataset, split, path, classes, images)
+    labels, unknown = _read(dataset, split, path, classes, images)
     advice = "prepare_data.py makes them"
     require(images, labels | dict.fromkeys(unknown, ()), f"labels in {path}", advice)
     return labels
@@ -66,21 +66,6 @@ def find_labels(
 ) -> ImageLabels:
     """The same of those images that have labels."""
     return _read(dataset, split, path, classes, images)[0]
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's collector looks through all objects again each time that many new ones are made.
-
-    None of a million labels is garbage; without it they are read in less than half the time.
-    """
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _read(

@@ -17,6 +17,7 @@ from datasets.files import File, list_files, open_image, read_image, read_mask
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
+from utils.collection import collection_paused
 from utils.errors import InputError
 from utils.mask_folder import check_class_names
 
@@ -128,6 +129,7 @@ class EvaluationSet(Dataset):
         return sample
 
 
+@collection_paused()
 def pseudo_mask_files(
     folder: str | Path, names: Iterable[str], class_names: Sequence[str] | None = None
 ) -> dict[str, File]:

@@ -576,3 +576,20 @@ def test_two_machines_of_which_one_dies(root, tmp_path, generate):
     assert [status for status, *_ in ended] == [0, 0], ended
     assert "5 masks are there, 1 of them made now" in ended[0][1]
     same_files(out, generate())
+
+
+def test_a_replaced_picture_is_noticed(root, generate):
+    """By the size of its file; masks from before that was kept are taken as they are."""
+    out = generate()
+    path = root / "images/train/a.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0")
+    try:
+        with pytest.raises(InputError, match="holds masks of other pictures: .* another size now"):
+            generate()
+        content = json.loads((out / "meta.json").read_text())
+        del content["made_from"]["images_sha256"]
+        (out / "meta.json").write_text(json.dumps(content))
+        generate()
+    finally:
+        path.write_bytes(whole)

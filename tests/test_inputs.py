@@ -24,7 +24,7 @@ from utils import signals
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.errors import InputError, InputWarning
-from utils.inputs import differences, digests, read_inputs
+from utils.inputs import Inputs, differences, read_parts
 from utils.other_steps import other_steps
 
 
@@ -158,12 +158,12 @@ def test_a_run_from_before_goes_on_and_records(trained, tmp_path) -> None:
     shutil.copytree(trained, folder)
     (folder / "config.yaml").unlink()
     content = load_checkpoint(folder / "warmup/last.pt")
-    assert content["inputs"] == digests(read_inputs(folder / "warmup"))
+    assert content["inputs"] == Inputs([], read_parts(folder / "warmup")).digests()
     torch.save({k: v for k, v in content.items() if k != "inputs"}, folder / "warmup/last.pt")
     (folder / "warmup/inputs.json").unlink()
     relabel(folder / "data")
     run(train_warmup, folder, "warmup")
-    assert read_inputs(folder / "warmup")["labels"]["t1"] == [1]
+    assert read_parts(folder / "warmup")["labels"]["t1"] == [1]
 
 
 def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
@@ -172,16 +172,20 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     images = list_files(tmp_path / "data/images/train")
     masks = list_files(tmp_path / "data/masks/train")
     folder = tmp_path / "data/masks/train"
-    plain = fingerprint(classes, images, None, masks, str(folder))
+
+    def look() -> dict:
+        return fingerprint(classes, images, None, masks, str(folder)).parts()
+
+    plain = look()
     assert plain["masks"]["sizes"] == file_sizes(masks)
     made = {"class_names": list(classes.names), "split": "train", "ratio": [1.0], "num_images": 6}
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
-    first = fingerprint(classes, images, None, masks, str(folder))
+    first = look()
     assert first["masks"] == {"made_from": made | {"precision": "fp32"}}
     made |= {"ratio": [2.0], "images_sha256": "0"}
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
     with pytest.warns(InputWarning, match="were made when image files had another size"):
-        second = fingerprint(classes, images, None, masks, str(folder))
+        second = look()
     assert differences(first, second) == "masks made with other ratio"
     assert differences(plain, second) == "other masks"
     assert differences(first, first) == "" and differences({}, first) == ""
@@ -201,7 +205,7 @@ def test_sizes_are_the_same_in_a_zip(tmp_path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"images": 3}', '{"images": {}, "labels": 0}'])
 def test_a_damaged_record_is_no_error_of_its_own(tmp_path, text) -> None:
     (tmp_path / "inputs.json").write_text(text)
-    recorded = read_inputs(tmp_path)
+    recorded = read_parts(tmp_path)
     found = differences(recorded, {"images": {"a": 1}, "labels": {"a": [0]}})
     assert isinstance(found, str) and bool(found) == ("images" in recorded)
 

@@ -6,6 +6,7 @@ changed; a checkpoint has a digest of each part. `datasets/fingerprint.py` colle
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +14,46 @@ from utils.class_names import compare_class_names
 from utils.errors import InputError
 from utils.files import parse_json, replacing
 
-# class_names: a list; prompts: of each class; images: id -> bytes; and, where they are used,
-# labels: id -> class ids; masks: what they were made from, or id -> bytes; clip: its sha256.
-Inputs = dict[str, Any]
-
 FILE = "inputs.json"
+# labels: id -> class ids; masks: what they were made from, or id -> bytes; prompts: of each class;
+# clip: its sha256. What is not used is left out.
 _PARTS = ("images", "labels", "masks", "prompts", "clip")
 
 
-def digests(inputs: Inputs) -> dict[str, str]:
-    """Part -> sha256, for a checkpoint."""
-    texts = {part: json.dumps(inputs[part], sort_keys=True) for part in _PARTS if part in inputs}
-    return {part: hashlib.sha256(text.encode()).hexdigest() for part, text in texts.items()}
+class Inputs:
+    """What a run is trained on: each of `_PARTS` as JSON, made once as it may be long."""
+
+    def __init__(self, class_names: list[str], parts: Mapping[str, Any]) -> None:
+        self.class_names = class_names
+        self.texts = {part: json.dumps(parts[part]) for part in _PARTS if part in parts}
+
+    def digests(self) -> dict[str, str]:
+        """Part -> sha256, for a checkpoint."""
+        return {
+            part: hashlib.sha256(text.encode()).hexdigest() for part, text in self.texts.items()
+        }
+
+    def parts(self) -> dict[str, Any]:
+        """As `read_parts` would give them."""
+        return {part: json.loads(text) for part, text in self.texts.items()}
+
+    def write(self, run_dir: Path) -> None:
+        """To inputs.json, whole or not at all."""
+        text = ",\n".join(f"{json.dumps(part)}: {text}" for part, text in self.texts.items())
+        with replacing(run_dir / FILE) as temporary:
+            temporary.write_text(f"{{{text}}}\n", encoding="utf-8")
 
 
-def write_inputs(run_dir: Path, inputs: Inputs) -> None:
-    """To inputs.json, whole or not at all."""
-    with replacing(run_dir / FILE) as temporary:
-        temporary.write_text(json.dumps(inputs), encoding="utf-8")
-
-
-def read_inputs(run_dir: Path) -> Inputs:
+def read_parts(run_dir: Path) -> dict[str, Any]:
     """Of inputs.json; nothing where it is missing (an older run) or damaged."""
     try:
         content = parse_json((run_dir / FILE).read_text(encoding="utf-8"))
-        return content if isinstance(content, dict) and digests(content) else {}
+        return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
 
 
-def differences(old: Inputs, new: Inputs) -> str:
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     """What has changed, in words: "3 -> 5 images; labels of 'b' differ"; empty when nothing has.
 
     A part that only one of them has is not compared.
@@ -94,17 +105,18 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
     """
     compare_class_names(
         checkpoint["class_names"],
-        inputs["class_names"],
+        inputs.class_names,
         f"{path} was trained",
         "give the class file that it was trained with, or train anew in another --run-dir",
     )
-    stored, now = checkpoint["inputs"], digests(inputs)
+    stored, now = checkpoint["inputs"], inputs.digests()
     changed = [part for part in now if stored.get(part, now[part]) != now[part]]
     if changed:
-        recorded = read_inputs(path.parent)
-        is_its_own = recorded and digests(recorded) == stored
-        told = differences(recorded, inputs) if is_its_own else f"other {', '.join(changed)}"
+        recorded = read_parts(path.parent)
+        is_its_own = Inputs([], recorded).digests() == stored
+        told = differences(recorded, inputs.parts()) if is_its_own else ""
         raise InputError(
-            f"{path.parent} holds a run on other data ({told}); restore the data to go on, or "
-            "train all stages on this data: in another --run-dir, or with --overwrite"
+            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(changed)}); "
+            "restore the data to go on, or train all stages on this data: in another --run-dir, or "
+            "with --overwrite"
         )

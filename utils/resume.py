@@ -18,7 +18,7 @@ from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
-from utils.inputs import Inputs, check_inputs, write_inputs
+from utils.inputs import Inputs, check_inputs
 from utils.other_steps import other_steps
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
@@ -146,7 +146,7 @@ def _compare_and_record(
         try:
             if path is not None:
                 check_inputs(checkpoint, path, inputs)
-            write_inputs(run_dir, inputs)
+            inputs.write(run_dir)
         except InputError as error:
             problem = str(error)
     problem = gather_objects(problem)[0]

@@ -17,7 +17,7 @@ from utils.config import Config
 from utils.distributed import Ranks
 from utils.errors import InputError
 from utils.files import parse_json, replacing
-from utils.inputs import Inputs, digests
+from utils.inputs import Inputs
 from utils.run_folder import git
 
 _LEGEND = (
@@ -72,7 +72,7 @@ class RunLog:
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.config, self.ranks, self.first_step, self.end = config, ranks, step, end
-        self.inputs = digests(inputs or {})  # for checkpoints
+        self.inputs = inputs.digests() if inputs else {}  # for checkpoints
         self.names: list[str] = []
         self.start_time = self.first_time = time.perf_counter()
         self.sums: dict[str, torch.Tensor] = {}
