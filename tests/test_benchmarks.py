@@ -14,7 +14,7 @@ from conftest import golden_cases, golden_files, load_golden
 from tiny_clip import tiny_clip
 from torch import nn
 
-from benchmarks import checkpoint_size, run, step_ways, table, train_step
+from benchmarks import busy, checkpoint_size, run, step_ways, table, train_step
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.inputs import official_config, random_images, random_labels
 from benchmarks.machine import cpu_model
@@ -480,3 +480,34 @@ def test_both_ways_of_a_step_agree(monkeypatch, patch_draw: str) -> None:
     kind = train_step.Kind(train_step.FP32, None, patch_draw)
     monkeypatch.setattr(train_step, "ON_CPU", {"fp32": kind})
     assert "differ by" in train_step.cases(Options("cpu", quick=True))[0].check()
+
+
+# --- beside other work
+
+
+def test_busy_takes_ratios_round_by_round() -> None:
+    def one(*rates: float) -> dict[str, dict[str, float]]:
+        names = [f"{place}, {way}" for place in ("alone", "beside") for way in busy.POLICIES]
+        numbers = [{"images_per_second": rate, "cpu_ms_per_image": 70.0} for rate in rates]
+        return dict(zip(names, numbers, strict=True))
+
+    rounds = [one(10, 9, 1, 8), one(20, 20, 2, 10), one(10, 11, 1, 12)]
+    lines = busy.table({"machine": {"cores": 2}, "rounds": rounds}).splitlines()
+    assert lines[0] == "*cores 2*"
+    assert "| beside, default | 1 [1-2] | 70 [70-70] |" in lines
+    assert "| alone, passive / default | **1 [0.9-1.1]** | |" in lines
+    assert "| beside, passive / default | **8 [5-12]** | |" in lines
+    assert held(table.PAGE, "busy machine") is not None
+
+
+@pytest.mark.slow
+def test_busy_trains_beside_another_process() -> None:
+    for policy in busy.POLICIES:
+        found = busy.measure(policy, beside=True, seconds=0.5)
+        assert found["images_per_second"] > 0 and found["cpu_ms_per_image"] > 0
+
+
+def test_busy_says_when_a_training_fails(monkeypatch) -> None:
+    monkeypatch.setattr(busy, "COMMAND", [sys.executable, "-c", "print('warm')"])
+    with pytest.raises(InputError, match="the training of passive ended early"):
+        busy.measure("passive", beside=False, seconds=1)
