@@ -19,6 +19,7 @@ from datasets.fingerprint import fingerprint
 from datasets.label_check import check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
+from datasets.plausible import implausible
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
@@ -31,7 +32,7 @@ from models.views import LocalViewSampler
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
-from utils.errors import run_script
+from utils.errors import run_script, warn
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
 from utils.runlog import RunLog, describe
@@ -57,6 +58,8 @@ def main(argv: list[str]) -> None:
     images = source.images(split)
     image_labels = labels_of_split(source, split, config.image_labels, classes, images)
     check_trainable(classes, image_labels)
+    for text in implausible(config, len(images)):
+        warn(text)
     masks = None
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
