@@ -32,11 +32,12 @@ from datasets.sizes import sample_sizes
 from datasets.split_labels import label_keys
 from datasets.survey import Found, labels_from_counts, parallel
 from utils.config import Config
-from utils.errors import InputError, InputWarning
+from utils.errors import InputError, InputNote, InputWarning
 from utils.ground_truth import ONE_CLASS
 
 Splits = dict[str, dict[str, File]]  # split -> image id -> file
 _MOST = 10  # lines about oddities of one kind
+_NOTE = "note"  # the kind of what is told and no oddity
 
 
 class Findings(NamedTuple):
@@ -70,7 +71,7 @@ def examine(
         images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
         masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
         labels = None if given is None else given(images)
-    told_already = list(dict.fromkeys(str(warning.message) for warning in said))
+    told_already = {str(warning.message): warning.category for warning in said}  # each once
     here = {split: images[split] for split in splits}
     keys = label_keys(images)
     tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
@@ -96,7 +97,8 @@ def examine(
     problems += copies
     odd += [odd for one in seen.values() for odd in one.odd]
     odd += [odd for files in here.values() for odd in _alike(files)]
-    odd += [Odd("listing", text) for text in told_already]
+    for text, category in told_already.items():
+        odd.append(Odd(_NOTE if issubclass(category, InputNote) else "listing", text))
     odd += _strays(Path(dataset.root), images, masks, told_already)
     if labels is None:
         labels = LabelFile(labels_from_counts(found, len(classes), min_pixels), set(), {}, [])
@@ -127,11 +129,14 @@ def told(findings: Findings) -> Iterator[str]:
     kinds: dict[str, list[str]] = defaultdict(list)
     for kind, text in findings.odd:
         kinds[kind].append(text)
+    notes = kinds.pop(_NOTE, [])
+    yield from (f"note: {text}" for text in notes)
     for kind, texts in kinds.items():
         yield from (f"warning: {text}" for text in texts[:_MOST])
         if len(texts) > _MOST:
             yield f"warning: and {len(texts) - _MOST} more like this ({kind})"
-    warnings = f", {len(findings.odd)} warnings" if findings.odd else ""
+    number = len(findings.odd) - len(notes)
+    warnings = f", {number} warnings" if number else ""
     yield f"{findings.num_images} images checked, {len(findings.problems)} problems{warnings}"
 
 

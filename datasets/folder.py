@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.files import MASK_SUFFIXES, File, list_files, read_mask, walk
 from datasets.leftovers import is_leftover, looks_like_picture
-from utils.errors import InputError, warn
+from utils.errors import InputError, note, warn
 
 EXPECTED = """expected
   images/<name>.jpg                          or images/{train,val,test}/<name>.jpg
@@ -97,12 +97,16 @@ class Folder:
         return self._folders[split]
 
     def _tell_unread(self) -> None:
-        """Name what lies beside the folders of the splits: it belongs to none of them."""
+        """Name what lies beside the folders of the splits, and splits of other names."""
         for other in _others(self.root, self._images.name, _IMAGES):
             warn(f"{other} is not read: the images are those of {self._images}")
         folders, names = _entries(self._images)
         if self._folders == {"train": ""}:
             return
+        other = [(f, s) for s, f in self._folders.items() if f.casefold() != s]
+        renamed = [f"'{folder}' is read as '{split}'" for folder, split in other]
+        if renamed:
+            note(f"the splits in {self._images}: {', '.join(renamed)}")
         pictures = list(filter(_is_picture, names))
         if pictures:
             warn(
@@ -123,8 +127,9 @@ class Folder:
         expected = f"ground truth lies in {expected}, named <image id>.png"
         has_splits = self._folders != {"train": ""}
         known = _splits(self._masks, folders).values() if has_splits else ()
-        unread = [self._masks / folder for folder in folders if folder not in known]
+        unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
         if not self._masks.is_dir():
+            tell = note
             beside = _entries(self.root)[0]
             unread = [self.root / name for name in beside if name.casefold() in _OTHER_MASKS]
             expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
@@ -135,7 +140,7 @@ class Folder:
         for folder in unread:
             count = _count(folder)
             if count:
-                warn(f"{folder} has {count} not read: {expected}")
+                tell(f"{folder} has {count} not read: {expected}")
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

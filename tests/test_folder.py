@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets import open_dataset
-from utils.errors import InputError
+from utils.errors import InputError, InputNote
 
 
 def make(root: Path, *paths: str) -> Path:
@@ -39,7 +39,8 @@ def listed(root: Path) -> dict[str, tuple[list[str], list[str]]]:
 )
 def test_splits_by_the_names_of_other_tools(tmp_path, recwarn, paths):
     assert listed(make(tmp_path, *paths)) == {"train": (["a"], ["a"]), "val": (["b"], ["b"])}
-    assert not recwarn
+    assert {warning.category for warning in recwarn} == {InputNote}
+    assert re.search("'(validation|valid|dev)' is read as 'val'", str(recwarn[0].message).lower())
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,15 @@ def warn(text: str) -> None:
     warnings.warn(text, InputWarning, stacklevel=2)
 
 
+class InputNote(InputWarning):
+    """How something the user gave is read: raised by `note`."""
+
+
+def note(text: str) -> None:
+    """Say once, on rank 0, how something the user gave is read, where nothing is wrong with it."""
+    warnings.warn(text, InputNote, stacklevel=2)
+
+
 def run_script(main: Callable[[list[str]], None]) -> None:
     """Run ``main(sys.argv[1:])``; report an error the user can mend as one message, exit status 2.
 
@@ -112,7 +121,8 @@ def _prepare_console() -> None:
         if not issubclass(category, InputWarning):
             shown_before(message, category, *place, **options)
         elif os.environ.get("RANK", "0") == "0":
-            print(f"warning: {printable(str(message))}", file=sys.stderr, flush=True)
+            word = "note" if issubclass(category, InputNote) else "warning"
+            print(f"{word}: {printable(str(message))}", file=sys.stderr, flush=True)
 
     warnings.showwarning = show
 
