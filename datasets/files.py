@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import stat
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from datasets.image_labels import IMAGE_SUFFIXES, drop_suffix
 from datasets.windows import Size, Window
 from utils.errors import InputError
 
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large, and read
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 Reader = Callable[[Window], np.ndarray]  # uint8 (height, width, 3) of a window
 
@@ -240,7 +242,8 @@ def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
         ) from None
     except Image.DecompressionBombError:
         raise InputError(
-            f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
+            f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller "
+            "or cut it into tiles (ImageMagick: magick BIG -crop 8192x8192 tile_%03d.png)"
         ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None

@@ -52,10 +52,11 @@ class RunLog:
             self._forget_after(step)
             settings = (run_dir / "config.yaml").read_text(encoding="utf-8")
             print(f"{settings}{run_dir}: steps {step + 1} to {end}", flush=True)
-            with (run_dir / "command.txt").open("a", encoding="utf-8") as file:
+            escaped = {"encoding": "utf-8", "errors": "surrogateescape"}  # names in any encoding
+            with (run_dir / "command.txt").open("a", **escaped) as file:
                 file.write(f"{shlex.join(sys.argv)}\n")
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
-            (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
+            (run_dir / "git.txt").write_text(f"{commit}\n{changes}", **escaped)
             if tensorboard:
                 from utils.tensorboard import Board  # optional, and it imports what imports this
 
