@@ -156,9 +156,9 @@ def test_config_key(capsys) -> None:
 
 
 def test_a_config_key_is_written_as_the_system_writes_file_names() -> None:
+    command = [sys.executable, "-m", "tools.config_key", "configs/tiny_cpu.yaml", "data_root"]
     done = subprocess.run(
-        [sys.executable, "-m", "tools.config_key", "configs/tiny_cpu.yaml", "data_root"]
-        + ["--set", "data_root=дорога"],
+        [*command, "--set", "data_root=дорога"],
         cwd=ROOT,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
         capture_output=True,
