@@ -4,6 +4,7 @@ import functools
 import io
 import os
 import stat
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -23,6 +24,7 @@ from utils.collection import collection_paused
 from utils.errors import InputError
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large, and read
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _SAVE_8 = "if its numbers are of 8 bits, save it with 8 bits"
 _HUGE = 1 << 30  # bytes of a file; most likely a film, which is not read whole to say so
@@ -315,7 +317,8 @@ def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
         raise InputError(f"cannot decode {file}: {_no_picture(file, data or b'')}") from None
     except Image.DecompressionBombError:
         raise InputError(
-            f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller"
+            f"cannot decode {file}: more than {2 * Image.MAX_IMAGE_PIXELS} pixels; make it smaller "
+            "or cut it into tiles (ImageMagick: magick BIG -crop 8192x8192 tile_%03d.png)"
         ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None

@@ -545,3 +545,13 @@ def test_a_picture_of_72_million_pixels_within_3_gib(tmp_path):
         assert int(done.stdout.split()[-1]) < 3 << 20
     assert sum(_metrics(tmp_path / "run/eval_val")["confusion"][0]) > 0
     assert Image.open(tmp_path / "out/a_overlay.png").size == size
+
+
+def test_metrics_are_written_before_anything_is_printed(folder, monkeypatch):
+    def fail(*_, **__):
+        raise UnicodeEncodeError("cp1252", "дорога", 0, 1, "a console without these letters")
+
+    monkeypatch.setattr("builtins.print", fail)
+    with pytest.raises(UnicodeEncodeError):
+        evaluation.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu"])
+    assert _metrics(folder["tmp"] / "run" / "eval_val")["num_images"] == 5

@@ -191,3 +191,8 @@ def test_every_option_that_is_a_path_is_read_as_one(monkeypatch, capsys, script,
 
     main = importlib.import_module(script).main
     assert {*options.split()} <= paths_of(monkeypatch, main)
+
+
+def test_a_config_names_no_folder_in_another_encoding():
+    with pytest.raises(InputError, match=r"'data_root': 'caf\\udce9' is the name .* rename that"):
+        load_config(ROOT / "configs/tiny_cpu.yaml", ["data_root=caf\udce9"])

@@ -201,6 +201,17 @@ def test_config_key(capsys) -> None:
     assert stopped.value.code == 2
 
 
+def test_a_config_key_is_written_as_the_system_writes_file_names() -> None:
+    command = [sys.executable, "-m", "tools.config_key", "configs/tiny_cpu.yaml", "data_root"]
+    done = subprocess.run(
+        [*command, "--set", "data_root=дорога"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+    )
+    assert done.stdout == os.fsencode("дорога\n")
+
+
 def test_official_and_default_configs_share_no_files() -> None:
     files = (ROOT / "configs").glob("*.yaml")
     default = [load_config(path) for path in files if not path.stem.endswith("_ablation")]

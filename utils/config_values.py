@@ -20,6 +20,14 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
             f"{source}: '{key}' must be {_describe(expected)}, found {value!r} "
             f"({type(value).__name__})"
         )
+    if isinstance(converted, str) and not converted.isascii():
+        try:
+            converted.encode()
+        except UnicodeEncodeError:  # config.yaml and the checkpoint could not be read again
+            raise InputError(
+                f"{source}: '{key}': {converted!a} is the name of a file in another encoding than "
+                "UTF-8; rename that (convmv)"
+            ) from None
     is_path = "path" in metadata and converted is not None
     if is_path and not (metadata["address"] and "://" in converted):
         try:

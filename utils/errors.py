@@ -167,7 +167,8 @@ def _run(main: Callable[[list[str]], None]) -> None:
 
 def _not_encodable(error: UnicodeEncodeError) -> str:
     """Of a name that is given to the system, or written into a UTF-8 file."""
-    found = f"{error.object[:200]!a} can't be written in {error.encoding}"
+    shown = error.object[max(0, error.start - 40) : error.end + 40]
+    found = f"{shown!a} can't be written in {error.encoding}"
     if error.encoding.replace("-", "").lower() == "utf8":
         return f"{found}: it is the name of a file in another encoding; rename that (convmv)"
     return f"{found}, this system's encoding; set PYTHONUTF8=1 and run the same command again"

@@ -132,7 +132,10 @@ def git(*arguments: str) -> str:
     root = Path(__file__).resolve().parent.parent
     try:
         done = subprocess.run(
-            ["git", "-C", root, *arguments], capture_output=True, encoding="utf-8", errors="replace"
+            ["git", "-C", root, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
         )
     except OSError:
         return "git not found"

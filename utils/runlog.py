@@ -84,13 +84,11 @@ class RunLog:
         self.board = None
         if ranks.is_main and step < end:
             self._forget_after(step)
-            # A path in the command may hold bytes that are no letters.
-            with (run_dir / "command.txt").open(
-                "a", encoding="utf-8", errors="surrogateescape"
-            ) as file:
+            escaped = {"encoding": "utf-8", "errors": "surrogateescape"}  # names in any encoding
+            with (run_dir / "command.txt").open("a", **escaped) as file:
                 file.write(f"{shlex.join(sys.argv)}\n")
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
-            (run_dir / "git.txt").write_text(f"{commit}\n{changes}", encoding="utf-8")
+            (run_dir / "git.txt").write_text(f"{commit}\n{changes}", **escaped)
             self._begin(run_dir, about)
             if tensorboard:
                 from utils.tensorboard import Board  # optional, and it imports what imports this
