@@ -82,11 +82,14 @@ def read_entries(
 
 
 def _check_repeated(path: Path, key: str, values: list) -> None:
-    """Raise InputError for an id that stands twice; names may, as in a list of the objects."""
-    repeated = next((value for value in values if values.count(value) > 1), values[0])
-    where = f"{path}: image '{drop_suffix(key)}': {_shown(values)} has {_shown(repeated)} twice"
-    if not isinstance(repeated, str) or repeated.isdecimal():
-        raise InputError(f"{where}; expected each class id once (and no counts or 0/1 vectors)")
+    """Raise InputError for a number that stands twice; names may, as in a list of the objects."""
+    numbers = [value for value in values if not isinstance(value, str) or value.isdecimal()]
+    repeated = next((value for value in numbers if numbers.count(value) > 1), None)
+    if repeated is not None:
+        raise InputError(
+            f"{path}: image '{drop_suffix(key)}': {_shown(values)} has {_shown(repeated)} twice; "
+            "expected each class id once (and no counts or 0/1 vectors)"
+        )
     warn(f"{path}: lists like that of '{drop_suffix(key)}' name a class twice; it counts once")
 
 

@@ -13,8 +13,8 @@ NAMES = ("road", "traffic light", "sky")
     [
         (("sky", "traffic light", "road"), r"'sky' where .* 'road' \(class 0, the same names in"),
         (("road", "pole", "sky"), r"'pole' where the class file has 'traffic light' \(class 1\)"),
-        (("road", "traffic light"), r"None where the class file has 'sky' \(class 2\)"),
-        (("road", "traffic light", "sky", "car"), r"'car' where the class file has None"),
+        (("road", "traffic light"), r"no class where the class file has 'sky' \(class 2\)"),
+        (("road", "traffic light", "sky", "car"), r"'car' where the class file has no class"),
     ],
 )
 def test_other_classes_are_refused(found: tuple[str, ...], message: str) -> None:

@@ -90,8 +90,9 @@ def run_script(main: Callable[[list[str]], None]) -> None:
 class _Lasting(io.RawIOBase):
     """An output stream whose reader may go away: what nobody reads is dropped, the run goes on."""
 
-    def __init__(self, raw: io.RawIOBase) -> None:
+    def __init__(self, raw: io.RawIOBase, stream: io.TextIOWrapper) -> None:
         self.raw = raw
+        self.stream = stream  # kept: without it, it would close `raw`
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):  # `| head` has ended, a terminal was closed
@@ -136,7 +137,7 @@ def _lasting(stream: Any) -> Any:
     raw = getattr(stream.buffer, "raw", stream.buffer)
     if not isinstance(raw, io.RawIOBase) or isinstance(raw, _Lasting):  # in memory; done before
         return stream
-    lasting = _Lasting(raw)
+    lasting = _Lasting(raw, stream)
     return io.TextIOWrapper(
         lasting if stream.buffer is raw else io.BufferedWriter(lasting),  # python -u
         encoding=stream.encoding,
