@@ -491,12 +491,12 @@ def test_busy_takes_ratios_round_by_round() -> None:
         numbers = [{"images_per_second": rate, "cpu_ms_per_image": 70.0} for rate in rates]
         return dict(zip(names, numbers, strict=True))
 
-    rounds = [one(10, 9, 1, 8), one(20, 20, 2, 10), one(10, 11, 1, 12)]
+    rounds = [one(10, 8, 9, 1, 7, 8), one(20, 8, 20, 2, 7, 10), one(10, 8, 11, 1, 7, 12)]
     lines = busy.table({"machine": {"cores": 2}, "rounds": rounds}).splitlines()
     assert lines[0] == "*cores 2*"
     assert "| beside, default | 1 [1-2] | 70 [70-70] |" in lines
-    assert "| alone, passive / default | **1 [0.9-1.1]** | |" in lines
-    assert "| beside, passive / default | **8 [5-12]** | |" in lines
+    assert "| alone, ours / default | **1 [0.9-1.1]** | |" in lines
+    assert "| beside, ours / default | **8 [5-12]** | |" in lines
     assert held(table.PAGE, "busy machine") is not None
 
 

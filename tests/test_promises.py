@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from own_data import Break, gone, swap, write
+from own_data import CLASSES, Break, gone, swap, write
 from PIL import Image
 from test_bad_input import MODULES
 
 import prepare_data
+from datasets import open_dataset
 from utils import errors
 from utils.errors import run_script
 
@@ -574,3 +575,83 @@ def test_no_console_ends_a_run(case, encoding):
 def test_every_kind_has_three_instances():
     kinds = [row.kind for row in TABLE]
     assert not {kind for kind in kinds if kinds.count(kind) < 3}
+
+
+# ---------------------------------------------------------------- no false alarm
+
+FORMS = {  # a release's layout, and what docs/data.md says to link where
+    "ADE20K": (["images/{training,validation}/ADE_{n}.jpg"], {}),
+    "VOC": (
+        ["JPEGImages/2007_{n}.jpg", "SegmentationClass/2007_{n}.png"],
+        {"JPEGImages": "images/train", "SegmentationClass": "masks/train"},
+    ),
+    "Mapillary Vistas": (
+        [
+            "{training,validation}/images/{n}.jpg",
+            "{training,validation}/v2.0/labels/{n}.png",
+            "{training,validation}/v2.0/polygons/{n}.json",
+        ],
+        {
+            "training/images": "images/train",
+            "validation/images": "images/val",
+            "training/v2.0/labels": "masks/train",
+            "validation/v2.0/labels": "masks/val",
+        },
+    ),
+    "BDD100K": (
+        ["images/10k/{train,val}/b1-{n}.jpg", "labels/sem_seg/masks/{train,val}/b1-{n}.png"],
+        {
+            "images/10k/train": "images/train",
+            "images/10k/val": "images/val",
+            "labels/sem_seg/masks/train": "masks/train",
+            "labels/sem_seg/masks/val": "masks/val",
+        },
+    ),
+    "IDD": (
+        ["leftImg8bit/{train,val}/9/frame{n}_leftImg8bit.png"],
+        {"leftImg8bit/train": "images/train", "leftImg8bit/val": "images/val"},
+    ),
+}
+
+
+def make_form(root: Path, patterns: list[str]) -> None:
+    """Files of a layout, every image with pixels of its own, every mask with all four classes."""
+    rng = np.random.default_rng(0)
+    for pattern in patterns:
+        splits = re.findall(r"\{([a-z,]+,[a-z]+)\}", pattern)
+        for split in splits[0].split(",") if splits else [""]:
+            for n in range(3):
+                name = re.sub(r"\{[a-z,]+,[a-z]+\}", split, pattern).replace(
+                    "{n}", f"{split}{n:05}"
+                )
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                if name.endswith(".json"):
+                    (root / name).write_text("{}")
+                elif "mages" in name or "Img" in name:
+                    pixels = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(root / name)
+                else:
+                    Image.fromarray(IDS).save(root / name)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_false_alarm_for_public_data_sets(tmp_path, monkeypatch, capfd, name):
+    patterns, links = FORMS[name]
+    monkeypatch.chdir(tmp_path)
+    make_form(Path("release"), patterns)
+    root = "release"
+    if links:
+        assert run_main("prepare_data folder --root release --class-file c.yaml --check") == 2
+        root = "mine"
+    Path("c.yaml").write_text(f"classes: [{', '.join(CLASSES)}]\n")
+    for source, target in links.items():
+        (Path(root) / target).parent.mkdir(parents=True, exist_ok=True)
+        (Path(root) / target).symlink_to((Path("release") / source).resolve())
+    capfd.readouterr()
+    command = f"prepare_data folder --root {root} --class-file c.yaml --check --workers 0"
+    if not any("masks/" in target for target in links.values()):  # no masks to take labels from
+        ids = {f: [n % 4, 3] for n, f in enumerate(open_dataset("folder", root).images("train"))}
+        Path(root, "image_labels.json").write_text(json.dumps(ids))
+    assert run_main(command) == 0
+    shown = capfd.readouterr()
+    assert "warning" not in shown.out + shown.err, shown

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from utils.threads import WAITING
+
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted(
     str(path.relative_to(ROOT).with_suffix("")).replace(os.sep, ".")
@@ -20,7 +22,8 @@ import importlib, os, sys
 class Probe:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("torch finds", os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            found = map(os.environ.get, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+            print("torch finds", *found, flush=True)
             os._exit(0)
 sys.meta_path.insert(0, Probe())
 importlib.import_module(sys.argv[1])
@@ -28,7 +31,7 @@ importlib.import_module(sys.argv[1])
 
 
 def waiting(script: str, **variables: str) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | variables
+    environment = {k: v for k, v in os.environ.items() if k not in WAITING} | variables
     done = subprocess.run(
         [sys.executable, "-c", PROBE, script],
         cwd=ROOT,
@@ -46,8 +49,9 @@ def test_all_scripts_are_looked_at():
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_threads_wait_asleep_in_every_script(script):
-    assert waiting(script) in ("torch finds PASSIVE", "")  # "": a script without torch
+    assert waiting(script) in ("torch finds PASSIVE 1000", "")  # "": a script without torch
 
 
 def test_the_users_own_choice_stays():
-    assert waiting("eval", OMP_WAIT_POLICY="ACTIVE") == "torch finds ACTIVE"
+    assert waiting("eval", OMP_WAIT_POLICY="ACTIVE") == "torch finds ACTIVE None"
+    assert waiting("eval", GOMP_SPINCOUNT="7") == "torch finds PASSIVE 7"

@@ -1,6 +1,7 @@
 # Sourced by the run_*.sh scripts: makes .venv from a requirements file, once per version of that file.
-# Waiting threads sleep, see utils/threads.py.
-export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+if [[ -z "${OMP_WAIT_POLICY:-}" ]]; then # waiting threads sleep soon, see utils/threads.py
+  export OMP_WAIT_POLICY=PASSIVE GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-1000}"
+fi
 requirements="$1"
 stamp=".venv/installed-$requirements"
 installed() { [[ -x .venv/bin/python ]] && cat requirements.txt "$requirements" | cmp -s - "$stamp"; }

@@ -1,16 +1,20 @@
 """What torch reads from the environment when it loads. Every script imports this before torch.
 
-Threads sleep while they wait. OpenMP's threads meet at the end of every operation. By default the
-early ones spin for some milliseconds; beside another busy process the late one is not running, so
-that the spinning takes its place and a script gets ten times slower (`python -m benchmarks.busy`).
-Passive waiting costs little on an idle machine. The variable is read once, when torch loads the
-library, so it is set here for this process and for those it starts; one that the user has set
-stays. A number of turns in GOMP_SPINCOUNT (Linux) goes before it.
+Threads wait for each other at the end of every operation of OpenMP. By default the early ones spin
+for some milliseconds; beside another busy process the late one is not running, so that the spinning
+takes its place and a script gets several times slower. Here they spin for a thousand turns and then
+sleep: as fast as the default on an idle machine, where sleeping at once costs a sixth (`python -m
+benchmarks.busy`). The variables are read once, when torch loads the library, so they are set here
+for this process and for those it starts. A user's own OMP_WAIT_POLICY or GOMP_SPINCOUNT (Linux)
+stays.
 
 On a Mac (--device mps), operators that Metal lacks run on the CPU.
 """
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
+
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.update(WAITING | {key: os.environ[key] for key in WAITING if key in os.environ})
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
