@@ -56,8 +56,11 @@ if [[ "$carb" == true ]]; then
 fi
 
 stage "5 evaluation"
-if [[ "$final/eval_$split/metrics.json" -nt "$final/last.pt" ]]; then
-  echo "$final/eval_$split/metrics.json is there"
+# Without ground truth there is no metrics.json; the legend is written after all pictures.
+done="$final/eval_$split/metrics.json"
+[[ -f "$done" ]] || done="$final/eval_$split/vis/legend.png"
+if [[ "$done" -nt "$final/last.pt" ]]; then
+  echo "$done is there"
 else
   "${launch[@]}" eval.py --ckpt "$final/last.pt" --split "$split" --save-vis ${device[@]+"${device[@]}"}
 fi

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from datasets.file_kinds import picture_format, remedy_for
 from datasets.ids import IMAGE_SUFFIXES, difference, drop_suffix, image_id, match_ids
 from datasets.leftovers import is_leftover, tell_unread
 from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, raw_mode
 from datasets.windows import Size, Window
 from utils.collection import collection_paused
 from utils.errors import InputError
+from utils.file_kinds import picture_format, remedy_for, stand_in
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large, and read
@@ -143,7 +143,8 @@ def list_zip(
     try:
         members = _open_zip(str(path), os.getpid()).namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is not a readable zip ({error}); download it again") from None
+        found = stand_in(path) or f"{error}; download it again"
+        raise InputError(f"{path} is not a readable zip: {found}") from None
     inside = [(m.removeprefix(folder), str(path), m) for m in members if m.startswith(folder)]
     for relative, _, member in inside:  # masks and predictions will be written under these names
         parts = relative.rstrip("/").split("/")

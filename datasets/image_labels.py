@@ -11,6 +11,7 @@ from datasets.ids import drop_suffix
 from datasets.label_table import parse_table, split_cell
 from utils.class_names import compare_class_names
 from utils.errors import InputError, warn
+from utils.file_kinds import stand_in
 from utils.files import parse_json, read_json, replacing
 
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
@@ -135,6 +136,8 @@ def check_label_classes(path: str | Path, class_names: Sequence[str]) -> None:
 def _text(path: Path) -> str:
     """UTF-8, or UTF-16 as a spreadsheet's "Unicode text" is."""
     data = path.read_bytes()
+    if data and (found := stand_in(path)):
+        raise InputError(f"{path} is not a file of labels: {found}")
     try:
         if data.startswith((b"\xff\xfe", b"\xfe\xff")):
             return data.decode("utf-16")

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets.file_kinds import remedy_for
 from datasets.ids import IMAGE_SUFFIXES
 from utils.errors import warn
+from utils.file_kinds import remedy_for
 from utils.files import UNFINISHED
 
 # Folders and files that a system, a server or an editor makes by itself. Names with a dot in front

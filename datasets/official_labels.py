@@ -14,6 +14,7 @@ import numpy as np
 
 from datasets.image_labels import ImageLabels
 from utils.errors import InputError
+from utils.file_kinds import stand_in
 
 
 class _Inert:
@@ -50,7 +51,8 @@ def import_official_labels(path: str | Path) -> tuple[ImageLabels, int]:
         table = _read_table(path.read_bytes())
         vectors = {_read_id(key): _read_vector(value) for key, value in table.items()}
     except Exception as error:  # a damaged pickle can fail in every way
-        raise InputError(f"{path} is not the authors' labels.npy: {error}; copy it again") from None
+        found = stand_in(path) or f"{error}; copy it again"
+        raise InputError(f"{path} is not the authors' labels.npy: {found}") from None
     lengths = sorted({len(vector) for vector in vectors.values()})
     if len(lengths) != 1:
         raise InputError(f"{path}: expected vectors of one length, found lengths {lengths}")

@@ -1,4 +1,4 @@
-"""datasets/file_kinds.py and leftovers.py: what a file is, whatever its name says."""
+"""utils/file_kinds.py and leftovers.py: what a file is, whatever its name says."""
 
 import io
 import struct
@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets.file_kinds import kind_of, remedy_for
 from datasets.files import File, list_files, list_zip, read_image, read_mask
 from datasets.leftovers import is_leftover
 from utils.errors import InputError, InputWarning
+from utils.file_kinds import kind_of, remedy_for
 
 
 def encoded(kind: str, **options: object) -> bytes:

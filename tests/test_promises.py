@@ -498,6 +498,7 @@ PATHS = [
 ]
 
 K = "advice for one cause given for another"
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 FILM = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(500)
 KINDS = [
     Promise(K, "a film", (write("drive.mp4", FILM),),
@@ -510,8 +511,14 @@ KINDS = [
             (write("pictures/a.jpg", "<!DOCTYPE html><html><title>Sign in</title>"),), PREDICT, 2,
             "HTML"),
     Promise(K, "a file that Git LFS hasn't fetched",
-            (write("data/images/train/t0.png", "version https://git-lfs.github.com/spec/v1\n"
-                   "oid sha256:0\nsize 1\n"),), MASKS, 2, "git lfs pull"),
+            (write("data/images/train/t0.png", LFS),), MASKS, 2, "git lfs pull"),
+    Promise(K, "weights that Git LFS hasn't fetched",
+            (write("carb/last.pt", LFS),), PREDICT, 2, "last.pt.*git lfs pull"),
+    Promise(K, "labels that are a login page",
+            (write("labels.json", "<html><title>Sign in</title></html>"),), MASKS, 2, "HTML page",
+            nothing_made),
+    Promise(K, "a config that Git LFS hasn't fetched", (write("config.yaml", LFS),), TRAIN, 2,
+            "config.yaml.*git lfs pull", nothing_made),
     Promise(K, "an empty file", (write("pictures/a.jpg", b""),), PREDICT, 2, "empty|0 bytes"),
 ]
 # fmt: on

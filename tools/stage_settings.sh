@@ -42,6 +42,7 @@ while (($# > 0)); do
   esac
   shift 2
 done
+run="${run/#\~\//$HOME/}" # quoted, a shell leaves it as it is
 [[ -n "$config" ]] || refuse "expected a config first, e.g. bash $script configs/cityscapes.yaml"
 [[ "$ngpu" =~ ^[1-9][0-9]*$ ]] || refuse "--gpus (NGPU) must be a number from 1 on, found: $ngpu"
 if [[ -z "$run" ]]; then

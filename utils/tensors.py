@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from utils.errors import InputError
+from utils.file_kinds import stand_in
 from utils.files import replacing
 
 
@@ -76,10 +77,11 @@ def refuse_damaged(path: Path, what: str) -> Iterator[None]:
     # UnicodeDecodeError, struct.error, AssertionError, MemoryError and more have been seen. Their
     # texts are not shown: torch's advises to load the file unsafely.
     except Exception:
-        raise InputError(
-            f"{path}: {what} can't be read: the file is cut short or damaged, is not a weights "
-            "file, or holds more than tensors, numbers, texts and lists; copy or download it again"
-        ) from None
+        found = stand_in(path) or (
+            "the file is cut short or damaged, is not a weights file, or holds more than tensors, "
+            "numbers, texts and lists; copy or download it again"
+        )
+        raise InputError(f"{path}: {what} can't be read: {found}") from None
 
 
 def write_tensors(path: Path, content: Any, previous: Path | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 
 from utils.errors import InputError
+from utils.file_kinds import stand_in
 
 _LARGEST = 2**63  # of whole numbers: beyond it, Python may refuse even to print one
 _MOST = 100_000  # values, each as often as it is referred to: ten lines of aliases can make 10^9
@@ -24,6 +25,9 @@ class _UniqueKeys(yaml.SafeLoader):
 
 def read_yaml(path: str | Path) -> Any:
     """The content of a YAML file. Raises InputError naming the file."""
+    found = stand_in(path) if Path(path).stat().st_size else ""  # an empty one has no keys
+    if found:
+        raise InputError(f"{path} is not a YAML file: {found}")
     try:
         return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -92,6 +92,9 @@ _PICTURES = (
     (b"BM", "BMP"),
     *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
+# What takes the place of any file.
+_STAND_INS = ("a pointer of", "a placeholder of", "an HTML page", "an XML text", "an empty file")
+_STAND_INS += ("nothing but zero bytes", "a Windows shortcut", "what macOS keeps")
 _SIGNED_OUT = "copy or download it again, signed in: it may be the page of a login or an error"
 
 
@@ -130,6 +133,21 @@ def remedy_for(name: str, data: bytes) -> str:
         return ""
     names = {"file": shlex.quote(name), "stem": shlex.quote(str(Path(name).with_suffix("")))}
     return f"{kind.what}; {kind.remedy.format_map(names)}"
+
+
+def stand_in(path: str | Path) -> str:
+    """'it is an HTML page; ...' where no file of any use is at `path`; else empty.
+
+    Pages of a login or an error, pointers, and what is empty can take the place of every file.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    kind = kind_of(head)
+    is_one = kind is not None and kind.what.startswith(_STAND_INS)
+    return f"it is {remedy_for(str(path), head)}" if is_one else ""
 
 
 def picture_format(data: bytes) -> str:
