@@ -16,7 +16,7 @@ from utils.errors import warn
 from utils.inputs import Inputs
 from utils.mask_folder import read_made_from
 
-_THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
+_THREADS, _CHUNK = 16, 512  # a network disk answers many questions at once, none of them quickly
 
 
 @collection_paused()

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from tiny_clip import tiny_clip
 from torch import nn
 
 from benchmarks import busy, checkpoint_size, run, step_ways, table, train_step
+from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.inputs import official_config, random_images, random_labels
 from benchmarks.machine import cpu_model
@@ -511,3 +513,23 @@ def test_busy_says_when_a_training_fails(monkeypatch) -> None:
     monkeypatch.setattr(busy, "COMMAND", [sys.executable, "-c", "print('warm')"])
     with pytest.raises(InputError, match="the training of passive ended early"):
         busy.measure("passive", beside=False, seconds=1)
+
+
+# --- start of training
+
+
+def test_start_tells_what_the_checks_add() -> None:
+    def one(start: float, check: float) -> dict[str, Any]:
+        return {"start": start, "checks": {"labels": check, "settings": 0.1}}
+
+    report = {"machine": {"cores": 2}, "images": 7, "rounds": [one(6, 0.9), one(5.5, 0.4)]}
+    lines = begin.table(report).splitlines()
+    assert "| 7 images | CPU-s |" in lines and "| labels | 0.65 [0.4 to 0.9] |" in lines
+    assert lines[-1] == "| checks / the start without them | **0.15 [0.1 to 0.2]** |"
+    assert held(table.PAGE, "start") is not None
+
+
+@pytest.mark.slow
+def test_start_runs_on_a_few_images(tmp_path) -> None:
+    settings = begin.make_data(tmp_path, 40)
+    assert begin.start(tmp_path, settings) > 0 and min(begin.checks(settings).values()) > -1
