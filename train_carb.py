@@ -15,17 +15,17 @@ import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
+from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_trainable
+from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
-from models.clip_loading import clip_sha256
 from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip
+from models.maskclip import build_maskclip, maskclip_sha256
 from models.views import LocalViewSampler
 from utils.cli import path, training_parser
 from utils.config import load_config
@@ -59,7 +59,9 @@ def main(argv: list[str]) -> None:
     check_trainable(classes, image_labels)
     masks = None
     if config.views != "dual":
-        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names)
+        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
+        if ranks.is_main:
+            check_some_masks(masks, read_mask, classes, image_labels)
     transform = TrainTransform.from_config(config)
     dataset = TrainingSet(
         images, image_labels, len(classes), transform, masks, cache=config.image_cache
@@ -79,7 +81,7 @@ def main(argv: list[str]) -> None:
     )
     inputs = None
     if ranks.is_main:
-        clip = None if config.views == "base" else clip_sha256(config.clip_model)
+        clip = None if maskclip is None else maskclip_sha256(config, maskclip)
         inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step, state = restore(

@@ -26,12 +26,12 @@ def fingerprint(
     image_labels: ImageLabels | None = None,
     masks: Mapping[str, File] | None = None,
     mask_folder: str | None = None,
-    clip: str | None = None,
+    clip: Mapping[str, str | None] | None = None,
 ) -> Inputs:
     """Ids and sizes of the files, not their content, which would take as long as training.
 
-    Masks of gen_clip_masks.py in `mask_folder` are known by what they were made from, others by
-    their sizes. `clip` is the sha256 of the CLIP that makes masks in training. Raises InputError.
+    Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
+    is `maskclip_sha256` of the CLIP that makes masks in training. Raises InputError.
     """
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
     if image_labels is not None:
@@ -47,11 +47,10 @@ def fingerprint(
                     "names; make them again if pictures were replaced: gen_clip_masks.py "
                     "--overwrite"
                 )
-            parts["masks"] = {"made_from": made_from}
-        else:
-            parts["masks"] = {"sizes": file_sizes({name: masks[name] for name in images})}
+        sizes = file_sizes({name: masks[name] for name in images})
+        parts["masks"] = {"made_from": made_from, "sizes": sizes}
     if clip is not None:
-        parts["clip"] = clip
+        parts["clip"] = dict(clip)
     return Inputs(list(classes.names), parts)
 
 

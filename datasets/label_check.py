@@ -184,20 +184,34 @@ def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> N
 
 
 def check_some_masks(
-    masks: Mapping[str, File], read: Callable[[File], np.ndarray], classes: ClassTable
+    masks: Mapping[str, File],
+    read: Callable[[File], np.ndarray],
+    classes: ClassTable,
+    labels: ImageLabels | None = None,
 ) -> None:
     """Warn where a few of the masks to train on, evenly spaced, let expect that all teach little.
 
-    A mask that can't be read is left to training, which names it.
+    labels: of the images; masks that mostly show other classes number them in another way. A mask
+    that can't be read is left to training, which names it.
     """
-    files = list(masks.values())
-    counts = np.zeros(256, np.int64)
-    for file in files[:: max(1, len(files) // _SOME)][:_SOME]:
+    names = list(masks)[:: max(1, len(masks) // _SOME)][:_SOME]
+    counts, absent = np.zeros(256, np.int64), 0
+    for name in names:
         with contextlib.suppress(InputError):
-            counts += np.bincount(read(file).ravel(), minlength=256)
+            found = np.bincount(read(masks[name]).ravel(), minlength=256)
+            counts += found
+            if labels is not None:
+                absent += int(np.delete(found[: len(classes)], list(labels[name])).sum())
     pixels = counts[: len(classes)].tolist()
+    seen = f"(seen in {len(names)} of {len(masks)} masks)"
     for note in truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, "training"):
-        warn(f"{note} (seen in {min(len(files), _SOME)} of {len(files)} masks)")
+        warn(f"{note} {seen}")
+    if absent > sum(pixels) / 2:
+        warn(
+            f"{100 * absent / sum(pixels):.0f} % of the pixels of the masks are of classes that "
+            f"the labels of their images lack {seen}: see that both number the classes in the same "
+            "way, from 0, and are of the same images"
+        )
 
 
 def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[Odd]:

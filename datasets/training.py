@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.cache import open_cached
-from datasets.files import File, list_files, open_image, read_image, read_mask
+from datasets.files import MASK_SUFFIXES, File, list_files, open_image, read_image, read_mask
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
@@ -131,19 +131,23 @@ class EvaluationSet(Dataset):
 
 @collection_paused()
 def pseudo_mask_files(
-    folder: str | Path, names: Iterable[str], class_names: Sequence[str] | None = None
+    folder: str | Path,
+    names: Iterable[str],
+    class_names: Sequence[str] | None = None,
+    split: str | None = None,
 ) -> dict[str, File]:
-    """The mask ``<folder>/<image id>.png`` of every image id.
+    """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
 
     Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
-    than `class_names`.
+    than `class_names` or for another split.
     """
     if class_names is not None:
-        check_class_names(Path(folder), class_names)
+        check_class_names(Path(folder), class_names, split)
     # Whatever else lies there is ours; missing masks are told below.
-    found, names = list_files(Path(folder), (".png",), known=("",)), list(names)
+    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
     missing = [name for name in names if name not in found]
     if missing:
+        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
         first = Path(folder) / f"{missing[0]}.png"
         raise InputError(
             f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "

@@ -1,5 +1,7 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
+import hashlib
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from models.clip_features import (
     grid_stride,
     round_matrices,
 )
-from models.clip_loading import load_clip
+from models.clip_loading import clip_sha256, load_clip
 from models.text import get_text_embeddings
 from utils.config import Config
 from utils.distributed import first_on_each_machine
@@ -87,6 +89,12 @@ def build_maskclip(
     text_embeddings = get_text_embeddings(cfg, classes, clip_model)
     options = MaskCLIPOptions.from_config(cfg)
     return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
+
+
+def maskclip_sha256(cfg: Config, maskclip: MaskCLIP) -> dict[str, str | None]:
+    """What a run knows its teacher by: the sha256 of CLIP's weights and of the text embeddings."""
+    text = maskclip.text_embeddings.float().cpu().contiguous().numpy().tobytes()
+    return {"weights": clip_sha256(cfg.clip_model), "text": hashlib.sha256(text).hexdigest()}
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from datasets.labels import ClassTable
 from models.clip_loading import clip_sha256, load_clip, openai_clip
 from utils.config import Config
 from utils.distributed import first_on_each_machine
-from utils.errors import InputError
+from utils.errors import InputError, note
 from utils.tensors import read_tensors, write_tensors
 
 Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
@@ -131,6 +131,8 @@ def load_text_embeddings(
                     f"found {_short(content.get(key))}; name another clip_text or delete the file"
                 )
         content = content.get("embeddings")
+    elif source is not None and isinstance(content, Tensor):
+        note(f"{path} does not say whose embeddings its rows are: they count as the classes' order")
     if not isinstance(content, Tensor) or content.ndim != 2:
         raise InputError(f"{path}: expected a (classes, width) tensor of text embeddings")
     if content.shape[0] != num_classes or width not in (None, content.shape[1]):

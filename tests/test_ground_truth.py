@@ -82,7 +82,7 @@ def test_some_of_the_masks_are_looked_at_before_training(recwarn):
         return np.array([[0, 255]], np.uint8)
 
     with pytest.warns(
-        InputWarning, match=r"training holds no other .* \(seen in 16 of 100 masks\)"
+        InputWarning, match=r"trained on holds no other .* \(seen in 16 of 100 masks\)"
     ):
         check_some_masks(files, mask, classes(2))
     assert len({*read}) == 16 and read[-1].path > "m9"

@@ -181,7 +181,8 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     made = {"class_names": list(classes.names), "split": "train", "ratio": [1.0], "num_images": 6}
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
     first = look()
-    assert first["masks"] == {"made_from": made | {"precision": "fp32"}}
+    assert first["masks"]["made_from"] == made | {"precision": "fp32"}
+    assert first["masks"]["sizes"] == file_sizes(masks)
     made |= {"ratio": [2.0], "images_sha256": "0"}
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
     with pytest.warns(InputWarning, match="were made when image files had another size"):

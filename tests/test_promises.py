@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from own_data import CLASSES, Break, gone, swap, write
+import torch
+from own_data import CLASSES, Break, gone, saved, swap, write
 from PIL import Image
 from test_bad_input import MODULES
 
@@ -311,6 +312,17 @@ SOURCES = [
              write("masks/t9.png", np.zeros((48, 64), np.uint8))),
             "train_carb --config config.yaml --init warmup/warmup.pt --device cpu --run-dir run",
             2, "4 -> 5|5 images", nothing_made),
+    Promise(C, "masks of another split",
+            (lambda: run_main(f"{MASKS} --split val --out val_masks"), twins,
+             labels({f"train/{i}": [0] for i in range(4)}), gone("labels.meta.json"),
+             moved("val_masks", "masks2")), f"{TRAIN} --set pseudo_masks=masks2", 2,
+            "split 'val'.*'train'", nothing_made),
+    Promise(C, "masks edited after a warm-up",
+            (each("masks/t0.png", mapped({0: 1})),),
+            "train_carb --config config.yaml --init warmup/warmup.pt --device cpu --run-dir run",
+            2, "mask files of 't0'", nothing_made),
+    Promise(C, "text embeddings that can't say whose they are",
+            (saved("text.pt", torch.rand(4, 32)),), TRAIN, 0, "whose embeddings its rows are"),
     Promise(C, "one name in two splits: labels keep them apart",
             (twins, gone("labels.json")), f"prepare_data {DATA} --out labels.json", 0,
             holds=lambda: len(written_labels("labels.json")) == 6),
@@ -408,6 +420,12 @@ DEGENERATE = [
             (write("data/classes.yaml", "classes: [road]\n"), gone("data/masks"),
              labels({f"t{i}": [0] for i in range(4)})),
             f"prepare_data {DATA} --labels labels.json --check", 1, "one class"),
+    Promise(E, "masks to train on that hold one class",
+            (gone("masks/meta.json"), each("masks/*.png", mapped(dict.fromkeys(range(4), 0)))),
+            TRAIN, 0, "what is trained on"),
+    Promise(E, "masks to train on that number the classes in another way",
+            (gone("masks/meta.json"), each("masks/*.png", mapped({0: 3, 1: 3, 2: 3})),
+             labels({f"t{i}": [0, 1] for i in range(4)})), TRAIN, 0, "labels of their images lack"),
     Promise(E, "every image with every class",
             (write("data/classes.yaml", "classes: [road, building, car, person, tram]\n"),
              gone("text.pt"), gone("labels.meta.json"),

@@ -15,10 +15,11 @@ def truth_notes(pixels: Sequence[int], ignored: int, names: Sequence[str], split
 
     pixels: of each class. ignored: pixels of 255.
     """
-    truth = f"the ground truth of {split}"
+    truth = "what is trained on" if split == "training" else f"the ground truth of {split}"
     present = [name for name, count in zip(names, pixels, strict=True) if count]
     if not present:
-        return [f"{truth} is 255 ('no label') everywhere: there is nothing to score"]
+        use = "learn" if split == "training" else "score"
+        return [f"{truth} is 255 ('no label') everywhere: there is nothing to {use}"]
     if len(names) == 1:
         return [ONE_CLASS]
     if len(present) > 1:
@@ -26,7 +27,7 @@ def truth_notes(pixels: Sequence[int], ignored: int, names: Sequence[str], split
     if pixels[0] and ignored:
         return [
             f"{truth} holds no other values than 0 and 255: 255 is 'no label', so only "
-            f"{present[0]} is scored; where white means {names[1]}, save it as 1"
+            f"{present[0]} counts; where white means {names[1]}, save it as 1"
         ]
     return [f"{truth} has no class but {present[0]}: to predict it everywhere scores 100 %"]
 

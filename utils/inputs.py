@@ -15,8 +15,8 @@ from utils.errors import InputError
 from utils.files import parse_json, replacing
 
 FILE = "inputs.json"
-# labels: id -> class ids; masks: what they were made from, or id -> bytes; prompts: of each class;
-# clip: its sha256. What is not used is left out.
+# labels: id -> class ids; masks: what they were made from, and id -> bytes; prompts: of each class;
+# clip: sha256 of weights and text embeddings. What is not used is left out.
 _PARTS = ("images", "labels", "masks", "prompts", "clip")
 
 
@@ -70,18 +70,18 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 def _difference(part: str, old: Any, new: Any) -> str:
     """Empty where it follows from another part: masks of images that have come or gone."""
     if part == "clip":
-        return f"another CLIP (sha256 {str(old)[:12]} -> {str(new)[:12]})"
+        if old["weights"] == new["weights"]:
+            return "other text embeddings (clip_text)"
+        return f"another CLIP (sha256 {str(old['weights'])[:12]} -> {str(new['weights'])[:12]})"
     if part == "prompts":
         if len(old) != len(new):
             return f"{len(old)} -> {len(new)} classes"
         k = next(k for k in range(len(old)) if old[k] != new[k])
         return f"class {k} is {', '.join(old[k])} -> {', '.join(new[k])}"
     if part == "masks":
-        if old.keys() != new.keys():
-            return "other masks"
-        if "made_from" in old:
-            old, new = old["made_from"], new["made_from"]
-            keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+        before, after = old["made_from"], new["made_from"]
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        if keys:
             return f"masks made with other {', '.join(keys)}"
         old, new = old["sizes"], new["sizes"]
     texts = []

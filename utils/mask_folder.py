@@ -136,16 +136,23 @@ def mask_writer(folder: Path, palette: np.ndarray) -> Iterator[Callable[[str, np
             one.result()
 
 
-def check_class_names(folder: Path, class_names: Sequence[str]) -> None:
-    """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes.
+def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:
+    """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes or, if
+    it is given, for another split.
 
     Masks without a meta.json are taken as they are.
     """
     parent, made_from = read_made_from(folder)
-    if made_from:
-        remedy = "make them again: gen_clip_masks.py --overwrite"
-        what = f"the masks in {parent} were made"
-        compare_class_names(made_from["class_names"], class_names, what, remedy)
+    if not made_from:
+        return
+    remedy = "make them again: gen_clip_masks.py --overwrite"
+    what = f"the masks in {parent} were made"
+    compare_class_names(made_from["class_names"], class_names, what, remedy)
+    if split is not None and made_from.get("split", split) != split:
+        raise InputError(
+            f"the masks in {parent} are those of the split '{made_from['split']}', needed are "
+            f"those of '{split}'; make these in a folder of their own: gen_clip_masks.py --out"
+        )
 
 
 def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
