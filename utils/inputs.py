@@ -80,6 +80,8 @@ def _difference(part: str, old: Any, new: Any) -> str:
         return f"class {k} is {', '.join(old[k])} -> {', '.join(new[k])}"
     if part == "masks":
         before, after = old["made_from"], new["made_from"]
+        if bool(before) != bool(after):
+            return "other masks"
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         if keys:
             return f"masks made with other {', '.join(keys)}"
