@@ -61,11 +61,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         (bytes([0x47] + [0] * 187) * 4, "film", "ffmpeg"),
         (boxes("heicmif1heic"), "HEIC", "heif-convert a.jpg a_new.jpg"),
         (boxes("mif1heic"), "HEIC", "heif-convert"),
-        (boxes("mif1avif"), "AVIF", "a_new.png"),
-        (encoded("AVIF"), "AVIF", "a_new.png"),
-        (encoded("GIF"), "GIF", "a_new.png"),
-        (encoded("PPM"), "Netpbm", "a_new.png"),
-        (encoded("JPEG2000"), "JPEG 2000", "a_new.png"),
+        (boxes("mif1avif"), "AVIF", "sys.argv[2])' a.jpg a.png"),
+        (encoded("AVIF"), "AVIF", "sys.argv[2])' a.jpg a.png"),
+        (encoded("GIF"), "GIF", "a.jpg a.png"),
+        (encoded("PPM"), "Netpbm", "a.jpg a.png"),
+        (encoded("JPEG2000"), "JPEG 2000", "a.jpg a.png"),
         (encoded("PDF"), "PDF", "pdfimages"),
         (b"<?xml version='1.0'?><svg width='9'/>", "SVG", "magick"),
         (of_numpy(), "NumPy array", "fromarray"),
@@ -94,7 +94,7 @@ def test_what_is_no_picture_is_named_with_what_helps(
     assert remedy in remedy_for("a.jpg", data)
     (tmp_path / "a.jpg").write_bytes(data)
     for read in (read_image, read_mask):
-        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes that are no picture") as error:
+        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes, not a picture") as error:
             read(File(str(tmp_path / "a.jpg")))
         assert not data or what in str(error.value)
         assert remedy.split(" a.jpg")[0] in str(error.value)
@@ -109,7 +109,7 @@ def test_unknown_bytes_stay_unknown(tmp_path: Path) -> None:
     data = bytes(np.random.default_rng(0).integers(128, 256, 500, dtype=np.uint8))
     assert kind_of(data) is None and remedy_for("a.jpg", data) == ""
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(InputError, match=r"500 bytes that are no picture \(PNG.*copy or download"):
+    with pytest.raises(InputError, match=r"500 bytes, not a picture \(PNG.*copy or download"):
         read_image(File(str(tmp_path / "a.jpg")))
 
 
@@ -122,6 +122,12 @@ def test_a_picture_with_a_damaged_head_is_called_damaged(tmp_path: Path) -> None
 
 def test_names_in_commands_are_quoted() -> None:
     assert "ffmpeg -i 'my film.mp4' frames" in remedy_for("my film.mp4", boxes("isom"))
+
+
+def test_a_converted_file_has_the_name_of_the_same_image() -> None:
+    assert "heif-convert v0.HEIC v0.jpg (" in remedy_for("v0.HEIC", boxes("heic"))
+    assert "c/v0.JPG c/v0_new.jpg (" in remedy_for("c/v0.JPG", boxes("heic"))
+    assert remedy_for("c/v0.png", encoded("GIF")).endswith(" c/v0.png c/v0_new.png")
 
 
 # ---------------------------------------------------------------- what a listing leaves out
