@@ -61,11 +61,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         (bytes([0x47] + [0] * 187) * 4, "film", "ffmpeg"),
         (boxes("heicmif1heic"), "HEIC", "heif-convert a.jpg a_new.jpg"),
         (boxes("mif1heic"), "HEIC", "heif-convert"),
-        (boxes("mif1avif"), "AVIF", "sys.argv[2])' a.jpg a.png"),
-        (encoded("AVIF"), "AVIF", "sys.argv[2])' a.jpg a.png"),
-        (encoded("GIF"), "GIF", "a.jpg a.png"),
-        (encoded("PPM"), "Netpbm", "a.jpg a.png"),
-        (encoded("JPEG2000"), "JPEG 2000", "a.jpg a.png"),
+        (boxes("mif1avif"), "AVIF", "a.png"),
+        (encoded("AVIF"), "AVIF", "a.png"),
+        (encoded("GIF"), "GIF", "a.png"),
+        (encoded("PPM"), "Netpbm", "a.png"),
+        (encoded("JPEG2000"), "JPEG 2000", "a.png"),
         (encoded("PDF"), "PDF", "pdfimages"),
         (b"<?xml version='1.0'?><svg width='9'/>", "SVG", "magick"),
         (of_numpy(), "NumPy array", "fromarray"),
@@ -155,6 +155,14 @@ LEFTOVERS = [
     "desktop.ini",
     "Icon\r",
     "~snapshot/a.png",
+    "~10.png",
+    "a.sync-conflict-20200101-120000-ABCDEFG.png",
+    "a (conflicted copy 2020-01-01).png",
+    "a (Anna's conflicted copy 2020-01-01).png",
+    "LOST.DIR/a.png",
+    "TheVolumeSettingsFolder/a.png",
+    "_vti_cnf/a.png",
+    "CVS/a.png",
     "__pycache__/a.png",
     "~$a.png",
     "a.png~",
@@ -163,7 +171,15 @@ LEFTOVERS = [
 ]
 LEFTOVERS += ["System Volume Information/a.png", "Network Trash Folder/a.png"]
 DATA = ("0001.png", "a.b/0002.png", "recycle/0003.png", "@home/0004.png", "eaDir/0005.png")
-DATA += ("Thumbs/0006.png", "tmp/0007.png", "0008.tmp.png", "#9.png", "~10.png", "old.bak/11.png")
+DATA += (
+    "Thumbs/0006.png",
+    "tmp/0007.png",
+    "0008.tmp.png",
+    "#9.png",
+    "cvs/10.png",
+    "old.bak/11.png",
+)
+DATA += ("conflicted copy/12.png", "13 (copy).png", "a.sync/14.png")
 
 
 def test_what_programs_leave_is_skipped(tmp_path: Path) -> None:
@@ -206,6 +222,24 @@ def test_files_that_look_like_data_are_named_in_one_line(tmp_path: Path) -> None
     for name in ("a.json", "a.xml"):
         (tmp_path / name).unlink()
     assert listed(tmp_path, [".png"]) == [] == listed(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("ending", ["mpo", "j2c", "ICO", "apng", "insp", "ts", "y4m"])
+def test_files_that_look_like_data_by_their_ending(tmp_path: Path, ending: str) -> None:
+    for name in ("a.png", f"b.{ending}"):
+        (tmp_path / name).write_bytes(b"x")
+    assert "has 1 file that is not read" in listed(tmp_path, [".png"])[0]
+
+
+def test_pictures_without_an_ending_are_named(tmp_path: Path) -> None:
+    for name, data in {"a": encoded("PNG"), "b": encoded("JPEG"), "LICENSE": b"MIT"}.items():
+        (tmp_path / name).write_bytes(data)
+    (line,) = listed(tmp_path)
+    assert "has 2 files that are not read (a, b); expected" in line
+    assert "a is a PNG picture without an ending; give" in line
+    for i in range(30):
+        (tmp_path / f"a{i}").write_bytes(encoded("PNG"))
+    assert "has 19 or more files that are not read (a, a0, ...)" in listed(tmp_path)[0]
 
 
 def test_a_film_among_pictures_is_told_its_command(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ _AGAIN = "copy or download it again; a text editor shows what it says"
 
 
 class Kind(NamedTuple):
-    """What a file is, with its article, and the remedy, with {file}, {png}, {jpg} for its name and new ones."""
+    """What a file is, with its article; the remedy, with {file}, {png} and {jpg} for names."""
 
     what: str
     remedy: str
