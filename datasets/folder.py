@@ -1,5 +1,6 @@
 """Your own data: a folder of images, and masks beside them if they are to be scored."""
 
+import contextlib
 import itertools
 import os
 import re
@@ -30,9 +31,9 @@ _OTHER_WORD = r"(images?|imgs?|pictures|frames|masks?|labels?|set|data|split|dev
 _LIKE_SPLIT = re.compile(
     rf"({_OTHER_WORD}[-_. ]*)*{_SPLIT_WORD}([-_. ]*({_OTHER_WORD}|\d+|[ab]))*", re.IGNORECASE
 )
-# Where other tools and data sets keep ground truth.
-_OTHER_MASKS = ("annotations", "annotation", "labels", "label", "gt", "gtfine", "ground_truth")
-_OTHER_MASKS += ("groundtruth", "segmentationclass", "segmentation", "segmentations", "seg")
+# What scripts of this project write: pseudo-masks, overlays, predictions; files of an image cache.
+_OWN_OUTPUT = re.compile(r"clip_masks.*|(.*_)?vis|predictions")
+_OF_CACHE = re.compile(r"[0-9a-f]{32}\.npy")
 _MOST = 1000  # files that are counted where the number is only told
 
 
@@ -128,19 +129,33 @@ class Folder:
         has_splits = self._folders != {"train": ""}
         known = _splits(self._masks, folders).values() if has_splits else ()
         unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
-        if not self._masks.is_dir():
-            tell = note
-            beside = _entries(self.root)[0]
-            unread = [self.root / name for name in beside if name.casefold() in _OTHER_MASKS]
+        if not _count(self._masks):
+            tell, unread = note, self._beside()
             expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
             expected += " meant as ground truth"
         loose = list(filter(_is_picture, names))
         if loose and has_splits:
             warn(f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}")
         for folder in unread:
-            count = _count(folder)
-            if count:
-                tell(f"{folder} has {count} not read: {expected}")
+            with contextlib.suppress(InputError):  # one that nobody needs may be locked
+                if count := _count(folder):
+                    tell(f"{folder} has {count} not read: {expected}")
+
+    def _beside(self) -> list[Path]:
+        """Folders of the root that may hold ground truth under another name."""
+        no_masks = (*_IMAGES, *_MASKS)
+        folders = [name for name in _entries(self.root)[0] if name.casefold() not in no_masks]
+        return [self.root / name for name in folders if not _is_own_output(self.root / name)]
+
+
+def _is_own_output(folder: Path) -> bool:
+    """Whether a script of this project has written the pictures in `folder`."""
+    names = _entries(folder)[1]
+    if _OWN_OUTPUT.fullmatch(folder.name) or any(map(_OF_CACHE.fullmatch, names)):
+        return True
+    with contextlib.suppress(OSError):  # meta.json of gen_clip_masks.py
+        return b'"made_from"' in (folder / "meta.json").read_bytes()
+    return False
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:

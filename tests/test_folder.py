@@ -91,10 +91,18 @@ def test_splits_that_are_not_understood(tmp_path, paths, message):
         (("images/val/a.jpg", "masks/a.png"), ["masks has 1 .png file not read.*masks/val"]),
         (("images/val/a.jpg", "masks/train/a.png", "masks/val2/a.png"), ["val2 has 1 .png file"]),
         (("images/train/a.jpg", "masks/val/a.png"), []),
+        (("images/a.jpg", "masks/.keep.png", "labels/a.png"), ["labels has 1 .png file"]),
+        (("images/a.jpg", "GT_masks/a.png", "labelIds/b/a.png"), ["GT_masks has", "labelIds has"]),
+        (("images/a.jpg", "clip_masks_2/a.png", "mine_vis/a.png", "mine/a.png"), []),
     ],
 )  # fmt: skip
 def test_what_is_beside_and_not_read(tmp_path, recwarn, paths, messages):
-    listed(make(tmp_path, *paths))
+    make(tmp_path, *paths)
+    own = {"mine/meta.json": '{"made_from": {}}', f"cached/{'0a' * 16}.npy": ""}
+    for other, text in own.items():
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text(text)
+    listed(tmp_path)
     found = list(dict.fromkeys(str(warning.message) for warning in recwarn))
     assert len(found) == len(messages)
     assert all(map(re.search, messages, found)), found
