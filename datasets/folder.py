@@ -118,14 +118,16 @@ class Folder:
         if pictures:
             warn(
                 f"{self._images} has {_number(pictures)} not read ({min(pictures)}), beside "
-                f"{', '.join(self._folders.values())}; move into one of these folders, or away"
+                f"{', '.join(self._folders.values())}; move into one of these folders, or away",
+                self._images,
             )
         for folder in folders:
             count = _count(self._images / folder) if folder not in self._folders.values() else ""
             if count:
                 warn(
                     f"{self._images / folder} with {count} is not read: it is no split (train, "
-                    "val, test); rename it if it is meant as one"
+                    "val, test); rename it if it is meant as one",
+                    self._images / folder,
                 )
 
     def _tell_pooled(self, ids: Iterable[str]) -> None:
@@ -151,11 +153,14 @@ class Folder:
             expected += " meant as ground truth"
         loose = list(filter(_is_picture, names))
         if loose and has_splits:
-            warn(f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}")
+            warn(
+                f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}",
+                self._masks,
+            )
         for folder in unread:
             with contextlib.suppress(InputError):  # one that nobody needs may be locked
                 if count := _count(folder):
-                    tell(f"{folder} has {count} not read: {expected}")
+                    tell(f"{folder} has {count} not read: {expected}", folder)
 
     def _beside(self) -> list[Path]:
         """Folders of the root that may hold ground truth under another name."""
@@ -260,8 +265,9 @@ def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -
                     f"for one; put the splits above: images/{_SPLIT_OF[_form(part)]}/... "
                     f"{EXPECTED}"
                 )
-    for parent, names in inside.items() if split is None else ():
-        _check_no_splits(folder / parent, sorted(names))
+    for parent, names in inside.items():
+        if parent and split is None:  # those right below have been checked
+            _check_no_splits(folder / parent, sorted(names))
 
 
 def _split_first(folders: list[str], root: Path) -> str:

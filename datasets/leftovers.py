@@ -65,7 +65,7 @@ def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], fo
         number = f"{len(looks)}{' or more' if pictures and len(bare) > _TRIED else ''}"
         shown = ", ".join([*looks[:2], *(["..."] if len(looks) > 2 else [])])
         text = f"{folder} has {number} {are} not read ({shown}); expected {' '.join(endings)}"
-        warn(f"{text}. {looks[0]} is {kind}" if kind else text)
+        warn(f"{text}. {looks[0]} is {kind}" if kind else text, folder)
 
 
 def _suffix(name: str) -> str:

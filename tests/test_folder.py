@@ -127,3 +127,9 @@ def test_what_is_beside_and_not_read(tmp_path, recwarn, paths, messages):
     found = list(dict.fromkeys(str(warning.message) for warning in recwarn))
     assert len(found) == len(messages)
     assert all(map(re.search, messages, found)), found
+
+
+def test_a_warning_carries_the_folder_that_it_tells_of(tmp_path, recwarn):
+    root = make(tmp_path / "x has 2 y", "images/val/a.jpg", "images/b.jpg", "masks/a.png")
+    listed(root)
+    assert {warning.message.place for warning in recwarn} == {root / "images", root / "masks"}
