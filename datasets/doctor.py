@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import os
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +69,7 @@ def examine(
         images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
         masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
         labels = None if given is None else given(images)
-    told_already = {str(warning.message): warning.category for warning in said}  # each once
+    told_already = {str(warning.message): warning.message for warning in said}  # each once
     here = {split: images[split] for split in splits}
     keys = label_keys(images)
     tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
@@ -97,9 +95,10 @@ def examine(
     problems += copies
     odd += [odd for one in seen.values() for odd in one.odd]
     odd += [odd for files in here.values() for odd in _alike(files)]
-    for text, category in told_already.items():
-        odd.append(Odd(_NOTE if issubclass(category, InputNote) else "listing", text))
-    odd += _strays(Path(dataset.root), images, masks, told_already)
+    for text, message in told_already.items():
+        odd.append(Odd(_NOTE if isinstance(message, InputNote) else "listing", text))
+    places = [getattr(message, "place", None) for message in told_already.values()]
+    odd += _strays(Path(dataset.root), images, masks, [place for place in places if place])
     if labels is None:
         labels = LabelFile(labels_from_counts(found, len(classes), min_pixels), set(), {}, [])
     else:
@@ -198,13 +197,12 @@ def _alike(files: dict[str, File]) -> list[Odd]:
     return [Odd("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
 
 
-def _strays(root: Path, images: Splits, masks: Splits, said: Sequence[str]) -> list[Odd]:
+def _strays(root: Path, images: Splits, masks: Splits, told: Sequence[Path | str]) -> list[Odd]:
     """Files beside images and masks that are none of them, nor named after an image.
 
-    One line for those of one folder and ending. said: what the listings have told already.
+    One line for those of one folder and ending. told: folders whose pictures have been told of.
     """
-    starts = (re.match(r"(.+?) (?:has|with) \d", text) for text in said)
-    told = tuple(os.path.join(start[1], "") for start in starts if start)  # noqa: PTH118
+    starts = tuple(f"{place}/" for place in told)
     used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}
     ids = {name.rpartition("/")[2] for files in images.values() for name in files}
     tops = {Path(path).relative_to(root).parts[0] for path in used if Path(path) != root}
@@ -215,7 +213,7 @@ def _strays(root: Path, images: Splits, masks: Splits, said: Sequence[str]) -> l
                 for name in sorted(names):
                     cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
                     is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
-                    is_told = looks_like_picture(name) and f"{folder}/".startswith(told)
+                    is_told = looks_like_picture(name) and f"{folder}/".startswith(starts)
                     if not (is_used or is_told or name.startswith(".")):
                         strays[folder, Path(name).suffix].append(name)
     odd = []

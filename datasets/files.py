@@ -334,5 +334,5 @@ def _no_picture(file: File, data: bytes) -> str:
         )
     kind = remedy_for(str(file), data) if data else ""
     if kind:
-        return f"{len(data)} bytes that are no picture that is read (PNG, JPEG, ...), but {kind}"
-    return f"{len(data)} bytes that are no picture (PNG, JPEG, ...); copy or download it again"
+        return f"{len(data)} bytes, not a picture (PNG, JPEG, ...) but {kind}"
+    return f"{len(data)} bytes, not a picture (PNG, JPEG, ...); copy or download it again"

@@ -1,8 +1,12 @@
 """Your own data: a folder of images, and masks beside them if they are to be scored."""
 
+import contextlib
+import difflib
 import itertools
 import os
 import re
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +26,8 @@ _SPLIT_OF = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_SHORT = {"tr": "train", "trn": "train", "te": "test", "tst": "test", "vl": "val", "vld": "val"}
+_SHORT_ALONE = ("trn", "tst", "vld")  # the others are codes of countries too
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask")
 _SPLIT_WORD = r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation|trainval)"
@@ -30,9 +36,9 @@ _OTHER_WORD = r"(images?|imgs?|pictures|frames|masks?|labels?|set|data|split|dev
 _LIKE_SPLIT = re.compile(
     rf"({_OTHER_WORD}[-_. ]*)*{_SPLIT_WORD}([-_. ]*({_OTHER_WORD}|\d+|[ab]))*", re.IGNORECASE
 )
-# Where other tools and data sets keep ground truth.
-_OTHER_MASKS = ("annotations", "annotation", "labels", "label", "gt", "gtfine", "ground_truth")
-_OTHER_MASKS += ("groundtruth", "segmentationclass", "segmentation", "segmentations", "seg")
+# What scripts of this project write: pseudo-masks, overlays, predictions; files of an image cache.
+_OWN_OUTPUT = re.compile(r"clip_masks.*|(.*_)?vis|predictions")
+_OF_CACHE = re.compile(r"[0-9a-f]{32}\.npy")
 _MOST = 1000  # files that are counted where the number is only told
 
 
@@ -56,7 +62,7 @@ class Folder:
         folders, _ = _entries(self._images)
         self._folders = _splits(self._images, folders)
         if not self._folders:
-            _check_no_split(self._images, folders)
+            _check_no_splits(self._images, folders)
             self._folders = {"train": ""}
 
     def splits(self) -> list[str]:
@@ -70,7 +76,7 @@ class Folder:
         if not files:
             raise InputError(f"no images in {folder}; {EXPECTED}")
         _check_no_split_below(folder, split if self._folders[split] else None, files)
-        self._tell_unread()
+        self._tell_unread(files)
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
@@ -96,12 +102,13 @@ class Folder:
             )
         return self._folders[split]
 
-    def _tell_unread(self) -> None:
+    def _tell_unread(self, ids: Iterable[str]) -> None:
         """Name what lies beside the folders of the splits, and splits of other names."""
         for other in _others(self.root, self._images.name, _IMAGES):
             warn(f"{other} is not read: the images are those of {self._images}")
         folders, names = _entries(self._images)
         if self._folders == {"train": ""}:
+            self._tell_pooled(ids)
             return
         other = [(f, s) for s, f in self._folders.items() if f.casefold() != s]
         renamed = [f"'{folder}' is read as '{split}'" for folder, split in other]
@@ -111,15 +118,27 @@ class Folder:
         if pictures:
             warn(
                 f"{self._images} has {_number(pictures)} not read ({min(pictures)}), beside "
-                f"{', '.join(self._folders.values())}; move into one of these folders, or away"
+                f"{', '.join(self._folders.values())}; move into one of these folders, or away",
+                self._images,
             )
         for folder in folders:
             count = _count(self._images / folder) if folder not in self._folders.values() else ""
             if count:
                 warn(
                     f"{self._images / folder} with {count} is not read: it is no split (train, "
-                    "val, test); rename it if it is meant as one"
+                    "val, test); rename it if it is meant as one",
+                    self._images / folder,
                 )
+
+    def _tell_pooled(self, ids: Iterable[str]) -> None:
+        """Name the folders that would be splits if their names were known as such."""
+        folders = sorted({name.partition("/")[0] for name in ids if "/" in name})
+        if folders:
+            shown = ", ".join([*folders[:3], *(["..."] if len(folders) > 3 else [])])
+            note(
+                f"no split folders (train, val, test) in {self._images}: the images of {shown} are "
+                "all read as 'train'"
+            )
 
     def _tell_unread_masks(self, folders: list[str], names: list[str]) -> None:
         """Name what may be the ground truth of a split that has none where it is looked for."""
@@ -128,19 +147,36 @@ class Folder:
         has_splits = self._folders != {"train": ""}
         known = _splits(self._masks, folders).values() if has_splits else ()
         unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
-        if not self._masks.is_dir():
-            tell = note
-            beside = _entries(self.root)[0]
-            unread = [self.root / name for name in beside if name.casefold() in _OTHER_MASKS]
+        if not _count(self._masks):
+            tell, unread = note, self._beside()
             expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
             expected += " meant as ground truth"
         loose = list(filter(_is_picture, names))
         if loose and has_splits:
-            warn(f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}")
+            warn(
+                f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}",
+                self._masks,
+            )
         for folder in unread:
-            count = _count(folder)
-            if count:
-                tell(f"{folder} has {count} not read: {expected}")
+            with contextlib.suppress(InputError):  # one that nobody needs may be locked
+                if count := _count(folder):
+                    tell(f"{folder} has {count} not read: {expected}", folder)
+
+    def _beside(self) -> list[Path]:
+        """Folders of the root that may hold ground truth under another name."""
+        no_masks = (*_IMAGES, *_MASKS)
+        folders = [name for name in _entries(self.root)[0] if name.casefold() not in no_masks]
+        return [self.root / name for name in folders if not _is_own_output(self.root / name)]
+
+
+def _is_own_output(folder: Path) -> bool:
+    """Whether a script of this project has written the pictures in `folder`."""
+    names = _entries(folder)[1]
+    if _OWN_OUTPUT.fullmatch(folder.name) or any(map(_OF_CACHE.fullmatch, names)):
+        return True
+    with contextlib.suppress(OSError):  # meta.json of gen_clip_masks.py
+        return b'"made_from"' in (folder / "meta.json").read_bytes()
+    return False
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
@@ -168,7 +204,7 @@ def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
     """Split -> folder, in the order train, val, test. Raises InputError where two claim one."""
     found: dict[str, str] = {}
     for folder in folders:
-        split = _SPLIT_OF.get(folder.casefold())
+        split = _SPLIT_OF.get(_form(folder))
         if split and split in found:
             raise InputError(
                 f"{parent / found[split]} and {parent / folder} are both the split '{split}'; put "
@@ -179,22 +215,38 @@ def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
-def _check_no_split(images: Path, folders: list[str]) -> None:
+def _check_no_splits(parent: Path, folders: list[str]) -> None:
     """Raise InputError where folders of images, none of which is a split, are meant as splits."""
-    meant = [folder for folder in folders if _LIKE_SPLIT.fullmatch(folder)]
-    words = {folder: _split_words(folder) for folder in folders}
-    if len(set().union(*words.values())) > 1:  # train_berlin and val_berlin
-        meant = meant or [folder for folder in folders if words[folder]]
+    meant = [f for f in folders if _LIKE_SPLIT.fullmatch(_form(f)) or _form(f) in _SHORT_ALONE]
+    for words_of in (_split_words, _misspelt):  # train_berlin and val_berlin; trian and vaild
+        words = {folder: words_of(folder) for folder in folders}
+        if len(set().union(*words.values())) > 1:
+            meant = meant or [folder for folder in folders if words[folder]]
     if meant:
-        names = " and ".join(str(images / folder) for folder in meant[:3])
+        names = " and ".join(str(parent / folder) for folder in meant[:3])
         raise InputError(
             f"{names}: such names mean splits, but only train, val and test are understood; rename "
             f"the folders. {EXPECTED}"
         )
 
 
+def _form(folder: str) -> str:
+    """Wide letters and capitals don't count."""
+    return unicodedata.normalize("NFKC", folder).casefold()
+
+
 def _split_words(folder: str) -> set[str]:
-    return {_SPLIT_OF[w] for w in re.split(r"[\W_\d]+", folder.casefold()) if w in _SPLIT_OF}
+    return {_SPLIT_OF[w] for w in re.split(r"[\W_\d]+", _form(folder)) if w in _SPLIT_OF}
+
+
+def _misspelt(folder: str) -> set[str]:
+    """Splits that a name may mean by a short form or a wrong letter; other words may be close."""
+    name = _form(folder)
+    if name in _SHORT:
+        return {_SHORT[name]}
+    close = difflib.get_close_matches(name, _SPLIT_OF, cutoff=0.8)
+    # trains, tester, rain are words of their own
+    return {_SPLIT_OF[word] for word in close if word not in name and name not in word}
 
 
 def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -> None:
@@ -202,14 +254,20 @@ def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -
 
     split: the one that `folder` is; None where there are no splits.
     """
+    inside: dict[str, dict[str, None]] = defaultdict(dict)
     for below in {name.rpartition("/")[0] for name in ids}:
-        for part in below.split("/"):
-            if _SPLIT_OF.get(part.casefold(), split) != split:
+        parts = below.split("/")
+        for depth, part in enumerate(parts):
+            inside["/".join(parts[:depth])][part] = None
+            if _SPLIT_OF.get(_form(part), split) != split:
                 raise InputError(
                     f"{folder / below}: the folder {part} is named after a split and lies too deep "
-                    f"for one; put the splits above: images/{_SPLIT_OF[part.casefold()]}/... "
+                    f"for one; put the splits above: images/{_SPLIT_OF[_form(part)]}/... "
                     f"{EXPECTED}"
                 )
+    for parent, names in inside.items():
+        if parent and split is None:  # those right below have been checked
+            _check_no_splits(folder / parent, sorted(names))
 
 
 def _split_first(folders: list[str], root: Path) -> str:

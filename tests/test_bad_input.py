@@ -480,7 +480,7 @@ CASES = [
     Case("predict", (gone("pictures"),), "no picture or folder at pictures", "one that is there"),
     Case("predict", (emptied("pictures"),), "in pictures or its folders",
          "no pictures .*.jpg, .png"),
-    Case("predict", (["config.yaml", *COMMANDS["predict"][1:]],), "config.yaml: .*no picture",
+    Case("predict", (["config.yaml", *COMMANDS["predict"][1:]],), "config.yaml: .*not a picture",
          "PNG, JPEG", "drawn"),
     Case("predict", (write("pictures/p1.png", "text"),), "p1.png: 4 bytes", "download", "drawn"),
     Case("predict", (cut("pictures/p1.png"),), "p1.png: .*truncated", "download", "drawn"),

@@ -159,7 +159,7 @@ def test_what_is_no_picture_is_said_in_plain_words(tmp_path: Path, content: byte
     for read in (read_image, read_mask):
         with pytest.raises(InputError) as error:
             read(File(str(tmp_path / "a.png")))
-        expected = f"cannot decode {tmp_path}/a.png: {len(content)} bytes that are no picture"
+        expected = f"cannot decode {tmp_path}/a.png: {len(content)} bytes, not a picture"
         assert str(error.value).startswith(expected) and "BytesIO" not in str(error.value)
 
 

@@ -189,8 +189,8 @@ class Fault(NamedTuple):
 PROBLEMS = {
     "cut_png": Fault(lambda d, n: cut(d.image(n)), "decode .*train/{0}.png: .*truncated; copy"),
     "cut_jpeg": Fault(lambda d, n: cut(as_jpeg(d, n)), "decode .*train/{0}.jpg: .*trunc.*; copy"),
-    "empty": Fault(lambda d, n: d.image(n).write_bytes(b""), "/{0}.png: 0 bytes .*; copy or"),
-    "html": Fault(lambda d, n: d.image(n).write_text("<html>"), "/{0}.png: 6 bytes .*; copy or"),
+    "empty": Fault(lambda d, n: d.image(n).write_bytes(b""), "/{0}.png: 0 bytes.*; copy or"),
+    "html": Fault(lambda d, n: d.image(n).write_text("<html>"), "/{0}.png: 6 bytes.*; copy or"),
     "locked": Fault(locked, "read .*/{0}.png: Permission denied; give yourself the right"),
     "dangling": Fault(dangling, "/{0}.png: it is a link to moved_away.png, .*; restore that"),
     "mask_size": Fault(

@@ -61,11 +61,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         (bytes([0x47] + [0] * 187) * 4, "film", "ffmpeg"),
         (boxes("heicmif1heic"), "HEIC", "heif-convert a.jpg a_new.jpg"),
         (boxes("mif1heic"), "HEIC", "heif-convert"),
-        (boxes("mif1avif"), "AVIF", "a_new.png"),
-        (encoded("AVIF"), "AVIF", "a_new.png"),
-        (encoded("GIF"), "GIF", "a_new.png"),
-        (encoded("PPM"), "Netpbm", "a_new.png"),
-        (encoded("JPEG2000"), "JPEG 2000", "a_new.png"),
+        (boxes("mif1avif"), "AVIF", "a.png"),
+        (encoded("AVIF"), "AVIF", "a.png"),
+        (encoded("GIF"), "GIF", "a.png"),
+        (encoded("PPM"), "Netpbm", "a.png"),
+        (encoded("JPEG2000"), "JPEG 2000", "a.png"),
         (encoded("PDF"), "PDF", "pdfimages"),
         (b"<?xml version='1.0'?><svg width='9'/>", "SVG", "magick"),
         (of_numpy(), "NumPy array", "fromarray"),
@@ -94,7 +94,7 @@ def test_what_is_no_picture_is_named_with_what_helps(
     assert remedy in remedy_for("a.jpg", data)
     (tmp_path / "a.jpg").write_bytes(data)
     for read in (read_image, read_mask):
-        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes that are no picture") as error:
+        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes, not a picture") as error:
             read(File(str(tmp_path / "a.jpg")))
         assert not data or what in str(error.value)
         assert remedy.split(" a.jpg")[0] in str(error.value)
@@ -109,7 +109,7 @@ def test_unknown_bytes_stay_unknown(tmp_path: Path) -> None:
     data = bytes(np.random.default_rng(0).integers(128, 256, 500, dtype=np.uint8))
     assert kind_of(data) is None and remedy_for("a.jpg", data) == ""
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(InputError, match=r"500 bytes that are no picture \(PNG.*copy or download"):
+    with pytest.raises(InputError, match=r"500 bytes, not a picture \(PNG.*copy or download"):
         read_image(File(str(tmp_path / "a.jpg")))
 
 
@@ -122,6 +122,12 @@ def test_a_picture_with_a_damaged_head_is_called_damaged(tmp_path: Path) -> None
 
 def test_names_in_commands_are_quoted() -> None:
     assert "ffmpeg -i 'my film.mp4' frames" in remedy_for("my film.mp4", boxes("isom"))
+
+
+def test_a_converted_file_has_the_name_of_the_same_image() -> None:
+    assert "heif-convert v0.HEIC v0.jpg (" in remedy_for("v0.HEIC", boxes("heic"))
+    assert "c/v0.JPG c/v0_new.jpg (" in remedy_for("c/v0.JPG", boxes("heic"))
+    assert remedy_for("c/v0.png", encoded("GIF")).endswith(" c/v0.png c/v0_new.png")
 
 
 # ---------------------------------------------------------------- what a listing leaves out
@@ -149,6 +155,14 @@ LEFTOVERS = [
     "desktop.ini",
     "Icon\r",
     "~snapshot/a.png",
+    "~10.png",
+    "a.sync-conflict-20200101-120000-ABCDEFG.png",
+    "a (conflicted copy 2020-01-01).png",
+    "a (Anna's conflicted copy 2020-01-01).png",
+    "LOST.DIR/a.png",
+    "TheVolumeSettingsFolder/a.png",
+    "_vti_cnf/a.png",
+    "CVS/a.png",
     "__pycache__/a.png",
     "~$a.png",
     "a.png~",
@@ -157,7 +171,15 @@ LEFTOVERS = [
 ]
 LEFTOVERS += ["System Volume Information/a.png", "Network Trash Folder/a.png"]
 DATA = ("0001.png", "a.b/0002.png", "recycle/0003.png", "@home/0004.png", "eaDir/0005.png")
-DATA += ("Thumbs/0006.png", "tmp/0007.png", "0008.tmp.png", "#9.png", "~10.png", "old.bak/11.png")
+DATA += (
+    "Thumbs/0006.png",
+    "tmp/0007.png",
+    "0008.tmp.png",
+    "#9.png",
+    "cvs/10.png",
+    "old.bak/11.png",
+)
+DATA += ("conflicted copy/12.png", "13 (copy).png", "a.sync/14.png")
 
 
 def test_what_programs_leave_is_skipped(tmp_path: Path) -> None:
@@ -200,6 +222,24 @@ def test_files_that_look_like_data_are_named_in_one_line(tmp_path: Path) -> None
     for name in ("a.json", "a.xml"):
         (tmp_path / name).unlink()
     assert listed(tmp_path, [".png"]) == [] == listed(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("ending", ["mpo", "j2c", "ICO", "apng", "insp", "ts", "y4m"])
+def test_files_that_look_like_data_by_their_ending(tmp_path: Path, ending: str) -> None:
+    for name in ("a.png", f"b.{ending}"):
+        (tmp_path / name).write_bytes(b"x")
+    assert "has 1 file that is not read" in listed(tmp_path, [".png"])[0]
+
+
+def test_pictures_without_an_ending_are_named(tmp_path: Path) -> None:
+    for name, data in {"a": encoded("PNG"), "b": encoded("JPEG"), "LICENSE": b"MIT"}.items():
+        (tmp_path / name).write_bytes(data)
+    (line,) = listed(tmp_path)
+    assert "has 2 files that are not read (a, b); expected" in line
+    assert "a is a PNG picture without an ending; give" in line
+    for i in range(30):
+        (tmp_path / f"a{i}").write_bytes(encoded("PNG"))
+    assert "has 19 or more files that are not read (a, a0, ...)" in listed(tmp_path)[0]
 
 
 def test_a_film_among_pictures_is_told_its_command(tmp_path: Path) -> None:

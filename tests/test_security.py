@@ -509,7 +509,7 @@ def test_a_link_in_a_zip_is_no_picture(tmp_path: Path) -> None:
         link.create_system, link.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, str(secret))
     (file,) = Cityscapes(tmp_path).images("train").values()
-    with pytest.raises(InputError, match=r"a_leftImg8bit\.png.*no picture"):
+    with pytest.raises(InputError, match=r"a_leftImg8bit\.png.*(no|not a) picture"):
         read_image(file)
 
 

@@ -49,24 +49,32 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """Something the user gave is odd and is used all the same: raised by `warn`."""
+    """Something the user gave is odd and is used all the same: raised by `warn`.
+
+    place: the folder whose files it tells of, if it does.
+    """
+
+    def __init__(self, text: str, place: Path | str | None = None) -> None:
+        super().__init__(text)
+        self.place = place
 
 
-def warn(text: str) -> None:
+def warn(text: str, place: Path | str | None = None) -> None:
     """Say once, on rank 0, what is odd about something the user gave; the run goes on.
 
     By Python's `warnings`, so that a caller can collect what is said (`warnings.catch_warnings`).
+    place: the folder whose files the text tells of, if it does.
     """
-    warnings.warn(text, InputWarning, stacklevel=2)
+    warnings.warn(InputWarning(text, place), stacklevel=2)
 
 
 class InputNote(InputWarning):
     """How something the user gave is read: raised by `note`."""
 
 
-def note(text: str) -> None:
+def note(text: str, place: Path | str | None = None) -> None:
     """Say once, on rank 0, how something the user gave is read, where nothing is wrong with it."""
-    warnings.warn(text, InputNote, stacklevel=2)
+    warnings.warn(InputNote(text, place), stacklevel=2)
 
 
 def run_script(main: Callable[[list[str]], None]) -> None:

@@ -7,21 +7,18 @@ from typing import NamedTuple
 _FRAMES = "write its frames into a folder: mkdir frames && ffmpeg -i {file} frames/%06d.png"
 _PILLOW = (  # keeps the numbers of a palette
     "convert it: python -c 'import sys; from PIL import Image; Image.open(sys.argv[1])"
-    ".save(sys.argv[2])' {file} {stem}_new.png"
+    ".save(sys.argv[2])' {file} {png}"
 )
-_MAGICK = "convert it with ImageMagick: magick {file} {stem}_new.png"
-_RAW = "develop it to PNG or JPEG: darktable-cli {file} {stem}_new.png"
-_HEIF = (
-    "convert it: heif-convert {file} {stem}_new.jpg (macOS: sips -s format jpeg {file} --out "
-    "{stem}_new.jpg)"
-)
+_MAGICK = "convert it with ImageMagick: magick {file} {png}"
+_RAW = "develop it to PNG or JPEG: darktable-cli {file} {png}"
+_HEIF = "convert it: heif-convert {file} {jpg} (macOS: sips -s format jpeg {file} --out {jpg})"
 _ARRAY = "write its numbers as a picture of 8 bits (PIL.Image.fromarray(array).save(name + '.png'))"
 _UNPACK = "unpack it and give the folder"
 _AGAIN = "copy or download it again; a text editor shows what it says"
 
 
 class Kind(NamedTuple):
-    """What a file is, with its article, and the remedy, with {file} and {stem} for its name."""
+    """What a file is, with its article; the remedy, with {file}, {png} and {jpg} for names."""
 
     what: str
     remedy: str
@@ -62,7 +59,7 @@ _MAGIC = (
     (0, b"FUJIFILMCCD-RAW", "a raw picture of a camera", _RAW),
     (0, b"IIRO", "a raw picture of a camera", _RAW),
     (0, b"IIU\x00", "a raw picture of a camera", _RAW),
-    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {file} {stem}_new.png"),
+    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {file} {png}"),
     (344, b"n+1\x00", "a NIfTI volume", _ARRAY),
     (344, b"ni1\x00", "a NIfTI volume", _ARRAY),
     (0, b"SIMPLE  =", "a FITS picture", _ARRAY),
@@ -131,8 +128,16 @@ def remedy_for(name: str, data: bytes) -> str:
     kind = kind_of(data)
     if kind is None:
         return ""
-    names = {"file": shlex.quote(name), "stem": shlex.quote(str(Path(name).with_suffix("")))}
+    names = {"file": name, "png": _beside(name, ".png"), "jpg": _beside(name, ".jpg")}
+    names = {key: shlex.quote(value) for key, value in names.items()}
     return f"{kind.what}; {kind.remedy.format_map(names)}"
+
+
+def _beside(name: str, ending: str) -> str:
+    """The name after a conversion: that of the same image id, unless the file has it itself."""
+    stem = str(Path(name).with_suffix(""))
+    same = f"{stem}{ending}".casefold() == name.casefold()
+    return f"{stem}_new{ending}" if same else f"{stem}{ending}"
 
 
 def stand_in(path: str | Path) -> str:
