@@ -21,6 +21,12 @@ if [[ $# -gt 0 && "$1" != -* ]]; then
   shift
 fi
 source tools/stage_settings.sh "$@"
+stopped() {
+  local status=$?
+  ((status == 0)) && return
+  echo "run.sh stopped; the same command resumes; other settings or other data want another --out (or remove $run)" >&2
+}
+trap stopped EXIT
 # In assignments of their own: only there does a failing command stop the script.
 dataset="$(key dataset)"
 data="$(key data_root)"
@@ -56,11 +62,8 @@ if [[ "$carb" == true ]]; then
 fi
 
 stage "5 evaluation"
-# Without ground truth there is no metrics.json; the legend is written after all pictures.
-done="$final/eval_$split/metrics.json"
-[[ -f "$done" ]] || done="$final/eval_$split/vis/legend.png"
-if [[ "$done" -nt "$final/last.pt" ]]; then
-  echo "$done is there"
+if [[ "$final/eval_$split/metrics.json" -nt "$final/last.pt" ]]; then
+  echo "$final/eval_$split/metrics.json is there"
 else
   "${launch[@]}" eval.py --ckpt "$final/last.pt" --split "$split" --save-vis ${device[@]+"${device[@]}"}
 fi

@@ -4,7 +4,7 @@ Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and
 read; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum go on
 where the warm-up stopped: one schedule of `steps` over both stages.
 
-    python train_carb.py --config configs/cityscapes.yaml \
+    python train_carb.py --config configs/cityscapes.yaml \\
         --init runs/cityscapes/warmup/last.pt --run-dir runs/cityscapes/carb
     torchrun --nproc_per_node=2 train_carb.py --config ... --init ... --run-dir ...
 

@@ -23,7 +23,7 @@ EXPECTED = """expected
 
 _SPLIT_OF = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SHORT = {"tr": "train", "trn": "train", "te": "test", "tst": "test", "vl": "val", "vld": "val"}

@@ -18,7 +18,7 @@ _LEFTOVER = re.compile(
     r"|@eaDir|@tmp|@sharebin|#recycle|#snapshot|.*@Syno(EA)?(Stream|Resource)"  # Synology
     r"|@Recycle|@Recently-Snapshot|lost\+found|_gsdata_"  # QNAP, Linux, GoodSync
     r"|__pycache__|node_modules|ZbThumbnail\.info|Picasa\.ini|pspbrwse\.jbf"
-    r"|~.*|#.*#|.*~|.*\.sw[op]",  # editors, Office, NetApp
+    r"|~\$.*|~snapshot|#.*#|.*~|.*\.sw[op]",  # editors, Office, NetApp
     re.IGNORECASE | re.DOTALL,
 )
 # Second copies: Syncthing, Nextcloud, Dropbox.

@@ -155,7 +155,6 @@ LEFTOVERS = [
     "desktop.ini",
     "Icon\r",
     "~snapshot/a.png",
-    "~10.png",
     "a.sync-conflict-20200101-120000-ABCDEFG.png",
     "a (conflicted copy 2020-01-01).png",
     "a (Anna's conflicted copy 2020-01-01).png",
@@ -170,7 +169,14 @@ LEFTOVERS = [
     "0001.host.123.tmp.png",
 ]
 LEFTOVERS += ["System Volume Information/a.png", "Network Trash Folder/a.png"]
-DATA = ("0001.png", "a.b/0002.png", "recycle/0003.png", "@home/0004.png", "eaDir/0005.png")
+DATA = (
+    "0001.png",
+    "~10.png",
+    "a.b/0002.png",
+    "recycle/0003.png",
+    "@home/0004.png",
+    "eaDir/0005.png",
+)
 DATA += (
     "Thumbs/0006.png",
     "tmp/0007.png",

@@ -93,6 +93,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises InputError when it is not there, cut short, or not a dict.
     """
     path = Path(path)
+    if path.is_dir():
+        inside = sorted(path.glob("last.pt")) or sorted(path.glob("*/last.pt"))
+        names = " or ".join(map(str, inside)) or "the checkpoint in it, e.g. last.pt"
+        raise InputError(f"no checkpoint at {path}: it is a folder; name {names}")
     if not path.is_file():
         raise InputError(
             f"no checkpoint at {path}; the train_*.py scripts write last.pt into their run folders"

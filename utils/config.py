@@ -159,7 +159,10 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise InputError(f"--set {override}: expected key=value")
+            raise InputError(
+                f"--set {override}: expected key=value without blanks, e.g. --set lr=0.01 seed=1 "
+                "(an input that follows --set stands before it)"
+            )
         try:
             values[key] = text if _stands_for_itself(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
