@@ -111,6 +111,8 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [road, car, road]", "twice: road"),
         ("classes: [road", "not valid YAML"),
         ("classes: [road]\nclasses: [car]", "'classes' stands twice"),
+        ("classes: [Road, car, road]", "'Road' and 'road' differ only in .*rename one"),
+        ("classes: [road, car, 'car ']", "'car' and 'car ' differ only in"),
         ("classes: [{name: car, prompt: a, prompt: b}]", "'prompt' stands twice"),
     ],
 )
