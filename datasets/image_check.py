@@ -15,6 +15,7 @@ from datasets.windows import Size
 from utils.errors import InputError, InputWarning
 
 _ORIENTATION = 0x0112  # the EXIF tag
+NOTE = "note"  # the kind of an `Odd` that is told and no oddity
 
 
 class Odd(NamedTuple):

@@ -331,7 +331,7 @@ def _class_ids(
     def class_id(value: object, where: str) -> int:
         if isinstance(value, str) and value.lower() in ids_of_names:
             return ids_of_names[value.lower()]
-        value = number(value)
+        written, value = value, number(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
             known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
             near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
@@ -341,10 +341,11 @@ def _class_ids(
                     "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, "
                     "or write class names"
                 )
-            if isinstance(value, str) and re.fullmatch(r"0\d+", value):
-                hint = f"; if it is an id, write {int(value)}"
-            if isinstance(value, str) and re.fullmatch("[01]{2,}", value):
-                hint += f"; if it is one 0/1 for each class, separate them: {';'.join(value)}"
+            if isinstance(written, str) and re.fullmatch(r"0\d+", written):
+                hint = f"; if it is an id, write {int(written)}"
+            if isinstance(written, str) and re.fullmatch("[01]{2,}", written):
+                value = written
+                hint += f"; if it is one 0/1 for each class, separate them: {';'.join(written)}"
             raise InputError(f"{path}: {where}: expected a {known}, found {_shown(value)}{hint}")
         return value
 

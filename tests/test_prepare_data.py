@@ -362,7 +362,9 @@ def test_labels_are_never_overwritten_unasked(
     before = out.read_text()
     run("camvid", "--root", tmp_path, "--out", out)  # equal: nothing to lose
     assert f"unchanged {out}: 3 images" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"labels\.json is there.*--out.*--overwrite"):
+    with pytest.raises(
+        InputError, match=r"labels\.json already holds different.*--out.*--overwrite"
+    ):
         run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3)
     assert out.read_text() == before
     run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3, "--overwrite")
