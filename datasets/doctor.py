@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets import SegmentationData
 from datasets.files import File, TwiceError, walk
-from datasets.image_check import Odd, Seen, look
+from datasets.image_check import NOTE, Odd, Seen, look
 from datasets.label_check import (
     TRAIN,
     LabelFile,
@@ -35,7 +35,6 @@ from utils.ground_truth import ONE_CLASS
 
 Splits = dict[str, dict[str, File]]  # split -> image id -> file
 _MOST = 10  # lines about oddities of one kind
-_NOTE = "note"  # the kind of what is told and no oddity
 
 
 class Findings(NamedTuple):
@@ -96,7 +95,7 @@ def examine(
     odd += [odd for one in seen.values() for odd in one.odd]
     odd += [odd for files in here.values() for odd in _alike(files)]
     for text, message in told_already.items():
-        odd.append(Odd(_NOTE if isinstance(message, InputNote) else "listing", text))
+        odd.append(Odd(NOTE if isinstance(message, InputNote) else "listing", text))
     places = [getattr(message, "place", None) for message in told_already.values()]
     odd += _strays(Path(dataset.root), images, masks, [place for place in places if place])
     if labels is None:
@@ -128,7 +127,7 @@ def told(findings: Findings) -> Iterator[str]:
     kinds: dict[str, list[str]] = defaultdict(list)
     for kind, text in findings.odd:
         kinds[kind].append(text)
-    notes = kinds.pop(_NOTE, [])
+    notes = kinds.pop(NOTE, [])
     yield from (f"note: {text}" for text in notes)
     for kind, texts in kinds.items():
         yield from (f"warning: {text}" for text in texts[:_MOST])

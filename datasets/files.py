@@ -17,16 +17,20 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.ids import IMAGE_SUFFIXES, difference, drop_suffix, image_id, match_ids
 from datasets.leftovers import is_leftover, tell_unread
-from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, raw_mode
+from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, num_pages, raw_mode
 from datasets.windows import Size, Window
 from utils.collection import collection_paused
-from utils.errors import InputError
+from utils.errors import InputError, warn
 from utils.file_kinds import picture_format, remedy_for, stand_in
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large, and read
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _SAVE_8 = "if its numbers are of 8 bits, save it with 8 bits"
+_DARK = (
+    "there are pictures of 16 bits that seem to hold 10 or 12, none above 4095, and are read dark: "
+    "the upper 8 of 16; save them with 8 bits"
+)
 _HUGE = 1 << 30  # bytes of a file; most likely a film, which is not read whole to say so
 Reader = Callable[[Window], np.ndarray]  # uint8 (height, width, 3) of a window
 
@@ -44,7 +48,7 @@ class File:
             if self.member is None:
                 status = Path(self.path).stat()
                 if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-                    raise InputError(f"cannot read {self}: it is no file; remove it")
+                    raise InputError(f"cannot read {self}: not a regular file; remove it")
                 if status.st_size > _HUGE:
                     self._refuse_film()
                 return Path(self.path).read_bytes()
@@ -241,28 +245,51 @@ def open_image(file: File, data: bytes | None = None) -> tuple[Size, Reader]:
         picture = open_picture(data)
         if not is_plain_png(picture, data):
             check_bmp(picture, data, file)
-            has_16_bits = ";16" in raw_mode(picture)
+            raw = raw_mode(picture)
+            if picture.format != "MPO" and num_pages(picture) > 1:  # MPO: of phones
+                _warn_of_folder(
+                    file,
+                    "there are pictures with several pages or frames, of which the first is read; "
+                    "save it alone",
+                )
             ImageOps.exif_transpose(picture, in_place=True)  # decodes it
-            picture = _with_8_bits(picture, has_16_bits, file)
+            picture = _with_8_bits(picture, raw, file)
     return (picture.height, picture.width), functools.partial(_decode, picture, data, file)
 
 
-def _with_8_bits(picture: Image.Image, has_16_bits: bool, file: File) -> Image.Image:
-    """The picture, decoded; grey of more than 8 bits as grey of 8: the upper 8 of 16."""
+def _warn_of_folder(file: File, text: str) -> None:
+    """Once for a folder, not for each of its files: the text is the same for all of them."""
+    warn(f"{file.path if file.member else Path(file.path).parent}: {text}")
+
+
+def _with_8_bits(picture: Image.Image, raw: str, file: File) -> Image.Image:
+    """The picture, decoded; grey of more than 8 bits as grey of 8: the upper 8 of 12 or 16.
+
+    raw: its `raw_mode` before it was decoded.
+    """
     if picture.mode == "F":
         raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
     if not picture.mode.startswith("I"):
         # Pillow has dropped the lower 8 bits of colours.
-        if has_16_bits and not any(high for _, high in picture.getextrema()[:3]):
-            raise InputError(f"{file}: 16 bits a channel, all below 256: black; {_SAVE_8}")
+        if ";16" in raw and raw != "BGR;16":  # that is 16 bits for all three
+            num_colors = min(3, len(picture.mode.removesuffix("A")))
+            brightest = max(high for _, high in picture.getextrema()[:num_colors])
+            if brightest == 0:
+                raise InputError(f"{file}: 16 bits a channel, all below 256: black; {_SAVE_8}")
+            if brightest < 16:
+                _warn_of_folder(file, _DARK)
         return picture
     values = np.array(picture)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
-    values = 0xFFFF - values if is_white_zero(picture) else values  # Pillow turns 8 bits only
-    if 0 < values.max() < 256:
+    bits = 12 if raw == "I;12" else 16
+    # Pillow turns 8 bits only.
+    values = (1 << bits) - 1 - values if is_white_zero(picture) else values
+    if bits == 16 and 0 < values.max() < 256:
         raise InputError(f"{file}: 16 bits a pixel, none above {values.max()}: black; {_SAVE_8}")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    if bits == 16 and 0 < values.max() < 4096:
+        _warn_of_folder(file, _DARK)
+    return Image.fromarray((values >> bits - 8).astype(np.uint8))
 
 
 def _decode(picture: Image.Image, data: bytes, file: File, window: Window) -> np.ndarray:

@@ -38,7 +38,7 @@ def match_ids(keys: Iterable[str], known: Iterable[str]) -> dict[str, str]:
     found = {key: key for key in keys if key in known}
     found |= _look_up([key for key in keys if key not in found], known, _plain)
     left = [key for key in keys if key not in found]
-    found |= _look_up(left, known.keys() - found.values(), _loose)
+    found |= _look_up(left, known.keys() - found.values(), loose)
     _check(found, known)
     return {key: found[key] for key in keys if key in found}
 
@@ -59,7 +59,7 @@ def _plain(name: str) -> str:
     return str(PurePosixPath(unicodedata.normalize("NFC", name.replace("\\", "/"))))
 
 
-def _loose(name: str) -> str:
+def loose(name: str) -> str:
     """The form in which names that a person can't tell apart are equal."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)

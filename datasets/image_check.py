@@ -1,6 +1,7 @@
 """One image and its mask, looked at once: what is wrong with them, and what is odd."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from datasets.files import File, is_plain_png, open_picture, read_image
 from datasets.labels import IGNORE_INDEX
 from datasets.training import check_mask
 from datasets.windows import Size
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 _ORIENTATION = 0x0112  # the EXIF tag
+NOTE = "note"  # the kind of an `Odd` that is told and no oddity
 
 
 class Odd(NamedTuple):
@@ -44,7 +46,9 @@ def look(
     problems, odd = [], []
     try:
         data = image.read()
-        pixels = read_image(image, data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", InputWarning)  # `_form` says it of each file
+            pixels = read_image(image, data)
         with open_picture(data) as picture:  # read above: its head is sound
             stored = picture.size[::-1]
             odd += [Odd(kind, f"{image} {text}") for kind, text in _form(picture, pixels)]

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -56,12 +57,16 @@ def read_entries(
     text = _text(path)
     ids_of_names = {name.lower(): i for i, name in enumerate(names)}
     if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):
+        is_table = True
         rows, is_decided = parse_table(path, text, num_classes, ids_of_names)
     else:
+        is_table = False
         rows, is_decided = _parse_json(path, text, ids_of_names), False
     if not rows:
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
     if not is_decided:
+        if any(name.isdecimal() for name in names):
+            rows = _numbers_or_names(path, text, rows, num_classes, ids_of_names, is_table)
         rows = _decide(path, text, rows, num_classes, names)
     lists = [values for _, values in rows if isinstance(values, list)]
     class_id, known = _class_ids(path, lists, num_classes, names, ids_of_names)
@@ -241,6 +246,52 @@ def _decide(
     return [(key, as_ids.get(key, values)) for key, values in rows]
 
 
+def _numbers_or_names(
+    path: Path,
+    text: str,
+    rows: list[tuple[str, list | InputError]],
+    num_classes: int,
+    ids_of_names: Mapping[str, int],
+    is_table: bool,
+) -> list[tuple[str, list | InputError]]:
+    """The rows, where class names are numbers: a bare number may be a class id or such a name.
+
+    In JSON a text is a name. Raises InputError where both readings fit, and mean other classes.
+    """
+    lists = [values for _, values in rows if isinstance(values, list)]
+    kinds = (int, str) if is_table else (int,)
+    numbers = {v for v in chain.from_iterable(lists) if type(v) in kinds and _is_number(v)}
+    as_ids = all(int(v) < num_classes for v in numbers)
+    as_names = all(str(v) in ids_of_names for v in numbers)
+    doubtful = [v for v in numbers if ids_of_names.get(str(v), int(v)) != int(v)]
+    if not doubtful or (as_names and not as_ids):
+        return rows
+    if as_ids and not as_names and not is_table:
+        return rows
+    if as_ids and not as_names:
+        ids = {v: int(v) for v in numbers}
+        return [
+            (key, [ids.get(v, v) for v in values] if isinstance(values, list) else values)
+            for key, values in rows
+        ]
+    # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
+    if not is_table and text == image_labels_text({k: v for k, v in rows if isinstance(v, list)}):
+        return rows
+    name = str(min(doubtful, key=int))
+    raise InputError(
+        f"{path}: {name} may be class id {name} or the class named '{name}', which has the id "
+        f"{ids_of_names[name]}; give the classes names that are no numbers ('grade {name}') in the "
+        "class file, and write those names here"
+    )
+
+
+def _is_number(value: int | str) -> bool:
+    """Whether it may be a class id. '01' is none: it may be 0s and 1s without separators."""
+    if isinstance(value, int):
+        return value >= 0
+    return value.isdecimal() and len(value) < 10 and (value[0] != "0" or value == "0")
+
+
 def _only(values: list, allowed: Mapping[object, int]) -> bool:
     """Whether there are values, and no others than these."""
     try:
@@ -269,7 +320,7 @@ def _class_ids(
 
     def number(value: object) -> object:
         is_name = isinstance(value, str) and value.lower() in ids_of_names
-        is_digits = isinstance(value, str) and value.isdecimal() and len(value) < 10
+        is_digits = isinstance(value, str) and _is_number(value)
         return int(value) if is_digits and not is_name else value
 
     types = {*map(type, chain.from_iterable(lists))}
@@ -280,7 +331,7 @@ def _class_ids(
     def class_id(value: object, where: str) -> int:
         if isinstance(value, str) and value.lower() in ids_of_names:
             return ids_of_names[value.lower()]
-        value = number(value)
+        written, value = value, number(value)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
             known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
             near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
@@ -290,6 +341,11 @@ def _class_ids(
                     "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, "
                     "or write class names"
                 )
+            if isinstance(written, str) and re.fullmatch(r"0\d+", written):
+                hint = f"; if it is an id, write {int(written)}"
+            if isinstance(written, str) and re.fullmatch("[01]{2,}", written):
+                value = written
+                hint += f"; if it is one 0/1 for each class, separate them: {';'.join(written)}"
             raise InputError(f"{path}: {where}: expected a {known}, found {_shown(value)}{hint}")
         return value
 

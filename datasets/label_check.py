@@ -9,11 +9,11 @@ import numpy as np
 
 from datasets.files import File
 from datasets.ids import drop_suffix
-from datasets.image_check import Odd
+from datasets.image_check import NOTE, Odd
 from datasets.image_labels import ImageLabels, check_label_classes, read_entries, twice
 from datasets.labels import IGNORE_INDEX, ClassTable
 from datasets.split_labels import label_files, label_keys, match_keys
-from utils.errors import InputError, warn
+from utils.errors import InputError, note, warn
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 
 Images = dict[str, dict[str, File]]  # split -> image id -> file
@@ -146,16 +146,16 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
     seen = {k for ids in labels.values() for k in ids}
     unseen = [name for k, name in enumerate(classes.names) if k not in seen]
     if labels and unseen:
-        text = f"no training image has {', '.join(unseen)}: what is not seen is not learned"
+        text = f"no training image has {', '.join(unseen)}: these classes cannot be learned"
         odd.append(Odd("unseen class", f"{text}; add images, or correct the class file"))
-    is_odd = len(labels) > 1 and (len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES)
-    if is_odd and seen and len({*labels.values()}) == 1 < len(classes):
+    if len(labels) > 1 and seen and len({*labels.values()}) == 1 < len(classes):
         same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
         text = (
             f"all {len(labels)} training images have the same labels ({same}): so labels rule out "
             "no class in one image rather than another; see that they are right"
         )
-        odd.append(Odd("same labels", text))
+        is_odd = len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES
+        odd.append(Odd("same labels" if is_odd else NOTE, text))
     return odd
 
 
@@ -180,7 +180,7 @@ def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> N
             f"'{empty[0]}'): they teach nothing; add what they show, or leave them out"
         )
     for odd in poor_labels(labels, classes):
-        warn(odd.text)
+        (note if odd.kind == NOTE else warn)(odd.text)
 
 
 def check_some_masks(
@@ -204,8 +204,8 @@ def check_some_masks(
                 absent += int(np.delete(found[: len(classes)], list(labels[name])).sum())
     pixels = counts[: len(classes)].tolist()
     seen = f"(seen in {len(names)} of {len(masks)} masks)"
-    for note in truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, "training"):
-        warn(f"{note} {seen}")
+    for text in truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, "training"):
+        warn(f"{text} {seen}")
     if absent > sum(pixels) / 2:
         warn(
             f"{100 * absent / sum(pixels):.0f} % of the pixels of the masks are of classes that "

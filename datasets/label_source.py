@@ -81,7 +81,7 @@ def write_labels(arguments: argparse.Namespace, labels: ImageLabels, classes: Cl
         return
     if out.exists() and not arguments.overwrite:
         raise InputError(
-            f"{out} is there with other labels than the {len(labels)} images' of this run; "
+            f"{out} already holds different labels ({len(labels)} images now); "
             "name another --out, or --overwrite to replace it"
         )
     write_json(meta_path(out), meta)

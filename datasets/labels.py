@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.class_names import plain_name
 from utils.errors import InputError
 from utils.yaml_file import read_yaml
 
@@ -57,6 +58,14 @@ def load_classes(path: str | Path) -> ClassTable:
     if repeated:
         names = ", ".join(repeated)
         raise InputError(f"{path}: these class names stand twice: {names}; give each another")
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(plain_name(name), name)
+        if other != name:
+            raise InputError(
+                f"{path}: the class names {other!r} and {name!r} differ only in capital letters, "
+                "blanks, hyphens or underscores, so labels may mean either; rename one of them"
+            )
     return ClassTable(tuple(names), tuple(prompts), palette, tuple(small))
 
 

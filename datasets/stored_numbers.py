@@ -57,6 +57,19 @@ def is_white_zero(picture: Image.Image) -> bool:
     return _tag(picture, _PHOTOMETRIC) == 0
 
 
+def num_pages(picture: Image.Image) -> int:
+    """Pages and frames, without those of a TIFF that are the first one made smaller."""
+    pages = getattr(picture, "n_frames", 1)
+    if picture.format != "TIFF" or pages == 1:
+        return pages
+    others = 0
+    for page in range(1, pages):
+        picture.seek(page)
+        others += not (_tag(picture, _SUBFILE) or 0) & 1
+    picture.seek(0)
+    return 1 + others
+
+
 def raw_mode(picture: Image.Image) -> str:
     """How pixels lie in the file, in Pillow's words ("L;4"); empty where no decoder is set."""
     how = picture.tile[0][3] if picture.tile else ""
@@ -81,19 +94,9 @@ def _check_form(picture: Image.Image, data: bytes, file: object, raw: str) -> No
             f"{file}: {len(picture.getbands())} channels of 16 bits; expected one channel of class "
             "ids: save it as grey PNG with 8 bits"
         )
-    pages = _pages(picture)
+    pages = num_pages(picture)
     if pages > 1:
         raise InputError(f"{file}: {pages} pages; expected one map of class ids: save one as PNG")
-
-
-def _pages(picture: Image.Image) -> int:
-    """Pages and frames, without those of a TIFF that are the first one made smaller."""
-    pages = 1
-    for page in range(1, getattr(picture, "n_frames", 1)):
-        picture.seek(page)
-        pages += not (_tag(picture, _SUBFILE) or 0) & 1
-    picture.seek(0)
-    return pages
 
 
 def _one_channel(picture: Image.Image, file: object) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from datasets.cache import open_cached
 from datasets.files import MASK_SUFFIXES, File, list_files, open_image, read_image, read_mask
+from datasets.ids import difference, loose
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
@@ -180,12 +181,26 @@ def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: 
     images = dict.fromkeys(images)
     missing = [name for name in images if name not in given]
     if missing:
-        other = next((name for name in given if name not in images), None)
-        shown = "" if other is None else f" (there are some of '{other}')"
+        others = [name for name in given if name not in images]
+        alike = _alike(missing[0], others)
+        shown = f" (there are some of '{others[0]}')" if others else ""
+        if alike is not None:
+            shown = f" (there are some of '{alike}': {difference(missing[0], alike)})"
         raise InputError(
             f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'"
             f"{shown}; {advice}"
         )
+
+
+def _alike(name: str, others: Sequence[str]) -> str | None:
+    """The first of `others` that a person can hardly tell from `name`."""
+    for other in others:
+        # Letters of two alphabets look the same, as the Latin and the Cyrillic a do.
+        pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]
+        is_lookalike = len(name) == len(other) and all(a.isascii() != b.isascii() for a, b in pairs)
+        if loose(name) == loose(other) or is_lookalike:
+            return other
+    return None
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

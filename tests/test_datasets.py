@@ -111,6 +111,8 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [road, car, road]", "twice: road"),
         ("classes: [road", "not valid YAML"),
         ("classes: [road]\nclasses: [car]", "'classes' stands twice"),
+        ("classes: [Road, car, road]", "'Road' and 'road' differ only in .*rename one"),
+        ("classes: [road, car, 'car ']", "'car' and 'car ' differ only in"),
         ("classes: [{name: car, prompt: a, prompt: b}]", "'prompt' stands twice"),
     ],
 )
@@ -651,6 +653,10 @@ def test_evaluation_set(tmp_path: Path) -> None:
     plain = EvaluationSet(images, None)[0]
     assert np.array_equal(plain["image"].permute(1, 2, 0), picture(12, 16, seed=0))
     assert "ground_truth" not in plain
+    for other, how in (("I1", "in capital letters only"), ("\u04561", "u04561.* look the same")):
+        of_other = {"i0": (0,), other: (1,), "i2": (2,)}
+        with pytest.raises(InputError, match=rf"the first is 'i1' \(there are .*{how}"):
+            TrainingSet(images, of_other, 4, TRANSFORM)
     with pytest.raises(InputError, match=r"1 of 3 images have no ground truth"):
         EvaluationSet(images, None, {name: masks[name] for name in ("i0", "i1")})
 

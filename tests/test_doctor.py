@@ -71,6 +71,8 @@ def data(tmp_path: Path) -> Data:
     for i in range(4):
         result.add(f"clean{i}")
         result.add(f"tested{i}", "val")
+    without(result, "clean3", 3)  # where all images have all classes, a note is due
+    result.relabel("clean3", [0, 1, 2])
     values = load_config("configs/tiny_cpu.yaml").to_dict() | {"crop_size": [40, 40]}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     return result
@@ -372,6 +374,14 @@ def test_nothing_in_a_clean_set(data, capsys):
     assert len(json.loads(labels.read_text())) == 8
 
 
+def test_a_note_where_few_images_have_the_same_few_labels(data, capsys):
+    data.add("clean3")
+    data.relabel("clean3", [0, 1, 2, 3])
+    code, lines = run(data, capsys, "--workers", 0)
+    assert code == 0 and lines[1:] == ["8 images checked, 0 problems"]
+    assert lines[0].startswith("note: all 4 training images have the same labels (every class)")
+
+
 def test_nothing_in_clean_cityscapes(tmp_path, capsys):
     """labelIds with ids that training ignores, three splits, one of them without masks."""
     tiny.make_cityscapes(tmp_path)
@@ -425,7 +435,7 @@ def test_labels_are_not_written_while_something_is_wrong(data, capsys):
 def test_labels_of_a_csv_file(data, capsys):
     """With the number of the line."""
     path = data.root / "l.csv"
-    rows = [f"{name},0 1 2 3" for name, _ in data.labels]
+    rows = [f"{name},{' '.join(map(str, ids))}" for name, ids in data.labels]
     path.write_text("\n".join(["image,labels", *rows[:5], "x,9", *rows[5:], f"{rows[0]},1", "y,0"]))
     with pytest.raises(SystemExit):
         prepare_data.main(check(data, "--workers", 0, "--labels", path))

@@ -178,6 +178,7 @@ DATA = (
     "eaDir/0005.png",
 )
 DATA += (
+    "~10.png",
     "Thumbs/0006.png",
     "tmp/0007.png",
     "0008.tmp.png",

@@ -121,6 +121,9 @@ def test_label_files_of_other_programs(tmp_path: Path, name: str, text: str) -> 
         ("l.csv", "image,road,traffic light,car\na,1,,0\n", "line 2.*0 or 1.*found ''"),
         ("l.csv", "image,labels\n,road\n", "line 2: no image"),
         ("l.csv", "image,labels\na,road\na,car\n", "'a' stands twice.*all its labels"),
+        ("l.csv", "image,labels\na,001\nb,000\n", "found '001'.*write 1;.*separate them: 0;0;1"),
+        ("l.json", '{"a": "01", "b": "00"}', "found '01'.*separate them: 0;1"),
+        ("l.csv", "image,labels\na,01;02\n", "found '01'; if it is an id, write 1"),
         ("l.csv", b"image,labels\n\xe4,road\n", "save it as UTF-8"),
         ("l.csv", b"PK\x03\x04\xff", "spreadsheet; save the table as CSV"),
     ],
@@ -144,6 +147,31 @@ def test_two_classes_fit_both_readings(tmp_path: Path) -> None:
     path.write_text('{"a": [0, 1], "b": [1, 1]}')
     with pytest.warns(InputWarning, match="one 0/1"):
         assert read_image_labels(path, 2, names) == {"a": (1,), "b": (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("l.json", '{"a": [1, 2], "b": [3]}', None),
+        ("l.csv", "image,labels\na,1;2\nb,3\n", None),
+        ("l.csv", "image,labels\na,0;4\nb,1\n", None),
+        ("l.json", '{"a": [0, 2], "b": [3]}', ((0, 2), (3,))),  # no class is named 0
+        ("l.csv", "image,labels\na,0;2\nb,3\n", ((0, 2), (3,))),
+        ("l.csv", "image,labels\na,1;4\nb,3\n", ((0, 3), (2,))),  # no class has the id 4
+        ("l.json", '{"a": ["1", "2"], "b": ["3"]}', ((0, 1), (2,))),  # texts, as in a class file
+        ("l.csv", "image,1,2,3,4\na,1,1,0,0\nb,0,0,1,0\n", ((0, 1), (2,))),
+    ],
+)
+def test_class_names_that_are_numbers(tmp_path: Path, name: str, text: str, expected) -> None:
+    path, names = tmp_path / name, ("1", "2", "3", "4")
+    path.write_text(text)
+    if expected is None:
+        with pytest.raises(InputError, match=r"may be class id 1 or .*named '1'.*no numbers"):
+            read_image_labels(path, 4, names)
+    else:
+        assert read_image_labels(path, 4, names) == dict(zip("ab", expected, strict=True))
+    write_image_labels(tmp_path / "own.json", {"a": (1, 2)})  # our own form holds ids
+    assert read_image_labels(tmp_path / "own.json", 4, names) == {"a": (1, 2)}
 
 
 def test_class_names_travel_with_labels(tmp_path: Path) -> None:
@@ -334,7 +362,9 @@ def test_labels_are_never_overwritten_unasked(
     before = out.read_text()
     run("camvid", "--root", tmp_path, "--out", out)  # equal: nothing to lose
     assert f"unchanged {out}: 3 images" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"labels\.json is there.*--out.*--overwrite"):
+    with pytest.raises(
+        InputError, match=r"labels\.json already holds different.*--out.*--overwrite"
+    ):
         run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3)
     assert out.read_text() == before
     run("camvid", "--root", tmp_path, "--out", out, "--min-pixels", 3, "--overwrite")

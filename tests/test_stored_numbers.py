@@ -5,6 +5,7 @@ The files are written here byte by byte: Pillow can't write most of these forms.
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
@@ -13,12 +14,12 @@ import pytest
 from PIL import Image
 
 from datasets.files import File, read_image, read_mask
-from utils.errors import InputError
+from utils.errors import InputError, InputWarning
 
 
 def packed(rows: np.ndarray, bits: int, order: str = ">", kind: str = "u") -> list[bytes]:
     """Each row as bytes, with `bits` a number."""
-    if bits >= 8:
+    if bits % 8 == 0:
         return [row.astype(f"{order}{kind}{bits // 8}").tobytes() for row in rows]
     texts = ["".join(f"{int(v):0{bits}b}" for v in row) for row in rows]
     return [int(t.ljust(-(-len(t) // 8) * 8, "0"), 2).to_bytes(-(-len(t) // 8)) for t in texts]
@@ -233,6 +234,27 @@ def test_images_of_16_bits(tmp_path: Path) -> None:
     colors = np.dstack([values, values[::-1], values])
     shown = (colors >> 8).astype(np.uint8)
     assert np.array_equal(read(tmp_path, png(colors, 16, 2), read_image), shown)
+
+
+def test_images_that_lose_something_are_told_of_once_a_folder(tmp_path: Path) -> None:
+    values = ids(8).astype(np.uint16) * 16 + 15
+    dark = "none above 4095.*save them with 8 bits"
+    for data in (png(values, 16), tiff(values, 16), png(np.dstack([values] * 3), 16, 2)):
+        with pytest.warns(InputWarning, match=dark):
+            assert np.array_equal(read(tmp_path, data, read_image), grey(values >> 8))
+    first, second = Image.fromarray(ids(8)), Image.fromarray(ids(4))
+    for kind, options in (("TIFF", {}), ("PNG", {}), ("WEBP", {"lossless": True})):
+        data = saved(ids(8), kind, save_all=True, append_images=[second], **options)
+        with pytest.warns(InputWarning, match="the first is read") as said:
+            assert np.array_equal(read(tmp_path, data, read_image), grey(ids(8)))
+        assert str(said[0].message).startswith(f"{tmp_path}: ")
+    second.encoderinfo = {"tiffinfo": {254: 1}}
+    buffer = io.BytesIO()
+    first.save(buffer, "TIFF", save_all=True, append_images=[second])
+    for data in (buffer.getvalue(), tiff(values, 12), png(values * 16, 16)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(read(tmp_path, data, read_image), grey(ids(8)))
 
 
 def test_images_whose_16_bits_hold_8_are_refused(tmp_path: Path) -> None:

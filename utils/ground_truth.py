@@ -29,7 +29,7 @@ def truth_notes(pixels: Sequence[int], ignored: int, names: Sequence[str], split
             f"{truth} holds no other values than 0 and 255: 255 is 'no label', so only "
             f"{present[0]} counts; where white means {names[1]}, save it as 1"
         ]
-    return [f"{truth} has no class but {present[0]}: to predict it everywhere scores 100 %"]
+    return [f"{truth} has no class but {present[0]}: predicting it everywhere scores 100 %"]
 
 
 def absent_note(pixels: Sequence[int], names: Sequence[str], split: str) -> list[str]:
