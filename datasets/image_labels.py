@@ -51,8 +51,9 @@ def read_entries(
     path = Path(path)
     if not path.is_file():
         raise InputError(
-            f"no image labels at {path}; make them: "
-            f"python prepare_data.py <data set> --root <its folder> --out {path}"
+            f"no image labels at {path}; make them from masks: python prepare_data.py <data set> "
+            f"--root <its folder> --out {path}; or write a CSV there (first line image,labels, "
+            "then 0001.jpg,road;car) and name it as image_labels"
         )
     text = _text(path)
     ids_of_names = {name.lower(): i for i, name in enumerate(names)}

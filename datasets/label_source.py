@@ -18,6 +18,7 @@ from datasets.labels import ClassTable
 from datasets.official_labels import import_official_labels
 from datasets.split_labels import labels_beside
 from datasets.survey import has_all_masks
+from utils.config import load_config
 from utils.errors import InputError
 from utils.files import write_json
 
@@ -43,7 +44,10 @@ def label_source(
             )
         return functools.partial(sort_labels, arguments.import_labels, labels)
     path = arguments.labels
-    if path is None and not (arguments.out or arguments.stats):
+    of_config = load_config(arguments.config).image_labels if arguments.config else ""
+    if path is None and Path(of_config).is_file():
+        path = of_config  # what training will read
+    elif path is None and not (arguments.out or arguments.stats):
         path = labels_beside(dataset.root, classes, None, is_needed=False)
     elif path is None and not has_all_masks(dataset, splits):
         path = labels_beside(dataset.root, classes, arguments.out, is_needed=True)

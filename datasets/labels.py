@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from utils.class_names import plain_name
-from utils.errors import InputError
+from utils.errors import InputError, warn
 from utils.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
@@ -45,15 +45,13 @@ def load_classes(path: str | Path) -> ClassTable:
         raise InputError(
             f"{path}: expected 'classes:' with a list of 1 to {IGNORE_INDEX} classes, nothing else"
         )
-    palette = default_palette(len(items))
-    names, prompts, small = [], [], []
+    names, prompts, colors, small = [], [], [], []
     for i, item in enumerate(items):
         name, prompt, color, is_small = _read_item(item, f"{path}: class {i}")
         names.append(name)
         prompts.append(prompt)
         small.append(is_small)
-        if color is not None:
-            palette[i] = color
+        colors.append(color)
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         names = ", ".join(repeated)
@@ -66,7 +64,21 @@ def load_classes(path: str | Path) -> ClassTable:
                 f"{path}: the class names {other!r} and {name!r} differ only in capital letters, "
                 "blanks, hyphens or underscores, so labels may mean either; rename one of them"
             )
-    return ClassTable(tuple(names), tuple(prompts), palette, tuple(small))
+    palette = _palette(colors)
+    alike = [n for n, c in zip(names, palette, strict=True) if palette.count(c) > 1]
+    if alike:
+        warn(f"{path}: {', '.join(alike)}: two have one colour, so pictures can't tell them apart")
+    return ClassTable(tuple(names), tuple(prompts), np.array(palette, np.uint8), tuple(small))
+
+
+def _palette(colors: list[list[int] | None]) -> list[list[int]]:
+    """The colours that the file gives, and for the others ones that it gives to no class."""
+    usual = default_palette(2 * len(colors)).tolist()
+    spare = iter([color for color in usual[len(colors) :] if color not in colors])
+    return [
+        color or (own if own not in colors else next(spare))
+        for color, own in zip(colors, usual, strict=False)
+    ]
 
 
 def default_palette(num_classes: int) -> np.ndarray:

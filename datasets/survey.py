@@ -84,7 +84,8 @@ def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -
     labels = labels_from_counts(found, num_classes, min_pixels)
     if not labels and not any(f.problems for f in found.values()):
         raise InputError(
-            "no readable ground truth to take labels from; give them with --labels or "
+            "no readable ground truth to take labels from; write a CSV (first line image,labels, "
+            "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
             "--import-labels"
         )
     for name, f in found.items():

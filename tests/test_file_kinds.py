@@ -171,7 +171,6 @@ LEFTOVERS = [
 LEFTOVERS += ["System Volume Information/a.png", "Network Trash Folder/a.png"]
 DATA = (
     "0001.png",
-    "~10.png",
     "a.b/0002.png",
     "recycle/0003.png",
     "@home/0004.png",
