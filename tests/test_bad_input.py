@@ -662,7 +662,7 @@ def test_one_message_and_nothing_half_written(case, full_disk, capfd, monkeypatc
     assert code == 2
     assert re.search(row.says, shown) and re.search(row.advises, shown), shown
     assert shown.count("error: ") == 1 and "Traceback" not in shown
-    assert shown.startswith(("error: ", "warning: ", f"usage: {row.script}.py"))
+    assert shown.startswith(("error: ", "warning: ", "note: ", f"usage: {row.script}.py"))
     leaves = Path(row.leaves.removeprefix("full/")) if row.leaves else None
     for path in {*before, *after}:
         if before.get(path) != after.get(path) or (path in before) != (path in after):
