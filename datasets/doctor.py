@@ -101,8 +101,8 @@ def examine(
     if labels is None and TRAIN in here and images[TRAIN] and not masks[TRAIN]:
         problems.append(
             f"no image-level labels for '{TRAIN}', and no masks to take them from; write a CSV "
-            f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a file "
-            "of labels: --labels"
+            f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a "
+            "file of labels: --labels"
         )
     if labels is None:
         labels = LabelFile(labels_from_counts(found, len(classes), min_pixels), set(), {}, [])
