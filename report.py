@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from figures import tables
-from figures.commands import suite_folder
+from figures.commands import lacking, suite_folder
 from figures.costs import cost
 from figures.page import Report, write_markdown, write_page
 from figures.parts import PARTS, draw
@@ -132,6 +132,9 @@ def costs(figures: list[Figure], runs: list[Run], suites: list[Suite]) -> dict[s
 
 def make(command: str) -> str:
     """Run it by this interpreter, from where we are; gives what went wrong, if something did."""
+    if reason := lacking(command):
+        print(f"left out, {reason}: {command}", flush=True)
+        return ""
     print(f"$ {command}", flush=True)
     script, *rest = shlex.split(command)[1:]
     status = subprocess.run([sys.executable, str(ROOT / script), *rest]).returncode

@@ -1,10 +1,15 @@
 """The commands that make what the report lacks."""
 
+import argparse
 import shlex
 from pathlib import Path
 
+from datasets import open_dataset
+from datasets.labels import load_classes
+from datasets.split_labels import find_labels
 from figures.runs import Stage, Suite
 from tools.ablation_suite import as_arguments
+from utils.config import load_config
 from utils.errors import InputError
 
 
@@ -21,6 +26,34 @@ def evaluation(stage: Stage, split: str) -> str:
         command += ["--bf16"] * (inference.get("precision") == "bf16")
         command.append("--overwrite")
     return shlex.join(command)
+
+
+def lacking(command: str) -> str:
+    """Why the data can't serve a command of gen_clip_masks.py; empty where they can, or for others.
+
+    Own data may have neither labels nor masks of the split that is shown.
+    """
+    _, script, *words = shlex.split(command)
+    if script != "gen_clip_masks.py":
+        return ""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for option in ("--config", "--split"):
+        parser.add_argument(option)
+    parser.add_argument("--score", action="store_true")
+    options, _ = parser.parse_known_args(words)
+    try:
+        config = load_config(options.config)
+        split = options.split or config.train_split
+        classes = load_classes(config.class_file)
+        source = open_dataset(config.dataset, config.data_root)
+        images = source.images(split)
+        if options.score and not source.ground_truth(split):
+            return f"'{split}' has no ground truth"
+        labels = find_labels(source, split, config.image_labels, classes, images)
+    except (InputError, OSError):
+        return ""  # the command will say it
+    without = len(images) - len(labels)
+    return f"{without} images of '{split}' have no image-level labels" if without else ""
 
 
 def training(suite: Suite) -> str:

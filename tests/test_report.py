@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
@@ -10,12 +11,14 @@ from urllib.parse import unquote
 import pytest
 import tiny
 from PIL import Image
+from tiny_run import make_run
 
 import figures.parts
 import prepare_data
 import report
 import train_carb
 import train_warmup
+from figures.commands import lacking
 from figures.page import Report, write_markdown, write_page
 from figures.page_table import table_html
 from figures.parts import PARTS
@@ -643,3 +646,14 @@ def test_make_leaves_only_trainings(trained, tmp_path, capsys):
     drawn = json.loads((tmp_path / "figures/class_iou.json").read_text())
     found = {line["class"]: line["iou"]["run: CARB"] for line in drawn["classes"]}
     assert found == {name: scores["classes"][name]["iou"] for name in found} and found
+
+
+def test_commands_that_the_data_cannot_serve_are_left_out(tmp_path) -> None:
+    run = make_run(tmp_path)
+    masks = f"python gen_clip_masks.py --config {run.last.folder / 'config.yaml'} --split train"
+    assert lacking(masks) == lacking(f"{masks} --score") == ""
+    shutil.rmtree(tmp_path / "data/masks")
+    assert lacking(f"{masks} --score") == "'train' has no ground truth"
+    (tmp_path / "data/image_labels.json").write_text('{"t0": [0, 1]}')
+    assert lacking(masks) == "5 images of 'train' have no image-level labels"
+    assert lacking("python eval.py --ckpt x.pt") == ""
