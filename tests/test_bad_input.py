@@ -384,7 +384,7 @@ CASES = [
          "(?s)warmup/config.yaml", "YAML"),
     # ------------------------------------------------------------ train_carb.py
     Case("train_carb", ("--init", "gone.pt"), "no checkpoint at gone.pt", "train_.*write last.pt"),
-    Case("train_carb", ("--init", "data"), "no checkpoint at data", "train_.*write last.pt"),
+    Case("train_carb", ("--init", "data"), "no checkpoint at data: it is a folder", "e.g. last.pt"),
     Case("train_carb", (cut("warmup/warmup.pt"),), "warmup/warmup.pt", "cut short"),
     Case("train_carb", (saved("warmup/warmup.pt", Harmful()),), "warmup/warmup.pt",
          "more than tens"),
