@@ -250,3 +250,13 @@ def test_as_many_steps_need_no_word() -> None:
     config = load_config("configs/tiny_cpu.yaml")
     assert other_steps(Path("a"), {"steps": config.steps}, config) == ""
     assert "--overwrite" not in signals.same_command()
+
+
+def test_sizes_of_a_slow_disk_are_asked_for_at_once(tmp_path, monkeypatch) -> None:
+    files = {}
+    for i in range(200):
+        (tmp_path / f"{i}.png").write_bytes(b"x" * i)
+        files[str(i)] = File(str(tmp_path / f"{i}.png"))
+    quick = file_sizes(files)
+    monkeypatch.setattr("datasets.fingerprint._QUICK", 0)
+    assert file_sizes(files) == quick == {str(i): i for i in range(200)}
