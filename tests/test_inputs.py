@@ -17,7 +17,7 @@ from tiny_run import make_run, save
 import train_carb
 import train_supervised
 import train_warmup
-from datasets.files import list_files, list_zip
+from datasets.files import File, list_files, list_zip
 from datasets.fingerprint import file_sizes, fingerprint
 from datasets.labels import load_classes
 from utils import signals
