@@ -41,6 +41,8 @@ def lacking(command: str) -> str:
         parser.add_argument(option)
     parser.add_argument("--score", action="store_true")
     options, _ = parser.parse_known_args(words)
+    if options.config is None:
+        return ""
     try:
         config = load_config(options.config)
         split = options.split or config.train_split
