@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from datasets.plausible import available_cores
+
 ROOT = Path(__file__).resolve().parent.parent
 _TAIL = 15  # lines of a failed job's log to show
 
@@ -58,8 +60,7 @@ def run_jobs(jobs: list[Job], parallel: int) -> list[str]:
 def environment(slot: int, parallel: int) -> dict[str, str]:
     """Cores shared evenly, unless OMP_NUM_THREADS is set; slot i on GPU i modulo their number."""
     variables = os.environ | {"PYTHONUNBUFFERED": "1"}
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    variables.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // parallel)))
+    variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // parallel)))
     count = torch.cuda.device_count()
     if count:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
