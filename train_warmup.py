@@ -15,12 +15,12 @@ import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_some_masks, check_trainable
+from datasets.doctor.plausible import implausible
 from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
-from datasets.plausible import implausible
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
@@ -32,13 +32,13 @@ from models.views import LocalViewSampler
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
-from utils.errors import run_script, warn
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
 from utils.runlog import RunLog, describe
+from utils.safe.errors import run_script, warn
+from utils.safe.stop import Stop
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
 
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.labels import IGNORE_INDEX
+from models.kernels.pixel_losses import pixel_losses
 from models.maskclip import suppress_absent
-from models.pixel_losses import pixel_losses
 from models.views import Box, crop
 from utils.config import Config
 from utils.distributed import all_reduce

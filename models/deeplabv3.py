@@ -5,10 +5,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbone_weights import load_backbone_weights
-from models.cpu_speed import DilatedConv2d
+from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import ResNet, initialize
 from utils.config import Config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 CONV_CLASSIFIER_CHANNELS = (
     512  # ASPP channels when no text embedding gives them (CLIP ViT-B's width)

@@ -17,7 +17,7 @@ from models.clip_loading import clip_sha256, load_clip
 from models.text import get_text_embeddings
 from utils.config import Config
 from utils.distributed import first_on_each_machine
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 class MaskCLIP(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
 from utils.config import Config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 

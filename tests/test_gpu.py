@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from random_inputs import official_config, random_images, random_labels
 from tiny_clip import tiny_clip
 
-from benchmarks.inputs import official_config, random_images, random_labels
 from datasets.labels import IGNORE_INDEX
 from models.carb import CARBCriterion
 from models.clip_features import MaskCLIPOptions

@@ -16,7 +16,7 @@ from models.maskclip import MaskCLIP
 from models.views import LocalViewSampler
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.errors import InputError
+from utils.safe.errors import InputError
 from utils.seed import AUGMENTATION, derive
 from utils.training import autocast, prepare_views
 from utils.visualize import IGNORED_COLOR, colourize, gallery

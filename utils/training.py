@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from datasets.transforms import normalize
 from models.carb import CARBCriterion
+from models.kernels.rank_batch_norm import synchronize_batch_norms
 from models.maskclip import MaskCLIP
-from models.rank_batch_norm import synchronize_batch_norms
 from models.views import Box, LocalViewSampler, ignore_padding, local_pseudo_mask
 from utils.config import Config
 from utils.distributed import Ranks
