@@ -167,10 +167,11 @@ def trained(run_dir: Path) -> dict[str, Any]:
 
 
 def images(folder: Path) -> dict[str, str]:
-    """Path below `folder` -> hash of each PNG."""
+    """Path below `folder` -> hash of each image."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*.png"))
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in (".png", ".jpg")
     }
 
 
