@@ -148,15 +148,15 @@ def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monk
     """Weights, momentum, queues and logs, bit for bit, in both stages."""
     whole = run_row(prepared, tmp_path / "whole")
     stops = iter([3, 7])
-    real = train_warmup.train_one_step
+    real = train_warmup.prepare_views
 
     def stopping(*arguments, **keywords):
-        if arguments[4] == stop:
+        if arguments[1] == stop:
             raise KeyboardInterrupt
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(train_warmup, "train_one_step", stopping)
-    monkeypatch.setattr(train_carb, "train_one_step", stopping)
+    monkeypatch.setattr(train_warmup, "prepare_views", stopping)
+    monkeypatch.setattr(train_carb, "prepare_views", stopping)
     for _ in range(2):
         stop = next(stops)
         with pytest.raises(KeyboardInterrupt):
