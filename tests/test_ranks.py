@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from steps import losses_of, train_one_step
+from steps import counted, losses_of, train_one_step
 from torch import Tensor, nn
 
 import eval as evaluation
@@ -94,7 +94,7 @@ def criterion_run(ranks: Ranks, sync: bool, images: slice | None = None) -> tupl
         own["loss"].backward()
         losses.append(own["loss"].item())
         gradients.append((all_reduce(logits.grad) / len(gather_objects(0))).tolist())
-    return losses, gradients, criterion.state_dict()
+    return losses, gradients, counted(criterion.state_dict())
 
 
 def test_sync_makes_the_losses_of_two_processes_those_of_one() -> None:
