@@ -20,10 +20,11 @@ from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform, normalize
+from models.build import build_model, build_network, build_optimizer, build_region_rules
 from models.carb import segmentation_loss, upsample
-from models.deeplabv3 import build_model
 from models.kernels.pixel_losses import pixel_losses
 from models.text import get_text_embeddings
+from models.training import sgd_step
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
@@ -34,7 +35,6 @@ from utils.safe.errors import InputError, run_script
 from utils.safe.stop import Stop
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.training import compute_logits, descend, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -75,13 +75,11 @@ def main(argv: list[str]) -> None:
     if config.classifier == "text":
         text = get_text_embeddings(config, classes, trust=arguments.trust)
     model = build_model(config, len(classes), text).to(ranks.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer, rules = build_optimizer(config, model), build_region_rules(config)
     inputs = fingerprint(classes, images, masks=masks) if ranks.is_main else None
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step, state = restore(run_dir, "supervised", end, ranks, model, optimizer, inputs=inputs)
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
@@ -96,12 +94,10 @@ def main(argv: list[str]) -> None:
                 batch[key].to(ranks.device, non_blocking=True)
                 for key in ("image", "valid", "pseudo_mask")
             )
-            logits = compute_logits(
-                network, normalize(image, "imagenet", valid), step, config, ranks
-            )
+            logits = network(normalize(image, "imagenet", valid), step)
             losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
-            loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
-            descend(loss, optimizer, lr)
+            loss = segmentation_loss(losses, mask, rules)
+            sgd_step(loss, optimizer, lr)
             step += 1
             log.add(step, lr, {"loss": loss.detach()}, batch["name"])
             due = step % config.checkpoint_every == 0 or step == end

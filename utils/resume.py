@@ -48,7 +48,7 @@ def save(
     The last.pt of before becomes previous.pt. Raises InputError, on all ranks, when the disk is
     full or fails; what was there before is still whole then.
     """
-    queues = gather_objects(criterion.queue_state() if criterion else {})
+    queues = gather_objects(criterion.state_dict() if criterion else {})
     log_state, problem = log.state(step), None
     if log.ranks.is_main:
         content = {
@@ -127,7 +127,7 @@ def restore(
     load_weights(model, checkpoint["model"], path)
     load_optimizer(optimizer, checkpoint["optimizer"], path)
     if criterion is not None:
-        criterion.load_queue_state(queues[ranks.rank])
+        criterion.load_state_dict(queues[ranks.rank])
     if ranks.is_main:
         for problem in problems:
             print(f"{problem}\nIt is put aside as last.pt.damaged", flush=True)

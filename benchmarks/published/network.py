@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.kernels.cpu_speed import DilatedConv2d
 from utils.config import Config
 

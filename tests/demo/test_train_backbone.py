@@ -13,7 +13,7 @@ from demo import train_backbone
 from demo.object_images import CANVAS, PHOTOGRAPH, compose, photographs, place
 from demo.scenes.canvas import CLASSES
 from models.backbone_weights import load_backbone_weights
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.resnet import ResNet
 from utils.config import load_config
 from utils.safe.errors import InputError
