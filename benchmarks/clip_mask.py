@@ -2,6 +2,7 @@
 
 import torch
 
+from benchmarks.harness import Case, Options, main_of
 from benchmarks.inputs import (
     official_config,
     random_images,
@@ -10,7 +11,6 @@ from benchmarks.inputs import (
     random_visual,
 )
 from benchmarks.published.clip import clip_mask
-from benchmarks.timing import Case, Options
 from datasets.transforms import normalize
 from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
@@ -82,6 +82,4 @@ def _inputs(size: tuple[int, int], device: str, seed: int) -> tuple[torch.Tensor
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.harness import Case, Options, main_of, on_one_thread
 from benchmarks.inputs import CLASSES
 from benchmarks.published import data as published
-from benchmarks.threads import on_one_thread
-from benchmarks.timing import Case, Options
 from datasets.files import File
 from datasets.training import Draw, TrainingSet
 from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
@@ -113,6 +112,4 @@ def write_pictures(folder: Path, size: tuple[int, int], seed: int) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

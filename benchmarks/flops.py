@@ -7,7 +7,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from benchmarks.timing import wait
+from benchmarks.harness import wait
 
 # Per image of 512x1024, by torch's counter: ResNet-50-V1c at stride 8, ASPP-V2 with the text
 # classifier, and the backward pass of both.

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from benchmarks.harness import Case, Options, main_of
 from benchmarks.inputs import CLASSES, official_config, random_labels
 from benchmarks.published.loss import Losses
-from benchmarks.timing import Case, Options
 from models.build import build_criterion
 from models.carb import warmup_losses
 from models.views import Views
@@ -76,6 +76,4 @@ def _inputs(device: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

@@ -10,11 +10,8 @@ magnifies from step to step.
 The machine must be idle: with other work on the cores two processes look slower than they are.
 """
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,12 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import describe
+from benchmarks.inputs import CLASSES, OFFICIAL
+from benchmarks.output import DEMO, describe, parser, train_warmup
 from demo.make_scenes import write_dataset
 from models.build import build_model
-from utils.cli import path
 from utils.config import load_config
-from utils.safe.errors import InputError, run_script
+from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
 PUBLISHED_PARAMETERS = 147.47e6  # the authors' all-reduce includes CLIP's
@@ -44,14 +41,11 @@ RUNS = {  # name: launcher, settings
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=80, help="of each run, at least 20")
-    parser.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
-    arguments = parser.parse_args(argv)
+    command = parser(__doc__)
+    command.add_argument("--steps", type=int, default=80, help="of each run, at least 20")
+    arguments = command.parse_args(argv)
     if arguments.steps < 20:
-        parser.error("--steps: expected 20 or more")
+        command.error("--steps: expected 20 or more")
     report = {"machine": describe("cpu"), "bytes_per_step": traffic()}
     print(traffic_text(report["bytes_per_step"]), flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -81,17 +75,7 @@ def train(
         f"checkpoint_every={steps}",
         "log_every=1",
     ]
-    command = [*launcher, "train_warmup.py", "--config", "demo/config.yaml", "--device", "cpu"]
-    command += ["--run-dir", str(run), *(part for each in settings for part in ("--set", each))]
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).resolve().parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise InputError(f"{name}: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    train_warmup(run, settings, launcher, OMP_NUM_THREADS="1")
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -102,7 +86,7 @@ def summary(
     the losses differ, step by step and relatively, from those of one process.
     """
     losses = [line["loss"] for line in lines]
-    batch_size = load_config("demo/config.yaml").batch_size
+    batch_size = load_config(DEMO).batch_size
     different = [abs(a - b) / b for a, b in zip(losses, reference, strict=True)]
     rate = statistics.median(line["images_per_second"] for line in lines[10:]) / batch_size
     return {
@@ -116,10 +100,6 @@ def summary(
 
 
 def run_text(name: str, run: dict[str, float]) -> str:
-    if name == "1 process":
-        return (
-            f"{name:<18} {run['steps_per_second']:6.2f} steps/s  final loss {run['final_loss']:.4f}"
-        )
     return (
         f"{name:<18} {run['steps_per_second']:6.2f} steps/s  speed-up {run['speed_up']:.2f}  "
         f"final loss {run['final_loss']:.4f}  loss differs from one process's by "
@@ -128,15 +108,15 @@ def run_text(name: str, run: dict[str, float]) -> str:
     )
 
 
-def traffic(num_classes: int = 19) -> dict[str, dict[str, float]]:
+def traffic() -> dict[str, dict[str, float]]:
     """Bytes that a training step exchanges, of the network at real size with either ASPP."""
     result = {}
     for aspp, dilations in (("v2", "[6,12,18,24]"), ("v3", "[12,24,36]")):
         settings = [f"aspp={aspp}", f"aspp_dilations={dilations}"]
-        config = load_config("configs/official/cityscapes.yaml", settings)
+        config = load_config(OFFICIAL, settings)
         with torch.device("meta"):  # sizes only
-            text = F.normalize(torch.empty(num_classes, 512), dim=1)
-            result[aspp] = network_traffic(build_model(config, num_classes, text, False))
+            text = F.normalize(torch.empty(CLASSES, 512), dim=1)
+            result[aspp] = network_traffic(build_model(config, CLASSES, text, False))
     return result
 
 

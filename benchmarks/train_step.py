@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.flops import convolution_rate, matrix_rate, step_flops
+from benchmarks.harness import Case, Options, Result, main_of
 from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
-from benchmarks.timing import Case, Options, Result
 
 PHASES = ("CARB", "warm-up")
 # CPU-seconds of the authors' program: convolutional network, and CLIP with the rest. They were
@@ -160,6 +160,4 @@ def share_of_rate(result: Result, size: Setting, device: str) -> str:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

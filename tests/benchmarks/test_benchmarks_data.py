@@ -9,9 +9,9 @@ from conftest import golden_cases, load_golden
 from test_transforms import PIPELINE, golden_matches, replay
 
 from benchmarks import data_pipeline, evaluation
+from benchmarks.harness import Options, compare
 from benchmarks.published import data as published
 from benchmarks.published.evaluation import areas, iou
-from benchmarks.timing import Options, compare
 from datasets.transforms import IMAGENET_STD, TrainTransform
 
 SIZE, CROP = (64, 128), (32, 64)
