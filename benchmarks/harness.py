@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
 Way = Callable[..., Any]
+Entry = dict[str, Any]  # of a comparison in the JSON file
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,7 @@ class Case:
     expected_seconds: float | None = None
     rounds: int = 5
     units: int = 1
-    note: "Callable[[Result], str] | None" = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """What one comparison of times gave.
-
-    `published` and `ours` are seconds, medians with their ranges, see `_seconds`. `ratio` is
-    published / ours, the median of the rounds, by CPU time on the CPU and by wall time on a GPU.
-    """
-
-    name: str
-    agreement: str
-    published: dict[str, float]
-    ours: dict[str, float]
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    ratio_wall: float
-    target: float | None
-    expected_seconds: float | None
-    unit: str = "s"
-    note: str = ""
+    note: Callable[[Entry], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,8 +69,8 @@ class Size:
     target: float | None = None
     note: str = ""
 
-    def entry(self) -> dict[str, Any]:
-        """Medians, lowest and highest, and the ratio: what stands in the JSON file."""
+    def entry(self) -> Entry:
+        """Medians, with the lowest and the highest, and the ratio of the medians."""
         medians = _range("published", self.published) | _range("ours", self.ours)
         return asdict(self) | medians | {"ratio": medians["ours"] / medians["published"]}
 
@@ -102,8 +81,12 @@ Maker = Callable[[Options], list[Case] | list[Size]]
 # --- measuring
 
 
-def compare(case: Case, options: Options) -> Result:
-    """Check, then time published, ours, published, ours, ...; ratios are taken round by round."""
+def compare(case: Case, options: Options) -> Entry:
+    """Check, then time published, ours, published, ours, ...; ratios are taken round by round.
+
+    Gives seconds of `published` and `ours` and the `ratio` published / ours, which is by CPU time
+    on the CPU and by wall time on a GPU: medians, with the lowest and the highest.
+    """
     agreement = case.check()
     gc.collect()
     ways = (case.published, case.ours)
@@ -115,20 +98,18 @@ def compare(case: Case, options: Options) -> Result:
     by_cpu, by_wall = (
         [theirs[kind] / own[kind] for theirs, own in samples] for kind in ("cpu", "wall")
     )
-    ratios = by_cpu if options.device == "cpu" else by_wall
-    result = Result(
-        case.name,
-        agreement,
-        _seconds(published),
-        _seconds(ours),
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-        statistics.median(by_wall),
-        case.target,
-        case.expected_seconds,
-    )
-    return replace(result, note=case.note(result)) if case.note else result
+    entry = {
+        "name": case.name,
+        "agreement": agreement,
+        "published": _seconds(published),
+        "ours": _seconds(ours),
+        **_range("ratio", by_cpu if options.device == "cpu" else by_wall),
+        "ratio_wall": statistics.median(by_wall),
+        "target": case.target,
+        "expected_seconds": case.expected_seconds,
+        "unit": "s",
+    }
+    return entry | {"note": case.note(entry) if case.note else ""}
 
 
 def _time(way: Way, device: str, units: int) -> dict[str, float]:
@@ -237,13 +218,13 @@ def _measure(
         item = found.pop(0)
         try:
             is_size = isinstance(item, Size)
-            entry = item.entry() if is_size else asdict(compare(item, options))
+            entry = item.entry() if is_size else compare(item, options)
         except AssertionError as error:
             _fail(item.name, error, report)
             continue
         report["sizes" if is_size else "results"].append({"component": component} | entry)
         lines = [LINE.format(*output.cells(entry, options.device))]
-        lines += filter(None, [entry.get("agreement"), entry["note"]])
+        lines += filter(None, (entry.get("agreement"), entry["note"]))
         print("\n    ".join(lines), flush=True)
 
 

@@ -47,7 +47,8 @@ def main(argv: list[str]) -> None:
     if arguments.steps < 20:
         command.error("--steps: expected 20 or more")
     report = {"machine": describe("cpu"), "bytes_per_step": traffic()}
-    print(traffic_text(report["bytes_per_step"]), flush=True)
+    for aspp, sent in report["bytes_per_step"].items():
+        print(in_words(f"a step with ASPP {aspp} sends", sent), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", {"train": 30, "val": 1})
         losses = {}
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
             lines = train(Path(folder), name, launcher, settings, arguments.steps)
             losses[name] = [line["loss"] for line in lines]
             report[name] = summary(lines, losses["1 process"], report.get("1 process"))
-            print(run_text(name, report[name]), flush=True)
+            print(in_words(name, report[name]), flush=True)
     if arguments.json:
         write_json(Path(arguments.json), report | {"losses": losses})
 
@@ -99,13 +100,8 @@ def summary(
     }
 
 
-def run_text(name: str, run: dict[str, float]) -> str:
-    return (
-        f"{name:<18} {run['steps_per_second']:6.2f} steps/s  speed-up {run['speed_up']:.2f}  "
-        f"final loss {run['final_loss']:.4f}  loss differs from one process's by "
-        f"{run['first_step_difference']:.2%} in the first step, {run['median_difference']:.2%} "
-        f"median, {run['largest_difference']:.2%} at most"
-    )
+def in_words(name: str, numbers: dict[str, float]) -> str:
+    return f"{name}: {', '.join(f'{key} {value:.5g}' for key, value in numbers.items())}"
 
 
 def traffic() -> dict[str, dict[str, float]]:
@@ -138,21 +134,6 @@ def network_traffic(model: nn.Module) -> dict[str, float]:
         # float64 sums and counts of two regions of two views (warm-up: half as much again)
         "criterion": 2 * 2 * 2 * 8,
     }
-
-
-def traffic_text(networks: dict[str, dict[str, float]]) -> str:
-    lines = ["Sent between processes in a step (ResNet-50, 19 classes):"]
-    for aspp, sent in networks.items():
-        lines.append(
-            f"  ASPP {aspp}: gradients of {sent['parameters'] / 1e6:.2f} M parameters "
-            f"{sent['gradients'] / 1e6:.1f} MB ({sent['published_gradients'] / 1e6:.1f} MB of "
-            f"{PUBLISHED_PARAMETERS / 1e6:.2f} M the published way, "
-            f"{sent['published_gradients'] / sent['gradients']:.2f}x); SyncBN "
-            f"{sent['batch_norm'] / 1e3:.0f} kB in {sent['batch_norms']} layers; running "
-            f"statistics {sent['running_statistics'] / 1e3:.0f} kB; losses with sync "
-            f"{sent['criterion']} bytes"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.flops import convolution_rate, matrix_rate, step_flops
-from benchmarks.harness import Case, Options, Result, main_of
+from benchmarks.harness import Case, Entry, Options, main_of
 from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
 
 PHASES = ("CARB", "warm-up")
@@ -98,7 +98,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
         assert worst <= most and cosine >= least, found
         return found
 
-    def note(result: Result) -> str:
+    def note(result: Entry) -> str:
         if on_gpu:
             return share_of_rate(result, size, device)
         return "" if options.quick else other_machine(result)
@@ -131,11 +131,11 @@ def _aspp(way: Way) -> Tensor:
     return torch.cat([weight.detach().double().flatten() for weight in parameters])
 
 
-def other_machine(result: Result) -> str:
+def other_machine(result: Entry) -> str:
     """The authors' CPU-seconds, brought to this machine's speed of convolution."""
     rate = convolution_rate()
     here = AUTHORS_NETWORK * AUTHORS_RATE / rate + AUTHORS_REST
-    deviation = result.published["cpu"] / here - 1
+    deviation = result["published"]["cpu"] / here - 1
     return (
         f"theirs were measured at {AUTHORS_RATE / 1e9:.0f} GFLOP per CPU-s of convolution (derived "
         f"from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} CPU-s, of "
@@ -143,12 +143,12 @@ def other_machine(result: Result) -> str:
     )
 
 
-def share_of_rate(result: Result, size: Setting, device: str) -> str:
+def share_of_rate(result: Entry, size: Setting, device: str) -> str:
     """Our useful FLOP/s against those of large bfloat16 matrix products, and what that means."""
     config = size.config()
     draws = [size.local_views(config, step) for step in range(size.steps)]
     flops = sum(step_flops(size.size, [view.size for view in views]) for views in draws)
-    flops, rate, seconds = flops / size.steps, matrix_rate(device), result.ours["wall"]
+    flops, rate, seconds = flops / size.steps, matrix_rate(device), result["ours"]["wall"]
     share = flops / seconds / rate
     return (
         f"{share:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s in bfloat16), >= "

@@ -4,7 +4,6 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -214,7 +213,7 @@ def test_matrix_rate_and_share_are_plausible(monkeypatch, patch_draw: str) -> No
     rate = matrix_rate("cpu", torch.float32, side=256, repeats=2)
     assert 1e8 < rate < 1e15
     result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
-    result = replace(result, ours=result.ours | {"cpu": 1.0, "wall": 2.0})
+    result["ours"] |= {"cpu": 1.0, "wall": 2.0}
     setting = step_ways.Setting(2, (128, 256), (128, 64), (1.0, 2.0), 3, patch_draw)
     views = [setting.local_views(setting.config(), step) for step in range(3)]
     sizes = [[view.size for view in draw] for draw in views]
@@ -235,7 +234,7 @@ def test_authors_seconds_are_brought_to_this_machine(monkeypatch) -> None:
     monkeypatch.setattr(train_step, "convolution_rate", lambda: 2 * train_step.AUTHORS_RATE)
     result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
     half = train_step.AUTHORS_NETWORK / 2 + train_step.AUTHORS_REST
-    text = train_step.other_machine(replace(result, published={"cpu": 1.1 * half}))
+    text = train_step.other_machine(result | {"published": {"cpu": 1.1 * half}})
     assert f"makes {half:.1f} CPU-s" in text and text.endswith("+10%") and "derived" in text
 
 
@@ -258,12 +257,12 @@ def test_compare_takes_rounds_in_turn() -> None:
         lambda: calls.append("published"),
         lambda: calls.append("ours"),
         rounds=3,
-        note=lambda result: f"ratio {result.ratio > 0}",
+        note=lambda result: f"ratio {result['ratio'] > 0}",
     )
     result = compare(case, CPU)
     assert calls == ["published", "ours"] * 4
-    assert (result.agreement, result.note) == ("equal", "ratio True")
-    assert result.ratio_low <= result.ratio <= result.ratio_high
+    assert (result["agreement"], result["note"]) == ("equal", "ratio True")
+    assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
 
 def _failing(options: Options) -> list[Case]:
