@@ -16,7 +16,7 @@ from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
 
 GLOBAL, PATCH = (512, 1024), (512, 256)
-# The size of CLIP's input, the size of the mask, CPU-seconds of the authors' program.
+# The size of CLIP's input, the size of the mask, CPU-seconds of the official program.
 SIZES = {
     "global 512x1024": (GLOBAL, GLOBAL, 9.6),
     "local m=1": ((512, 256), PATCH, 1.3),

@@ -38,7 +38,7 @@ class Case:
     `check` compares both ways on fresh random inputs, raises AssertionError where they differ, and
     returns a sentence with the tolerance and what was found. `published` and `ours` do the work
     once. `target` is the least ratio published / ours, `None` where there is none.
-    `expected_seconds` is what the authors' own program was measured to take of this, in CPU-seconds
+    `expected_seconds` is what the official program was measured to take of this, in CPU-seconds
     on two cores. `rounds` is how often each is timed, after one untimed call, and `units` how many
     units of work one call does: times are given for one. `note` says more about a result, for
     instance how far from the machine's limit it is.

@@ -15,7 +15,7 @@ CLASSES = 19
 
 
 def official_config(**changes: Any) -> Config:
-    """configs/official/cityscapes.yaml, the authors' switches, with `changes`."""
+    """configs/official/cityscapes.yaml, the official program's switches, with `changes`."""
     return config_from_dict(load_config(OFFICIAL).to_dict() | changes, str(OFFICIAL))
 
 

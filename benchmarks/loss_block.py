@@ -1,7 +1,7 @@
 """Loss block, forward and backward to the logits: batch 2, 512x1024, patch 512x256.
 
 The published way without the accuracy that its training logs: that was not in the CPU-seconds
-measured of the authors' program. Ours with all that it logs.
+measured of the official program. Ours with all that it logs.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,10 @@ from models.carb import warmup_losses
 from models.views import Views
 
 BATCH, SIZE, PATCH, CORNER = 2, (512, 1024), (512, 256), (0, 384)
-PHASES = {"CARB": (1.4, 0.79), "warm-up": (None, None)}  # least ratio, authors' CPU-seconds
+PHASES = {
+    "CARB": (1.4, 0.79),
+    "warm-up": (None, None),
+}  # least ratio, CPU-seconds of the official program
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-5  # relative, the gradient's to its largest value
 
 

@@ -140,7 +140,7 @@ def cells(entry: dict[str, Any], device: str) -> list[str]:
 
 
 def way_in_words(entry: dict[str, Any], way: str, device: str) -> str:
-    """Seconds (of the published way, how far from the authors' program), or bytes."""
+    """Seconds (of the published way, how far from the official program), or bytes."""
     if "agreement" not in entry:
         low, high = entry[f"{way}_low"], entry[f"{way}_high"]
         numbers = (entry[way], low, high)

@@ -4,7 +4,7 @@
 
 On the CPU, seconds are CPU-seconds of all threads, so that other work on the machine counts little;
 on a GPU they are wall-clock seconds. Ratios are published / ours for times and ours / published for
-sizes; a percentage compares the published way with the authors' own program. Exit status 1 where a
+sizes; a percentage compares the published way with the official program. Exit status 1 where a
 pair did not agree or a component could not run.
 """
 

@@ -2,8 +2,8 @@
 
 Runs train_warmup.py of the demo (synthetic scenes, miniature CLIP) on the same global batches by
 one process and by two of one thread each. Without `sync` the log has the loss of rank 0's half of
-the batch, with it that of the whole: then two processes are one up to rounding, which training
-magnifies from step to step.
+the batch; with `sync` it has the loss of the whole batch, and two processes compute what one does up
+to rounding, which training magnifies from step to step.
 
     python -m benchmarks.scale [--json FILE] [--steps N]
 
@@ -29,7 +29,7 @@ from utils.config import load_config
 from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
-PUBLISHED_PARAMETERS = 147.47e6  # the authors' all-reduce includes CLIP's
+PUBLISHED_PARAMETERS = 147.47e6  # the official all-reduce includes CLIP's
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 RUNS = {  # name: launcher, settings

@@ -20,7 +20,7 @@ GPUS_PER_MACHINE = 8
 SYNC_LATENCY = {1: 0.0, 8: 30e-6, 64: 60e-6}  # seconds for one small collective among so many GPUs
 MASK_BYTES = 0.1e6  # PNG 2048x1024; generated masks gave 0.02 to 0.24 MB (see the page)
 DECODE_MS = 30  # CPU-ms to read an image and to make a training sample of it
-PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the authors' pipeline
+PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the official pipeline
 
 # --- counts
 GRADIENT_BYTES = 4 * 61_280_096  # ResNet-50-V1c with ASPP-V2, fp32 (benchmarks/scale.py)

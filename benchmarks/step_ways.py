@@ -56,7 +56,7 @@ class Way:
 class Setting:
     """How large a step is; `steps` is how many one call takes.
 
-    patch_draw: one local view for the batch, as the authors, or one an image (our default).
+    patch_draw: one local view for the batch (the official way) or one an image (our default).
     """
 
     batch: int
@@ -95,9 +95,9 @@ def setting(options: Options) -> Setting:
 
 
 def published_way(setting: Setting, balanced: bool, device: str, seed: int = 0) -> Way:
-    """The images come normalised: that is the loader's work in the published program.
+    """The published step, on normalised images: there the loader normalises.
 
-    It has one local view for the batch, here that of the first image. `seed` is the batch's.
+    It has one local view for the batch; here it is the first image's. `seed` draws the batch.
     """
     config = setting.config()
     network = plain(_network(config, device)).train()
@@ -149,7 +149,7 @@ def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **chan
 def _network(config: Config, device: str) -> nn.Module:
     """With the same random weights every time, the residual branches damped.
 
-    Without that, and at the initial learning rate, random weights amplify rounding so much that the
+    Undamped, and at the initial learning rate, random weights amplify rounding so much that the
     published way disagrees with itself on another number of threads (by 1e-2 after one step).
     """
     torch.manual_seed(0)

@@ -49,7 +49,7 @@ def markdown(report: dict[str, Any]) -> str:
     """Machine, times, sizes, notes, failures, and what was missed."""
     device, results, sizes = report["options"]["device"], report["results"], report["sizes"]
     unit = "CPU-seconds" if device == "cpu" else "seconds"
-    head = ["", f"published, {unit} (against the authors' program)", "ours", "ratio", "target"]
+    head = ["", f"published, {unit} (against the official program)", "ours", "ratio", "target"]
     head += ["ratio of wall time", "agreement"]
     rows = [[*cells(e, device), f"{e['ratio_wall']:.2f}", e["agreement"]] for e in results]
     parts = [machine_line(report)]

@@ -39,8 +39,8 @@ def sample(
     """Normalised RGB float32 (3, h, w) and label int64 (1, h, w) of two files."""
     cv2 = opencv()
     pixels = cv2.imdecode(np.frombuffer(image.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    with Image.open(io.BytesIO(label.read_bytes())) as picture:
-        ids = np.array(picture).squeeze().astype(np.uint8)
+    with Image.open(io.BytesIO(label.read_bytes())) as opened:
+        ids = np.array(opened).squeeze().astype(np.uint8)
     return transform(pixels, ids, augmentation, crop_size)
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' published way against the authors' numbers; the harness on tiny work."""
+"""The benchmarks' published way against the official numbers; the harness on tiny work."""
 
 import json
 import math
@@ -38,14 +38,14 @@ def small_visual() -> nn.Module:
     return clip_from_state_dict({k: torch.from_numpy(state[k]) for k in state.files}).visual
 
 
-# --- the published way against the authors' numbers
+# --- the published way against the official numbers
 
 
 @pytest.mark.parametrize("case", golden_cases("maskclip_dense.npz") or ["none"])
-def test_published_clip_mask_is_the_authors(case: str) -> None:
+def test_published_clip_mask_is_the_official_one(case: str) -> None:
     golden = load_golden("maskclip_dense.npz")
     if f"{case}/carb_mask_f32" not in golden.files:
-        pytest.skip("not a case of the authors' own network")
+        pytest.skip("not a case of the official network")
     visual, text = small_visual(), torch.from_numpy(golden["text_embeddings"])
     image = torch.from_numpy(golden[f"{case}/img"])
     features = F.normalize(dense_features(visual, image), dim=1)
@@ -71,7 +71,7 @@ def test_published_clip_mask_is_the_authors(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", golden_files("loss_*.npz"))
-def test_published_losses_are_the_authors(name: str) -> None:
+def test_published_losses_are_the_official_ones(name: str) -> None:
     golden = load_golden(name)
     header = {key: golden[key] for key in golden.files if "/" not in key}
     if not header["adaptive"] or header["coeff"] != 1:
@@ -105,7 +105,7 @@ def test_published_losses_are_the_authors(name: str) -> None:
             )
 
 
-def test_published_step_is_the_authors() -> None:
+def test_published_step_is_the_official_one() -> None:
     """CLIP, local view, losses and SGD; the backbone's output is given."""
     golden = load_golden("head_end2end.npz")
     text = torch.from_numpy(golden["text_embeddings"])
@@ -229,11 +229,11 @@ def test_matrix_rate_and_share_are_plausible(monkeypatch, patch_draw: str) -> No
         assert text.endswith("30000 steps take 16.67 h; the loader must supply 1 images/s")
 
 
-def test_authors_seconds_are_brought_to_this_machine(monkeypatch) -> None:
+def test_official_seconds_are_brought_to_this_machine(monkeypatch) -> None:
     """Twice their rate of convolution: half of the network's time."""
-    monkeypatch.setattr(train_step, "convolution_rate", lambda: 2 * train_step.AUTHORS_RATE)
+    monkeypatch.setattr(train_step, "convolution_rate", lambda: 2 * train_step.OFFICIAL_RATE)
     result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
-    half = train_step.AUTHORS_NETWORK / 2 + train_step.AUTHORS_REST
+    half = train_step.OFFICIAL_NETWORK / 2 + train_step.OFFICIAL_REST
     text = train_step.other_machine(result | {"published": {"cpu": 1.1 * half}})
     assert f"makes {half:.1f} CPU-s" in text and text.endswith("+10%") and "derived" in text
 
