@@ -1,6 +1,5 @@
 """Pretrained weights for the backbone: torchvision's ImageNet ones, a download, or a file."""
 
-import hashlib
 import re
 import urllib.error
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from models.resnet import ResNet
 from utils.distributed import first_on_each_machine
 from utils.errors import InputError
+from utils.files import sha256
 from utils.tensors import read_tensors
 
 
@@ -142,17 +142,16 @@ def _download(address: str) -> Path:
     return path
 
 
-def _check_hash(path: Path, sha256: str) -> None:
-    if not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+def _check_hash(path: Path, expected: str) -> None:
+    if not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
         raise InputError(
             "'backbone_sha256' must be null or a sha256, whole or its first 8 characters or more; "
-            f"found '{sha256}'"
+            f"found '{expected}'"
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(sha256.lower()):
+    found = sha256(path)
+    if not found.startswith(expected.lower()):
         raise InputError(
-            f"{path}: sha256 is {found}, expected {sha256}; delete the file and download it "
+            f"{path}: sha256 is {found}, expected {expected}; delete the file and download it "
             "again, or correct 'backbone_sha256'"
         )
 

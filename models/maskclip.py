@@ -1,7 +1,5 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +16,7 @@ from models.text import get_text_embeddings
 from utils.config import Config
 from utils.distributed import first_on_each_machine
 from utils.errors import InputError
+from utils.files import sha256
 
 
 class MaskCLIP(nn.Module):
@@ -94,7 +93,7 @@ def build_maskclip(
 def maskclip_sha256(cfg: Config, maskclip: MaskCLIP) -> dict[str, str | None]:
     """What a run knows its teacher by: the sha256 of CLIP's weights and of the text embeddings."""
     text = maskclip.text_embeddings.float().cpu().contiguous().numpy().tobytes()
-    return {"weights": clip_sha256(cfg.clip_model), "text": hashlib.sha256(text).hexdigest()}
+    return {"weights": clip_sha256(cfg.clip_model), "text": sha256(text)}
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

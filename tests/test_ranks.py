@@ -28,7 +28,8 @@ from models.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
 from models.views import LocalViewSampler
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
-from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, setup
+from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
+from utils.errors import InputError
 from utils.schedule import poly_lr
 from utils.training import prepare_views, train_one_step, wrap
 
@@ -111,6 +112,27 @@ def test_without_sync_each_process_keeps_its_own_queues() -> None:
     first, second = (queues for _, _, queues in together(2, criterion_run, False))
     assert first != second
     assert first == criterion_run(ALONE, False, slice(0, 2))[2]
+
+
+# ---- what rank 0 does alone
+
+
+def once(ranks: Ranks) -> tuple[int, str]:
+    """The result, and the message, that this rank gets."""
+    called = []
+
+    def refuse() -> None:
+        called.append(ranks.rank)
+        raise InputError("no such folder")
+
+    with pytest.raises(InputError) as error:
+        on_main(ranks, refuse)
+    assert called == [0] * ranks.is_main
+    return on_main(ranks, lambda: ranks.rank + 7), str(error.value)
+
+
+def test_all_ranks_get_the_result_and_the_error_of_rank_0() -> None:
+    assert together(2, once) == [(7, "no such folder")] * 2 and once(ALONE) == (7, "no such folder")
 
 
 # ---- batch normalisation

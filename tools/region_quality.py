@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets import open_dataset
 from datasets.files import File, read_mask
@@ -29,6 +28,7 @@ from utils.cli import parser, path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
 from utils.inference import predict_logits
+from utils.progress import progress
 
 
 class Regions(NamedTuple):
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     require(names, truths, "ground truth", "it is what the masks are compared with")
     masks = pseudo_mask_files(config.pseudo_masks, names, classes.names)
     counts = torch.zeros(len(classes), 2, 3, dtype=torch.int64)
-    for image in tqdm(regions(trained, masks), "regions", len(names), disable=None):
+    for image in progress(regions(trained, masks), "regions", total=len(names)):
         counts += count(image, len(classes))
     print(table(counts, classes.names))
 

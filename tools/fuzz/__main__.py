@@ -14,7 +14,6 @@ run. Needs hypothesis (requirements-dev.txt).
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import contextlib
-import hashlib
 import io
 import shutil
 import sys
@@ -36,6 +35,7 @@ from tools.fuzz.inputs import damaged, edited, repacked, soup
 from tools.fuzz.reading import Fault, Target, read
 from utils.cli import path
 from utils.errors import InputError, run_script
+from utils.files import sha256
 
 ROUND = 60  # files of a target before it is the turn of the next
 PARTS = {
@@ -148,7 +148,7 @@ def fuzz(
             check()
     except (Fault, Flaky):  # flaky: memory that is taken once is there the next time
         kind, content = worst[0]
-        digest = hashlib.sha256(kind.encode()).hexdigest()[:8]
+        digest = sha256(kind)[:8]
         path = out / f"{name}.{digest}{target.suffix}"
         path.write_bytes(content)
         return kind, path
