@@ -14,60 +14,37 @@ The same command again goes on where it stopped; --overwrite starts anew.
 import utils.threads  # noqa: F401  # isort: skip
 import torch
 
-from datasets import open_dataset
-from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
-from datasets.loader import training_loader
-from datasets.split_labels import labels_of_split
-from datasets.training import TrainingSet, pseudo_mask_files
-from datasets.transforms import TrainTransform
+from datasets.training import training_set
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip, maskclip_sha256
+from models.preview import build_preview
 from models.views import LocalViewSampler
 from utils.cli import path, training_parser
 from utils.config import load_config
-from utils.distributed import cleanup, setup
+from utils.distributed import setup
 from utils.errors import run_script
-from utils.resume import checkpoint_names, load_warmup, restore, save
-from utils.run_folder import open_run
-from utils.runlog import RunLog, describe
+from utils.run import Run, load_warmup
 from utils.schedule import poly_lr
-from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
-    # --- arguments and configuration
+    # --- arguments, configuration, ranks
     parser = training_parser(__doc__)
     parser.add_argument("--init", type=path, required=True, help="checkpoint of train_warmup.py")
     arguments = parser.parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    end = config.steps
-
-    # --- device, ranks
     ranks = setup(arguments.device)
-    classes = load_classes(config.class_file)
-    warmup = load_warmup(arguments.init, config, classes, arguments.run_dir)
 
     # --- data
-    source, split = open_dataset(config.dataset, config.data_root), config.train_split
-    images = source.images(split)
-    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
-    check_trainable(classes, image_labels)
-    masks = None
-    if config.views != "dual":
-        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
-        if ranks.is_main:
-            check_some_masks(masks, read_mask, classes, image_labels)
-    transform = TrainTransform.from_config(config)
-    dataset = TrainingSet(
-        images, image_labels, len(classes), transform, masks, cache=config.image_cache
-    )
+    classes = load_classes(config.class_file)
+    warmup = load_warmup(arguments.init, config, classes, arguments.run_dir)
+    dataset = training_set(config, classes, ranks)
 
-    # --- model, criterion, optimiser, resume
+    # --- model, criterion, optimiser
     text = warmup["model"].get("classifier.text_embeddings")
     model = build_model(config, len(classes), text, pretrained=False).to(ranks.device)
     maskclip = None
@@ -79,47 +56,32 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    inputs = None
-    if ranks.is_main:
-        clip = None if maskclip is None else maskclip_sha256(config, maskclip)
-        inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, state = restore(
-        run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init, inputs
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="carb",
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(
+            classes, dataset, config.pseudo_masks, maskclip_sha256(config, maskclip)
+        ),
+        parts={"model": model, "optimizer": optimizer, "criterion": criterion},
+        init=arguments.init,
+        preview=build_preview(config, classes, ranks, model, dataset, maskclip, sampler),
     )
     network = wrap(model, config, ranks)
 
     # --- loop
-    loader = training_loader(dataset, config, ranks, step, end)
-    about = describe(config, dataset, model)
-    log = RunLog(
-        run_dir, config, ranks, step, end, "CARB", arguments.tensorboard, state, about, inputs
-    )
-    with Stop(ranks) as stop:
-        for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-            losses = train_one_step(
-                network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
-            )
-            step += 1
-            log.add(step, lr, losses, batch["name"])
-            due = step % config.checkpoint_every == 0 or step == end
-            if due:
-                log.flush(step, lr)
-            if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
-                save(run_dir, names, "carb", step, log, classes, model, optimizer, criterion)
-            if due and log.board:
-                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
-            if stop.number:
-                break
-    log.close()
-    if ranks.is_main:
-        print(f"CARB: step {step} of {end} done, {run_dir / 'last.pt'}")
+    for step, batch in run.steps(dataset):
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+        losses = train_one_step(
+            network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
+        )
+        run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
-    cleanup()
-    stop.leave()
+    run.close()
 
 
 if __name__ == "__main__":

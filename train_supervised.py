@@ -16,33 +16,27 @@ from datasets import open_dataset
 from datasets.fingerprint import fingerprint
 from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
-from datasets.loader import training_loader
 from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform, normalize
 from models.carb import segmentation_loss, upsample
 from models.deeplabv3 import build_model
 from models.pixel_losses import pixel_losses
+from models.preview import build_preview
 from models.text import get_text_embeddings
 from utils.cli import training_parser
 from utils.config import load_config
-from utils.distributed import cleanup, setup
+from utils.distributed import on_main, setup
 from utils.errors import InputError, run_script
-from utils.resume import checkpoint_names, restore, save
-from utils.run_folder import open_run
-from utils.runlog import RunLog, describe
+from utils.run import Run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.stop import Stop
 from utils.training import compute_logits, descend, wrap
 
 
 def main(argv: list[str]) -> None:
-    # --- arguments and configuration
+    # --- arguments, configuration, ranks, seed
     arguments = training_parser(__doc__).parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    end = config.steps
-
-    # --- device, ranks, seed
     ranks = setup(arguments.device)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
@@ -56,18 +50,9 @@ def main(argv: list[str]) -> None:
             "supervision needs; prepare_data.py --check says where it is looked for"
         )
     check_trainable(classes)
-    if ranks.is_main:
-        check_some_masks(masks, source.read_ground_truth, classes)
-    labels = dict.fromkeys(images, ())  # image-level labels play no part here
-    dataset = TrainingSet(
-        images,
-        labels,
-        len(classes),
-        TrainTransform.from_config(config),
-        masks,
-        source.read_ground_truth,
-        config.image_cache,
-    )
+    on_main(ranks, lambda: check_some_masks(masks, source.read_ground_truth, classes))
+    transform, read = TrainTransform.from_config(config), source.read_ground_truth
+    dataset = TrainingSet(images, None, len(classes), transform, masks, read, config.image_cache)
 
     # --- model, optimiser, resume
     text = None
@@ -77,48 +62,33 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    inputs = fingerprint(classes, images, masks=masks) if ranks.is_main else None
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, state = restore(run_dir, "supervised", end, ranks, model, optimizer, inputs=inputs)
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="supervised",
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(classes, dataset),
+        parts={"model": model, "optimizer": optimizer},
+        preview=build_preview(config, classes, ranks, model, dataset),
+    )
     network = wrap(model, config, ranks)
 
     # --- loop
-    loader = training_loader(dataset, config, ranks, step, end)
-    about = describe(config, dataset, model, supervised=True)
-    log = RunLog(
-        run_dir, config, ranks, step, end, "supervised", arguments.tensorboard, state, about, inputs
-    )
-    with Stop(ranks) as stop:
-        for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-            image, valid, mask = (
-                batch[key].to(ranks.device, non_blocking=True)
-                for key in ("image", "valid", "pseudo_mask")
-            )
-            logits = compute_logits(
-                network, normalize(image, "imagenet", valid), step, config, ranks
-            )
-            losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
-            loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
-            descend(loss, optimizer, lr)
-            step += 1
-            log.add(step, lr, {"loss": loss.detach()}, batch["name"])
-            due = step % config.checkpoint_every == 0 or step == end
-            if due:
-                log.flush(step, lr)
-            if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
-                save(run_dir, names, "supervised", step, log, classes, model, optimizer)
-            if due and log.board:
-                log.board.pictures(step, model, dataset, ranks)
-            if stop.number:
-                break
-    log.close()
-    if ranks.is_main:
-        print(f"supervised: step {step} of {end} done, {run_dir / 'last.pt'}")
+    for step, batch in run.steps(dataset):
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        image, valid, mask = (
+            batch[key].to(ranks.device, non_blocking=True)
+            for key in ("image", "valid", "pseudo_mask")
+        )
+        logits = compute_logits(network, normalize(image, "imagenet", valid), step, config, ranks)
+        losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
+        loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
+        descend(loss, optimizer, lr)
+        run.log({"loss": loss}, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
-    cleanup()
-    stop.leave()
+    run.close()
 
 
 if __name__ == "__main__":

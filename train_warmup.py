@@ -14,63 +14,40 @@ The same command again goes on where it stopped; --overwrite starts anew.
 import utils.threads  # noqa: F401  # isort: skip
 import torch
 
-from datasets import open_dataset
-from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
-from datasets.loader import training_loader
 from datasets.plausible import implausible
-from datasets.split_labels import labels_of_split
-from datasets.training import TrainingSet, pseudo_mask_files
-from datasets.transforms import TrainTransform
+from datasets.training import training_set
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip, maskclip_sha256
+from models.preview import build_preview
 from models.text import get_text_embeddings
 from models.views import LocalViewSampler
 from utils.cli import training_parser
 from utils.config import load_config
-from utils.distributed import cleanup, setup
+from utils.distributed import setup
 from utils.errors import run_script, warn
-from utils.resume import checkpoint_names, restore, save
-from utils.run_folder import open_run
-from utils.runlog import RunLog, describe
+from utils.run import Run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.stop import Stop
 from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
-    # --- arguments and configuration
+    # --- arguments, configuration, ranks, seed
     arguments = training_parser(__doc__).parse_args(argv)
     config = load_config(arguments.config, arguments.overrides)
-    end = config.warmup_steps if config.carb else config.steps
-
-    # --- device, ranks, seed
     ranks = setup(arguments.device)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
     classes = load_classes(config.class_file)
-    source, split = open_dataset(config.dataset, config.data_root), config.train_split
-    images = source.images(split)
-    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
-    check_trainable(classes, image_labels)
-    for text in implausible(config, len(images)):
+    dataset = training_set(config, classes, ranks)
+    for text in implausible(config, len(dataset)):
         warn(text)
-    masks = None
-    if config.views != "dual":
-        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
-        if ranks.is_main:
-            check_some_masks(masks, read_mask, classes, image_labels)
-    transform = TrainTransform.from_config(config)
-    dataset = TrainingSet(
-        images, image_labels, len(classes), transform, masks, cache=config.image_cache
-    )
 
-    # --- model, criterion, optimiser, resume
+    # --- model, criterion, optimiser
     text = None
     if config.classifier == "text":
         text = get_text_embeddings(config, classes, trust=arguments.trust)
@@ -84,47 +61,31 @@ def main(argv: list[str]) -> None:
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
     )
-    inputs = None
-    if ranks.is_main:
-        clip = None if maskclip is None else maskclip_sha256(config, maskclip)
-        inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
-    run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, state = restore(run_dir, "warmup", end, ranks, model, optimizer, criterion, inputs=inputs)
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="warmup",
+        end=config.warmup_steps if config.carb else config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(
+            classes, dataset, config.pseudo_masks, maskclip_sha256(config, maskclip)
+        ),
+        parts={"model": model, "optimizer": optimizer, "criterion": criterion},
+        preview=build_preview(config, classes, ranks, model, dataset, maskclip, sampler),
+    )
     network = wrap(model, config, ranks)
 
     # --- loop
-    loader = training_loader(dataset, config, ranks, step, end)
-    about = describe(config, dataset, model)
-    log = RunLog(
-        run_dir, config, ranks, step, end, "warm-up", arguments.tensorboard, state, about, inputs
-    )
-    with Stop(ranks) as stop:
-        for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-            losses = train_one_step(
-                network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
-            )
-            step += 1
-            log.add(step, lr, losses, batch["name"])
-            due = step % config.checkpoint_every == 0 or step in (config.warmup_steps, end)
-            if due:
-                log.flush(step, lr)
-            if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
-                # warmup.pt comes first: a run killed in between writes both again.
-                names = ["warmup.pt"] * (step == config.warmup_steps) + names
-                save(run_dir, names, "warmup", step, log, classes, model, optimizer, criterion)
-            if due and log.board:
-                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
-            if stop.number:
-                break
-    log.close()
-    if ranks.is_main:
-        print(f"warm-up: step {step} of {end} done, {run_dir / 'last.pt'}")
+    for step, batch in run.steps(dataset):
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
+        losses = train_one_step(
+            network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
+        )
+        run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
-    cleanup()
-    stop.leave()
+    run.close()
 
 
 if __name__ == "__main__":

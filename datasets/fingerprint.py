@@ -1,6 +1,5 @@
 """What a run trains on, collected for `utils.inputs` to record and to compare."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from datasets.files import File
-from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
+from datasets.training import TrainingSet
 from utils.collection import collection_paused
 from utils.errors import warn
+from utils.files import sha256
 from utils.inputs import Inputs
 from utils.mask_folder import read_made_from
 
@@ -24,9 +24,7 @@ _QUICK = 2e-5  # seconds a file, of a local disk
 @collection_paused()
 def fingerprint(
     classes: ClassTable,
-    images: Mapping[str, File],
-    image_labels: ImageLabels | None = None,
-    masks: Mapping[str, File] | None = None,
+    dataset: TrainingSet,
     mask_folder: str | None = None,
     clip: Mapping[str, str | None] | None = None,
 ) -> Inputs:
@@ -35,6 +33,7 @@ def fingerprint(
     Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
     is `maskclip_sha256` of the CLIP that makes masks in training. Raises InputError.
     """
+    images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
     if image_labels is not None:
         parts["labels"] = {name: image_labels[name] for name in images}
@@ -62,7 +61,7 @@ def images_sha256(images: Mapping[str, File]) -> str:
 
 
 def _sha256(sizes: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()
+    return sha256(json.dumps(sorted(sizes.items())))
 
 
 def file_sizes(files: Mapping[str, File]) -> dict[str, int]:

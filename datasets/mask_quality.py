@@ -5,9 +5,8 @@ from pathlib import Path
 import torch
 
 from datasets import SegmentationData
-from datasets.files import File, read_image, read_mask
+from datasets.files import File, check_mask, read_image, read_mask
 from datasets.labels import IGNORE_INDEX, ClassTable
-from datasets.training import check_mask
 from utils.distributed import Ranks, all_reduce, barrier
 from utils.files import write_json
 from utils.ground_truth import score_notes

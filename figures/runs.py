@@ -9,7 +9,7 @@ from tools.ablation_suite import Row
 from utils.config import Config, load_config
 from utils.errors import InputError
 from utils.files import parse_json, read_json
-from utils.resume import CARB_KEYS
+from utils.run import CARB_KEYS
 from utils.run_folder import changed_settings
 
 STAGES = ("warmup", "carb", "supervised")

@@ -193,14 +193,14 @@ class CARBCriterion(nn.Module):
         undefined = (consistent == _NO_ENTRY) | (inconsistent == _NO_ENTRY) | (inconsistent == 0)
         return coefficient * torch.where(undefined, 1.0, consistent / inconsistent)
 
-    def queue_state(self) -> dict[str, list[float]]:
+    def state_dict(self) -> dict[str, list[float]]:
         """What a checkpoint keeps: the losses in the two queues, oldest first."""
         lists = [[float(entry) for entry in queue] for queue in self._queues()]
         filled = [[value for value in values if value != _NO_ENTRY] for values in lists]
         return {"queue_consistent": filled[0], "queue_inconsistent": filled[1]}
 
-    def load_queue_state(self, state: dict[str, list[float]]) -> None:
-        """Restore what `queue_state` returned."""
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Restore what `state_dict` returned."""
         for name, queue in zip(
             ("queue_consistent", "queue_inconsistent"), self._queues(), strict=True
         ):

@@ -90,8 +90,10 @@ def build_maskclip(
     return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
 
 
-def maskclip_sha256(cfg: Config, maskclip: MaskCLIP) -> dict[str, str | None]:
+def maskclip_sha256(cfg: Config, maskclip: MaskCLIP | None) -> dict[str, str | None] | None:
     """What a run knows its teacher by: the sha256 of CLIP's weights and of the text embeddings."""
+    if maskclip is None:
+        return None
     text = maskclip.text_embeddings.float().cpu().contiguous().numpy().tobytes()
     return {"weights": clip_sha256(cfg.clip_model), "text": sha256(text)}
 

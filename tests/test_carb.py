@@ -134,7 +134,7 @@ def test_default_stays_finite_where_the_authors_do_not(name: str) -> None:
         )
         result["loss"].backward()
         assert torch.isfinite(result["loss"]) and torch.isfinite(logits.grad).all()
-    state = criterion.queue_state()
+    state = criterion.state_dict()
     assert all(math.isfinite(value) for values in state.values() for value in values)
 
 
@@ -196,7 +196,7 @@ def criterion_fed(pairs: list[tuple[float, float]], **options) -> CARBCriterion:
 def test_weight_is_the_ratio_of_the_means_of_the_last_losses() -> None:
     criterion = criterion_fed([(9, 9), (1, 2), (2, 4), (3, 9)], queue_size=3)
     assert criterion.weight(torch.zeros(())).item() == pytest.approx(6 / 15)
-    assert criterion.queue_state() == {
+    assert criterion.state_dict() == {
         "queue_consistent": [1, 2, 3],
         "queue_inconsistent": [2, 4, 9],
     }
@@ -204,7 +204,7 @@ def test_weight_is_the_ratio_of_the_means_of_the_last_losses() -> None:
 
 def test_an_empty_region_pushes_nothing() -> None:
     criterion = criterion_fed([(1, 2), (math.nan, 4), (3, math.nan)], queue_size=2)
-    assert criterion.queue_state() == {"queue_consistent": [1, 3], "queue_inconsistent": [2, 4]}
+    assert criterion.state_dict() == {"queue_consistent": [1, 3], "queue_inconsistent": [2, 4]}
     assert criterion.weight(torch.zeros(())).item() == pytest.approx(2 / 3)
 
 
@@ -232,10 +232,10 @@ def test_queues_survive_a_checkpoint(tmp_path) -> None:
     from utils.checkpoint import load_checkpoint, save_checkpoint
 
     criterion = criterion_fed([(1, 2), (3, math.nan)], queue_size=4)
-    save_checkpoint(tmp_path / "c.pt", {"criterion": [criterion.queue_state()]})
+    save_checkpoint(tmp_path / "c.pt", {"criterion": [criterion.state_dict()]})
     other = CARBCriterion(queue_size=4)
-    other.load_queue_state(load_checkpoint(tmp_path / "c.pt")["criterion"][0])
-    assert other.queue_state() == criterion.queue_state()
+    other.load_state_dict(load_checkpoint(tmp_path / "c.pt")["criterion"][0])
+    assert other.state_dict() == criterion.state_dict()
     like = torch.zeros(())
     assert other.weight(like) == criterion.weight(like)
     for c in (criterion, other):

@@ -65,7 +65,7 @@ def test_golden_head_end2end() -> None:
         result["loss"].backward()
         optimizer.step()
         weight = criterion.weight(logits).item() if balanced else 1.0
-        queue_state = criterion.queue_state()
+        queue_state = criterion.state_dict()
         checks = {
             "total": result["loss"].item(),
             "acc_seg": 100 * result["mask_agreement"].item(),

@@ -7,6 +7,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.errors import InputError, InputWarning
 from utils.inputs import Inputs, differences, read_parts
-from utils.other_steps import other_steps
+from utils.run_folder import other_steps
 
 
 @pytest.fixture(scope="module")
@@ -173,8 +174,10 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     masks = list_files(tmp_path / "data/masks/train")
     folder = tmp_path / "data/masks/train"
 
+    dataset = SimpleNamespace(images=images, image_labels=None, masks=masks)
+
     def look() -> dict:
-        return fingerprint(classes, images, None, masks, str(folder)).parts()
+        return fingerprint(classes, dataset, str(folder)).parts()
 
     plain = look()
     assert plain["masks"]["sizes"] == file_sizes(masks)
@@ -187,7 +190,7 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
     with pytest.warns(InputWarning, match="were made when image files had another size"):
         second = look()
-    assert differences(first, second) == "masks made with other ratio"
+    assert differences(first, second) == "masks made with other settings (ratio: [1.0] -> [2.0])"
     assert differences(plain, second) == "other masks"
     assert differences(first, first) == "" and differences({}, first) == ""
 

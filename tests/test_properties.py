@@ -139,7 +139,7 @@ def test_losses_gradients_queues_and_w_are_finite(case, absent: str, dtype: torc
                 assert (value >= 0).all(), name
                 assert value.dtype == torch.float32
             assert result["class_share"].sum().item() == pytest.approx(1)
-        queues = criterion.queue_state()
+        queues = criterion.state_dict()
         assert all(math.isfinite(v) and v >= 0 for values in queues.values() for v in values)
         assert any(queues.values()) == balanced
 
@@ -161,7 +161,7 @@ def test_the_named_cases_are_what_they_say(balanced: bool) -> None:
         names = {name for name in result if name.startswith("loss")}
         assert {name for name in names if result[name] == 0} == zeros & names
         assert (gradient.abs().sum() == 0) == (case is all_ignored)
-        lengths = [len(values) for values in criterion.queue_state().values()]
+        lengths = [len(values) for values in criterion.state_dict().values()]
         pushed = [bool(result[f"loss_{r}"] > 0) for r in ("consistent", "inconsistent")]
         assert lengths == [int(balanced and one) for one in pushed]
 
@@ -201,7 +201,7 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
         )
         assert all(value.isfinite().all() for value in losses.values())
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
-    assert all(math.isfinite(v) for values in criterion.queue_state().values() for v in values)
+    assert all(math.isfinite(v) for values in criterion.state_dict().values() for v in values)
     assert 0 < padding_alone < 8  # both kinds of local views were there
 
 

@@ -18,7 +18,6 @@ import eval as evaluation
 from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
-from datasets.loader import training_loader
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
@@ -26,6 +25,7 @@ from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
 from models.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
 from models.views import LocalViewSampler
+from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
 from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
@@ -96,7 +96,7 @@ def criterion_run(ranks: Ranks, sync: bool, images: slice | None = None) -> tupl
         own["loss"].backward()
         losses.append(own["loss"].item())
         gradients.append((all_reduce(logits.grad) / len(gather_objects(0))).tolist())
-    return losses, gradients, criterion.queue_state()
+    return losses, gradients, criterion.state_dict()
 
 
 def test_sync_makes_the_losses_of_two_processes_those_of_one() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from utils.config import Config, config_from_dict, parse_overrides
 from utils.errors import InputError
 from utils.paths import expand
-from utils.resume import CARB_KEYS
+from utils.run import CARB_KEYS
 from utils.yaml_file import read_yaml
 
 STAGES = ("supervised", "warmup", "carb")

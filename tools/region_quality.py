@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from datasets import open_dataset
-from datasets.files import File, read_mask
+from datasets.files import File, check_mask, read_mask
+from datasets.ids import require
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.split_labels import find_labels
-from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
+from datasets.training import EvaluationSet, pseudo_mask_files
 from datasets.transforms import normalize
 from figures.style import markdown
 from models.carb import filtered_prediction, split_regions

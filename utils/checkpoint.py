@@ -43,7 +43,7 @@ def _is_log(state: Any) -> bool:
     )
 
 
-# What utils/resume.py writes: what it must be, and how that is seen.
+# What utils/run.py writes: what it must be, and how that is seen.
 _KINDS = {
     "stage": ("a text", lambda v: type(v) is str),
     "step": ("a whole number", lambda v: type(v) is int and v >= 0),

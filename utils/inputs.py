@@ -1,10 +1,9 @@
-"""What a run was trained on: recorded when it starts, compared before it goes on.
+"""Record of what a run is trained on: written when it starts, compared before it resumes.
 
 RUN_DIR/inputs.json has every image with its size and labels, so that a message can name what has
 changed; a checkpoint has a digest of each part. `datasets/fingerprint.py` collects them.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from utils.class_names import compare_class_names
 from utils.errors import InputError
-from utils.files import parse_json, replacing
+from utils.files import parse_json, replacing, sha256
+from utils.made_from import changed
 
 FILE = "inputs.json"
 # labels: id -> class ids; masks: what they were made from, and id -> bytes; prompts: of each class;
@@ -29,9 +29,7 @@ class Inputs:
 
     def digests(self) -> dict[str, str]:
         """Part -> sha256, for a checkpoint."""
-        return {
-            part: hashlib.sha256(text.encode()).hexdigest() for part, text in self.texts.items()
-        }
+        return {part: sha256(text) for part, text in self.texts.items()}
 
     def parts(self) -> dict[str, Any]:
         """As `read_parts` would give them."""
@@ -58,10 +56,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
     A part that only one of them has is not compared.
     """
-    changed = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
-    other = f"other {', '.join(changed)}" if changed else ""
+    parts = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
+    other = f"other {', '.join(parts)}" if parts else ""
     try:
-        texts = [_difference(part, old[part], new[part]) for part in changed]
+        texts = [_difference(part, old[part], new[part]) for part in parts]
         return "; ".join(filter(None, texts)) or other
     except (AttributeError, KeyError, TypeError, IndexError):  # a damaged inputs.json
         return other
@@ -82,9 +80,9 @@ def _difference(part: str, old: Any, new: Any) -> str:
         before, after = old["made_from"], new["made_from"]
         if bool(before) != bool(after):
             return "other masks"
-        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        if keys:
-            return f"masks made with other {', '.join(keys)}"
+        settings = changed(before, dict.fromkeys(before) | after)
+        if settings:
+            return f"masks made with other settings ({', '.join(settings)})"
         old, new = old["sizes"], new["sizes"]
     texts = []
     if part == "images" and old.keys() != new.keys():
@@ -112,13 +110,13 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
         "give the class file that it was trained with, or train anew in another --run-dir",
     )
     stored, now = checkpoint["inputs"], inputs.digests()
-    changed = [part for part in now if stored.get(part, now[part]) != now[part]]
-    if changed:
+    parts = [part for part in now if stored.get(part, now[part]) != now[part]]
+    if parts:
         recorded = read_parts(path.parent)
         is_its_own = Inputs([], recorded).digests() == stored
         told = differences(recorded, inputs.parts()) if is_its_own else ""
         raise InputError(
-            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(changed)}); "
+            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(parts)}); "
             "restore the data to go on, or train all stages on this data: in another --run-dir, or "
             "with --overwrite"
         )

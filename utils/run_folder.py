@@ -1,6 +1,7 @@
-"""The run folder: made, opened again, or emptied; one process at a time writes to it."""
+"""Run folder: made, opened again, or emptied; one process at a time writes to it."""
 
 import atexit
+import shlex
 import shutil
 import subprocess
 from collections.abc import Collection
@@ -10,11 +11,12 @@ from typing import Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from utils.config import Config, load_config, save_config
-from utils.distributed import Ranks, gather_objects
+from utils.distributed import Ranks, on_main
 from utils.errors import InputError
 from utils.files import remove_unfinished, replacing
 from utils.inputs import FILE
-from utils.other_steps import other_steps
+from utils.made_from import changed
+from utils.signals import this_command
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
@@ -43,31 +45,26 @@ def changed_settings(
     old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
 ) -> str:
     """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
-    return ", ".join(
-        f"{key}: {old.get(key)} -> {value}"
-        for key, value in config.to_dict().items()
-        if old.get(key) != value and key not in _FREE_KEYS and key not in ignore
-    )
+    return ", ".join(changed(old, config.to_dict(), _FREE_KEYS | set(ignore)))
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
-    """Make the run folder, or go on with the one that is there. Called once all input is checked.
+    """Make the run folder, or resume the one that exists. Called once all input is checked.
 
     Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
-    `overwrite` starts anew and says so.
+    `overwrite` empties it and says so.
     """
-    run_dir, problem = Path(run_dir), None
-    if ranks.is_main:
+    run_dir = Path(run_dir)
+
+    def attempt() -> None:
         try:
             _open(run_dir, config, overwrite)
-        except InputError as error:
-            problem = str(error)
         except OSError as error:
-            problem = f"can't write the run folder {run_dir}: {error.strerror}"
-            problem += "; choose another --run-dir"
-    problem = gather_objects(problem)[0]
-    if problem:
-        raise InputError(problem)
+            raise InputError(
+                f"can't write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
+            ) from None
+
+    on_main(ranks, attempt)
     return run_dir
 
 
@@ -83,10 +80,10 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         )
     if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
         old = load_config(saved).to_dict()
-        changed = changed_settings(old, config)
-        if changed:
+        settings = changed_settings(old, config)
+        if settings:
             raise InputError(
-                f"{run_dir} holds a run with other settings ({changed}); choose another "
+                f"{run_dir} holds a run with other settings ({settings}); choose another "
                 f"--run-dir, or --overwrite to start anew{other_steps(run_dir, old, config)}"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -102,6 +99,48 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     remove_unfinished(run_dir, below=False)
     with replacing(saved) as temporary:
         save_config(config, temporary)
+
+
+def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | None = None) -> str:
+    """Why a run can't take more or fewer `steps` than it was started for, and commands that start
+    anew; empty where the `old` config has as many.
+
+    init: --init of train_carb.py, whose warm-up must be trained anew too.
+    """
+    if old.get("steps") == config.steps:
+        return ""
+    text = (
+        f"\nA run of {config.steps} steps is not one of {old.get('steps')} with steps added or "
+        "taken away: the learning rate falls from lr to min_lr over `steps`, so it differs at "
+        "every step. Start anew"
+    )
+    command = this_command()
+    anew = _with(command, run_dir, f"{run_dir}_{config.steps}_steps")
+    if anew == command:  # called by another program
+        return f"{text} in another --run-dir, with carb: true from the warm-up on"
+    if init is None:
+        later = ", then CARB from its warmup.pt" if config.carb else ""
+        return f"{text}{later}:\n    {shlex.join(anew)}"
+    warmup = Path(f"{Path(init).parent}_{config.steps}_steps")
+    first = _with(command, run_dir, str(warmup))
+    first = [part.replace("train_carb.py", "train_warmup.py") for part in first]
+    first = _with(first, Path(init), "")  # without --init
+    first = [part for part in first if part not in ("--init", "--init=", "")]
+    anew = _with(anew, Path(init), str(warmup / Path(init).name))
+    return f"{text}, the warm-up too:\n    {shlex.join(first)}\n    {shlex.join(anew)}"
+
+
+def _with(command: list[str], old: Path, new: str) -> list[str]:
+    """The command with another path: as an argument of its own, or in --option=path."""
+    parts = [part.partition("=") for part in command]
+    return [
+        new
+        if Path(part) == old
+        else f"{option}={new}"
+        if option.startswith("--") and value and Path(value) == old
+        else part
+        for part, (option, _, value) in zip(command, parts, strict=True)
+    ]
 
 
 def _take(path: Path) -> None:
