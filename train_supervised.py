@@ -16,8 +16,8 @@ from datasets import open_dataset
 from datasets.fingerprint import fingerprint
 from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
-from datasets.training import TrainingSet
-from datasets.transforms import TrainTransform, normalize
+from datasets.training import TrainingSet, build_transform
+from datasets.transforms import normalize
 from models.carb import segmentation_loss, upsample
 from models.deeplabv3 import build_model
 from models.pixel_losses import pixel_losses
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         )
     check_trainable(classes)
     on_main(ranks, lambda: check_some_masks(masks, source.read_ground_truth, classes))
-    transform, read = TrainTransform.from_config(config), source.read_ground_truth
+    transform, read = build_transform(config), source.read_ground_truth
     dataset = TrainingSet(images, None, len(classes), transform, masks, read, config.image_cache)
 
     # --- model, optimiser, resume

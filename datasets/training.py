@@ -51,9 +51,20 @@ def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "Training
     if config.views != "dual":
         masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
         on_main(ranks, lambda: check_some_masks(masks, read_mask, classes, image_labels))
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     return TrainingSet(
         images, image_labels, len(classes), transform, masks, cache=config.image_cache
+    )
+
+
+def build_transform(config: Config) -> TrainTransform:
+    """Augmentation of training images."""
+    return TrainTransform(
+        config.resize_to,
+        config.ratio_range,
+        config.crop_size,
+        config.flip_probability,
+        config.photometric_distortion,
     )
 
 

@@ -26,7 +26,6 @@ from datasets.windows import (
     resize_window_nearest,
     source_window,
 )
-from utils.config import Config
 
 # RGB, for values of 0..255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -60,16 +59,6 @@ class TrainTransform:
     crop_size: Size
     flip_probability: float = 0.5
     photometric_distortion: bool = True
-
-    @classmethod
-    def from_config(cls, config: Config) -> "TrainTransform":
-        return cls(
-            config.resize_to,
-            config.ratio_range,
-            config.crop_size,
-            config.flip_probability,
-            config.photometric_distortion,
-        )
 
     def draw(self, size: Size, generator: torch.Generator) -> Augmentation:
         """Draw the augmentation of an image of `size`."""

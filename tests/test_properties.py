@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from tiny_clip import tiny_clip
 
 from datasets.labels import IGNORE_INDEX
-from datasets.transforms import TrainTransform
+from datasets.training import build_transform
 from models.carb import CARBCriterion, filtered_prediction, split_regions, upsample
 from models.deeplabv3 import build_model
 from models.fused_scores import mean_scores
@@ -178,7 +178,7 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
     torch.manual_seed(0)
     network = build_model(config, 3, text).train()
     maskclip = MaskCLIP(tiny_clip().visual, text)
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     pixels = torch.randint(0, 256, (3, 5, 7), generator=generator(1)).byte()
     samples = [
         transform.apply(pixels, None, transform.draw((5, 7), generator(seed))) for seed in (2, 1)

@@ -18,8 +18,7 @@ import eval as evaluation
 from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
-from datasets.training import TrainingSet, pseudo_mask_files
-from datasets.transforms import TrainTransform
+from datasets.training import TrainingSet, build_transform, pseudo_mask_files
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model
 from models.maskclip import build_maskclip
@@ -252,7 +251,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
     images = open_dataset(config.dataset, config.data_root).images("train")
     labels = read_image_labels(config.image_labels, len(classes), classes.names)
     masks = pseudo_mask_files(config.pseudo_masks, images) if views != "dual" else None
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     dataset = TrainingSet(images, labels, len(classes), transform, masks)
     maskclip = build_maskclip(config, classes, ranks.device) if views != "base" else None
     torch.manual_seed(0)

@@ -1,10 +1,11 @@
 """Training batches by step number."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from utils.config import Config
 from utils.distributed import Ranks
@@ -20,7 +21,8 @@ class Draw(NamedTuple):
     seed: int
 
 
-class StepSampler(Sampler[list[Draw]]):
+@dataclass(frozen=True)
+class StepSampler:
     """The batch of each step from `start` to `end`, for one rank.
 
     The images come in one endless stream of shuffled epochs; step s of a run takes places
@@ -29,15 +31,12 @@ class StepSampler(Sampler[list[Draw]]):
     process would.
     """
 
-    def __init__(
-        self, num_images: int, batch_size: int, seed: int, start: int, end: int, ranks: Ranks
-    ) -> None:
-        self.num_images = num_images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start = start
-        self.end = end
-        self.ranks = ranks
+    num_images: int
+    batch_size: int
+    seed: int
+    start: int
+    end: int
+    ranks: Ranks
 
     def __len__(self) -> int:
         return self.end - self.start

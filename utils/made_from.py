@@ -14,7 +14,8 @@ def changed(
 
     Values are compared as JSON has them: a tuple equals a list. Long values are cut in the text.
     """
-    old, new = json.loads(json.dumps([dict(old), dict(new)]))
+    # default: a damaged file may hold anything.
+    old, new = json.loads(json.dumps([dict(old), dict(new)], default=str, skipkeys=True))
     return [
         f"{key}: {_short(old.get(key))} -> {_short(value)}"
         for key, value in new.items()

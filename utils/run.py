@@ -71,8 +71,7 @@ class Run:
         self.arguments, self.config, self.ranks = arguments, config, ranks
         self.stage, self.end, self.classes = stage, end, classes
         self.parts, self.preview = parts, preview
-        self.inputs = None
-        on_main(ranks, lambda: self._record(inputs))
+        self.inputs = inputs() if ranks.is_main else None
         self.folder = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
         self.step, self._log_state, self._log = 0, {}, None
         self._restore(init)
@@ -167,9 +166,6 @@ class Run:
                 f"{error.strerror}; mend that (make room, get the right to write) and give the "
                 "same command again" + ": last.pt is whole, it goes on from there" * exists
             ) from None
-
-    def _record(self, inputs: Callable[[], Inputs | None]) -> None:
-        self.inputs = inputs()
 
     def _restore(self, init: str | None) -> None:
         path, checkpoint, problems = _newest(self.folder)

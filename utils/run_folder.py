@@ -1,7 +1,6 @@
 """Run folder: made, opened again, or emptied; one process at a time writes to it."""
 
 import atexit
-import shlex
 import shutil
 import subprocess
 from collections.abc import Collection
@@ -16,7 +15,6 @@ from utils.errors import InputError
 from utils.files import remove_unfinished, replacing
 from utils.inputs import FILE
 from utils.made_from import changed
-from utils.signals import this_command
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
@@ -102,45 +100,21 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
 
 
 def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | None = None) -> str:
-    """Why a run can't take more or fewer `steps` than it was started for, and commands that start
-    anew; empty where the `old` config has as many.
+    """Why a run can't take more or fewer `steps` than it was started for, and what to do instead;
+    empty where the `old` config has as many.
 
     init: --init of train_carb.py, whose warm-up must be trained anew too.
     """
     if old.get("steps") == config.steps:
         return ""
-    text = (
+    new = f"--run-dir {run_dir}_{config.steps}_steps"
+    if init is not None:
+        new += f" and the warm-up too: --run-dir {Path(init).parent}_{config.steps}_steps"
+    return (
         f"\nA run of {config.steps} steps is not one of {old.get('steps')} with steps added or "
         "taken away: the learning rate falls from lr to min_lr over `steps`, so it differs at "
-        "every step. Start anew"
+        f"every step. Start anew with {new}"
     )
-    command = this_command()
-    anew = _with(command, run_dir, f"{run_dir}_{config.steps}_steps")
-    if anew == command:  # called by another program
-        return f"{text} in another --run-dir, with carb: true from the warm-up on"
-    if init is None:
-        later = ", then CARB from its warmup.pt" if config.carb else ""
-        return f"{text}{later}:\n    {shlex.join(anew)}"
-    warmup = Path(f"{Path(init).parent}_{config.steps}_steps")
-    first = _with(command, run_dir, str(warmup))
-    first = [part.replace("train_carb.py", "train_warmup.py") for part in first]
-    first = _with(first, Path(init), "")  # without --init
-    first = [part for part in first if part not in ("--init", "--init=", "")]
-    anew = _with(anew, Path(init), str(warmup / Path(init).name))
-    return f"{text}, the warm-up too:\n    {shlex.join(first)}\n    {shlex.join(anew)}"
-
-
-def _with(command: list[str], old: Path, new: str) -> list[str]:
-    """The command with another path: as an argument of its own, or in --option=path."""
-    parts = [part.partition("=") for part in command]
-    return [
-        new
-        if Path(part) == old
-        else f"{option}={new}"
-        if option.startswith("--") and value and Path(value) == old
-        else part
-        for part, (option, _, value) in zip(command, parts, strict=True)
-    ]
 
 
 def _take(path: Path) -> None:
