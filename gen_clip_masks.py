@@ -32,10 +32,10 @@ from datasets.mask_quality import save_overlays, score_masks
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
-from models.clip_features import MaskCLIPOptions
+from models.build import build_maskclip_options, build_teacher
 from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
-from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
+from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     overwrite = arguments.overwrite
     todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
+        maskclip = build_teacher(config, classes, ranks.device, arguments.trust, arguments.bf16)
         begin_masks(out, todo, made_from, config, overwrite, ranks)
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
@@ -153,7 +153,7 @@ def describe(
         "prompts": classes.prompts,
         "templates": load_templates(config.prompt_templates),
         "normalization": config.clip_normalization,
-        "options": dataclasses.asdict(MaskCLIPOptions.from_config(config)),
+        "options": dataclasses.asdict(build_maskclip_options(config)),
         "resize_to": config.resize_to,
         "ratio": arguments.ratio,
         "grid": arguments.grid,

@@ -12,23 +12,27 @@ The same command again goes on where it stopped; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
-import torch
 
 from datasets.fingerprint import fingerprint
 from datasets.labels import load_classes
 from datasets.training import training_set
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip, maskclip_sha256
+from models.build import (
+    build_criterion,
+    build_model,
+    build_network,
+    build_optimizer,
+    build_sampler,
+    build_teacher,
+)
 from models.preview import build_preview
-from models.views import LocalViewSampler
+from models.training import sgd_step
+from models.views import prepare_views
 from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import setup
 from utils.errors import run_script
 from utils.run import Run, load_warmup
 from utils.schedule import poly_lr
-from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -44,18 +48,13 @@ def main(argv: list[str]) -> None:
     warmup = load_warmup(arguments.init, config, classes, arguments.run_dir)
     dataset = training_set(config, classes, ranks)
 
-    # --- model, criterion, optimiser
+    # --- network, teacher, criterion, optimiser
     text = warmup["model"].get("classifier.text_embeddings")
     model = build_model(config, len(classes), text, pretrained=False).to(ranks.device)
-    maskclip = None
+    optimizer, criterion = build_optimizer(config, model), build_criterion(config)
+    teacher, sampler = None, build_sampler(config)
     if config.views != "base":
-        bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
-    sampler = LocalViewSampler.from_config(config)
-    criterion = CARBCriterion.from_config(config)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust)
     run = Run(
         arguments,
         config,
@@ -64,21 +63,21 @@ def main(argv: list[str]) -> None:
         end=config.steps,
         classes=classes,
         inputs=lambda: fingerprint(
-            classes, dataset, config.pseudo_masks, maskclip_sha256(config, maskclip)
+            classes, dataset, config.pseudo_masks, teacher and teacher.sha256(config.clip_model)
         ),
         parts={"model": model, "optimizer": optimizer, "criterion": criterion},
         init=arguments.init,
-        preview=build_preview(config, classes, ranks, model, dataset, maskclip, sampler),
+        preview=build_preview(config, classes, ranks, model, dataset, teacher, sampler),
     )
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
 
     # --- loop
     for step, batch in run.steps(dataset):
+        views = prepare_views(batch, step, config, ranks, teacher, sampler)
+        logits = network(views.image, step)
+        losses = criterion(logits, views)
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-        losses = train_one_step(
-            network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
-        )
+        sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
     run.close()

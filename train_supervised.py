@@ -10,6 +10,8 @@ The same command again goes on where it stopped; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
+import dataclasses
+
 import torch
 
 from datasets import open_dataset
@@ -17,12 +19,12 @@ from datasets.fingerprint import fingerprint
 from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.training import TrainingSet, build_transform
-from datasets.transforms import normalize
+from models.build import build_model, build_network, build_optimizer, build_region_rules, build_text
 from models.carb import segmentation_loss, upsample
-from models.deeplabv3 import build_model
 from models.pixel_losses import pixel_losses
 from models.preview import build_preview
-from models.text import get_text_embeddings
+from models.training import sgd_step
+from models.views import prepare_views
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import on_main, setup
@@ -30,7 +32,6 @@ from utils.errors import InputError, run_script
 from utils.run import Run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.training import compute_logits, descend, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -54,14 +55,10 @@ def main(argv: list[str]) -> None:
     transform, read = build_transform(config), source.read_ground_truth
     dataset = TrainingSet(images, None, len(classes), transform, masks, read, config.image_cache)
 
-    # --- model, optimiser, resume
-    text = None
-    if config.classifier == "text":
-        text = get_text_embeddings(config, classes, trust=arguments.trust)
+    # --- network, optimiser
+    text = build_text(config, classes, arguments.trust)
     model = build_model(config, len(classes), text).to(ranks.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer, rules = build_optimizer(config, model), build_region_rules(config)
     run = Run(
         arguments,
         config,
@@ -73,19 +70,18 @@ def main(argv: list[str]) -> None:
         parts={"model": model, "optimizer": optimizer},
         preview=build_preview(config, classes, ranks, model, dataset),
     )
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
 
     # --- loop
+    base = dataclasses.replace(config, views="base")  # masks come from files
     for step, batch in run.steps(dataset):
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        image, valid, mask = (
-            batch[key].to(ranks.device, non_blocking=True)
-            for key in ("image", "valid", "pseudo_mask")
-        )
-        logits = compute_logits(network, normalize(image, "imagenet", valid), step, config, ranks)
+        views = prepare_views(batch, step, base, ranks, None, None)
+        logits = network(views.image, step)
+        mask = views.global_mask
         losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
-        loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
-        descend(loss, optimizer, lr)
+        loss = segmentation_loss(losses, mask, rules)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        sgd_step(loss, optimizer, lr)
         run.log({"loss": loss}, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
     run.close()

@@ -18,12 +18,19 @@ from datasets.fingerprint import fingerprint
 from datasets.labels import load_classes
 from datasets.plausible import implausible
 from datasets.training import training_set
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip, maskclip_sha256
+from models.build import (
+    build_model,
+    build_network,
+    build_optimizer,
+    build_region_rules,
+    build_sampler,
+    build_teacher,
+    build_text,
+)
+from models.carb import warmup_losses
 from models.preview import build_preview
-from models.text import get_text_embeddings
-from models.views import LocalViewSampler
+from models.training import sgd_step
+from models.views import prepare_views
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import setup
@@ -31,7 +38,6 @@ from utils.errors import run_script, warn
 from utils.run import Run
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -47,20 +53,13 @@ def main(argv: list[str]) -> None:
     for text in implausible(config, len(dataset)):
         warn(text)
 
-    # --- model, criterion, optimiser
-    text = None
-    if config.classifier == "text":
-        text = get_text_embeddings(config, classes, trust=arguments.trust)
+    # --- network, teacher, optimiser
+    text = build_text(config, classes, arguments.trust)
     model = build_model(config, len(classes), text).to(ranks.device)
-    maskclip = None
+    optimizer, rules = build_optimizer(config, model), build_region_rules(config)
+    teacher, sampler = None, build_sampler(config)
     if config.views != "base":
-        bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
-    sampler = LocalViewSampler.from_config(config)
-    criterion = CARBCriterion.from_config(config)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust)
     run = Run(
         arguments,
         config,
@@ -69,20 +68,20 @@ def main(argv: list[str]) -> None:
         end=config.warmup_steps if config.carb else config.steps,
         classes=classes,
         inputs=lambda: fingerprint(
-            classes, dataset, config.pseudo_masks, maskclip_sha256(config, maskclip)
+            classes, dataset, config.pseudo_masks, teacher and teacher.sha256(config.clip_model)
         ),
-        parts={"model": model, "optimizer": optimizer, "criterion": criterion},
-        preview=build_preview(config, classes, ranks, model, dataset, maskclip, sampler),
+        parts={"model": model, "optimizer": optimizer},
+        preview=build_preview(config, classes, ranks, model, dataset, teacher, sampler),
     )
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
 
     # --- loop
     for step, batch in run.steps(dataset):
+        views = prepare_views(batch, step, config, ranks, teacher, sampler)
+        logits = network(views.image, step)
+        losses = warmup_losses(logits, views, rules)
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
-        views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-        losses = train_one_step(
-            network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
-        )
+        sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever
     run.close()

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from benchmarks.machine import describe
 from benchmarks.page import fill
 from benchmarks.table import PAGE
-from models.deeplabv3 import build_model
+from models.build import build_model
 from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, run_script

@@ -14,8 +14,7 @@ from torch import nn
 from benchmarks.inputs import CLASSES, official_config, random_text_embeddings, random_visual
 from benchmarks.timing import Options, Size
 from datasets.labels import load_classes
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
+from models.build import build_criterion, build_model
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.run import Run
@@ -62,11 +61,7 @@ def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
         end=0,
         classes=load_classes(ROOT / config.class_file),
         inputs=lambda: None,
-        parts={
-            "model": model,
-            "optimizer": optimizer,
-            "criterion": CARBCriterion.from_config(config),
-        },
+        parts={"model": model, "optimizer": optimizer, "criterion": build_criterion(config)},
     )
     run.save()
     return folder / "last.pt"

@@ -26,7 +26,7 @@ from torch import nn
 
 from benchmarks.machine import describe
 from datasets.synthetic import write_dataset
-from models.deeplabv3 import build_model
+from models.build import build_model
 from utils.cli import path
 from utils.config import load_config
 from utils.errors import InputError, run_script

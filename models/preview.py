@@ -12,11 +12,11 @@ from torch.utils.data import default_collate
 from datasets.labels import IGNORE_INDEX, ClassTable
 from datasets.training import TrainingSet
 from models.carb import filtered_prediction, split_regions, upsample
+from models.views import prepare_views
 from utils.batches import Draw
 from utils.config import Config
-from utils.distributed import Ranks
+from utils.distributed import Ranks, autocast
 from utils.seed import AUGMENTATION, derive
-from utils.training import autocast, prepare_views
 from utils.visualize import IGNORED_COLOR, colourize, gallery
 
 _IMAGES = 4
@@ -50,7 +50,7 @@ def build_preview(
         mask, labels = views.global_mask, views.image_labels
         supervised = not labels.any()  # then every class may be predicted
         model.eval()
-        with autocast(config, ranks):
+        with autocast(ranks.device, config.precision):
             logits = model.forward(views.image)  # a compiled call would compile anew for this size
         model.train()
         labels = torch.ones_like(labels) if supervised else labels

@@ -82,7 +82,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
             assert (config.seed, config.carb, config.views) == (int(seed), slug != "base", "base")
     # CARB's runs went on from the plain run of their own seed
     lines = tiny.read_metrics(out / "base_carb_1")
-    assert [line["step"] for line in lines] == [3, 4] and "balance" in lines[0]
+    assert [line["step"] for line in lines] == [3, 4] and "w" in lines[0]
     log = (out / "base_carb_1/job.log").read_text()
     assert "--init" in log and str(out / "base_1/warmup.pt") in log
     masks = json.loads((out / "pseudo_masks_val/score.json").read_text())

@@ -27,8 +27,9 @@ from benchmarks.published.network import build_network
 from benchmarks.published.step import Step
 from benchmarks.timing import Case, Options, Size, compare
 from datasets.labels import IGNORE_INDEX
+from models.build import build_model
 from models.clip_loading import clip_from_state_dict
-from models.deeplabv3 import ASPPV2, TextClassifier, build_model
+from models.deeplabv3 import ASPPV2, TextClassifier
 from utils.checkpoint import load_training_checkpoint
 from utils.errors import InputError
 

@@ -13,7 +13,7 @@ import train_carb
 import train_warmup
 from datasets.labels import load_classes
 from datasets.synthetic import VERSION, write_dataset
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.text import get_text_embeddings
 from utils.config import load_config
 

@@ -19,7 +19,7 @@ import eval as evaluation
 import predict
 from datasets.labels import load_classes
 from datasets.transforms import normalize
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.trained import load_trained
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import load_config

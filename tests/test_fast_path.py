@@ -4,23 +4,27 @@ from dataclasses import replace
 
 import pytest
 import torch
+from steps import train_one_step
 from tiny_clip import tiny_clip
 
 from benchmarks.inputs import official_config, random_images, random_labels
 from benchmarks.published.loss import Losses
-from benchmarks.published.network import build_network
+from benchmarks.published.network import build_network as build_published
 from benchmarks.published.step import Step
 from datasets.transforms import normalize
-from models.carb import CARBCriterion
-from models.clip_features import MaskCLIPOptions
-from models.deeplabv3 import build_model
+from models.build import (
+    build_criterion,
+    build_maskclip_options,
+    build_model,
+    build_network,
+    build_sampler,
+)
 from models.maskclip import MaskCLIP
 from models.resnet import BasicBlock
-from models.views import LocalViewSampler
+from models.views import prepare_views
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.seed import LOCAL_VIEWS, generator
-from utils.training import prepare_views, train_one_step, wrap
 
 STEPS, WARMUP = 20, 8
 SIZE, PATCH = (192, 256), (128, 96)
@@ -74,7 +78,7 @@ def text_embeddings() -> torch.Tensor:
 def plain() -> tuple[list[float], torch.Tensor]:
     """The losses, and how far the weights of the ASPP went."""
     torch.manual_seed(0)
-    network = damped(build_network(CONFIG, text_embeddings()))
+    network = damped(build_published(CONFIG, text_embeddings()))
     start = flat(network)
     step = Step(
         network,
@@ -84,7 +88,7 @@ def plain() -> tuple[list[float], torch.Tensor]:
         sgd(network),
         PATCH,
     )
-    sampler = LocalViewSampler.from_config(CONFIG)
+    sampler = build_sampler(CONFIG)
     losses = []
     for index, batch in enumerate(batches()):
         view = sampler.draw(2, SIZE, generator(CONFIG.seed, LOCAL_VIEWS, index))[0]
@@ -98,19 +102,19 @@ def our_losses(config: Config) -> tuple[list[float], torch.Tensor, list[float]]:
     torch.manual_seed(0)
     model = damped(build_model(config, 19, text_embeddings(), pretrained=False))
     start = flat(model)
-    maskclip = MaskCLIP(tiny_clip().visual, text_embeddings(), MaskCLIPOptions.from_config(config))
-    criterion, optimizer = CARBCriterion.from_config(config), sgd(model)
-    sampler = LocalViewSampler.from_config(config)
-    network = wrap(model, config, RANKS)
+    maskclip = MaskCLIP(tiny_clip().visual, text_embeddings(), build_maskclip_options(config))
+    criterion, optimizer = build_criterion(config), sgd(model)
+    sampler = build_sampler(config)
+    network = build_network(model, config, RANKS)
     losses, balances = [], []
     for step, batch in enumerate(batches()):
         views = prepare_views(batch, step, config, RANKS, maskclip, sampler)
         result = train_one_step(
-            network, criterion, optimizer, views, step, config.lr, config, RANKS, step >= WARMUP
+            network, criterion, optimizer, views, step, config.lr, step >= WARMUP
         )
         losses.append(result["loss"].item())
         if step >= WARMUP:
-            balances.append(result["balance"].item())
+            balances.append(result["w"].item())
     return losses, flat(model) - start, balances
 
 

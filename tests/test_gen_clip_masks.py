@@ -22,8 +22,9 @@ from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
 from datasets.training import pseudo_mask_files
 from datasets.transforms import normalize
+from models.build import build_teacher
 from models.fused_scores import mean_scores
-from models.maskclip import MaskCLIP, build_maskclip
+from models.maskclip import MaskCLIP
 from utils import mask_folder
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
@@ -84,7 +85,7 @@ def generate(root, tmp_path):
 def by_hand(root, name, *overrides):
     """The mask of one picture from MaskCLIP itself."""
     config = load_config(root / "config.yaml", list(overrides))
-    maskclip = build_maskclip(config, load_classes(config.class_file), "cpu")
+    maskclip = build_teacher(config, load_classes(config.class_file), "cpu")
     image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
     image = image.permute(2, 0, 1)[None].float()
     height, width = SIZES[name]

@@ -141,7 +141,7 @@ def test_a_folder_with_both_stages_is_one_run(trained, tmp_path) -> None:
     assert [point["step"] for point in run["points"]] == [2, 4, 6, 8]
     assert files == ["warmup", "warmup", "carb", "carb"]
     read = learning_curves.read_run(str(tmp_path / "both"), "both", None, [])
-    assert ["balance" in line for line in read.log] == [False] * 4 + [True] * 4
+    assert ["w" in line for line in read.log] == [False] * 4 + [True] * 4
 
 
 def test_without_matplotlib_the_numbers_are_written_all_the_same(

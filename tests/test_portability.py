@@ -10,20 +10,18 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from steps import train_one_step
 from test_kill import same_value
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.inputs import official_config, random_images, random_labels
 from datasets.labels import load_classes
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip
-from models.views import LocalViewSampler
+from models.build import build_criterion, build_model, build_network, build_sampler, build_teacher
+from models.views import prepare_views
 from utils.checkpoint import load_checkpoint
 from utils.distributed import Ranks, setup
 from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
-from utils.training import prepare_views, train_one_step
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ["prepare_data", "gen_clip_masks", "train_warmup", "train_carb", "train_supervised"]
@@ -164,10 +162,11 @@ def test_nothing_on_the_device_is_in_double_precision(views, tmp_path) -> None:
     classes = load_classes(settings.class_file)
     text = torch.nn.functional.normalize(torch.randn(len(classes), 16), dim=1)
     model = build_model(settings, len(classes), text, pretrained=False)
-    maskclip = build_maskclip(settings, classes, ranks.device) if views != "base" else None
-    sampler = LocalViewSampler.from_config(settings)
-    criterion = CARBCriterion.from_config(settings)
+    maskclip = build_teacher(settings, classes, ranks.device) if views != "base" else None
+    sampler = build_sampler(settings)
+    criterion = build_criterion(settings)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum)
+    network = build_network(model, settings, ranks)
     draws = torch.Generator().manual_seed(3)
     batch = {
         "image": random_images(2, (64, 64), draws),
@@ -179,8 +178,6 @@ def test_nothing_on_the_device_is_in_double_precision(views, tmp_path) -> None:
     with NoDoubles():
         for balanced in (False, True):
             inputs = prepare_views(batch, 0, settings, ranks, maskclip, sampler)
-            losses = train_one_step(
-                model, criterion, optimizer, inputs, 0, 0.1, settings, ranks, balanced
-            )
+            losses = train_one_step(network, criterion, optimizer, inputs, 0, 0.1, balanced)
         matrix.update(batch["pseudo_mask"], batch["pseudo_mask"])
     assert losses["loss"].isfinite()

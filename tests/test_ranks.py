@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from steps import counted, losses_of, train_one_step
 from torch import Tensor, nn
 
 import eval as evaluation
@@ -19,25 +20,23 @@ from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.training import TrainingSet, build_transform, pseudo_mask_files
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip
+from models.build import build_criterion, build_model, build_network, build_sampler, build_teacher
+from models.carb import CARBCriterion, RegionRules
 from models.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
-from models.views import LocalViewSampler
+from models.views import prepare_views
 from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
 from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
 from utils.errors import InputError
 from utils.schedule import poly_lr
-from utils.training import prepare_views, train_one_step, wrap
 
 STEPS, IMAGES, CLASSES = 4, 4, 3
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 # A process that has imported torch, of which all others are forked.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["eval", "models.rank_batch_norm", "torch", "utils.training"])
+processes.set_forkserver_preload(["eval", "models.rank_batch_norm", "torch", "models.training"])
 
 
 def together(world: int, function: Callable, *arguments: object) -> list[Any]:
@@ -85,17 +84,17 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def criterion_run(ranks: Ranks, sync: bool, images: slice | None = None) -> tuple:
     """Losses, gradients (of the mean over ranks, as data-parallel training has it) and queues."""
-    criterion, losses, gradients = CARBCriterion(sync=sync), [], []
+    criterion, losses, gradients = CARBCriterion(rules=RegionRules(sync=sync)), [], []
     share = IMAGES // ranks.world_size
     images = images or slice(share * ranks.rank, share * (ranks.rank + 1))
     for step in range(STEPS):
         logits, labels, mask = batch(step)
         logits.requires_grad_()
-        own = criterion(logits[images], labels[images], mask[images])
+        own = losses_of(criterion, True, logits[images], labels[images], mask[images])
         own["loss"].backward()
         losses.append(own["loss"].item())
         gradients.append((all_reduce(logits.grad) / len(gather_objects(0))).tolist())
-    return losses, gradients, criterion.state_dict()
+    return losses, gradients, counted(criterion.state_dict())
 
 
 def test_sync_makes_the_losses_of_two_processes_those_of_one() -> None:
@@ -253,21 +252,19 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
     masks = pseudo_mask_files(config.pseudo_masks, images) if views != "dual" else None
     transform = build_transform(config)
     dataset = TrainingSet(images, labels, len(classes), transform, masks)
-    maskclip = build_maskclip(config, classes, ranks.device) if views != "base" else None
+    maskclip = build_teacher(config, classes, ranks.device) if views != "base" else None
     torch.manual_seed(0)
     text = nn.functional.normalize(torch.randn(len(classes), 16), dim=1)
     model = build_model(config, len(classes), text).to(dtype)
-    criterion, sampler = CARBCriterion.from_config(config), LocalViewSampler.from_config(config)
+    criterion, sampler = build_criterion(config), build_sampler(config)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
     found: dict[str, list[float]] = {}
     for step, one in enumerate(training_loader(dataset, config, ranks, 0, 20)):
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
         inputs = prepare_views(one, step, config, ranks, maskclip, sampler)
         inputs = inputs._replace(image=inputs.image.to(dtype))
-        losses = train_one_step(
-            network, criterion, optimizer, inputs, step, lr, config, ranks, step >= 10
-        )
+        losses = train_one_step(network, criterion, optimizer, inputs, step, lr, step >= 10)
         for key, value in losses.items():
             if key not in ("class_share", "mask_agreement"):  # for the log, of the own images
                 found.setdefault(key, []).append(float(value))
@@ -280,7 +277,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
 )
 def test_batch_4_on_one_process_is_batch_2_on_two(world, views) -> None:
     alone = training(ALONE, world, views, torch.float64)
-    assert len(alone["loss"]) == 20 and len(alone["balance"]) == 10
+    assert len(alone["loss"]) == 20 and len(alone["w"]) == 10
     assert min(alone["consistent_fraction"]) > 0 and max(alone["consistent_fraction"]) < 1
     for each in together(2, training, world, views, torch.float64):
         assert each.keys() == alone.keys()

@@ -60,7 +60,7 @@ def test_every_row_of_table_1_trains_and_evaluates(prepared, tmp_path, views, ca
     lines = tiny.read_metrics(tmp_path / "warmup")
     if carb == "true":
         lines += tiny.read_metrics(run)
-        assert "balance" in lines[-1] and "balance" not in lines[0]
+        assert "w" in lines[-1] and "w" not in lines[0]
         assert len(checkpoint["criterion"][0]["queue_consistent"]) == 4
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert ("loss_consistent_local" in lines[0]) == (views != "base")
@@ -148,15 +148,15 @@ def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monk
     """Weights, momentum, queues and logs, bit for bit, in both stages."""
     whole = run_row(prepared, tmp_path / "whole")
     stops = iter([3, 7])
-    real = train_warmup.train_one_step
+    real = train_warmup.prepare_views
 
     def stopping(*arguments, **keywords):
-        if arguments[4] == stop:
+        if arguments[1] == stop:
             raise KeyboardInterrupt
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(train_warmup, "train_one_step", stopping)
-    monkeypatch.setattr(train_carb, "train_one_step", stopping)
+    monkeypatch.setattr(train_warmup, "prepare_views", stopping)
+    monkeypatch.setattr(train_carb, "prepare_views", stopping)
     for _ in range(2):
         stop = next(stops)
         with pytest.raises(KeyboardInterrupt):
@@ -248,7 +248,7 @@ def test_a_warmup_serves_other_carb_settings(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
     arguments += ["--set", "views=base", "--set", "balance=fixed", *init]
     train_carb.main([*arguments, "--run-dir", str(tmp_path / "fixed")])
-    assert tiny.read_metrics(tmp_path / "fixed")[-1]["balance"] == 1
+    assert tiny.read_metrics(tmp_path / "fixed")[-1]["w"] == 1
 
 
 def test_a_failed_start_leaves_nothing_and_removes_nothing(prepared, tmp_path) -> None:

@@ -159,15 +159,15 @@ def test_full_supervision_shows_ground_truth(prepared, tmp_path):
 
 @needs_package
 def test_a_resumed_run_shows_every_step_once(prepared, tmp_path, monkeypatch):
-    step_of = train_warmup.train_one_step
+    step_of = train_warmup.prepare_views
 
     def interrupted(*args, **kwargs):
-        if args[4] == 3:  # step 4: its checkpoint is of step 2
+        if args[1] == 3:  # step 4: its checkpoint is of step 2
             raise KeyboardInterrupt
         return step_of(*args, **kwargs)
 
     more = ("--tensorboard", "--set", "carb=false")
-    monkeypatch.setattr(train_warmup, "train_one_step", interrupted)
+    monkeypatch.setattr(train_warmup, "prepare_views", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train_warmup.main(arguments(prepared, tmp_path / "run", *more))
     assert [event.step for event in events(tmp_path / "run").Scalars("loss")] == [1, 2, 3]

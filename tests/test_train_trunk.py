@@ -12,7 +12,7 @@ from datasets import object_pictures
 from datasets.object_pictures import CANVAS, PHOTOGRAPH, compose, photographs, place
 from datasets.scenes.canvas import CLASSES
 from models.backbone_weights import load_backbone_weights
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.resnet import ResNet
 from tools import train_trunk
 from utils.config import load_config

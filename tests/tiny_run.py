@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets.labels import load_classes
 from figures.runs import Run, read_inputs
-from models.deeplabv3 import build_model
+from models.build import build_model
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config, save_config
 

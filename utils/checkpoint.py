@@ -24,7 +24,8 @@ def _are_queues(state: Any) -> bool:
     return (
         isinstance(state, dict)
         and state.keys() in _QUEUES
-        and all(_is_list_of(values, float) for values in state.values())
+        and all(isinstance(values, list) for values in state.values())
+        and all(v is None or type(v) is float for values in state.values() for v in values)
     )
 
 

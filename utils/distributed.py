@@ -156,3 +156,8 @@ def first_on_each_machine(load: Callable[[], Result]) -> Result:
         return result
     barrier()
     return load()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in bfloat16 for "bf16" and in float32 for "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

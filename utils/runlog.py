@@ -191,7 +191,7 @@ class RunLog:
             "loss": "loss",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
-            "balance": "w",
+            "w": "w",
             "consistent_fraction": "consistent",
             "images_per_second": "images/s",
         }

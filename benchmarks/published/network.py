@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
+from models.build import build_model
 from models.cpu_speed import DilatedConv2d
-from models.deeplabv3 import build_model
 from utils.config import Config
 
 

@@ -13,9 +13,10 @@ import torch
 
 from datasets.labels import ClassTable, default_palette, load_classes
 from models.backbone_weights import load_backbone_weights
+from models.build import build_model
 from models.carb import CARBCriterion
 from models.clip_loading import load_clip, openai_clip
-from models.deeplabv3 import ASPPV2, DeepLabV3, TextClassifier, build_model
+from models.deeplabv3 import ASPPV2, DeepLabV3, TextClassifier
 from models.resnet import ResNet
 from models.text import load_text_embeddings
 from models.trained import load_trained
