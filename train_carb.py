@@ -1,14 +1,14 @@
-"""Stage 2: go on from a warm-up checkpoint with Consistency-Aware Region Balancing.
+"""Stage 2: train on from a warm-up checkpoint with Consistency-Aware Region Balancing.
 
 Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and what the warm-up
-read; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum go on
-where the warm-up stopped: one schedule of `steps` over both stages.
+read; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum
+continue from the warm-up: one schedule of `steps` covers both stages.
 
     python train_carb.py --config configs/cityscapes.yaml \\
         --init runs/cityscapes/warmup/last.pt --run-dir runs/cityscapes/carb
     torchrun --nproc_per_node=2 train_carb.py --config ... --init ... --run-dir ...
 
-The same command again goes on where it stopped; --overwrite starts anew.
+The same command again resumes; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip

@@ -6,7 +6,7 @@ last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary con
     python train_supervised.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/supervised
     torchrun --nproc_per_node=2 train_supervised.py --config ... --run-dir ...
 
-The same command again goes on where it stopped; --overwrite starts anew.
+The same command again resumes; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -76,8 +76,7 @@ def main(argv: list[str]) -> None:
     base = dataclasses.replace(config, views="base")  # masks come from files
     for step, batch in run.steps(dataset):
         views = prepare_views(batch, step, base, ranks, None, None)
-        logits = network(views.image, step)
-        mask = views.global_mask
+        logits, mask = network(views.image, step), views.global_mask
         losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
         loss = segmentation_loss(losses, mask, rules)
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)

@@ -1,14 +1,13 @@
-"""Stage 1: train the segmentation net on CLIP's pseudo-masks of global and local views.
+"""Stage 1: train the segmentation network on CLIP's pseudo-masks of global and local views.
 
-Reads the images, their image-level labels and, for views base and local, the masks of
-gen_clip_masks.py; writes RUN_DIR/{config.yaml, metrics.jsonl, warmup.pt, last.pt}. With carb: true
-it stops after warmup_steps and train_carb.py goes on; with carb: false it takes all steps (rows
-Base, Local and Dual of Table 1).
+Reads images, image-level labels and, for views base and local, the masks of gen_clip_masks.py;
+writes RUN_DIR/{config.yaml, metrics.jsonl, warmup.pt, last.pt}. carb: true stops at warmup_steps,
+for train_carb.py; carb: false takes all steps (rows Base, Local and Dual of Table 1).
 
     python train_warmup.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/warmup
     torchrun --nproc_per_node=2 train_warmup.py --config ... --run-dir ...
 
-The same command again goes on where it stopped; --overwrite starts anew.
+The same command again resumes; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip

@@ -31,7 +31,7 @@ def fingerprint(
     """Ids and sizes of the files, not their content, which would take as long as training.
 
     Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
-    is `maskclip_sha256` of the CLIP that makes masks in training. Raises InputError.
+    is `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
     """
     images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}

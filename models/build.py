@@ -87,9 +87,9 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
 
 def build_text(config: Config, classes: ClassTable, trust: bool = False) -> Tensor | None:
     """Text embeddings (K, D) for ``classifier: text``; `trust`: see `load_clip`."""
-    return (
-        get_text_embeddings(config, classes, trust=trust) if config.classifier == "text" else None
-    )
+    if config.classifier != "text":
+        return None
+    return get_text_embeddings(config, classes, trust=trust)
 
 
 def build_teacher(
