@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_trainable
+from datasets.doctor.mask_quality import save_overlays, score_masks
 from datasets.files import File
 from datasets.fingerprint import images_sha256
 from datasets.image_labels import ImageLabels
-from datasets.label_check import check_trainable
 from datasets.labels import ClassTable, load_classes, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_quality import save_overlays, score_masks
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
@@ -40,9 +40,9 @@ from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, barrier, cleanup, setup
-from utils.errors import InputError, run_script
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.progress import progress
+from utils.safe.errors import InputError, run_script
 
 
 def main(argv: list[str]) -> None:

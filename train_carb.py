@@ -30,8 +30,8 @@ from models.views import prepare_views
 from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import setup
-from utils.errors import run_script
 from utils.run import Run, load_warmup
+from utils.safe.errors import run_script
 from utils.schedule import poly_lr
 
 

@@ -13,9 +13,9 @@ The same command again resumes; --overwrite starts anew.
 import utils.threads  # noqa: F401  # isort: skip
 import torch
 
+from datasets.doctor.plausible import implausible
 from datasets.fingerprint import fingerprint
 from datasets.labels import load_classes
-from datasets.plausible import implausible
 from datasets.training import training_set
 from models.build import (
     build_model,
@@ -33,8 +33,8 @@ from models.views import prepare_views
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import setup
-from utils.errors import run_script, warn
 from utils.run import Run
+from utils.safe.errors import run_script, warn
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch.utils.data import DataLoader, Dataset
 
 from utils.config import Config
-from utils.signals import leave_signals_to_parent
+from utils.safe.signals import leave_signals_to_parent
 
 
 def image_loader(

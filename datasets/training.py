@@ -1,7 +1,7 @@
 """The samples that training and evaluation see.
 
 `TrainingSet` opens the files it is given and no others: ground truth never enters training unless
-the caller hands it over (`train_supervised.py` does).
+the caller hands it over (`baselines/supervised.py` does).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from datasets import open_dataset
 from datasets.cache import open_cached
+from datasets.doctor.label_check import check_some_masks, check_trainable
 from datasets.files import (
     MASK_SUFFIXES,
     File,
@@ -25,7 +26,6 @@ from datasets.files import (
 )
 from datasets.ids import require
 from datasets.image_labels import ImageLabels
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import ClassTable, multi_hot
 from datasets.split_labels import labels_of_split
 from datasets.transforms import TrainTransform, fit_into, resize_image
@@ -33,8 +33,8 @@ from utils.batches import Draw
 from utils.collection import collection_paused
 from utils.config import Config
 from utils.distributed import Ranks, on_main
-from utils.errors import InputError
 from utils.mask_folder import check_class_names
+from utils.safe.errors import InputError
 
 
 def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "TrainingSet":

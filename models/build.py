@@ -26,7 +26,7 @@ from models.training import TrainingNetwork
 from models.views import LocalViewSampler
 from utils.config import Config
 from utils.distributed import Ranks, first_on_each_machine
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def build_model(

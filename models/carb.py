@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
+from models.kernels.pixel_losses import pixel_losses
 from models.maskclip import suppress_absent
-from models.pixel_losses import pixel_losses
 from models.views import Views, crop
 from utils.distributed import all_reduce
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_miniature import output_stride
-from models.cpu_speed import attention, linear
+from models.kernels.cpu_speed import attention, linear
 
 QUERY, KEY, VALUE = 0, 1, 2
 

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.cpu_speed import DilatedConv2d
+from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import initialize
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 CONV_CLASSIFIER_CHANNELS = (
     512  # ASPP channels when no text embedding gives them (CLIP ViT-B's width)

@@ -12,8 +12,8 @@ from models.clip_features import (
     round_matrices,
 )
 from models.clip_loading import clip_sha256
-from utils.errors import InputError
-from utils.files import sha256
+from utils.safe.errors import InputError
+from utils.safe.files import sha256
 
 
 class MaskCLIP(nn.Module):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from models.rank_batch_norm import synchronize_batch_norms
+from models.kernels.rank_batch_norm import synchronize_batch_norms
 from utils.distributed import Ranks, autocast
 from utils.seed import DROPOUT, derive
 

@@ -12,7 +12,7 @@ from datasets.transforms import normalize
 from models.maskclip import MaskCLIP
 from utils.config import Config
 from utils.distributed import Ranks, autocast
-from utils.errors import InputError
+from utils.safe.errors import InputError
 from utils.seed import LOCAL_VIEWS, generator
 
 Box = tuple[int, int, int, int]  # top, left, height, width

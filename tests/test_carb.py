@@ -19,7 +19,7 @@ from models.carb import (
     split_regions,
     upsample,
 )
-from models.pixel_losses import pixel_losses
+from models.kernels.pixel_losses import pixel_losses
 from models.views import LocalViewSampler, crop
 
 

@@ -19,9 +19,9 @@ from utils.checkpoint import (
 )
 from utils.config import load_config
 from utils.distributed import Ranks
-from utils.errors import InputError
 from utils.run import Run
-from utils.tensors import read_tensors
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors
 
 
 class Trap:

@@ -17,7 +17,7 @@ from models.deeplabv3 import (
     TextClassifier,
 )
 from models.resnet import ResNet
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def _our_name(name: str) -> str:

@@ -28,9 +28,9 @@ from models.maskclip import MaskCLIP
 from utils import mask_folder
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import UNFINISHED
 from utils.progress import progress
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
 LABELS = {"a": [0, 2], "deep/b": [1], "c": [0, 1, 2], "d": [1, 2], "none": []}
@@ -469,7 +469,7 @@ DYING = """
 import os, signal, time
 from PIL import Image
 import gen_clip_masks
-from utils.errors import run_script
+from utils.safe.errors import run_script
 
 whole, places = Image.Image.save, []
 

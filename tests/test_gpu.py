@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from random_inputs import official_config, random_images, random_labels
 from steps import train_one_step
 from tiny_clip import tiny_clip
 
-from benchmarks.inputs import official_config, random_images, random_labels
 from datasets.labels import IGNORE_INDEX
 from models.build import (
     build_criterion,

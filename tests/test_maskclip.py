@@ -38,7 +38,7 @@ from models.maskclip import (
     upsample_scores,
 )
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 VIT, RESNET = "maskclip_dense.npz", "maskclip_rn_dense.npz"
 DEFAULT = MaskCLIPOptions()

@@ -12,8 +12,8 @@ import torch
 from utils import runlog
 from utils.config import load_config, save_config
 from utils.distributed import Ranks
-from utils.errors import InputError
 from utils.runlog import RunLog, describe
+from utils.safe.errors import InputError
 
 CPU = torch.device("cpu")
 

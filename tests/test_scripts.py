@@ -16,10 +16,9 @@ import eval as evaluation
 import gen_clip_masks
 import prepare_data
 import train_carb
-import train_supervised
 import train_warmup
 from utils.checkpoint import load_checkpoint
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 ROWS = [(views, carb) for views in ("base", "local", "dual") for carb in ("false", "true")]
 
@@ -83,18 +82,6 @@ def test_masks_hold_only_the_classes_of_their_image(prepared) -> None:
         assert values <= set(labels[name])
 
 
-def test_supervised_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None:
-    """Training ground truth was spoilt once the labels were made: only this script notices."""
-    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    with pytest.raises(InputError, match="gtFine"):
-        train_supervised.main([*arguments, "--run-dir", str(tmp_path / "spoilt")])
-    shutil.copytree(prepared / "ground_truth", tmp_path / "data" / "gtFine")
-    (tmp_path / "data" / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
-    whole = ["--set", f"data_root={tmp_path / 'data'}", "--run-dir", str(tmp_path / "whole")]
-    train_supervised.main([*arguments, *whole])
-    assert load_checkpoint(tmp_path / "whole" / "last.pt")["step"] == 8
-
-
 def kept(run: Path) -> list[str]:
     return sorted(file.name for file in run.glob("step_*"))
 
@@ -125,14 +112,6 @@ def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     assert same_content(carb / "step_000008.pt", carb / "last.pt")
     assert not same_content(carb / "step_000006.pt", carb / "last.pt")
     assert load_checkpoint(carb / "step_000006.pt")["step"] == 6
-
-    data = tmp_path / "data"
-    shutil.copytree(prepared / "ground_truth", data / "gtFine")
-    (data / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
-    supervised = ["--set", f"data_root={data}", "--run-dir", str(tmp_path / "supervised")]
-    train_supervised.main([*arguments, *supervised])
-    assert kept(tmp_path / "supervised") == [f"step_{i:06d}.pt" for i in (3, 6, 8)]
-    assert same_content(*(tmp_path / "supervised" / f for f in ("step_000008.pt", "last.pt")))
 
 
 def test_without_keep_the_last_two_checkpoints_are_the_only_ones(prepared, tmp_path) -> None:

@@ -24,7 +24,7 @@ from models.text import (
     text_embeddings,
 )
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 GOLDEN = "text_ensemble.npz"
 # Sets of other names, or parts of these, may be among the reference cases.

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 import torchvision
 
-from utils.errors import InputError
-from utils.tensors import read_tensors, write_tensors
-from utils.yaml_file import fault_of
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors, write_tensors
+from utils.safe.yaml_file import fault_of
 
 FORMAT = 1
 _ANOTHER = "copy the file again, or use another checkpoint of the run"

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 Result = TypeVar("Result")
 

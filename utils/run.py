@@ -19,11 +19,11 @@ from utils.checkpoint import (
 from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, cleanup, gather_objects, on_main
-from utils.errors import InputError
 from utils.inputs import Inputs, check_inputs
 from utils.run_folder import changed_settings, git, open_run, other_steps
 from utils.runlog import RunLog, describe
-from utils.stop import Stop
+from utils.safe.errors import InputError
+from utils.safe.stop import Stop
 
 # What only the second stage reads: a warm-up serves several of these.
 CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
@@ -180,8 +180,8 @@ class Run:
             path, checkpoint = Path(init), load_training_checkpoint(init)
         elif path is not None and checkpoint["stage"] != self.stage:
             raise InputError(
-                f"{path} was written by train_{checkpoint['stage']}.py; choose another --run-dir "
-                f"for train_{self.stage}.py"
+                f"{path} was written by {_script(checkpoint['stage'])}; choose another --run-dir "
+                f"for {_script(self.stage)}"
             )
         on_main(self.ranks, lambda: self._compare_inputs(checkpoint, path))
         if path is None:
@@ -217,6 +217,11 @@ class Run:
             )
         else:  # empty queues, as before CARB
             part.load_state_dict(state[0])
+
+
+def _script(stage: str) -> str:
+    """Name of the script that trains a stage."""
+    return f"train_{stage}.py" if stage in ("warmup", "carb") else f"baselines.{stage}"
 
 
 def _is_shared(part: Any) -> bool:

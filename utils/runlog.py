@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import parse_json, replacing
 from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json, replacing
 
 _LEGEND = (
     "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def summary_writer() -> type:

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from models.build import build_model
-from models.cpu_speed import DilatedConv2d
+from models.kernels.cpu_speed import DilatedConv2d
 from utils.config import Config
 
 
