@@ -27,7 +27,6 @@ from utils.safe.stop import Stop
 
 # What only the second stage reads: a warm-up serves several of these.
 CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
-_TITLES = {"warmup": "warm-up", "carb": "CARB"}
 
 
 class Run:
@@ -70,6 +69,7 @@ class Run:
         """
         self.arguments, self.config, self.ranks = arguments, config, ranks
         self.stage, self.end, self.classes = stage, end, classes
+        self.title = {"warmup": "warm-up", "carb": "CARB"}.get(stage, stage)
         self.parts, self.preview = parts, preview
         self.inputs = inputs() if ranks.is_main else None
         self.folder = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
@@ -82,7 +82,8 @@ class Run:
         After each body: log, save a checkpoint when one is due, agree to stop. Raises InputError
         when the loss is not finite or the disk fails.
         """
-        config, ranks, last = self.config, self.ranks, {self.end}
+        config, ranks = self.config, self.ranks
+        last = {self.end, config.warmup_steps} if self.stage == "warmup" else {self.end}
         loader = training_loader(dataset, config, ranks, self.step, self.end)
         about, board = "", None
         if ranks.is_main and self.step < self.end:
@@ -91,12 +92,10 @@ class Run:
                 from utils.tensorboard import Board  # optional package
 
                 board = Board(self.folder, self.step, self.classes.names)
-        title, state = _TITLES.get(self.stage, self.stage), self._log_state
+        start, state = self.step, self._log_state
         self._log = RunLog(
-            self.folder, config, ranks, self.step, self.end, title, state, about, board
+            self.folder, config, ranks, start, self.end, self.title, state, about, board
         )
-        if self.stage == "warmup":
-            last.add(config.warmup_steps)
         with Stop(ranks) as self._stop:
             for batch in loader:
                 yield self.step, batch
@@ -123,8 +122,8 @@ class Run:
         """
         self._log.close()
         if self.ranks.is_main:
-            title, path = _TITLES.get(self.stage, self.stage), self.folder / "last.pt"
-            print(f"{title}: step {self.step} of {self.end} done, {path}")
+            path = self.folder / "last.pt"
+            print(f"{self.title}: step {self.step} of {self.end} done, {path}")
         cleanup()
         self._stop.leave()
 
@@ -187,6 +186,8 @@ class Run:
         if path is None:
             return
         for name, part in self.parts.items():
+            if name not in checkpoint:
+                raise InputError(f"{path} has no '{name}'; use a checkpoint of the same method")
             self._load(part, checkpoint[name], path)
         self.step, self._log_state = checkpoint["step"], checkpoint["log"]
         if self.ranks.is_main:
