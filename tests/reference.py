@@ -79,7 +79,7 @@ def record(tree: Path, folder: Path) -> dict[str, Any]:
     name = "dual, carb true, killed"
     result |= two_stages(tree, folder / "killed", name, [*common, "--set", "views=dual"], kill=True)
 
-    script = "baselines/supervised.py"
+    script = "train_supervised.py"
     if not (tree / script).exists():
         script = "baselines.supervised"
     run(tree, script, *common, "--run-dir", folder / "supervised")
