@@ -1,11 +1,11 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
+import importlib.metadata
 import platform
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from utils.errors import InputError
 from utils.tensors import read_tensors, write_tensors
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": importlib.metadata.version("torchvision"),
     }
 
 
