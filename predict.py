@@ -13,26 +13,19 @@ A picture that can't be read is reported, the others go on, and the exit status 
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-
-import torch
-from tqdm import tqdm
+from typing import Any
 
 from datasets.files import File, list_files
 from datasets.training import EvaluationSet
-from datasets.transforms import normalize
+from models.inference import add_options, options_from, predictions
 from models.trained import load_trained
 from utils.cli import parser, path
 from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.errors import InputError, run_script
 from utils.files import check_folder
-from utils.inference import (
-    add_options,
-    options_from,
-    predict_labels,
-    progress_off,
-)
+from utils.progress import progress
 from utils.visualize import legend, overlay, save_image, save_mask
 
 
@@ -55,9 +48,8 @@ def main(argv: list[str]) -> None:
     # --- data, device, model
     pictures = find_pictures(Path(arguments.input), out)
     ranks = setup(arguments.device)
-    device = ranks.device
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
-    model, classes = trained.model.to(device), trained.classes
+    model, classes = trained.model.to(ranks.device), trained.classes
     data = EvaluationSet(pictures, trained.config.resize_to, keep_picture=True)
     check_outputs(pictures, out, arguments.overwrite)
     barrier()  # nobody writes while another rank still looks
@@ -65,19 +57,12 @@ def main(argv: list[str]) -> None:
     # --- loop
     unreadable = []
     own = range(ranks.rank, len(data), ranks.world_size)
-    for index in tqdm(own, desc="predict", unit="image", disable=progress_off(ranks)):
-        try:
-            sample = data[index]
-        except InputError as error:
-            unreadable.append(str(error))
-            continue
-        image = normalize(sample["image"][None].to(device), "imagenet")
-        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.bf16):
-            labels = predict_labels(model, image, sample["size"], **options)
-        mask, name = labels[0].cpu().numpy(), sample["name"]
+    samples = readable(data, progress(own, "predict", ranks), unreadable)
+    for sample, labels in predictions(model, samples, ranks.device, options, arguments.bf16):
+        mask, name = labels.cpu().numpy(), sample["name"]
         save_mask(out / f"{name}.png", mask, classes.palette)
-        picture = overlay(sample["picture"].numpy(), mask, classes.palette, arguments.alpha)
-        save_image(out / f"{name}_overlay.png", picture)
+        shown = overlay(sample["picture"].numpy(), mask, classes.palette, arguments.alpha)
+        save_image(out / f"{name}_overlay.png", shown)
     unreadable = [message for messages in gather_objects(unreadable) for message in messages]
     if ranks.is_main:
         save_image(out / "legend.png", legend(classes.names, classes.palette))
@@ -96,6 +81,17 @@ def opacity(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected 0 to 1, found {text}")
     return value
+
+
+def readable(
+    data: EvaluationSet, indices: Iterable[int], unreadable: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The samples; of an image that can't be read the message is added to `unreadable`."""
+    for index in indices:
+        try:
+            yield data[index]
+        except InputError as error:
+            unreadable.append(str(error))
 
 
 def check_outputs(names: Iterable[str], out: Path, overwrite: bool) -> None:

@@ -20,8 +20,9 @@ from datasets.fingerprint import fingerprint
 from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
+from datasets.mask_folder import pseudo_mask_files
 from datasets.split_labels import labels_of_split
-from datasets.training import TrainingSet, pseudo_mask_files
+from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model

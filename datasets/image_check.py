@@ -10,7 +10,7 @@ from PIL import Image
 
 from datasets.files import File, is_plain_png, open_picture, read_image
 from datasets.labels import IGNORE_INDEX
-from datasets.training import check_mask
+from datasets.mask_folder import check_mask
 from datasets.windows import Size
 from utils.errors import InputError, InputWarning
 

@@ -1,6 +1,6 @@
 """Training batches by step number, and whole images one by one."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -72,14 +72,12 @@ def training_loader(
     )
 
 
-def image_loader(
-    dataset: Dataset, config: Config, indices: Sequence[int] | None = None
-) -> DataLoader:
-    """One sample at a time, as the sizes of images differ: all, or those of `indices`."""
+def image_loader(dataset: Dataset, num_workers: int, ranks: Ranks | None = None) -> DataLoader:
+    """One sample at a time, as the sizes of images differ: all, or every n-th of n ranks."""
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=indices,
-        num_workers=config.num_workers,
+        sampler=ranks and range(ranks.rank, len(dataset), ranks.world_size),
+        num_workers=num_workers,
         worker_init_fn=leave_signals_to_parent,
     )

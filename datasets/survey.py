@@ -19,8 +19,8 @@ from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.label_check import truth_oddities
 from datasets.labels import ClassTable
+from datasets.mask_folder import check_mask
 from datasets.split_labels import label_keys, other_splits
-from datasets.training import check_mask
 from utils.errors import InputError, InputWarning, warn
 from utils.files import replacing
 from utils.ground_truth import ONE_CLASS

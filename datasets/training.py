@@ -13,14 +13,13 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets.cache import open_cached
-from datasets.files import MASK_SUFFIXES, File, list_files, open_image, read_image, read_mask
+from datasets.files import File, open_image, read_image, read_mask
 from datasets.ids import difference, loose
 from datasets.image_labels import ImageLabels
-from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.labels import multi_hot
+from datasets.mask_folder import check_mask
 from datasets.transforms import TrainTransform, fit_into, resize_image
-from utils.collection import collection_paused
 from utils.errors import InputError
-from utils.mask_folder import check_class_names
 
 
 class Draw(NamedTuple):
@@ -128,52 +127,6 @@ class EvaluationSet(Dataset):
             image = resize_image(image, fit_into(size, self.resize_to))
         sample["image"] = image.contiguous()
         return sample
-
-
-@collection_paused()
-def pseudo_mask_files(
-    folder: str | Path,
-    names: Iterable[str],
-    class_names: Sequence[str] | None = None,
-    split: str | None = None,
-) -> dict[str, File]:
-    """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
-
-    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
-    than `class_names` or for another split.
-    """
-    if class_names is not None:
-        check_class_names(Path(folder), class_names, split)
-    # Whatever else lies there is ours; missing masks are told below.
-    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
-    missing = [name for name in names if name not in found]
-    if missing:
-        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
-        first = Path(folder) / f"{missing[0]}.png"
-        raise InputError(
-            f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
-            f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
-        )
-    return {name: found[name] for name in names}
-
-
-def check_mask(
-    values: np.ndarray, file: File, size: tuple[int, int], num_classes: int | None = None
-) -> None:
-    """Raise InputError when a mask does not fit its image or, if given, the class count."""
-    if values.shape != size:
-        raise InputError(
-            f"{file} is {values.shape[0]}x{values.shape[1]} (height x width), "
-            f"its image {size[0]}x{size[1]}; make the mask again from this image"
-        )
-    if num_classes is None:
-        return
-    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    wrong = [int(i) for i in found if num_classes <= i != IGNORE_INDEX]
-    if wrong:
-        raise InputError(
-            f"{file} holds the ids {wrong}; expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
-        )
 
 
 def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: str) -> None:

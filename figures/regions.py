@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
-from datasets.training import pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
 from figures.label_sources import labels_command
 from figures.pictures import Pictures, Rows, chosen, legend_of, open_pictures, save_gallery
 from figures.runs import Run

@@ -19,8 +19,9 @@ from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
 from datasets.files import File, read_image, read_mask
 from datasets.image_labels import read_image_labels
 from datasets.labels import default_palette, load_classes, multi_hot
+from datasets.mask_folder import pseudo_mask_files
 from datasets.survey import labels_from_counts, survey
-from datasets.training import Draw, EvaluationSet, TrainingSet, pseudo_mask_files
+from datasets.training import Draw, EvaluationSet, TrainingSet
 from datasets.transforms import TrainTransform
 from datasets.wilddash2 import _read_panoptic, categories
 from utils.errors import InputError, InputWarning

@@ -166,7 +166,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
     other = ckpt.with_name("other.pt")
     shutil.copy(ckpt, other)
     later = load_checkpoint(ckpt) | {"step": 9}
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr(evaluation, "predictions", lambda *_: pytest.fail("refused too late"))
 
     def refused(message, *arguments):
         with pytest.raises(InputError, match=rf"metrics\.json .*{message}.*--out.*--overwrite"):
@@ -190,7 +190,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
 def test_output_folders_that_cannot_be_written_are_named_before_the_loop(folder, monkeypatch):
     file = folder["tmp"] / "file"
     file.write_text("")
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr(evaluation, "predictions", lambda *_: pytest.fail("refused too late"))
     arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out"]
     for out in (file, file / "below"):
         with pytest.raises(InputError, match=f"--out {out}: (File exists|Not a directory); name"):

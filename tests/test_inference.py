@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import inference
+from models import inference
+from models.inference import label_map, predict_labels, predict_logits, resize
 from utils.errors import InputError
-from utils.inference import label_map, predict_labels, predict_logits, resize
 
 
 class Pixelwise(nn.Module):

@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import golden_path, load_golden
 
+from models.inference import predict_logits
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import load_checkpoint
 from utils.errors import InputError
-from utils.inference import predict_logits
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,11 @@ from datasets.labels import IGNORE_INDEX
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion, filtered_prediction, split_regions, upsample
 from models.deeplabv3 import build_model
-from models.fused_scores import mean_scores
+from models.inference import multi_view_scores, predict_logits
 from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.views import LocalViewSampler, crop
 from utils.config import config_from_dict, load_config
 from utils.distributed import Ranks
-from utils.inference import predict_logits
 from utils.metrics import ConfusionMatrix
 from utils.training import prepare_views, train_one_step
 
@@ -215,7 +214,8 @@ def test_pictures_smaller_than_a_patch_of_clip_have_masks_and_predictions(size, 
     maskclip = MaskCLIP(tiny_clip().visual, text)
     image = torch.randn(1, 3, *size, generator=generator(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
-        scores = mean_scores(maskclip, image, size, [0.1, 1.0, 2.0], (1, 1), True)
+        views = {"scales": [0.1, 1.0, 2.0], "grid": (1, 1), "flip": True}
+        scores = multi_view_scores(maskclip.upsampled_scores, image, size, **views)
         logits = predict_logits(network, image, size, scales=(0.5, 1.0), flip=True)
     for values in (scores, logits):
         assert values.shape == (1, 3, *size) and values.isfinite().all()

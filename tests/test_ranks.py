@@ -19,7 +19,8 @@ from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.loader import training_loader
-from datasets.training import TrainingSet, pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
+from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform
 from models.carb import CARBCriterion
 from models.deeplabv3 import build_model

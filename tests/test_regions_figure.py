@@ -22,11 +22,11 @@ from figures.regions import (
     picture,
 )
 from figures.runs import Run
+from models.inference import predict_logits
 from models.trained import load_trained
 from tools import region_quality
 from tools.region_quality import Regions, count, regions, shares, table
 from utils.errors import InputError
-from utils.inference import predict_logits
 from utils.visualize import gallery
 
 #         ignored, consistent and right (2), consistent and wrong, inconsistent: mask, S, none right

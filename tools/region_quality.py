@@ -19,16 +19,17 @@ from tqdm import tqdm
 from datasets import open_dataset
 from datasets.files import File, read_mask
 from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.mask_folder import check_mask, pseudo_mask_files
 from datasets.split_labels import find_labels
-from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
+from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
 from figures.style import markdown
 from models.carb import filtered_prediction, split_regions
+from models.inference import predict_logits
 from models.trained import Trained, load_trained
 from utils.cli import parser, path
 from utils.distributed import setup
 from utils.errors import InputError, run_script
-from utils.inference import predict_logits
 
 
 class Regions(NamedTuple):

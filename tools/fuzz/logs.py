@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from datasets.mask_folder import check_class_names, open_mask_folder
 from figures.commands import evaluation
 from figures.runs import read_inputs, run_of
 from tools import learning_curves
@@ -15,8 +16,7 @@ from tools.fuzz.labels import dump_json, of_json
 from tools.fuzz.reading import NAMES, ROOT, Target, allowed
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
-from utils.evaluation_output import check_out
-from utils.mask_folder import check_class_names, open_mask_folder
+from utils.evaluation_output import check_scores
 from utils.runlog import RunLog
 
 _CONFIG = load_config(ROOT / "configs/tiny_cpu.yaml").to_dict()
@@ -69,7 +69,8 @@ def log_targets() -> dict[str, Target]:
         shutil.copyfile(path, folder / "eval_val/metrics.json")
         again = {"checkpoint": "last.pt", "split": "val", "inference": inference}
         allowed(
-            lambda: read_run(folder), lambda: check_out(folder / "eval_val", again, None, False)
+            lambda: read_run(folder),
+            lambda: check_scores(folder / "eval_val/metrics.json", again, False),
         )
 
     def as_suite(path: Path) -> None:
