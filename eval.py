@@ -1,16 +1,17 @@
 """Score a trained network or a folder of masks on a split: mIoU and per-class table.
 
-Network: reads a checkpoint of train_*.py (which holds its config) or one of the authors' (with
---config), the images and the ground truth; writes OUT/metrics.json (default OUT: eval_<split>
-beside the checkpoint). Pictures and exports on request.
+Network: reads a checkpoint of train_*.py, which holds its config, or an official one with --config,
+the images and the ground truth; writes OUT/metrics.json (default OUT: eval_<split> beside the
+checkpoint), and overlays, predictions and a submission on request.
 
-Masks: reads FOLDER/<image id>.png, class ids as gen_clip_masks.py or any other program writes them,
-and the ground truth; writes OUT/score.json (default OUT: FOLDER). Pixels of 255 in a mask are left
-out and their share is printed. --save-vis writes overlays to FOLDER_vis, or OUT/vis.
+Masks: reads FOLDER/<image id>.png, class ids that gen_clip_masks.py or any other program wrote, and
+the ground truth; writes OUT/score.json (default OUT: FOLDER). Pixels of 255 in a mask have no label
+and don't count; the share of the others is printed. --save-vis writes overlays to FOLDER_vis, or to
+OUT/vis.
 
     python eval.py --ckpt runs/cityscapes/carb/last.pt --split val
     torchrun --nproc_per_node=4 eval.py --ckpt ... --scales 0.75 1.0 1.25 --flip
-    python eval.py --ckpt their.pth --config configs/official/cityscapes.yaml
+    python eval.py --ckpt official.pth --config configs/official/cityscapes.yaml
     python eval.py --ckpt ... --split test --export-submission submission    # Cityscapes server
     python eval.py --masks clip_masks --config configs/cityscapes.yaml --split train --save-vis
 
@@ -86,8 +87,8 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
             f"the split '{split}' of {config.data_root} has no ground truth to score; add "
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
-    read, keep_picture = dataset.read_ground_truth, arguments.save_vis
-    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_picture)
+    read, keep_original = dataset.read_ground_truth, arguments.save_vis
+    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_original)
     loader = image_loader(data, config.num_workers, ranks)
 
     # --- output: what made the numbers, and that they can be written
@@ -103,8 +104,8 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
     if submission:
         check_submission(submission, arguments.overwrite)
     remove_unfinished(out, below=False)
-    for pictures in (out / "predictions", out / "vis"):
-        remove_unfinished(pictures)
+    for folder in (out / "predictions", out / "vis"):
+        remove_unfinished(folder)
     barrier()  # nobody writes while another rank still looks
 
     # --- loop
@@ -117,14 +118,14 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
         if arguments.save_predictions:
             save_mask(out / "predictions" / f"{name}.png", mask, classes.palette)
         if arguments.save_vis:
-            shown = overlay(sample["picture"].numpy(), mask, classes.palette)
+            shown = overlay(sample["original"].numpy(), mask, classes.palette)
             save_mask(out / "vis" / f"{name}.png", mask, classes.palette)
             save_image(out / "vis" / f"{name}_overlay.png", shown)
         if submission:
             label_ids = np.array(LABEL_ID_OF_TRAIN_ID, np.uint8)[mask]
             save_image(submission / submission_name(name), label_ids)
     matrix.all_reduce()
-    barrier()  # all pictures are written
+    barrier()  # all images are written
 
     # --- report
     if not ranks.is_main:
@@ -137,7 +138,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
     if submission:
         zip_submission(submission, list(images))
     if ground_truth is None:
-        print(f"{len(data)} images of {split}, no ground truth to score; pictures in {out}")
+        print(f"{len(data)} images of {split}, no ground truth to score; images in {out}")
 
 
 def evaluate_masks(arguments: argparse.Namespace, ranks: Ranks) -> None:
@@ -167,11 +168,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     result = parser(__doc__, config_required=False)
     add = result.add_argument
     subject = result.add_mutually_exclusive_group(required=True)
-    subject.add_argument("--ckpt", type=path, help="last.pt of a run, or the authors' .pth")
+    subject.add_argument("--ckpt", type=path, help="last.pt of a run, or an official .pth")
     subject.add_argument("--masks", type=path, metavar="FOLDER", help="label maps <image id>.png")
     add("--split", help="train, val or test (default: the masks' own, or the config's val_split)")
-    add("--out", type=path, help="folder for the scores and pictures")
-    add("--save-vis", action="store_true", help="coloured PNGs and overlays")
+    add("--out", type=path, help="folder for the scores and images")
+    add(
+        "--save-vis",
+        action="store_true",
+        help="overlays; of a network also coloured PNGs",
+    )
     add("--save-predictions", action="store_true", help="PNGs of the class ids, full size")
     add(
         "--export-submission",

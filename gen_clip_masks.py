@@ -33,7 +33,7 @@ from models.clip_loading import clip_sha256
 from models.inference import multi_view_scores
 from models.maskclip import build_maskclip, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
-from utils.cli import add_trust, parser, path
+from utils.cli import add_trust, number, parser, path
 from utils.config import load_config
 from utils.distributed import barrier, cleanup, setup
 from utils.errors import InputError, run_script
@@ -115,7 +115,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
-    add("--ratio", type=float, nargs="+", default=[1.0], help="resize ratios; scores are averaged")
+    add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
     add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, slightly other masks")
@@ -127,8 +127,6 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     grid = arguments.grid.split("x")
     if not (len(grid) == 2 and all(part.isdecimal() and 1 <= int(part) <= 16 for part in grid)):
         result.error(f"--grid: expected rows x columns from 1x1 to 16x16, found {arguments.grid}")
-    if not all(0 < ratio <= 16 for ratio in arguments.ratio):
-        result.error(f"--ratio: expected numbers above 0, up to 16, found {arguments.ratio}")
     arguments.grid = (int(grid[0]), int(grid[1]))
     return arguments
 

@@ -64,7 +64,7 @@ def open_mask_folder(
 
 
 def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
-    """Raise InputError where pictures would lie among the data set's own, maybe in their place.
+    """Raise InputError where images would lie among the data set's own, maybe in their place.
 
     Compares folders: a data set has few of them, and maybe a million files.
     """
@@ -276,7 +276,7 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
     if changed == ["images_sha256"]:
         raise InputError(
-            f"{meta.parent} holds masks of other pictures: image files have another size now, or "
+            f"{meta.parent} holds masks of other images: image files have another size now, or "
             "other names; --overwrite makes the masks anew (name another --out to keep both)"
         )
     if changed:

@@ -97,7 +97,7 @@ class EvaluationSet(Dataset):
         resize_to: tuple[int, int] | None,
         ground_truth: dict[str, File] | None = None,
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
-        keep_picture: bool = False,
+        keep_original: bool = False,
     ) -> None:
         """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
@@ -105,20 +105,20 @@ class EvaluationSet(Dataset):
         self.names = list(images)
         self.images, self.resize_to = images, resize_to
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
-        self.keep_picture = keep_picture
+        self.keep_original = keep_original
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """name, image uint8 (3,h,w), size (H,W) before the resize and, if there is any,
-        ground_truth uint8 (H,W); if kept, picture uint8 (H,W,3)."""
+        ground_truth uint8 (H,W); if kept, original uint8 (H,W,3)."""
         name = self.names[index]
         image = _to_tensor(read_image(self.images[name]))
         size = tuple(image.shape[1:])
         sample = {"name": name, "size": size}
-        if self.keep_picture:
-            sample["picture"] = image.permute(1, 2, 0)
+        if self.keep_original:
+            sample["original"] = image.permute(1, 2, 0)
         if self.ground_truth is not None:
             values = self.read_ground_truth(self.ground_truth[name])
             check_mask(values, self.ground_truth[name], size)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.transforms import normalize
+from utils.cli import number
 from utils.errors import InputError
 
 Size = tuple[int, int]
@@ -228,22 +229,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("inference (default: the whole image once, float32)")
     pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     group.add_argument(
-        "--scales", type=_scale, nargs="+", default=[1.0], help="e.g. 0.75 1.0 1.25, averaged"
+        "--scales",
+        type=number(_MAX_SCALE),
+        nargs="+",
+        default=[1.0],
+        help="e.g. 0.75 1 1.25, averaged",
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
     group.add_argument("--window", **pair, help="slide a window over the image")
     group.add_argument("--stride", **pair, help="step of the window (its size)")
     group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
-
-
-def _scale(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= _MAX_SCALE:
-        raise argparse.ArgumentTypeError(f"expected 0 < scale <= {_MAX_SCALE}, found {text}")
-    return value
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:

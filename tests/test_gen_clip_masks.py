@@ -581,7 +581,7 @@ def test_a_replaced_picture_is_noticed(root, generate):
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0")
     try:
-        with pytest.raises(InputError, match="holds masks of other pictures: .* another size now"):
+        with pytest.raises(InputError, match="holds masks of other images: .* another size now"):
             generate()
         content = json.loads((out / "meta.json").read_text())
         del content["made_from"]["images_sha256"]
