@@ -51,7 +51,6 @@ def main(argv: list[str]) -> None:
     of_split = "" if split == config.train_split else f"_{split}"
     out = Path(arguments.out or config.pseudo_masks + of_split)
     vis = Path(f"{out}_vis") if arguments.save_vis else None
-    check_folder(out, "--out" if arguments.out else "pseudo_masks")
     ranks = setup(arguments.device)
 
     # --- data
@@ -86,6 +85,7 @@ def main(argv: list[str]) -> None:
 
     # --- masks, one after the other, each at the original size of its image
     if todo:
+        check_folder(out, "--out")
         maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
         data = EvaluationSet({name: images[name] for name in todo}, config.resize_to)
         loader = image_loader(data, config.num_workers, ranks)

@@ -1,7 +1,7 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
-import importlib.metadata
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": importlib.metadata.version("torchvision"),
+        "torchvision": version("torchvision"),
     }
 
 
