@@ -37,7 +37,6 @@ from models.trained import load_trained
 from utils.cli import parser, path
 from utils.config import load_config
 from utils.distributed import Ranks, barrier, cleanup, setup
-from utils.errors import InputError, run_script
 from utils.evaluation_output import (
     check_scores,
     check_submission,
@@ -45,9 +44,10 @@ from utils.evaluation_output import (
     submission_name,
     zip_submission,
 )
-from utils.files import remove_unfinished
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import remove_unfinished
 from utils.visualize import legend, overlay, save_image, save_mask
 
 _OF_NETWORKS = ("save_predictions", "export_submission")

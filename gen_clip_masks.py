@@ -20,25 +20,25 @@ from pathlib import Path
 import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_trainable
 from datasets.fingerprint import data_of_masks
-from datasets.label_check import check_trainable
 from datasets.labels import load_classes, multi_hot
 from datasets.loader import image_loader
 from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder, score_masks
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
-from models.clip_features import MaskCLIPOptions
+from models.build import build_maskclip_options, build_teacher
 from models.clip_loading import clip_sha256
 from models.inference import multi_view_scores
-from models.maskclip import build_maskclip, to_pseudo_mask
+from models.maskclip import to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import add_trust, number, parser, path
 from utils.config import load_config
-from utils.distributed import barrier, cleanup, setup
-from utils.errors import InputError, run_script
-from utils.files import check_folder
+from utils.distributed import autocast, barrier, cleanup, setup
 from utils.progress import progress
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import check_folder
 
 
 def main(argv: list[str]) -> None:
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
 
     # --- all that decides the masks, and the images that have none
     text = get_text_embeddings(config, classes, trust=arguments.trust)
-    made_from = {}
+    precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels) | {
             "clip_model": model_name(config.clip_model),
@@ -74,19 +74,19 @@ def main(argv: list[str]) -> None:
             "prompts": classes.prompts,
             "templates": load_templates(config.prompt_templates),
             "normalization": config.clip_normalization,
-            "options": dataclasses.asdict(MaskCLIPOptions.from_config(config)),
+            "options": dataclasses.asdict(build_maskclip_options(config)),
             "resize_to": config.resize_to,
             "ratio": arguments.ratio,
             "grid": arguments.grid,
             "flip": arguments.flip,
-            "precision": "bf16" if arguments.bf16 else "fp32",
+            "precision": precision,
         }
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
 
     # --- masks, one after the other, each at the original size of its image
     if todo:
         check_folder(out, "--out")
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
+        maskclip = build_teacher(config, classes, ranks.device, arguments.trust, arguments.bf16)
         data = EvaluationSet({name: images[name] for name in todo}, config.resize_to)
         loader = image_loader(data, config.num_workers, ranks)
         score = maskclip.upsampled_scores
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
             for sample in progress(loader, "masks", ranks):
                 image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
-                with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
+                with autocast(ranks.device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(ranks.device)
                 mask = to_pseudo_mask(scores, present, config.absent_classes)[0].to(torch.uint8)

@@ -22,9 +22,9 @@ from models.inference import add_options, options_from, predictions
 from models.trained import load_trained
 from utils.cli import number, parser, path
 from utils.distributed import barrier, cleanup, gather_objects, setup
-from utils.errors import InputError, run_script
-from utils.files import check_folder
 from utils.progress import progress
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import check_folder
 from utils.visualize import legend, overlay, save_image, save_mask
 
 

@@ -18,12 +18,12 @@ from datasets.labels import IGNORE_INDEX, ClassTable
 from utils.class_names import compare_class_names
 from utils.collection import collection_paused
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
-from utils.errors import InputError
 from utils.evaluation_output import report
-from utils.files import UNFINISHED, parse_json, write_json
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
 from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED, parse_json, write_json
 from utils.visualize import legend, overlay, save_image, save_mask
 
 _WRITERS = 2

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_miniature import output_stride
-from models.cpu_speed import attention, linear
-from utils.config import Config
+from models.kernels.cpu_speed import attention, linear
 
 QUERY, KEY, VALUE = 0, 1, 2
 
@@ -31,21 +30,6 @@ class MaskCLIPOptions:
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
     absent_classes: str = "masked"  # "multiplied": scores times labels, so 0 beats a negative score
-
-    @classmethod
-    def from_config(cls, cfg: Config) -> "MaskCLIPOptions":
-        return cls(
-            activation=cfg.clip_activation,
-            layer_norm_eps=cfg.clip_layer_norm_eps,
-            residual=cfg.clip_residual,
-            mlp=cfg.clip_mlp,
-            padding=cfg.clip_padding,
-            position_embedding=cfg.clip_position_embedding,
-            key_smoothing=cfg.key_smoothing,
-            key_smoothing_norm=cfg.key_smoothing_norm,
-            prompt_denoising=cfg.prompt_denoising,
-            absent_classes=cfg.absent_classes,
-        )
 
 
 def dense_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:

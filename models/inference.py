@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from datasets.transforms import normalize
 from utils.cli import number
-from utils.errors import InputError
+from utils.distributed import autocast
+from utils.safe.errors import InputError
 
 Size = tuple[int, int]
 Score = Callable[[Tensor, Size], Tensor]  # view (B,3,h,w), size (H,W) -> its scores (B,K,H,W)
@@ -37,7 +38,7 @@ def predictions(
     """
     for sample in samples:
         image = normalize(sample["image"][None].to(device), "imagenet")
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with autocast(device, "bf16" if bf16 else "fp32"):
             labels = predict_labels(model, image, tuple(sample["size"]), **options)
         yield sample, labels[0]
 

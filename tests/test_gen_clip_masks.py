@@ -23,13 +23,14 @@ from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
 from datasets.mask_folder import pseudo_mask_files
 from datasets.transforms import normalize
+from models.build import build_teacher
 from models.inference import multi_view_scores
-from models.maskclip import MaskCLIP, build_maskclip
+from models.maskclip import MaskCLIP
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import UNFINISHED
 from utils.progress import progress
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
 LABELS = {"a": [0, 2], "deep/b": [1], "c": [0, 1, 2], "d": [1, 2], "none": []}
@@ -84,7 +85,7 @@ def generate(root, tmp_path):
 def by_hand(root, name, *overrides):
     """The mask of one picture from MaskCLIP itself."""
     config = load_config(root / "config.yaml", list(overrides))
-    maskclip = build_maskclip(config, load_classes(config.class_file), "cpu")
+    maskclip = build_teacher(config, load_classes(config.class_file), "cpu")
     image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
     image = image.permute(2, 0, 1)[None].float()
     height, width = SIZES[name]
@@ -125,7 +126,7 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
     assert (out / "deep/b.png").read_bytes() == made
     assert (out / "a.png").read_bytes() == b"left alone"
     assert "5 masks are there, 1 of them made now" in capsys.readouterr().out
-    monkeypatch.setattr(gen_clip_masks, "build_maskclip", None)  # nothing left to make
+    monkeypatch.setattr(gen_clip_masks, "build_teacher", None)  # nothing left to make
     generate()
     assert "5 masks are there, 0 of them made now" in capsys.readouterr().out
     assert [*out.rglob("*.tmp*"), *out.rglob(".*")] == []
@@ -464,7 +465,7 @@ DYING = """
 import os, signal, time
 from PIL import Image
 import gen_clip_masks
-from utils.errors import run_script
+from utils.safe.errors import run_script
 
 whole, places = Image.Image.save, []
 

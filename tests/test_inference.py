@@ -7,7 +7,7 @@ from torch import nn
 
 from models import inference
 from models.inference import label_map, predict_labels, predict_logits, resize
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 class Pixelwise(nn.Module):

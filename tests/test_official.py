@@ -7,7 +7,7 @@ from conftest import golden_path, load_golden
 from models.inference import predict_logits
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import load_checkpoint
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from models import backbone_weights
 from models.backbone_weights import load_backbone_weights
 from models.resnet import ResNet
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def _randomize_batch_norms(module: torch.nn.Module) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from utils.errors import InputError
-from utils.tensors import read_tensors, write_tensors
-from utils.yaml_file import fault_of
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors, write_tensors
+from utils.safe.yaml_file import fault_of
 
 FORMAT = 1
 _ANOTHER = "copy the file again, or use another checkpoint of the run"
@@ -24,7 +24,8 @@ def _are_queues(state: Any) -> bool:
     return (
         isinstance(state, dict)
         and state.keys() in _QUEUES
-        and all(_is_list_of(values, float) for values in state.values())
+        and all(isinstance(values, list) for values in state.values())
+        and all(v is None or type(v) is float for values in state.values() for v in values)
     )
 
 

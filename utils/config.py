@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 
 from utils.config_values import convert
-from utils.errors import InputError
-from utils.files import replacing
-from utils.yaml_file import parse_yaml, read_yaml
+from utils.safe.errors import InputError
+from utils.safe.files import replacing
+from utils.safe.yaml_file import parse_yaml, read_yaml
 
 
 def _choice(*options: str) -> Any:
@@ -28,7 +28,7 @@ def _bounded(low: float | None = None, high: float | None = None) -> Any:
 
 
 def _path(address: bool = False, **more: Any) -> Any:
-    """A file or folder, ~ and variables in it replaced (`utils.paths`); or, if so, an address."""
+    """A file or folder, ~ and variables replaced (`utils.safe.paths`); or, if so, an address."""
     return field(metadata={"path": True, "address": address}, **more)
 
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import parse_json, replacing
 from utils.inputs import Inputs
 from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json, replacing
 
 _LEGEND = (
     "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "
@@ -199,7 +199,7 @@ class RunLog:
             "loss": "loss",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
-            "balance": "w",
+            "w": "w",
             "consistent_fraction": "consistent",
             "images_per_second": "images/s",
         }
