@@ -38,7 +38,6 @@ from utils.config import load_config
 from utils.distributed import autocast, barrier, cleanup, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder
 
 
 def main(argv: list[str]) -> None:
@@ -85,7 +84,6 @@ def main(argv: list[str]) -> None:
 
     # --- masks, one after the other, each at the original size of its image
     if todo:
-        check_folder(out, "--out")
         maskclip = build_teacher(config, classes, ranks.device, arguments.trust, arguments.bf16)
         data = EvaluationSet({name: images[name] for name in todo}, config.resize_to)
         loader = image_loader(data, config.num_workers, ranks)
