@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from datasets.files import File
+from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
+from datasets.mask_folder import read_made_from
 from datasets.training import TrainingSet
 from utils.collection import collection_paused
 from utils.inputs import Inputs
-from utils.mask_folder import read_made_from
 from utils.safe.errors import warn
 from utils.safe.files import sha256
 
@@ -53,6 +54,25 @@ def fingerprint(
     if clip is not None:
         parts["clip"] = dict(clip)
     return Inputs(list(classes.names), parts)
+
+
+def data_of_masks(
+    dataset: str,
+    split: str,
+    class_names: Sequence[str],
+    images: Mapping[str, File],
+    image_labels: ImageLabels,
+) -> dict[str, Any]:
+    """The data that a folder of masks is made from, for its meta.json. Raises InputError."""
+    labels = json.dumps(sorted(image_labels.items()))
+    return {
+        "dataset": dataset,
+        "split": split,
+        "num_images": len(image_labels),
+        "images_sha256": images_sha256(images),
+        "image_labels_sha256": sha256(labels),
+        "class_names": list(class_names),
+    }
 
 
 def images_sha256(images: Mapping[str, File]) -> str:

@@ -1,21 +1,17 @@
 """Whole images one by one."""
 
-from collections.abc import Sequence
-
 from torch.utils.data import DataLoader, Dataset
 
-from utils.config import Config
+from utils.distributed import Ranks
 from utils.safe.signals import leave_signals_to_parent
 
 
-def image_loader(
-    dataset: Dataset, config: Config, indices: Sequence[int] | None = None
-) -> DataLoader:
-    """One sample at a time, as the sizes of images differ: all, or those of `indices`."""
+def image_loader(dataset: Dataset, num_workers: int, ranks: Ranks | None = None) -> DataLoader:
+    """One sample at a time, as the sizes of images differ: all, or every n-th of n ranks."""
     return DataLoader(
         dataset,
         batch_size=None,
-        sampler=indices,
-        num_workers=config.num_workers,
+        sampler=ranks and range(ranks.rank, len(dataset), ranks.world_size),
+        num_workers=num_workers,
         worker_init_fn=leave_signals_to_parent,
     )

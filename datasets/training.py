@@ -4,7 +4,7 @@
 the caller hands it over (`baselines/supervised.py` does).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from datasets import open_dataset
 from datasets.cache import open_cached
 from datasets.doctor.label_check import check_some_masks, check_trainable
 from datasets.files import (
-    MASK_SUFFIXES,
     File,
     check_mask,
-    list_files,
     open_image,
     read_image,
     read_mask,
@@ -27,14 +25,12 @@ from datasets.files import (
 from datasets.ids import require
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable, multi_hot
+from datasets.mask_folder import pseudo_mask_files
 from datasets.split_labels import labels_of_split
 from datasets.transforms import TrainTransform, fit_into, resize_image
 from utils.batches import Draw
-from utils.collection import collection_paused
 from utils.config import Config
 from utils.distributed import Ranks, on_main
-from utils.mask_folder import check_class_names
-from utils.safe.errors import InputError
 
 
 def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "TrainingSet":
@@ -139,7 +135,7 @@ class EvaluationSet(Dataset):
         resize_to: tuple[int, int] | None,
         ground_truth: dict[str, File] | None = None,
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
-        keep_picture: bool = False,
+        keep_original: bool = False,
     ) -> None:
         """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
@@ -147,20 +143,20 @@ class EvaluationSet(Dataset):
         self.names = list(images)
         self.images, self.resize_to = images, resize_to
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
-        self.keep_picture = keep_picture
+        self.keep_original = keep_original
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """name, image uint8 (3,h,w), size (H,W) before the resize and, if there is any,
-        ground_truth uint8 (H,W); if kept, picture uint8 (H,W,3)."""
+        ground_truth uint8 (H,W); if kept, original uint8 (H,W,3)."""
         name = self.names[index]
         image = _to_tensor(read_image(self.images[name]))
         size = tuple(image.shape[1:])
         sample = {"name": name, "size": size}
-        if self.keep_picture:
-            sample["picture"] = image.permute(1, 2, 0)
+        if self.keep_original:
+            sample["original"] = image.permute(1, 2, 0)
         if self.ground_truth is not None:
             values = self.read_ground_truth(self.ground_truth[name])
             check_mask(values, self.ground_truth[name], size)
@@ -169,33 +165,6 @@ class EvaluationSet(Dataset):
             image = resize_image(image, fit_into(size, self.resize_to))
         sample["image"] = image.contiguous()
         return sample
-
-
-@collection_paused()
-def pseudo_mask_files(
-    folder: str | Path,
-    names: Iterable[str],
-    class_names: Sequence[str] | None = None,
-    split: str | None = None,
-) -> dict[str, File]:
-    """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
-
-    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
-    than `class_names` or for another split.
-    """
-    if class_names is not None:
-        check_class_names(Path(folder), class_names, split)
-    # Whatever else lies there is ours; missing masks are told below.
-    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
-    missing = [name for name in names if name not in found]
-    if missing:
-        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
-        first = Path(folder) / f"{missing[0]}.png"
-        raise InputError(
-            f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
-            f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
-        )
-    return {name: found[name] for name in names}
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -19,15 +19,16 @@ from datasets import open_dataset
 from datasets.files import File, check_mask, read_mask
 from datasets.ids import require
 from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.mask_folder import pseudo_mask_files
 from datasets.split_labels import find_labels
-from datasets.training import EvaluationSet, pseudo_mask_files
+from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from experiments.figures.style import markdown
 from models.carb import filtered_prediction, split_regions
+from models.inference import predict_logits
 from models.trained import Trained, load_trained
 from utils.cli import parser, path
 from utils.distributed import setup
-from utils.inference import predict_logits
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 

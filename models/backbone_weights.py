@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torchvision
 from torch import Tensor
 
 from models.resnet import ResNet
@@ -105,7 +104,9 @@ def _imagenet_address(backbone: ResNet) -> str:
             "backbone_weights: imagenet has the 7x7 stem (stem: conv7); for stem: v1c give the "
             "address or file of mmseg's weights, see configs/official/cityscapes.yaml"
         )
-    return torchvision.models.get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights  # takes more than a second to import
+
+    return get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
 
 
 def _file_name(address: str) -> str:

@@ -19,7 +19,8 @@ import eval as evaluation
 from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
-from datasets.training import TrainingSet, build_transform, pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
+from datasets.training import TrainingSet, build_transform
 from models.build import build_criterion, build_model, build_network, build_sampler, build_teacher
 from models.carb import CARBCriterion, RegionRules
 from models.kernels.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
