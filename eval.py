@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
     read, keep_picture = dataset.read_ground_truth, arguments.save_vis
-    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_picture)
+    data = EvaluationSet(images, config.image_size, ground_truth, read, keep_picture)
     loader = image_loader(data, config, range(ranks.rank, len(data), ranks.world_size))
 
     # --- model
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         "checkpoint": str(arguments.ckpt),
         "dataset": config.dataset,
         "split": split,
-        "resize_to": config.resize_to,
+        "resize_to": config.image_size,
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
     check_no_inputs(out / "predictions", images, images.values())  # beside it lies vis

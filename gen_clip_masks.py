@@ -66,14 +66,16 @@ def main(argv: list[str]) -> None:
         require(images, dataset.ground_truth(split), "ground truth", "leave out --score")
 
     # --- masks
-    text = get_text_embeddings(config, classes, trust=arguments.trust)
+    text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     made_from = {}  # rank 0 compares and writes it
     if ranks.is_main:
         made_from = describe(arguments, config, split, classes, images, labels, text)
     overwrite = arguments.overwrite
     todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, arguments.bf16)
+        maskclip = build_maskclip(
+            config, classes, ranks.device, arguments.trust_torchscript, arguments.bf16
+        )
         begin_masks(out, todo, made_from, config, overwrite, ranks)
         mine = {name: images[name] for name in todo[ranks.rank :: ranks.world_size]}
         write_masks(out, maskclip, mine, labels, classes, arguments, config, ranks)
@@ -152,9 +154,9 @@ def describe(
         "text_sha256": hashlib.sha256(text_embeddings.numpy().tobytes()).hexdigest(),
         "prompts": classes.prompts,
         "templates": load_templates(config.prompt_templates),
-        "normalization": config.clip_normalization,
+        "normalization": config.arithmetic.clip_normalization,
         "options": dataclasses.asdict(MaskCLIPOptions.from_config(config)),
-        "resize_to": config.resize_to,
+        "resize_to": config.image_size,
         "ratio": arguments.ratio,
         "grid": arguments.grid,
         "flip": arguments.flip,
@@ -173,16 +175,18 @@ def write_masks(
     ranks: Ranks,
 ) -> None:
     """One mask after the other, each at the original size of its image."""
-    loader = image_loader(EvaluationSet(images, config.resize_to), config)
+    loader = image_loader(EvaluationSet(images, config.image_size), config)
     with mask_writer(out, classes.palette) as write:
         for sample in progress(loader, "masks", ranks):
-            image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
+            image = normalize(
+                sample["image"][None].to(ranks.device), config.arithmetic.clip_normalization
+            )
             with torch.autocast(ranks.device.type, torch.bfloat16, enabled=arguments.bf16):
                 scores = mean_scores(
                     maskclip, image, sample["size"], arguments.ratio, arguments.grid, arguments.flip
                 )
             labels = multi_hot(image_labels[sample["name"]], len(classes))[None].to(ranks.device)
-            mask = to_pseudo_mask(scores, labels, config.absent_classes)[0].to(torch.uint8)
+            mask = to_pseudo_mask(scores, labels, config.arithmetic.label_filter)[0].to(torch.uint8)
             write(sample["name"], mask.cpu().numpy())
 
 

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     device = ranks.device
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     model, classes = trained.model.to(device), trained.classes
-    data = EvaluationSet(pictures, trained.config.resize_to, keep_picture=True)
+    data = EvaluationSet(pictures, trained.config.image_size, keep_picture=True)
     check_outputs(pictures, out, arguments.overwrite)
     barrier()  # nobody writes while another rank still looks
 

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     maskclip = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust_torchscript, bf16)
     sampler = LocalViewSampler.from_config(config)
     criterion = CARBCriterion.from_config(config)
     optimizer = torch.optim.SGD(
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     )
     with Stop(ranks) as stop:
         for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
             views = prepare_views(batch, step, config, ranks, maskclip, sampler)
             losses = train_one_step(
                 network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> None:
             if due:
                 log.flush(step, lr)
             if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
+                names = checkpoint_names(step, due and arguments.keep_checkpoints)
                 save(run_dir, names, "carb", step, log, classes, model, optimizer, criterion)
             if due and log.board:
                 log.board.pictures(step, model, dataset, ranks, maskclip, sampler)

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     # --- model, optimiser, resume
     text = None
     if config.classifier == "text":
-        text = get_text_embeddings(config, classes, trust=arguments.trust)
+        text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     model = build_model(config, len(classes), text).to(ranks.device)
     optimizer = torch.optim.SGD(
         model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
     )
     with Stop(ranks) as stop:
         for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
             image, valid, mask = (
                 batch[key].to(ranks.device, non_blocking=True)
                 for key in ("image", "valid", "pseudo_mask")
@@ -99,7 +99,8 @@ def main(argv: list[str]) -> None:
                 network, normalize(image, "imagenet", valid), step, config, ranks
             )
             losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
-            loss = segmentation_loss(losses, mask, config.empty_region, config.sync)
+            empty, sync = config.arithmetic.empty_region, config.sync_region_stats
+            loss = segmentation_loss(losses, mask, empty, sync)
             descend(loss, optimizer, lr)
             step += 1
             log.add(step, lr, {"loss": loss.detach()}, batch["name"])
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
             if due:
                 log.flush(step, lr)
             if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
+                names = checkpoint_names(step, due and arguments.keep_checkpoints)
                 save(run_dir, names, "supervised", step, log, classes, model, optimizer)
             if due and log.board:
                 log.board.pictures(step, model, dataset, ranks)

@@ -73,12 +73,12 @@ def main(argv: list[str]) -> None:
     # --- model, criterion, optimiser, resume
     text = None
     if config.classifier == "text":
-        text = get_text_embeddings(config, classes, trust=arguments.trust)
+        text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     model = build_model(config, len(classes), text).to(ranks.device)
     maskclip = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust, bf16)
+        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust_torchscript, bf16)
     sampler = LocalViewSampler.from_config(config)
     criterion = CARBCriterion.from_config(config)
     optimizer = torch.optim.SGD(
@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
     )
     with Stop(ranks) as stop:
         for batch in loader:
-            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+            lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
             views = prepare_views(batch, step, config, ranks, maskclip, sampler)
             losses = train_one_step(
                 network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
             if due:
                 log.flush(step, lr)
             if stop.agreed() or due:
-                names = checkpoint_names(step, due and arguments.keep)
+                names = checkpoint_names(step, due and arguments.keep_checkpoints)
                 # warmup.pt comes first: a run killed in between writes both again.
                 names = ["warmup.pt"] * (step == config.warmup_steps) + names
                 save(run_dir, names, "warmup", step, log, classes, model, optimizer, criterion)

@@ -44,7 +44,7 @@ _REGIONS = {
         _CONSISTENT,
         Quantity("inconsistent region", "inconsistent_fraction", 100, ORANGE, "--"),
     ),
-    "weight w": (Quantity("weight w", "balance", 1, GREEN),),
+    "weight w": (Quantity("weight w", "w", 1, GREEN),),
 }
 _TRAINING = {
     "loss": (Quantity("", "loss"),),

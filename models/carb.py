@@ -63,9 +63,9 @@ def segmentation_loss(
     return region_means(losses, [pseudo_mask != IGNORE_INDEX], empty, sync)[0][0]
 
 
-def filtered_prediction(logits: Tensor, image_labels: Tensor, absent_classes: str) -> Tensor:
+def filtered_prediction(logits: Tensor, image_labels: Tensor, label_filter: str) -> Tensor:
     """S of Eq. (4): arg-max among the classes of the image, (B, K, H, W) -> (B, H, W)."""
-    return suppress_absent(logits.detach(), image_labels, absent_classes).argmax(1)
+    return suppress_absent(logits.detach(), image_labels, label_filter).argmax(1)
 
 
 def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,24 +89,22 @@ class CARBCriterion(nn.Module):
     """The total loss: L_g + L_l while warming up, then L_c + w L_i on both views.
 
     w is the mean of the last `queue_size` L_c over the mean of the last L_i (unnumbered equation
-    after Eq. 7), from the global view only, times `coefficient`; with ``balance="fixed"`` it is
-    `coefficient`. A region without pixels enters no queue; w is `coefficient` while a queue is
-    empty or mean(L_i) is 0. Losses and queues stay on the device: no step waits for the host.
+    after Eq. 7), from the global view only; a number as `region_weight` takes its place. A region
+    without pixels enters no queue; w is 1 while a queue is empty or mean(L_i) is 0. Losses and
+    queues stay on the device: no step waits for the host.
     """
 
     def __init__(
         self,
         queue_size: int = 5,
-        balance: str = "adaptive",
-        coefficient: float = 1.0,
-        absent_classes: str = "masked",
+        region_weight: str | float = "adaptive",
+        label_filter: str = "mask",
         empty_region: str = "zero",
         sync: bool = False,
     ) -> None:
         super().__init__()
-        self.balance = balance
-        self.coefficient = coefficient
-        self.absent_classes = absent_classes
+        self.region_weight = region_weight
+        self.label_filter = label_filter
         self.empty_region = empty_region
         self.sync = sync
         self.queue_consistent: deque[Tensor] = deque(maxlen=queue_size)
@@ -116,11 +114,10 @@ class CARBCriterion(nn.Module):
     def from_config(cls, config: Config) -> "CARBCriterion":
         return cls(
             config.queue_size,
-            config.balance,
-            config.balance_coefficient,
-            config.absent_classes,
-            config.empty_region,
-            config.sync,
+            config.region_weight,
+            config.arithmetic.label_filter,
+            config.arithmetic.empty_region,
+            config.sync_region_stats,
         )
 
     def forward(
@@ -139,7 +136,7 @@ class CARBCriterion(nn.Module):
         """
         full_logits = upsample(logits, global_mask.shape[-2:])
         losses, local_losses = pixel_losses(full_logits, global_mask, local_mask, boxes)
-        prediction = filtered_prediction(full_logits, image_labels, self.absent_classes)
+        prediction = filtered_prediction(full_logits, image_labels, self.label_filter)
         options = {"empty": self.empty_region, "sync": self.sync}
         regions, counts = region_losses(losses, global_mask, prediction, **options)
         result = {
@@ -186,12 +183,11 @@ class CARBCriterion(nn.Module):
 
     def weight(self, like: Tensor) -> Tensor:
         """w, a detached scalar on the device and of the type of `like`."""
-        coefficient = torch.full((), self.coefficient, dtype=like.dtype, device=like.device)
-        if self.balance == "fixed":
-            return coefficient
+        if self.region_weight != "adaptive":
+            return torch.full((), self.region_weight, dtype=like.dtype, device=like.device)
         consistent, inconsistent = (self._mean(self._entries(q, like)) for q in self._queues())
         undefined = (consistent == _NO_ENTRY) | (inconsistent == _NO_ENTRY) | (inconsistent == 0)
-        return coefficient * torch.where(undefined, 1.0, consistent / inconsistent)
+        return torch.where(undefined, 1.0, consistent / inconsistent)
 
     def queue_state(self) -> dict[str, list[float]]:
         """What a checkpoint keeps: the losses in the two queues, oldest first."""

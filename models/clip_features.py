@@ -30,21 +30,22 @@ class MaskCLIPOptions:
     key_smoothing: float = 0.0  # threshold, 0 = off
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
-    absent_classes: str = "masked"  # "multiplied": scores times labels, so 0 beats a negative score
+    label_filter: str = "mask"  # "multiply": scores times labels, so 0 beats a negative score
 
     @classmethod
     def from_config(cls, cfg: Config) -> "MaskCLIPOptions":
+        how, teacher = cfg.arithmetic, cfg.teacher
         return cls(
-            activation=cfg.clip_activation,
-            layer_norm_eps=cfg.clip_layer_norm_eps,
-            residual=cfg.clip_residual,
-            mlp=cfg.clip_mlp,
-            padding=cfg.clip_padding,
-            position_embedding=cfg.clip_position_embedding,
-            key_smoothing=cfg.key_smoothing,
-            key_smoothing_norm=cfg.key_smoothing_norm,
-            prompt_denoising=cfg.prompt_denoising,
-            absent_classes=cfg.absent_classes,
+            activation=how.clip_activation,
+            layer_norm_eps=how.clip_layer_norm_eps,
+            residual=teacher.residual,
+            mlp=teacher.mlp,
+            padding=how.clip_padding,
+            position_embedding=how.clip_position_embedding,
+            key_smoothing=teacher.key_smoothing,
+            key_smoothing_norm=how.key_smoothing_norm,
+            prompt_denoising=teacher.prompt_denoising,
+            label_filter=how.label_filter,
         )
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from models.backbone_weights import load_backbone_weights
 from models.cpu_speed import DilatedConv2d
-from models.resnet import ResNet, initialize
+from models.resnet import build_resnet, initialize
 from utils.config import Config
 from utils.errors import InputError
 
@@ -147,18 +147,9 @@ def build_model(
     else:
         channels = CONV_CLASSIFIER_CHANNELS
         classifier = ConvClassifier(channels, num_classes)
-    backbone = ResNet(
-        depth=int(cfg.backbone.removeprefix("resnet")),
-        width=cfg.backbone_width,
-        layers=cfg.backbone_layers,
-        stem=cfg.stem,
-        output_stride=cfg.output_stride,
-        bottleneck_stride=cfg.bottleneck_stride,
-    )
+    backbone = build_resnet(cfg.backbone, cfg.output_stride)
     if pretrained and cfg.backbone_weights is not None:
-        load_backbone_weights(
-            backbone, cfg.backbone_weights, cfg.backbone_sha256, cfg.backbone_weights_partial
-        )
+        load_backbone_weights(backbone, cfg.backbone_weights, cfg.backbone_weights_partial)
     aspp = (ASPPV3 if cfg.aspp == "v3" else ASPPV2)(
         backbone.out_channels, channels, cfg.aspp_dilations, cfg.dropout
     )

@@ -24,27 +24,30 @@ class LocalView(NamedTuple):
 class LocalViewSampler:
     """Draws positions and resize ratios of local views.
 
-    patch_size (height, width) in pixels of the global view; ratio m ~ U[low, high).
-    ``draw="image"`` gives each image its own view; "batch" one view for all, as the authors.
-    ``law="inclusive"`` reaches every position; "official" never the last one, as the authors, whose
-    upper bound is exclusive.
+    patch_size (height, width) in pixels of the global view; resize ratio m ~ U[low, high).
+    ``per="image"`` gives each image its own view; "batch" one view for all (official code).
+    Without `last_position` a view never lies at the last row or column that it could reach
+    (official code, whose upper bound is exclusive).
     """
 
     def __init__(
         self,
         patch_size: tuple[int, int],
-        ratio: tuple[float, float],
-        draw: str = "image",
-        law: str = "inclusive",
+        resize: tuple[float, float],
+        per: str = "image",
+        last_position: bool = True,
     ) -> None:
         self.patch_size = patch_size
-        self.ratio = ratio
-        self.per_image = draw == "image"
-        self.bound = 1 if law == "inclusive" else 0
+        self.resize = resize
+        self.per_image = per == "image"
+        self.bound = 1 if last_position else 0
 
     @classmethod
     def from_config(cls, config: Config) -> "LocalViewSampler":
-        return cls(config.patch_size, config.local_ratio, config.patch_draw, config.patch_law)
+        how = config.arithmetic
+        return cls(
+            config.patch_size, config.local_resize, how.local_view_per, how.local_view_last_position
+        )
 
     def draw(
         self, num_images: int, image_size: tuple[int, int], generator: torch.Generator
@@ -68,7 +71,7 @@ class LocalViewSampler:
             else 0
             for size, patch in zip(image_size, self.patch_size, strict=True)
         )
-        low, high = self.ratio
+        low, high = self.resize
         return self.view(top, left, low + (high - low) * torch.rand((), generator=generator))
 
     def view(self, top: int, left: int, ratio: Tensor | float) -> LocalView:

@@ -41,7 +41,7 @@ def test_golden_head_end2end() -> None:
     aspp.load_state_dict(initial)
     aspp.train()
     classifier = TextClassifier(text)
-    criterion = CARBCriterion(absent_classes="multiplied", empty_region="nan")
+    criterion = CARBCriterion(label_filter="multiply", empty_region="nan")
     lr, momentum, decay = (float(golden[k]) for k in ("lr", "momentum", "weight_decay"))
     optimizer = torch.optim.SGD(aspp.parameters(), lr, momentum, weight_decay=decay)
     image, labels = (torch.from_numpy(golden[k]) for k in ("img", "img_label"))

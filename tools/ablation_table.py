@@ -7,13 +7,10 @@ from typing import Any
 from tools.ablation_numbers import difference, scores_of, suite_tables, summary
 from tools.ablation_suite import Row, Suite, as_arguments
 from utils.checkpoint import versions
-from utils.config import load_config
+from utils.config import UPKEEP, changes, keys_of, load_config
 from utils.errors import InputError
 from utils.files import read_json, replacing, write_json
 from utils.run_folder import git
-
-# Keys that decide neither a run nor what it is scored on.
-UNIMPORTANT = {"num_workers", "log_every", "checkpoint_every"}
 
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
@@ -29,11 +26,8 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     saved, last = folder / "config.yaml", folder / "last.pt"
     if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
         old = load_config(saved).to_dict()
-        changed = ", ".join(
-            f"{key}: {old[key]} -> {value}"
-            for key, value in config.to_dict().items()
-            if old[key] != value and key not in UNIMPORTANT
-        )
+        found = changes(old, config.to_dict(), keys_of(UPKEEP))
+        changed = ", ".join(f"{key}: {before} -> {now}" for key, (before, now) in found.items())
         if changed:
             raise InputError(
                 f"{folder} holds a run with other settings ({changed}); choose another --out, or "

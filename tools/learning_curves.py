@@ -1,6 +1,6 @@
 """How good a run was at each of its checkpoints, and what CARB did meanwhile: where it helps.
 
-    python train_warmup.py ... --keep     # and train_carb.py: the runs must hold step_*.pt
+    python train_warmup.py ... --keep-checkpoints   # and train_carb.py: they must hold step_*.pt
     python -m tools.learning_curves runs/base runs/carb --split val --out curves --labels Base CARB
 
 A RUN is a run folder of train_*.py, or a folder that holds warmup/ and carb/, read as one run.
@@ -124,8 +124,8 @@ def read_run(folder: str, label: str, split: str | None, overrides: list[str]) -
         files |= found
     if not files:
         raise InputError(
-            f"no step_*.pt in {folder}; train_*.py --keep leaves them, start it anew with "
-            "--overwrite --keep"
+            f"no step_*.pt in {folder}; train_*.py --keep-checkpoints leaves them, start it "
+            "anew with --overwrite --keep-checkpoints"
         )
     num_images = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
     split, log = split or config.val_split, run.log or run.last.log
@@ -143,7 +143,7 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
             f"the split '{run.split}' of {config.data_root} has no ground truth; "
             "name another --split"
         )
-    data = EvaluationSet(images, config.resize_to, truths, dataset.read_ground_truth)
+    data = EvaluationSet(images, config.image_size, truths, dataset.read_ground_truth)
     loader = DataLoader(data, batch_size=None, num_workers=config.num_workers)
     plain = evaluation.parse(["--ckpt", str(run.files[step])])
     model = trained.model.to(ranks.device)

@@ -66,7 +66,7 @@ def panel_curves(
     ]
     panels += [
         (title, [_logged(log, lambda line, key=key: line.get(key)) for log in logs])
-        for key, title in (("balance", "weight w"), ("consistent_fraction", "consistent area"))
+        for key, title in (("w", "weight w"), ("consistent_fraction", "consistent area"))
     ]
     small = [k for k, is_small in enumerate(classes.small) if is_small]
     shares = [_logged(log, lambda line: _share(line, small)) for log in logs]

@@ -8,6 +8,7 @@ import torch
 import torchvision
 
 from utils.errors import InputError
+from utils.old_config import translate
 from utils.tensors import read_tensors, write_tensors
 from utils.yaml_file import fault_of
 
@@ -104,6 +105,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
+    if isinstance(content.get("config"), dict):
+        content["config"] = translate(content["config"], f"{path} (config)")
     return content
 
 

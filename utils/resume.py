@@ -15,7 +15,7 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.class_names import compare_class_names
-from utils.config import Config
+from utils.config import CARB, Config, config_from_dict, keys_of
 from utils.distributed import Ranks, gather_objects
 from utils.errors import InputError
 from utils.inputs import Inputs, check_inputs
@@ -23,12 +23,9 @@ from utils.other_steps import other_steps
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
 
-# What only the second stage reads: a warm-up serves several of these.
-CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
-
 
 def checkpoint_names(step: int, keep: bool) -> list[str]:
-    """last.pt, and before it what --keep leaves: a run killed in between writes both again."""
+    """last.pt, and before it what --keep-checkpoints leaves: a run killed between writes both."""
     return [f"step_{step:06d}.pt"] * keep + ["last.pt"]
 
 
@@ -197,7 +194,8 @@ def load_warmup(
     remedy = "give the class file of the warm-up, or train the warm-up with this one too"
     what = f"--init {path} was trained"
     compare_class_names(checkpoint["class_names"], classes.names, what, remedy)
-    changed = changed_settings(checkpoint["config"], config, ignore=CARB_KEYS)
+    old = config_from_dict(checkpoint["config"], f"--init {path} (config)").to_dict()
+    changed = changed_settings(old, config, ignore=keys_of(CARB))
     if changed:
         raise InputError(
             f"--init {path} was trained with other settings ({changed}); both stages share one "

@@ -169,8 +169,8 @@ class RunLog:
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
                 f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no "
-                "checkpoint was written since the last log line. Lower lr, or with empty_region: "
-                "nan choose zero"
+                "checkpoint was written since the last log line. Lower lr, or with "
+                "arithmetic.empty_region: nan choose zero"
             )
         return means
 
@@ -199,7 +199,8 @@ class RunLog:
             "loss": "loss",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
-            "balance": "w",
+            "w": "w",
+            "balance": "w",  # in the logs of earlier versions
             "consistent_fraction": "consistent",
             "images_per_second": "images/s",
         }

@@ -43,7 +43,7 @@ def prepare_views(
     segmentation_image = normalize(image, "imagenet", valid)
     local_mask = boxes = None
     if config.views != "base":
-        clip_image = normalize(image, config.clip_normalization, valid)
+        clip_image = normalize(image, config.arithmetic.clip_normalization, valid)
         # Drawn for the batch of all ranks, so that the number of ranks changes nothing.
         views = sampler.draw(
             config.batch_size, image.shape[-2:], generator(config.seed, LOCAL_VIEWS, step)
@@ -52,12 +52,12 @@ def prepare_views(
         boxes = [view.box for view in views]
         with autocast(config, ranks):
             local_mask = local_pseudo_mask(maskclip, clip_image, image_labels, views)
-        if config.ignore_padding:
+        if config.arithmetic.ignore_padding:
             local_mask = ignore_padding(local_mask, valid, boxes)
     if config.views == "dual":
         with autocast(config, ranks):
             global_mask = maskclip(clip_image, image_labels, image.shape[-2:])
-        if config.ignore_padding:
+        if config.arithmetic.ignore_padding:
             global_mask = ignore_padding(global_mask, valid)
     else:
         global_mask = batch["pseudo_mask"].to(ranks.device, non_blocking=True)
