@@ -244,7 +244,7 @@ CASES = [
          "unknown key 'teacher.key_smooting'", "did you mean 'teacher.key_smoothing'"),
     Case("gen_clip_masks", (swap("config.yaml", "clip_text: text.pt\n", ""),),
          "config.yaml: missing key clip_text", "would use files of Cityscapes"),
-    Case("gen_clip_masks", (swap("config.yaml", "image_size: ", "resize_to: "),),
+    Case("gen_clip_masks", (swap("config.yaml", "image_size:", "resize_to:"),),
          "config.yaml: 'resize_to' is now 'image_size'", r"write image_size: \[48, 64\]"),
     Case("gen_clip_masks", ("--set", "balance=fixed"), "'balance' is now region_weight: adaptive",
          "is region_weight: 0.5"),

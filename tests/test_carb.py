@@ -89,7 +89,7 @@ def check_loss_step(case: dict, header: dict, criterion: CARBCriterion) -> None:
         "total": result["loss"],
         "grad": logits.grad,
         "acc_seg": 100 * result["mask_agreement"][None],
-        "w": criterion.weight(logits) if balanced else torch.tensor(criterion.coefficient),
+        "w": criterion.weight(logits) if balanced else torch.tensor(float(header["coeff"])),
     }
     if bool(header["adaptive"]):
         for key, queue in zip(("queue_and", "queue_vit"), criterion._queues(), strict=True):

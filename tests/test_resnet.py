@@ -140,7 +140,7 @@ def test_config_allows_the_strides_of_the_network(output_stride):
 
 
 def test_config_names_the_strides_there_are():
-    with pytest.raises(InputError, match="'output_stride' must be one of 4, 8, 16; found 2"):
+    with pytest.raises(InputError, match="'output_stride' must be one of 4, 8, 16, found 2"):
         load_config("configs/cityscapes.yaml", ["output_stride=2"])
 
 

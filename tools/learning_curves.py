@@ -51,7 +51,7 @@ class Run(NamedTuple):
         """What a score belongs to; another file, split or data folder is scored anew."""
         file, c = self.files[step], self.config
         status = file.stat()
-        data = (self.split, c.data_root, c.resize_to and list(c.resize_to))
+        data = (self.split, c.data_root, c.image_size and list(c.image_size))
         return (str(file), status.st_size, status.st_mtime_ns, *map(str, data))
 
 
