@@ -35,9 +35,7 @@ from datasets.transforms import normalize
 from models.trained import load_trained
 from utils.cli import parser, path
 from utils.distributed import Ranks, barrier, cleanup, setup
-from utils.errors import InputError, run_script
 from utils.evaluation_output import check_out, report, submission_name, zip_submission
-from utils.files import remove_unfinished
 from utils.inference import (
     add_options,
     options_from,
@@ -46,6 +44,8 @@ from utils.inference import (
 )
 from utils.mask_folder import check_no_inputs
 from utils.metrics import ConfusionMatrix
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import remove_unfinished
 from utils.visualize import legend, overlay, save_image, save_mask
 
 

@@ -22,27 +22,27 @@ from typing import Any
 import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_trainable
+from datasets.doctor.mask_quality import save_overlays, score_masks
 from datasets.files import File
 from datasets.fingerprint import images_sha256
 from datasets.image_labels import ImageLabels
-from datasets.label_check import check_trainable
 from datasets.labels import ClassTable, load_classes, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_quality import save_overlays, score_masks
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet, require
 from datasets.transforms import normalize
-from models.clip_features import MaskCLIPOptions
+from models.build import build_maskclip_options, build_teacher
 from models.clip_loading import clip_sha256
 from models.fused_scores import mean_scores
-from models.maskclip import MaskCLIP, build_maskclip, to_pseudo_mask
+from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.text import get_text_embeddings, load_templates, model_name
 from utils.cli import add_trust, parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, barrier, cleanup, setup
-from utils.errors import InputError, run_script
 from utils.mask_folder import begin_masks, check_no_inputs, mask_writer, open_mask_folder
 from utils.progress import progress
+from utils.safe.errors import InputError, run_script
 
 
 def main(argv: list[str]) -> None:
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     overwrite = arguments.overwrite
     todo, unfinished = open_mask_folder(out, list(images), made_from, overwrite, ranks)
     if todo:
-        maskclip = build_maskclip(
+        maskclip = build_teacher(
             config, classes, ranks.device, arguments.trust_torchscript, arguments.bf16
         )
         begin_masks(out, todo, made_from, config, overwrite, ranks)
@@ -155,7 +155,7 @@ def describe(
         "prompts": classes.prompts,
         "templates": load_templates(config.prompt_templates),
         "normalization": config.arithmetic.clip_normalization,
-        "options": dataclasses.asdict(MaskCLIPOptions.from_config(config)),
+        "options": dataclasses.asdict(build_maskclip_options(config)),
         "resize_to": config.image_size,
         "ratio": arguments.ratio,
         "grid": arguments.grid,

@@ -25,14 +25,14 @@ from datasets.transforms import normalize
 from models.trained import load_trained
 from utils.cli import parser, path
 from utils.distributed import barrier, cleanup, gather_objects, setup
-from utils.errors import InputError, run_script
-from utils.files import check_folder
 from utils.inference import (
     add_options,
     options_from,
     predict_labels,
     progress_off,
 )
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import check_folder
 from utils.visualize import legend, overlay, save_image, save_mask
 
 

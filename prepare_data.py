@@ -5,7 +5,6 @@
     python prepare_data.py cityscapes --root data/cityscapes \\
         --import-labels labels.npy --out data/cityscapes/image_labels.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
-    python prepare_data.py synthetic --root data/synthetic --count train=200 val=50
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
 Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
@@ -25,34 +24,29 @@ import warnings
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
-from datasets.doctor import examine, told
-from datasets.label_source import LabelSource, all_or_error, label_source, write_labels
-from datasets.label_statistics import statistics
+from datasets.doctor.examine import examine, told
+from datasets.doctor.label_source import LabelSource, all_or_error, label_source, write_labels
+from datasets.doctor.starting_config import write_starting_config
+from datasets.doctor.statistics import statistics
+from datasets.doctor.survey import Found, convert, extract_labels, survey, tell_of_truth
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import label_keys, other_splits
-from datasets.starting_config import write_starting_config
-from datasets.survey import Found, convert, extract_labels, survey, tell_of_truth
-from datasets.synthetic import parse_counts, write_dataset
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
-from utils.errors import InputError, InputWarning, printable, run_script
-from utils.files import check_folder
+from utils.safe.errors import InputError, InputWarning, printable, run_script
+from utils.safe.files import check_folder
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
-MINIATURE_CLIP = Path(__file__).parent / "models" / "miniature" / "clip.pt"
+DEMO = Path(__file__).parent / "demo"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
 def main(argv: list[str]) -> None:
     """Everything the command line asks for, in the order convert, check, labels, statistics."""
+    if argv[:1] == ["synthetic"]:
+        raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
     args = _parser().parse_args(argv)
-    if args.dataset == "synthetic":
-        write_dataset(
-            Path(args.root), parse_counts(args.count), args.seed, num_workers=args.workers
-        )
-        print(f"wrote {args.root}: use it with dataset: folder")
-        return
     if not (args.out or args.check or args.stats or args.convert or args.write_config):
         raise InputError("nothing to do; give --out, --check, --stats, --convert or --write-config")
     if args.min_pixels < 1 or args.workers < 0:
@@ -108,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("dataset", choices=[*DATASETS, "synthetic"])
+    add("dataset", choices=[*DATASETS])
     add("--root", type=path, required=True, help="the folder the data set lies in")
     add(
         "--class-file",
@@ -131,8 +125,6 @@ def _parser() -> argparse.ArgumentParser:
     miniature_help = "--write-config: for a dry run with the miniature CLIP that is shipped"
     add("--miniature", action="store_true", help=miniature_help)
     add("--overwrite", action="store_true", help="replace what one of these options made before")
-    add("--count", nargs="+", default=["train=200", "val=50"], help="synthetic: images per split")
-    add("--seed", type=int, default=0, help="synthetic: which scenes")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
     return parser
@@ -175,7 +167,9 @@ def _check_out(out: Path) -> None:
 
 def _write_config(args: argparse.Namespace, dataset: SegmentationData, classes: ClassTable) -> None:
     if args.miniature:
-        check_prompts(MINIATURE_CLIP, classes, load_classes(CLASS_FILES / "synthetic.yaml"))
+        if not (DEMO / "weights/clip.pt").is_file():
+            raise InputError(f"--miniature needs {DEMO}, which is not there; leave it out")
+        check_prompts(DEMO / "weights/clip.pt", classes, load_classes(DEMO / "classes.yaml"))
     out, class_file = Path(args.write_config), _class_file(args)
     given = (dataset, class_file, args.labels, args.miniature, args.overwrite)
     print(write_starting_config(out, args.dataset, *given))

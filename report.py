@@ -1,9 +1,9 @@
 """What runs have reached, and every figure and table of the paper that they have, on one page.
 
-Reads run folders (of run_*.sh or train_*.py) and folders of tools/ablation.py; a suite file stands
-for its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md, and
-OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is one line
-there, with the command that makes it and about how long that takes.
+Reads run folders (of run_*.sh or train_*.py) and folders of experiments/ablation.py; a suite file
+stands for its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md,
+and OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is one
+line there, with the command that makes it and about how long that takes.
 
     python report.py runs/cityscapes runs/clip_es       # further runs: columns of Fig. 7
     python report.py runs/demo_ablation --make          # masks and evaluations that are missing too
@@ -22,17 +22,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from figures import tables
-from figures.commands import lacking, suite_folder
-from figures.costs import cost
-from figures.page import Report, write_markdown, write_page
-from figures.parts import PARTS, draw
-from figures.readme import fill_readme
-from figures.runs import TITLES, Run, Suite, read_inputs, run_of
-from figures.style import Figure, count, plotting
+from experiments.figures import tables
+from experiments.figures.commands import lacking, suite_folder
+from experiments.figures.costs import cost
+from experiments.figures.page import Report, write_markdown, write_page
+from experiments.figures.parts import PARTS, draw
+from experiments.figures.readme import fill_readme
+from experiments.figures.runs import TITLES, Run, Suite, read_inputs, run_of
+from experiments.figures.style import Figure, count, plotting
 from utils.cli import path
-from utils.errors import InputError, run_script
 from utils.run_folder import git
+from utils.safe.errors import InputError, run_script
 
 MAKEABLE = ("python gen_clip_masks.py ", "python eval.py ")  # minutes, not hours
 ROOT = Path(__file__).resolve().parent

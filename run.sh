@@ -20,7 +20,7 @@ if [[ $# -gt 0 && "$1" != -* ]]; then
   config="$1"
   shift
 fi
-source tools/stage_settings.sh "$@"
+source scripts/stage_settings.sh "$@"
 stopped() {
   local status=$?
   ((status == 0)) && return

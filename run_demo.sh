@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method in minutes on 2 CPU cores, without data or weights to fetch: synthetic street scenes for
-# Cityscapes, the miniature CLIP of models/miniature for OpenAI's; the scripts are the real ones. It ends with a
+# Cityscapes, the miniature CLIP of demo/weights for OpenAI's; the scripts are the real ones. It ends with a
 # table and a picture. Finished stages are skipped; after an interruption the same command goes on.
 #
 #   bash run_demo.sh
@@ -16,7 +16,7 @@
 #
 # Variables: SCENES, SCENE_SEED  how many scenes and which ("train=30 val=100", 2026)
 #            SEED   of training        STEPS, WARMUP  in all, and before CARB (four fifths)
-#            CONFIG (configs/demo.yaml); RUN, DATA, NGPU and SPLIT do the same as the options
+#            CONFIG (demo/config.yaml); RUN, DATA, NGPU and SPLIT do the same as the options
 # Paths are seen from the folder of this script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -37,9 +37,10 @@ if [[ -n "${SEEDS:-}" ]]; then
   number SEEDS
   RUN="${RUN:-runs/demo_seeds}"
 fi
-config="${CONFIG:-configs/demo.yaml}"
+[[ -n "${CONFIG:-}" ]] || RUN="${RUN:-runs/demo}"
+config="${CONFIG:-demo/config.yaml}"
 beside_data=(image_labels=image_labels.json pseudo_masks=clip_masks clip_text=clip_text.pt)
-source tools/stage_settings.sh ${chosen[@]+"${chosen[@]}"} "$@"
+source scripts/stage_settings.sh ${chosen[@]+"${chosen[@]}"} "$@"
 
 if [[ -n "${SEEDS:-}" ]]; then
   runs=()
@@ -52,7 +53,7 @@ if [[ -n "${SEEDS:-}" ]]; then
     runs+=("$one")
   done
   stage "mean over the seeds"
-  exec "$python" -m tools.demo_report "${runs[@]}" --split "$split"
+  exec "$python" -m demo.report "${runs[@]}" --split "$split"
 fi
 # In assignments of their own: only there does a failing command stop the script.
 data="$(key data_root)"
@@ -88,7 +89,7 @@ trap finish EXIT
 
 begin "1 scenes" "$data/images"
 read -ra counts <<<"${SCENES:-train=30 val=100}"
-"$python" prepare_data.py synthetic --root "$data" --count "${counts[@]}" --seed "${SCENE_SEED:-2026}"
+"$python" -m demo.make_scenes --root "$data" --count "${counts[@]}" --seed "${SCENE_SEED:-2026}"
 
 begin "2 pseudo-masks" "$masks"
 score=(--score)
@@ -124,5 +125,5 @@ done
 
 lap
 stage "6 report"
-"$python" -m tools.demo_report "$run" --split "$split"
+"$python" -m demo.report "$run" --split "$split"
 printf 'All figures on one page: %s -m pip install matplotlib && %s report.py %q --make\n' "$python" "$python" "$run"

@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-source tools/environment.sh requirements-dev.txt
+source scripts/environment.sh requirements-dev.txt
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

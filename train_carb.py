@@ -12,31 +12,35 @@ The same command again goes on where it stopped; --overwrite starts anew.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
-import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_some_masks, check_trainable
 from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip, maskclip_sha256
-from models.views import LocalViewSampler
+from models.build import (
+    build_criterion,
+    build_model,
+    build_network,
+    build_optimizer,
+    build_sampler,
+    build_teacher,
+)
+from models.training import sgd_step
+from models.views import prepare_views
 from utils.cli import path, training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
-from utils.errors import run_script
 from utils.resume import checkpoint_names, load_warmup, restore, save
 from utils.run_folder import open_run
 from utils.runlog import RunLog, describe
+from utils.safe.errors import run_script
+from utils.safe.stop import Stop
 from utils.schedule import poly_lr
-from utils.stop import Stop
-from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -70,24 +74,22 @@ def main(argv: list[str]) -> None:
     # --- model, criterion, optimiser, resume
     text = warmup["model"].get("classifier.text_embeddings")
     model = build_model(config, len(classes), text, pretrained=False).to(ranks.device)
-    maskclip = None
+    teacher = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust_torchscript, bf16)
-    sampler = LocalViewSampler.from_config(config)
-    criterion = CARBCriterion.from_config(config)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust_torchscript, bf16)
+    sampler = build_sampler(config)
+    criterion = build_criterion(config)
+    optimizer = build_optimizer(config, model)
     inputs = None
     if ranks.is_main:
-        clip = None if maskclip is None else maskclip_sha256(config, maskclip)
+        clip = None if teacher is None else teacher.sha256(config.clip_model)
         inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
     step, state = restore(
         run_dir, "carb", end, ranks, model, optimizer, criterion, arguments.init, inputs
     )
-    network = wrap(model, config, ranks)
+    network = build_network(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
@@ -98,10 +100,10 @@ def main(argv: list[str]) -> None:
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
-            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-            losses = train_one_step(
-                network, criterion, optimizer, views, step, lr, config, ranks, balanced=True
-            )
+            views = prepare_views(batch, step, config, ranks, teacher, sampler)
+            logits = network(views.image, step)
+            losses = criterion(logits, views)
+            sgd_step(losses["loss"], optimizer, lr)
             step += 1
             log.add(step, lr, losses, batch["name"])
             due = step % config.checkpoint_every == 0 or step == end
@@ -111,7 +113,7 @@ def main(argv: list[str]) -> None:
                 names = checkpoint_names(step, due and arguments.keep_checkpoints)
                 save(run_dir, names, "carb", step, log, classes, model, optimizer, criterion)
             if due and log.board:
-                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
+                log.board.pictures(step, model, dataset, ranks, teacher, sampler)
             if stop.number:
                 break
     log.close()

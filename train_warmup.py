@@ -15,31 +15,37 @@ import utils.threads  # noqa: F401  # isort: skip
 import torch
 
 from datasets import open_dataset
+from datasets.doctor.label_check import check_some_masks, check_trainable
+from datasets.doctor.plausible import implausible
 from datasets.files import read_mask
 from datasets.fingerprint import fingerprint
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import load_classes
 from datasets.loader import training_loader
-from datasets.plausible import implausible
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
-from models.maskclip import build_maskclip, maskclip_sha256
+from models.build import (
+    build_model,
+    build_network,
+    build_optimizer,
+    build_region_rules,
+    build_sampler,
+    build_teacher,
+)
+from models.carb import warmup_losses
 from models.text import get_text_embeddings
-from models.views import LocalViewSampler
+from models.training import sgd_step
+from models.views import prepare_views
 from utils.cli import training_parser
 from utils.config import load_config
 from utils.distributed import cleanup, setup
-from utils.errors import run_script, warn
 from utils.resume import checkpoint_names, restore, save
 from utils.run_folder import open_run
 from utils.runlog import RunLog, describe
+from utils.safe.errors import run_script, warn
+from utils.safe.stop import Stop
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
-from utils.stop import Stop
-from utils.training import prepare_views, train_one_step, wrap
 
 
 def main(argv: list[str]) -> None:
@@ -75,22 +81,20 @@ def main(argv: list[str]) -> None:
     if config.classifier == "text":
         text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     model = build_model(config, len(classes), text).to(ranks.device)
-    maskclip = None
+    teacher = None
     if config.views != "base":
         bf16 = config.precision == "bf16"
-        maskclip = build_maskclip(config, classes, ranks.device, arguments.trust_torchscript, bf16)
-    sampler = LocalViewSampler.from_config(config)
-    criterion = CARBCriterion.from_config(config)
-    optimizer = torch.optim.SGD(
-        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust_torchscript, bf16)
+    sampler = build_sampler(config)
+    rules = build_region_rules(config)
+    optimizer = build_optimizer(config, model)
     inputs = None
     if ranks.is_main:
-        clip = None if maskclip is None else maskclip_sha256(config, maskclip)
+        clip = None if teacher is None else teacher.sha256(config.clip_model)
         inputs = fingerprint(classes, images, image_labels, masks, config.pseudo_masks, clip)
     run_dir = open_run(arguments.run_dir, config, arguments.overwrite, ranks)
-    step, state = restore(run_dir, "warmup", end, ranks, model, optimizer, criterion, inputs=inputs)
-    network = wrap(model, config, ranks)
+    step, state = restore(run_dir, "warmup", end, ranks, model, optimizer, inputs=inputs)
+    network = build_network(model, config, ranks)
 
     # --- loop
     loader = training_loader(dataset, config, ranks, step, end)
@@ -101,10 +105,10 @@ def main(argv: list[str]) -> None:
     with Stop(ranks) as stop:
         for batch in loader:
             lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
-            views = prepare_views(batch, step, config, ranks, maskclip, sampler)
-            losses = train_one_step(
-                network, criterion, optimizer, views, step, lr, config, ranks, balanced=False
-            )
+            views = prepare_views(batch, step, config, ranks, teacher, sampler)
+            logits = network(views.image, step)
+            losses = warmup_losses(logits, views, rules)
+            sgd_step(losses["loss"], optimizer, lr)
             step += 1
             log.add(step, lr, losses, batch["name"])
             due = step % config.checkpoint_every == 0 or step in (config.warmup_steps, end)
@@ -114,9 +118,9 @@ def main(argv: list[str]) -> None:
                 names = checkpoint_names(step, due and arguments.keep_checkpoints)
                 # warmup.pt comes first: a run killed in between writes both again.
                 names = ["warmup.pt"] * (step == config.warmup_steps) + names
-                save(run_dir, names, "warmup", step, log, classes, model, optimizer, criterion)
+                save(run_dir, names, "warmup", step, log, classes, model, optimizer)
             if due and log.board:
-                log.board.pictures(step, model, dataset, ranks, maskclip, sampler)
+                log.board.pictures(step, model, dataset, ranks, teacher, sampler)
             if stop.number:
                 break
     log.close()

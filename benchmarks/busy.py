@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from benchmarks.machine import describe
 from benchmarks.page import fill
 from benchmarks.table import PAGE
-from models.deeplabv3 import build_model
+from models.build import build_model
 from utils.cli import path
 from utils.config import load_config
-from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import write_json
 from utils.threads import WAITING
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
 
 def train(seconds: str) -> None:
     """In a process of its own: prints a line once it is warm, then {images/s, CPU-ms/image}."""
-    config = load_config(ROOT / "configs/demo.yaml")
+    config = load_config(ROOT / "demo/config.yaml")
     torch.manual_seed(0)
     model = build_model(config, 12, F.normalize(torch.randn(12, 64), dim=1), pretrained=False)
     optimizer = torch.optim.SGD(model.parameters(), config.lr)

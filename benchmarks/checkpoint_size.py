@@ -13,8 +13,7 @@ from torch import nn
 from benchmarks.inputs import CLASSES, official_config, random_text_embeddings, random_visual
 from benchmarks.timing import Options, Size
 from datasets.labels import load_classes
-from models.carb import CARBCriterion
-from models.deeplabv3 import build_model
+from models.build import build_criterion, build_model
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.resume import save
@@ -53,7 +52,7 @@ def write_published(folder: Path, model: nn.Module, visual: nn.Module) -> Path:
 def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
     """As a run saves it; only, a fresh optimizer has no momentum yet."""
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
-    criterion = CARBCriterion.from_config(config)
+    criterion = build_criterion(config)
     log = RunLog(folder, config, Ranks(0, 1, torch.device("cpu")), 0, 0, "")
     log.close()
     classes = load_classes(ROOT / config.class_file)

@@ -12,7 +12,7 @@ from benchmarks.inputs import (
 from benchmarks.published.clip import clip_mask
 from benchmarks.timing import Case, Options
 from datasets.transforms import normalize
-from models.clip_features import MaskCLIPOptions
+from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
 
 GLOBAL, PATCH = (512, 1024), (512, 256)
@@ -32,7 +32,7 @@ PRECISIONS = {"fp32": (1.6, 0.9999), "bf16": (2.2, 0.99)}
 def cases(options: Options) -> list[Case]:
     visual = random_visual().to(options.device)
     text = random_text_embeddings().to(options.device)
-    maskclip = MaskCLIP(visual, text, MaskCLIPOptions.from_config(official_config()))
+    maskclip = MaskCLIP(visual, text, build_maskclip_options(official_config()))
     names = QUICK if options.quick else SIZES
     return [
         _case(maskclip, name, precision, options.device)

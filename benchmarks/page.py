@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from utils.errors import InputError
-from utils.files import replacing
+from utils.safe.errors import InputError
+from utils.safe.files import replacing
 
 
 def held(page: Path, name: str) -> str:

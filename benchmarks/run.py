@@ -20,8 +20,8 @@ from benchmarks.machine import describe
 from benchmarks.timing import Case, Options, Result, Size, compare
 from utils.cli import path
 from utils.distributed import setup
-from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import write_json
 
 # Each has `cases`, `sizes` or both.
 COMPONENTS = {

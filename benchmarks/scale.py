@@ -25,12 +25,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.machine import describe
-from datasets.synthetic import write_dataset
-from models.deeplabv3 import build_model
+from demo.make_scenes import write_dataset
+from models.build import build_model
 from utils.cli import path
 from utils.config import load_config
-from utils.errors import InputError, run_script
-from utils.files import write_json
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import write_json
 
 PUBLISHED_PARAMETERS = 147.47e6  # the authors' all-reduce includes CLIP's
 ONE = [sys.executable]
@@ -81,7 +81,7 @@ def train(
         f"checkpoint_every={steps}",
         "log_every=1",
     ]
-    command = [*launcher, "train_warmup.py", "--config", "configs/demo.yaml", "--device", "cpu"]
+    command = [*launcher, "train_warmup.py", "--config", "demo/config.yaml", "--device", "cpu"]
     command += ["--run-dir", str(run), *(part for each in settings for part in ("--set", each))]
     done = subprocess.run(
         command,
@@ -102,7 +102,7 @@ def summary(
     the losses differ, step by step and relatively, from those of one process.
     """
     losses = [line["loss"] for line in lines]
-    batch_size = load_config("configs/demo.yaml").batch_size
+    batch_size = load_config("demo/config.yaml").batch_size
     different = [abs(a - b) / b for a, b in zip(losses, reference, strict=True)]
     rate = statistics.median(line["images_per_second"] for line in lines[10:]) / batch_size
     return {

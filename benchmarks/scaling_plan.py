@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.flops import SEGMENTATION, clip_flops
 from benchmarks.page import fill
-from utils.errors import run_script
+from utils.safe.errors import run_script
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
 SECTION = "scaling_plan"

@@ -28,17 +28,17 @@ from benchmarks.machine import describe
 from benchmarks.page import fill
 from benchmarks.table import PAGE
 from datasets import open_dataset
+from datasets.doctor.label_check import check_trainable
+from datasets.doctor.plausible import implausible
 from datasets.fingerprint import fingerprint
 from datasets.image_labels import read_image_labels
-from datasets.label_check import check_trainable
 from datasets.labels import load_classes
-from datasets.plausible import implausible
 from datasets.split_labels import labels_of_split
 from utils.cli import path
 from utils.collection import collection_paused
 from utils.config import load_config
-from utils.errors import run_script
-from utils.files import write_json
+from utils.safe.errors import run_script
+from utils.safe.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
 
 def make_data(root: Path, num_images: int) -> list[str]:
     """Images, labels and classes below `root`; the overrides of the demo's config for them."""
-    classes = ROOT / "datasets/classes/synthetic.yaml"
+    classes = ROOT / "demo/classes.yaml"
     rng = np.random.default_rng(0)
     for split, count in (("train", num_images), ("val", max(1, num_images // 100))):
         folder = root / "images" / split
@@ -94,7 +94,7 @@ def make_data(root: Path, num_images: int) -> list[str]:
 def start(folder: Path, settings: list[str]) -> float:
     """CPU-seconds of a training of one step, in a process of its own."""
     run = folder / f"run_{time.time_ns()}"
-    command = [sys.executable, ROOT / "train_warmup.py", "--config", ROOT / "configs/demo.yaml"]
+    command = [sys.executable, ROOT / "train_warmup.py", "--config", ROOT / "demo/config.yaml"]
     command += ["--set", *settings, "--run-dir", run, "--device", "cpu"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
@@ -104,7 +104,7 @@ def start(folder: Path, settings: list[str]) -> float:
 
 def checks(settings: list[str]) -> dict[str, float]:
     """CPU-seconds of each check; of the labels, what it takes beyond reading them."""
-    config = load_config(ROOT / "configs/demo.yaml", settings)
+    config = load_config(ROOT / "demo/config.yaml", settings)
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images("train")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,20 +17,25 @@ from benchmarks.inputs import (
     random_visual,
 )
 from benchmarks.published.loss import Losses
-from benchmarks.published.network import build_network
+from benchmarks.published.network import build_network as build_published
 from benchmarks.published.step import Step
 from benchmarks.timing import Options
 from datasets.transforms import normalize
-from models.carb import CARBCriterion
-from models.clip_features import MaskCLIPOptions
-from models.deeplabv3 import build_model
+from models.build import (
+    build_criterion,
+    build_maskclip_options,
+    build_model,
+    build_network,
+    build_sampler,
+)
+from models.carb import warmup_losses
 from models.maskclip import MaskCLIP
 from models.resnet import Bottleneck
-from models.views import LocalView, LocalViewSampler
+from models.training import sgd_step
+from models.views import LocalView, prepare_views
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.seed import LOCAL_VIEWS, generator
-from utils.training import prepare_views, train_one_step, wrap
 
 NEVER = 10**9
 LEARNING_RATE = 1e-4  # the last one of the schedule
@@ -73,7 +79,7 @@ class Setting:
 
     def local_views(self, config: Config, step: int) -> list[LocalView]:
         """As `prepare_views` draws them, one for each image of the batch."""
-        draw = LocalViewSampler.from_config(config).draw
+        draw = build_sampler(config).draw
         return draw(self.batch, self.size, generator(config.seed, LOCAL_VIEWS, step))
 
 
@@ -94,7 +100,7 @@ def published_way(setting: Setting, balanced: bool, device: str, seed: int = 0) 
     It has one local view for the batch, here that of the first image. `seed` is the batch's.
     """
     config = setting.config()
-    network = _network(build_network, config, device)
+    network = _network(build_published, config, device)
     step = Step(
         network,
         random_visual().to(device),
@@ -122,22 +128,22 @@ def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **chan
     ranks = Ranks(0, 1, torch.device(device))
     model = _network(_build_model, config, device)
     text = random_text_embeddings()
-    options = MaskCLIPOptions.from_config(config)
+    options = build_maskclip_options(config)
     bf16 = config.precision == "bf16"
     maskclip = MaskCLIP(random_visual(), text, options, bf16).to(device)
-    sampler = LocalViewSampler.from_config(config)
-    criterion = CARBCriterion.from_config(config)
+    sampler = build_sampler(config)
+    criterion = build_criterion(config)
     optimizer = _optimizer(model, config)
-    network = wrap(model, config, ranks)
+    losses_of = criterion if balanced else partial(warmup_losses, rules=criterion.rules)
+    network = build_network(model, config, ranks)
     batch = _batch(setting, device, seed)
 
     def steps() -> Iterator[Tensor]:
         for index in range(setting.steps):
             views = prepare_views(batch, index, config, ranks, maskclip, sampler)
-            result = train_one_step(
-                network, criterion, optimizer, views, index, config.lr, config, ranks, balanced
-            )
-            yield result["loss"]
+            loss = losses_of(network(views.image, index), views)["loss"]
+            sgd_step(loss, optimizer, config.lr)
+            yield loss.detach()
 
     return Way(model, steps)
 

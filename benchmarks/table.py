@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.page import fill
 from benchmarks.run import COMPONENTS, measured
 from utils.cli import path
-from utils.errors import InputError, run_script
-from utils.files import read_json
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import read_json
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 NEAR = 0.2  # how far the published way may be from the authors' program

@@ -10,7 +10,7 @@ from datasets.cityscapes import Cityscapes
 from datasets.files import File
 from datasets.folder import Folder
 from datasets.wilddash2 import WildDash2
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 class SegmentationData(Protocol):

@@ -12,8 +12,8 @@ import numpy as np
 
 from datasets.files import File, Reader, read_image
 from datasets.windows import Size, Window
-from utils.errors import InputError
-from utils.files import replacing
+from utils.safe.errors import InputError
+from utils.safe.files import replacing
 
 
 def open_cached(folder: Path, file: File) -> tuple[Size, Reader]:

@@ -17,7 +17,7 @@ from datasets.files import (
 )
 from datasets.labels import IGNORE_INDEX, load_classes
 from datasets.unknown_values import color_codes, color_of, refuse_unknown
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 EXPECTED = """expected one of
   img/{train,val,test}/<name>.png|jpg + mask/{train,val,test}/<name>.png    (ids 0..10, 255)

@@ -7,7 +7,7 @@ import numpy as np
 from datasets.files import File, list_files, list_zip, read_mask
 from datasets.labels import IGNORE_INDEX
 from datasets.unknown_values import refuse_unknown
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 EXPECTED = """expected
   leftImg8bit/{train,val,test}/<city>/<city>_000000_000019_leftImg8bit.png

@@ -20,8 +20,8 @@ from datasets.leftovers import is_leftover, tell_unread
 from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, num_pages, raw_mode
 from datasets.windows import Size, Window
 from utils.collection import collection_paused
-from utils.errors import InputError, warn
-from utils.file_kinds import picture_format, remedy_for, stand_in
+from utils.safe.errors import InputError, warn
+from utils.safe.file_kinds import picture_format, remedy_for, stand_in
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # formats that keep numbers
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large, and read

@@ -13,9 +13,9 @@ from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
 from utils.collection import collection_paused
-from utils.errors import warn
 from utils.inputs import Inputs
 from utils.mask_folder import read_made_from
+from utils.safe.errors import warn
 
 _THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
 _QUICK = 2e-5  # seconds a file, of a local disk

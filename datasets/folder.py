@@ -14,7 +14,7 @@ import numpy as np
 
 from datasets.files import MASK_SUFFIXES, File, list_files, read_mask, walk
 from datasets.leftovers import is_leftover, looks_like_picture
-from utils.errors import InputError, note, warn
+from utils.safe.errors import InputError, note, warn
 
 EXPECTED = """expected
   images/<name>.jpg                          or images/{train,val,test}/<name>.jpg

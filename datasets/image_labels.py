@@ -11,9 +11,9 @@ from pathlib import Path
 from datasets.ids import drop_suffix
 from datasets.label_table import parse_table, split_cell
 from utils.class_names import compare_class_names
-from utils.errors import InputError, warn
-from utils.file_kinds import stand_in
-from utils.files import parse_json, read_json, replacing
+from utils.safe.errors import InputError, warn
+from utils.safe.file_kinds import stand_in
+from utils.safe.files import parse_json, read_json, replacing
 
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")

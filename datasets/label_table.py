@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 Row = tuple[str, list | InputError]  # key of an image; its class ids or names, or what is wrong
 _IMAGE = ("image", "images", "filename", "file", "image_id", "imageid", "image_name", "image_path")

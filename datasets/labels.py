@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from utils.class_names import plain_name
-from utils.errors import InputError, warn
-from utils.yaml_file import read_yaml
+from utils.safe.errors import InputError, warn
+from utils.safe.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
 

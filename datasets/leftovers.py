@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets.ids import IMAGE_SUFFIXES
-from utils.errors import warn
-from utils.file_kinds import picture_format, remedy_for
-from utils.files import UNFINISHED
+from utils.safe.errors import warn
+from utils.safe.file_kinds import picture_format, remedy_for
+from utils.safe.files import UNFINISHED
 
 # Folders and files that a system, a server or an editor makes by itself. Names with a dot in front
 # are .ipynb_checkpoints, .DS_Store, ._x (macOS), .Trash-1000, .thumbnails, .git, .snapshot, .nfs*.

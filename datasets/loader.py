@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from datasets.training import Draw
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.errors import InputError
+from utils.safe.errors import InputError
+from utils.safe.signals import leave_signals_to_parent
 from utils.seed import AUGMENTATION, ORDER, derive, generator
-from utils.signals import leave_signals_to_parent
 
 
 class StepSampler(Sampler[list[Draw]]):

@@ -23,7 +23,7 @@ from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
 from datasets.training import require
 from utils.collection import collection_paused
-from utils.errors import InputError, warn
+from utils.safe.errors import InputError, warn
 
 Splits = Mapping[str, Collection[str]]  # split -> image ids
 

@@ -7,7 +7,7 @@ half of 16 bits a channel, and misreads some BMPs with a palette of greys.
 import numpy as np
 from PIL import Image
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 _LOSSY = ("JPEG", "MPO", "WEBP")  # formats
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")  # compressions

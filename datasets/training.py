@@ -1,7 +1,7 @@
 """The samples that training and evaluation see.
 
 `TrainingSet` opens the files it is given and no others: ground truth never enters training unless
-the caller hands it over (`train_supervised.py` does).
+the caller hands it over (`baselines/supervised.py` does).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,8 +19,8 @@ from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.transforms import TrainTransform, fit_into, resize_image
 from utils.collection import collection_paused
-from utils.errors import InputError
 from utils.mask_folder import check_class_names
+from utils.safe.errors import InputError
 
 
 class Draw(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from datasets.files import File
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 MOST = 0.001  # of the pixels; CamVid's release has some in Seq05VD_f02610_L.png
 

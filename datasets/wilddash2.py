@@ -10,8 +10,8 @@ from datasets.files import File, list_files, read_image, read_mask, read_split_l
 from datasets.ids import image_id
 from datasets.labels import IGNORE_INDEX, load_classes
 from datasets.unknown_values import color_codes, refuse_unknown
-from utils.errors import InputError, warn
-from utils.files import parse_json
+from utils.safe.errors import InputError, warn
+from utils.safe.files import parse_json
 
 EXPECTED = """expected one of
   img/{train,val}/<name>.jpg + mask/{train,val}/<name>_labelTrainIds.png         (ids 0..24, 255)

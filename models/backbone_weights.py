@@ -12,8 +12,8 @@ from torch import Tensor
 
 from models.resnet import ResNet
 from utils.distributed import first_on_each_machine
-from utils.errors import InputError
-from utils.tensors import read_tensors
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors
 
 
 def load_backbone_weights(backbone: ResNet, source: str, partial: bool = False) -> None:

@@ -2,24 +2,39 @@
 
 Shapes: logits (B, K, h, w); everything upsampled to the image is (B, K, H, W); masks are (B, H, W)
 long with `IGNORE_INDEX` where there is no label; a local view covers box = (top, left, height,
-width) of it.
+width) of it. Stage 1 minimises `warmup_losses`, stage 2 `CARBCriterion`.
 """
 
+import math
 from collections import deque
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
+from models.kernels.pixel_losses import pixel_losses
 from models.maskclip import suppress_absent
-from models.pixel_losses import pixel_losses
-from models.views import Box, crop
-from utils.config import Config
+from models.views import Views, crop
 from utils.distributed import all_reduce
 
-_NO_ENTRY = -1.0  # an unfilled place of a queue; losses are never negative
+
+class RegionRules(NamedTuple):
+    """How regions are made and averaged; the defaults are correct arithmetic.
+
+    label_filter: see `suppress_absent`. empty_region: the mean over no pixel is "zero" or, as in
+    the official code, "nan". sync: means are taken over the pixels of all ranks.
+    """
+
+    label_filter: str = "mask"
+    empty_region: str = "zero"
+    sync: bool = False
+
+
+CORRECT = RegionRules()
+_QUEUES = ("queue_consistent", "queue_inconsistent")
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -31,18 +46,17 @@ def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def region_means(
-    losses: Tensor, regions: list[Tensor], empty: str = "zero", sync: bool = False
+    losses: Tensor, regions: list[Tensor], rules: RegionRules = CORRECT
 ) -> tuple[Tensor, Tensor]:
     """Mean of `losses` over each region, the 1/|M| sums of Eq. 2, 3, 6, 7; all (B, H, W).
 
-    Returns means (R,) and pixel counts (R,). The mean over no pixel is 0 with gradient 0, or NaN
-    with ``empty="nan"`` as in the authors' code. With `sync` it is the mean over the pixels of all
-    ranks.
+    Returns means (R,) and pixel counts (R,). The mean over no pixel is 0 with gradient 0, or NaN;
+    see `RegionRules`.
     """
     sums = torch.stack([torch.where(region, losses, 0.0).sum() for region in regions])
     counts = torch.stack([region.sum() for region in regions])
-    floor = 0 if empty == "nan" else 1
-    if not (sync and dist.is_initialized()):
+    floor = 0 if rules.empty_region == "nan" else 1
+    if not (rules.sync and dist.is_initialized()):
         return sums / counts.clamp(min=floor), counts
     totals = all_reduce(torch.stack([sums.detach().double(), counts.double()]))
     counts = totals[1].clamp(min=floor)
@@ -53,14 +67,12 @@ def region_means(
     return means, totals[1].long()
 
 
-def segmentation_loss(
-    losses: Tensor, pseudo_mask: Tensor, empty: str = "zero", sync: bool = False
-) -> Tensor:
+def segmentation_loss(losses: Tensor, pseudo_mask: Tensor, rules: RegionRules = CORRECT) -> Tensor:
     """Eq. (2) for a local view and Eq. (3) for the global view of Kim et al. 2024.
 
     `pixel_losses` and pseudo_mask, (B, H, W) -> scalar, the mean over labelled pixels.
     """
-    return region_means(losses, [pseudo_mask != IGNORE_INDEX], empty, sync)[0][0]
+    return region_means(losses, [pseudo_mask != IGNORE_INDEX], rules)[0][0]
 
 
 def filtered_prediction(logits: Tensor, image_labels: Tensor, label_filter: str) -> Tensor:
@@ -79,148 +91,133 @@ def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tens
 
 
 def region_losses(
-    losses: Tensor, pseudo_mask: Tensor, prediction: Tensor, empty: str, sync: bool
+    losses: Tensor, pseudo_mask: Tensor, prediction: Tensor, rules: RegionRules = CORRECT
 ) -> tuple[Tensor, Tensor]:
     """Eq. (6) and (7) of Kim et al. 2024: L_c and L_i, (2,), and their pixel counts, (2,)."""
-    return region_means(losses, list(split_regions(pseudo_mask, prediction)), empty, sync)
+    return region_means(losses, list(split_regions(pseudo_mask, prediction)), rules)
 
 
-class CARBCriterion(nn.Module):
-    """The total loss: L_g + L_l while warming up, then L_c + w L_i on both views.
+class Regions(NamedTuple):
+    """The losses of both views; what belongs to the local view is None without one."""
 
-    w is the mean of the last `queue_size` L_c over the mean of the last L_i (unnumbered equation
-    after Eq. 7), from the global view only; a number as `region_weight` takes its place. A region
-    without pixels enters no queue; w is 1 while a queue is empty or mean(L_i) is 0. Losses and
-    queues stay on the device: no step waits for the host.
+    losses: Tensor  # (B, H, W), -log f of every pixel
+    local_losses: Tensor | None
+    means: Tensor  # (2,), L_c and L_i
+    local_means: Tensor | None
+    counts: Tensor  # (2,), pixels of the two regions
+    log: dict[str, Tensor]  # detached values for the log
+
+
+def regions_of(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> Regions:
+    """Compare the network's logits with the pseudo-masks of both views."""
+    full_logits = upsample(logits, views.global_mask.shape[-2:])
+    losses, local_losses = pixel_losses(
+        full_logits, views.global_mask, views.local_mask, views.boxes
+    )
+    prediction = filtered_prediction(full_logits, views.image_labels, rules.label_filter)
+    means, counts = region_losses(losses, views.global_mask, prediction, rules)
+    log = {
+        "loss_consistent": means[0],
+        "loss_inconsistent": means[1],
+        "consistent_fraction": counts[0] / counts.sum().clamp(min=1),
+        "mask_agreement": (full_logits.argmax(1) == views.global_mask).float().mean(),
+        "class_share": class_share(prediction, logits.shape[1]),
+    }
+    local_means = None
+    if views.local_mask is not None:
+        local_prediction = crop(prediction, views.boxes)
+        local_means, _ = region_losses(local_losses, views.local_mask, local_prediction, rules)
+        log |= {"loss_consistent_local": local_means[0], "loss_inconsistent_local": local_means[1]}
+    log = {key: value.detach() for key, value in log.items()}
+    return Regions(losses, local_losses, means, local_means, counts, log)
+
+
+def warmup_losses(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> dict[str, Tensor]:
+    """L_g + L_l of the warm-up: Eq. (3) on the global view and Eq. (2) on the local view.
+
+    Minimise ``["loss"]``; the rest is detached and for the log.
+    """
+    regions = regions_of(logits, views, rules)
+    loss = loss_global = segmentation_loss(regions.losses, views.global_mask, rules)
+    log = regions.log | {"loss_global": loss_global.detach()}
+    if views.local_mask is not None:
+        loss_local = segmentation_loss(regions.local_losses, views.local_mask, rules)
+        loss = loss_global + loss_local
+        log["loss_local"] = loss_local.detach()
+    return {"loss": loss} | log
+
+
+class CARBCriterion:
+    """L_c + w L_i on both views, with w = mean(queue of L_c) / mean(queue of L_i).
+
+    The queues hold the last `queue_size` losses of the global view, this step's included; w is the
+    unnumbered equation after Eq. 7. A number as `region_weight` is w itself. A region without
+    pixels takes a place in its queue that does not count (NaN); w is 1 while a queue holds no loss
+    or mean(L_i) is 0. Everything stays on the device: no step waits for it.
     """
 
     def __init__(
         self,
         queue_size: int = 5,
-        region_weight: str | float = "adaptive",
-        label_filter: str = "mask",
-        empty_region: str = "zero",
-        sync: bool = False,
+        region_weight: float | None = None,
+        rules: RegionRules = CORRECT,
     ) -> None:
-        super().__init__()
-        self.region_weight = region_weight
-        self.label_filter = label_filter
-        self.empty_region = empty_region
-        self.sync = sync
-        self.queue_consistent: deque[Tensor] = deque(maxlen=queue_size)
-        self.queue_inconsistent: deque[Tensor] = deque(maxlen=queue_size)
+        """A `region_weight` of None is adaptive."""
+        self.region_weight, self.rules = region_weight, rules
+        # A place without a loss holds NaN, which nanmean skips; in the official code a NaN counts.
+        self.nan_counts = rules.empty_region == "nan"
+        places = [] if self.nan_counts else [torch.tensor(float("nan"))] * queue_size
+        self.queue_consistent = deque(places, maxlen=queue_size)
+        self.queue_inconsistent = deque(places, maxlen=queue_size)
 
-    @classmethod
-    def from_config(cls, config: Config) -> "CARBCriterion":
-        return cls(
-            config.queue_size,
-            config.region_weight,
-            config.arithmetic.label_filter,
-            config.arithmetic.empty_region,
-            config.sync_region_stats,
-        )
-
-    def forward(
-        self,
-        logits: Tensor,
-        image_labels: Tensor,
-        global_mask: Tensor,
-        local_mask: Tensor | None = None,
-        boxes: list[Box] | None = None,
-        balanced: bool = True,
-    ) -> dict[str, Tensor]:
-        """Losses of one batch: minimise ``["loss"]``; the rest is detached and for the log.
-
-        logits (B, K, h, w), image_labels (B, K), global_mask (B, H, W), and with a local view
-        local_mask (B, ph, pw) and a box for each image. ``balanced=False`` is the warm-up loss.
-        """
-        full_logits = upsample(logits, global_mask.shape[-2:])
-        losses, local_losses = pixel_losses(full_logits, global_mask, local_mask, boxes)
-        prediction = filtered_prediction(full_logits, image_labels, self.label_filter)
-        options = {"empty": self.empty_region, "sync": self.sync}
-        regions, counts = region_losses(losses, global_mask, prediction, **options)
-        result = {
-            "loss_consistent": regions[0],
-            "loss_inconsistent": regions[1],
-            "consistent_fraction": counts[0] / counts.sum().clamp(min=1),
-            "mask_agreement": (full_logits.argmax(1) == global_mask).float().mean(),
-            "class_share": class_share(prediction, logits.shape[1]),
-        }
-        local_regions = None
-        if local_mask is not None:
-            local_regions, _ = region_losses(
-                local_losses, local_mask, crop(prediction, boxes), **options
-            )
-            result["loss_consistent_local"] = local_regions[0]
-            result["loss_inconsistent_local"] = local_regions[1]
-        if balanced:
-            self.push(regions.detach(), counts)
-            balance = self.weight(regions)
-            loss = regions[0] + balance * regions[1]
-            if local_regions is not None:
-                loss = loss + local_regions[0] + balance * local_regions[1]
-            result["balance"] = balance
-        else:
-            loss = segmentation_loss(losses, global_mask, **options)
-            result["loss_global"] = loss
-            if local_mask is not None:
-                local_loss = segmentation_loss(local_losses, local_mask, **options)
-                result["loss_local"] = local_loss
-                loss = loss + local_loss
-        return {"loss": loss} | {key: value.detach() for key, value in result.items()}
+    def __call__(self, logits: Tensor, views: Views) -> dict[str, Tensor]:
+        """Losses of one batch: minimise ``["loss"]``; the rest is detached and for the log."""
+        regions = regions_of(logits, views, self.rules)
+        self.push(regions.means.detach(), regions.counts)
+        w = self.weight(regions.means)
+        loss = regions.means[0] + w * regions.means[1]
+        if regions.local_means is not None:
+            loss = loss + regions.local_means[0] + w * regions.local_means[1]
+        return {"loss": loss, "w": w} | regions.log
 
     def push(self, losses: Tensor, counts: Tensor) -> None:
-        """Append L_c and L_i, `losses` (2,), to their queues where the region has pixels.
-
-        Whether it has is known on the device only, so the shift is computed there, and an unfilled
-        place holds a marker instead of the deque being shorter.
-        """
-        for queue, loss, count in zip(self._queues(), losses, counts, strict=True):
-            entries = self._entries(queue, losses)
-            shifted = torch.cat([entries[1:], loss[None]])
-            push = (count > 0) if self.empty_region == "zero" else torch.ones_like(count).bool()
-            queue.extend(torch.where(push, shifted, entries).unbind())
+        """Append L_c and L_i, `losses` (2,), to their queues; `counts` (2,) are their pixels."""
+        losses = torch.where(counts > 0, losses, float("nan"))
+        self.queue_consistent.append(losses[0])
+        self.queue_inconsistent.append(losses[1])
 
     def weight(self, like: Tensor) -> Tensor:
         """w, a detached scalar on the device and of the type of `like`."""
-        if self.region_weight != "adaptive":
-            return torch.full((), self.region_weight, dtype=like.dtype, device=like.device)
-        consistent, inconsistent = (self._mean(self._entries(q, like)) for q in self._queues())
-        undefined = (consistent == _NO_ENTRY) | (inconsistent == _NO_ENTRY) | (inconsistent == 0)
-        return torch.where(undefined, 1.0, consistent / inconsistent)
+        one = torch.ones((), dtype=like.dtype, device=like.device)
+        if self.region_weight is not None:
+            return one * self.region_weight
+        consistent, inconsistent = (
+            self.mean(self.queue_consistent),
+            self.mean(self.queue_inconsistent),
+        )
+        undefined = inconsistent == 0
+        if not self.nan_counts:
+            undefined |= (consistent / inconsistent).isnan()
+        return torch.where(undefined, one, consistent / inconsistent)
 
-    def queue_state(self) -> dict[str, list[float]]:
-        """What a checkpoint keeps: the losses in the two queues, oldest first."""
-        lists = [[float(entry) for entry in queue] for queue in self._queues()]
-        filled = [[value for value in values if value != _NO_ENTRY] for values in lists]
-        return {"queue_consistent": filled[0], "queue_inconsistent": filled[1]}
+    def mean(self, queue: deque[Tensor]) -> Tensor:
+        """Mean of the losses in a queue; NaN where it holds none."""
+        losses = torch.stack([loss.to(queue[-1]) for loss in queue])  # some come from a checkpoint
+        return losses.mean() if self.nan_counts else losses.nanmean()
 
-    def load_queue_state(self, state: dict[str, list[float]]) -> None:
-        """Restore what `queue_state` returned."""
-        for name, queue in zip(
-            ("queue_consistent", "queue_inconsistent"), self._queues(), strict=True
-        ):
-            values = state[name][-queue.maxlen :]
-            queue.clear()
-            queue.extend(
-                torch.tensor(value)
-                for value in [_NO_ENTRY] * (queue.maxlen - len(values)) + list(values)
-            )
+    def state_dict(self) -> dict[str, list[float | None]]:
+        """The losses in the two queues, oldest first; None is a place without a loss."""
+        queues = {name: map(float, getattr(self, name)) for name in _QUEUES}
+        return {
+            name: [None if math.isnan(loss) else loss for loss in queue]
+            for name, queue in queues.items()
+        }
 
-    def _queues(self) -> tuple[deque[Tensor], deque[Tensor]]:
-        return self.queue_consistent, self.queue_inconsistent
-
-    @staticmethod
-    def _entries(queue: deque[Tensor], like: Tensor) -> Tensor:
-        if not queue:
-            return torch.full((queue.maxlen,), _NO_ENTRY, dtype=like.dtype, device=like.device)
-        return torch.stack([entry.to(like) for entry in queue])
-
-    @staticmethod
-    def _mean(entries: Tensor) -> Tensor:
-        filled = entries != _NO_ENTRY
-        mean = torch.where(filled, entries, 0.0).sum() / filled.sum().clamp(min=1)
-        return torch.where(filled.any(), mean, _NO_ENTRY)
+    def load_state_dict(self, state: dict[str, list[float | None]]) -> None:
+        """Restore what `state_dict` returned; a warm-up leaves nothing to restore."""
+        for name in _QUEUES:
+            losses = [math.nan if loss is None else loss for loss in state.get(name, [])]
+            getattr(self, name).extend(map(torch.tensor, losses))
 
 
 def class_share(prediction: Tensor, num_classes: int) -> Tensor:

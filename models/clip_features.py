@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip_miniature import output_stride
-from models.cpu_speed import attention, linear
-from utils.config import Config
+from models.kernels.cpu_speed import attention, linear
 
 QUERY, KEY, VALUE = 0, 1, 2
 
@@ -31,22 +30,6 @@ class MaskCLIPOptions:
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
     label_filter: str = "mask"  # "multiply": scores times labels, so 0 beats a negative score
-
-    @classmethod
-    def from_config(cls, cfg: Config) -> "MaskCLIPOptions":
-        how, teacher = cfg.arithmetic, cfg.teacher
-        return cls(
-            activation=how.clip_activation,
-            layer_norm_eps=how.clip_layer_norm_eps,
-            residual=teacher.residual,
-            mlp=teacher.mlp,
-            padding=how.clip_padding,
-            position_embedding=how.clip_position_embedding,
-            key_smoothing=teacher.key_smoothing,
-            key_smoothing_norm=how.key_smoothing_norm,
-            prompt_denoising=teacher.prompt_denoising,
-            label_filter=how.label_filter,
-        )
 
 
 def dense_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:

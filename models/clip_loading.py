@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from models.clip_miniature import KnownTokens, set_output_stride
-from utils.errors import InputError
-from utils.tensors import read_tensors, refuse_damaged
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors, refuse_damaged
 
 # Scalars that OpenAI's archives keep among the weights.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from datasets.labels import ClassTable
-from utils.errors import InputError
-from utils.tensors import read_tensors
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors
 
 
 class KnownTokens(nn.Embedding):

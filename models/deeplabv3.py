@@ -4,11 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbone_weights import load_backbone_weights
-from models.cpu_speed import DilatedConv2d
-from models.resnet import build_resnet, initialize
-from utils.config import Config
-from utils.errors import InputError
+from models.kernels.cpu_speed import DilatedConv2d
+from models.resnet import initialize
+from utils.safe.errors import InputError
 
 CONV_CLASSIFIER_CHANNELS = (
     512  # ASPP channels when no text embedding gives them (CLIP ViT-B's width)
@@ -124,33 +122,3 @@ class DeepLabV3(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.classifier(self.aspp(self.backbone(image)))
-
-
-def build_model(
-    cfg: Config, num_classes: int, text_embeddings: Tensor | None, pretrained: bool = True
-) -> DeepLabV3:
-    """The network that a config describes, on the CPU.
-
-    text_embeddings: (K,D), needed with ``classifier: text``; D gives the ASPP its channels.
-    pretrained: start from cfg.backbone_weights; False where a checkpoint fills everything.
-    """
-    if cfg.classifier == "text":
-        if text_embeddings is None:
-            raise InputError("classifier: text needs text embeddings (key 'clip_text')")
-        if len(text_embeddings) != num_classes:
-            raise InputError(
-                f"expected text embeddings of {num_classes} classes, found {len(text_embeddings)}; "
-                "'clip_text' and 'class_file' do not belong together"
-            )
-        classifier = TextClassifier(text_embeddings)
-        channels = text_embeddings.shape[1]
-    else:
-        channels = CONV_CLASSIFIER_CHANNELS
-        classifier = ConvClassifier(channels, num_classes)
-    backbone = build_resnet(cfg.backbone, cfg.output_stride)
-    if pretrained and cfg.backbone_weights is not None:
-        load_backbone_weights(backbone, cfg.backbone_weights, cfg.backbone_weights_partial)
-    aspp = (ASPPV3 if cfg.aspp == "v3" else ASPPV2)(
-        backbone.out_channels, channels, cfg.aspp_dilations, cfg.dropout
-    )
-    return DeepLabV3(backbone, aspp, classifier)

@@ -6,18 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets.labels import IGNORE_INDEX, ClassTable
+from datasets.labels import IGNORE_INDEX
 from models.clip_features import (
     MaskCLIPOptions,
     dense_features_and_keys,
     grid_stride,
     round_matrices,
 )
-from models.clip_loading import clip_sha256, load_clip
-from models.text import get_text_embeddings
-from utils.config import Config
-from utils.distributed import first_on_each_machine
-from utils.errors import InputError
+from models.clip_loading import clip_sha256
+from utils.safe.errors import InputError
 
 
 class MaskCLIP(nn.Module):
@@ -50,6 +47,11 @@ class MaskCLIP(nn.Module):
         """Stays in eval mode: the ResNet towers have batch norm."""
         return super().train(False)
 
+    def sha256(self, clip_model: str) -> dict[str, str | None]:
+        """What a run knows its teacher by: CLIP's weights and the text embeddings."""
+        text = self.text_embeddings.float().cpu().contiguous().numpy().tobytes()
+        return {"weights": clip_sha256(clip_model), "text": hashlib.sha256(text).hexdigest()}
+
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
@@ -72,29 +74,6 @@ class MaskCLIP(nn.Module):
         """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
         features, keys = dense_features_and_keys(self.visual, image, self.options)
         return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
-
-
-def build_maskclip(
-    cfg: Config,
-    classes: ClassTable,
-    device: torch.device | str,
-    trust: bool = False,
-    bf16: bool = False,
-) -> MaskCLIP:
-    """CLIP and the text embeddings that `cfg` names, on `device`. `trust`: see `load_clip`.
-
-    `bf16`: for use under autocast, see `MaskCLIP`. All ranks must call it.
-    """
-    clip_model = first_on_each_machine(lambda: load_clip(cfg.clip_model, trust))
-    text_embeddings = get_text_embeddings(cfg, classes, clip_model)
-    options = MaskCLIPOptions.from_config(cfg)
-    return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
-
-
-def maskclip_sha256(cfg: Config, maskclip: MaskCLIP) -> dict[str, str | None]:
-    """What a run knows its teacher by: the sha256 of CLIP's weights and of the text embeddings."""
-    text = maskclip.text_embeddings.float().cpu().contiguous().numpy().tobytes()
-    return {"weights": clip_sha256(cfg.clip_model), "text": hashlib.sha256(text).hexdigest()}
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from models.deeplabv3 import ASPPV2, DeepLabV3, TextClassifier
 from models.resnet import DEPTHS, ResNet
 from utils.checkpoint import load_weights
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 # Tensors do not show strides and dilations; these are the same in all released configs.
 _ASPP_DILATIONS = (6, 12, 18, 24)

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 # depth: (blocks per stage, bottleneck)
 DEPTHS = {
@@ -189,7 +189,7 @@ class ResNet(nn.Module):
         return self.stages(image)[-1]
 
 
-def build_resnet(name: str, output_stride: int) -> ResNet:
+def named_resnet(name: str, output_stride: int) -> ResNet:
     """The backbone of a name in `VARIANTS`. Raises InputError for another name."""
     if name not in VARIANTS:
         raise InputError(f"'backbone' must be one of {', '.join(VARIANTS)}; found '{name}'")

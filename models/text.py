@@ -17,8 +17,8 @@ from datasets.labels import ClassTable
 from models.clip_loading import clip_sha256, load_clip, openai_clip
 from utils.config import Config
 from utils.distributed import first_on_each_machine
-from utils.errors import InputError, note
-from utils.tensors import read_tensors, write_tensors
+from utils.safe.errors import InputError, note
+from utils.safe.tensors import read_tensors, write_tensors
 
 Prompts = tuple[tuple[str, ...], ...]  # per class, its synonyms
 

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 
 from datasets.labels import ClassTable, load_classes
-from models.deeplabv3 import DeepLabV3, build_model
+from models.build import build_model
+from models.deeplabv3 import DeepLabV3
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import check_content, load_checkpoint, load_weights
 from utils.class_names import compare_class_names, plain_name
 from utils.config import Config, config_from_dict, load_config, parse_overrides
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 class Trained(NamedTuple):

@@ -1,15 +1,19 @@
 """Local View Sampling (Kim et al. 2024): a patch of the global view, resized before CLIP."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
+from datasets.transforms import normalize
+from models.maskclip import MaskCLIP
 from utils.config import Config
-from utils.errors import InputError
+from utils.distributed import Ranks, autocast
+from utils.safe.errors import InputError
+from utils.seed import LOCAL_VIEWS, generator
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 
@@ -26,8 +30,8 @@ class LocalViewSampler:
 
     patch_size (height, width) in pixels of the global view; resize ratio m ~ U[low, high).
     ``per="image"`` gives each image its own view; "batch" one view for all (official code).
-    Without `last_position` a view never lies at the last row or column that it could reach
-    (official code, whose upper bound is exclusive).
+    Without `last_position` no view lies at the last row and column that it could reach (official
+    code, whose upper bound is exclusive).
     """
 
     def __init__(
@@ -41,13 +45,6 @@ class LocalViewSampler:
         self.resize = resize
         self.per_image = per == "image"
         self.bound = 1 if last_position else 0
-
-    @classmethod
-    def from_config(cls, config: Config) -> "LocalViewSampler":
-        how = config.arithmetic
-        return cls(
-            config.patch_size, config.local_resize, how.local_view_per, how.local_view_last_position
-        )
 
     def draw(
         self, num_images: int, image_size: tuple[int, int], generator: torch.Generator
@@ -128,3 +125,53 @@ def ignore_padding(pseudo_mask: Tensor, valid: Tensor, boxes: list[Box] | None =
     """`pseudo_mask`, of whole images or of `boxes`, with IGNORE_INDEX where not `valid`."""
     covered = valid if boxes is None else crop(valid, boxes)
     return pseudo_mask.masked_fill(~covered, IGNORE_INDEX)
+
+
+class Views(NamedTuple):
+    """What one training step learns from: the global view and the pseudo-masks of both views."""
+
+    image: Tensor  # (B, 3, H, W), the global view, normalised for the segmentation network
+    image_labels: Tensor  # (B, K)
+    global_mask: Tensor  # (B, H, W)
+    local_mask: Tensor | None = None  # (B, h, w)
+    boxes: list[Box] | None = None  # of the local view of each image
+
+
+def prepare_views(
+    batch: dict[str, Any],
+    step: int,
+    config: Config,
+    ranks: Ranks,
+    teacher: MaskCLIP | None,
+    sampler: LocalViewSampler,
+) -> Views:
+    """Move a batch to the device and give it its pseudo-masks, M of Eq. (1) and M^l.
+
+    ``views: base`` takes the global mask from its file; "local" adds a local mask made by CLIP; in
+    "dual" CLIP makes both.
+    """
+    image, valid, image_labels = (
+        batch[key].to(ranks.device, non_blocking=True) for key in ("image", "valid", "image_labels")
+    )
+    local_mask = boxes = None
+    if config.views != "base":
+        clip_image = normalize(image, config.arithmetic.clip_normalization, valid)
+        # Drawn for the batch of all ranks, so that the number of ranks changes nothing.
+        views = sampler.draw(
+            config.batch_size, image.shape[-2:], generator(config.seed, LOCAL_VIEWS, step)
+        )
+        views = views[ranks.rank * len(image) : (ranks.rank + 1) * len(image)]
+        boxes = [view.box for view in views]
+        with autocast(ranks.device, config.precision):
+            local_mask = local_pseudo_mask(teacher, clip_image, image_labels, views)
+        if config.arithmetic.ignore_padding:
+            local_mask = ignore_padding(local_mask, valid, boxes)
+    if config.views == "dual":
+        with autocast(ranks.device, config.precision):
+            global_mask = teacher(clip_image, image_labels, image.shape[-2:])
+        if config.arithmetic.ignore_padding:
+            global_mask = ignore_padding(global_mask, valid)
+    else:
+        global_mask = batch["pseudo_mask"].to(ranks.device, non_blocking=True)
+    segmentation_image = normalize(image, "imagenet", valid)
+    return Views(segmentation_image, image_labels, global_mask, local_mask, boxes)

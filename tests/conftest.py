@@ -1,6 +1,9 @@
 """Where the reference cases and the real data lie, and what a test without them does."""
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +87,22 @@ def case(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copy_world(world, folder)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | str]:
+    """A small tmpfs without a free byte, or why there is none."""
+    folder = tmp_path_factory.mktemp("full")
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        yield f"no tmpfs can be mounted here: {getattr(error, 'stderr', '') or error}"
+        return
+    try:
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+            while file.write(bytes(1024)):
+                pass
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

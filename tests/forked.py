@@ -186,12 +186,11 @@ def _child(command: list[str], moment: dict, printed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    from test_bad_input import ordinary_user
+    from rights import ordinary_user
 
     import eval  # noqa: F401
     import gen_clip_masks  # noqa: F401
     import train_carb  # noqa: F401
-    import train_supervised  # noqa: F401
     import train_warmup  # noqa: F401
 
     _serve()

@@ -10,8 +10,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def copy(folder: Path) -> Path:
     """Everything but the tests, with this interpreter in .venv, so that nothing is installed."""
-    for name in ("configs", "datasets", "figures", "models", "tools", "utils"):
-        shutil.copytree(ROOT / name, folder / name)
+    core = ("configs", "datasets", "models", "scripts", "utils")
+    for name in (*core, "baselines", "demo", "experiments"):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name)
     for file in (*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "requirements.txt"):
         shutil.copy(file, folder)
     python = folder / ".venv/bin/python"

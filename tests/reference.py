@@ -79,7 +79,7 @@ def record(tree: Path, folder: Path) -> dict[str, Any]:
     name = "dual, carb true, killed"
     result |= two_stages(tree, folder / "killed", name, [*common, "--set", "views=dual"], kill=True)
 
-    script = "train_supervised.py"
+    script = "baselines/supervised.py"
     if not (tree / script).exists():
         script = "baselines.supervised"
     run(tree, script, *common, "--run-dir", folder / "supervised")
@@ -161,9 +161,15 @@ def trained(run_dir: Path) -> dict[str, Any]:
     return {
         "weights": weights.hexdigest(),
         "momentum": momentum.hexdigest(),
-        "queues": checkpoint["criterion"],
+        "queues": [counted(queues) for queues in checkpoint["criterion"]],
         "log": lines,
     }
+
+
+def counted(queues: dict[str, list]) -> dict[str, list]:
+    """The losses in the queues of one process, without the places that hold none."""
+    losses = {name: [loss for loss in queue if loss is not None] for name, queue in queues.items()}
+    return {name: queue for name, queue in losses.items() if queue}
 
 
 def images(folder: Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from datasets.files import File, open_image, read_image
 from datasets.training import Draw, TrainingSet
 from datasets.transforms import TrainTransform, resize_image, resize_mask
 from datasets.windows import resize_window, resize_window_nearest, source_window
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 WINDOWS = [(0, 0, 60, 90), (7, 11, 20, 30), (59, 89, 1, 1), (0, 40, 60, 3)]
 

@@ -7,32 +7,32 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import golden_files, load_golden
+from steps import counted, losses_of
 
 from datasets.labels import IGNORE_INDEX
 from models.carb import (
     CARBCriterion,
+    RegionRules,
     filtered_prediction,
     region_means,
     segmentation_loss,
     split_regions,
     upsample,
 )
-from models.pixel_losses import pixel_losses
+from models.kernels.pixel_losses import pixel_losses
 from models.views import LocalViewSampler, crop
 
 
 def official_criterion(header: dict, empty_region: str = "nan") -> CARBCriterion:
-    adaptive = bool(header.get("adaptive", True))
-    coefficient = float(header.get("coeff", 1.0))
+    adaptive, scale = bool(header.get("adaptive", True)), float(header.get("coeff", 1.0))
     criterion = CARBCriterion(
         queue_size=int(header.get("queue_size", 5)),
-        region_weight="adaptive" if adaptive else coefficient,
-        label_filter="multiply",
-        empty_region=empty_region,
+        region_weight=None if adaptive else scale,
+        rules=RegionRules("multiply", empty_region),
     )
-    if adaptive and coefficient != 1:  # the official code can scale w; no config of it does
+    if adaptive and scale != 1:  # the official code can scale w; none of its configs does
         weight = criterion.weight
-        criterion.weight = lambda like: coefficient * weight(like)
+        criterion.weight = lambda like: scale * weight(like)
     return criterion
 
 
@@ -40,8 +40,7 @@ def as_ring(queue, counter: int) -> np.ndarray:
     """Our oldest-first queue in the authors' places: the loss of step c lies at c % size."""
     ring = np.zeros(queue.maxlen, np.float32)
     for age, value in enumerate(reversed(queue)):
-        if float(value) != -1.0:
-            ring[(counter - age) % queue.maxlen] = float(value)
+        ring[(counter - age) % queue.maxlen] = float(value)
     return ring
 
 
@@ -81,7 +80,7 @@ def check_loss_step(case: dict, header: dict, criterion: CARBCriterion) -> None:
     local_mask = crop(torch.from_numpy(case["P_l_full"]).long(), boxes)
 
     balanced = int(case["counter"]) > int(header["warmup_iter"])
-    result = criterion(logits, labels, global_mask, local_mask, boxes, balanced=balanced)
+    result = losses_of(criterion, balanced, logits, labels, global_mask, local_mask, boxes)
     result["loss"].backward()
     size = global_mask.shape[-2:]
     prediction = filtered_prediction(upsample(logits, size), labels, "multiply")
@@ -91,8 +90,9 @@ def check_loss_step(case: dict, header: dict, criterion: CARBCriterion) -> None:
         "acc_seg": 100 * result["mask_agreement"][None],
         "w": criterion.weight(logits) if balanced else torch.tensor(float(header["coeff"])),
     }
+    queues = (criterion.queue_consistent, criterion.queue_inconsistent)
     if bool(header["adaptive"]):
-        for key, queue in zip(("queue_and", "queue_vit"), criterion._queues(), strict=True):
+        for key, queue in zip(("queue_and", "queue_vit"), queues, strict=True):
             checks[key] = as_ring(queue, int(case["counter"]))
     if balanced:
         consistent, inconsistent = split_regions(global_mask, prediction)
@@ -128,17 +128,18 @@ def test_default_stays_finite_where_the_authors_do_not(name: str) -> None:
         )
         boxes = [view.box] * len(logits)
         local_mask = crop(torch.from_numpy(golden[f"{step}/P_l_full"]).long(), boxes)
-        result = criterion(
+        result = losses_of(
+            criterion,
+            int(golden[f"{step}/counter"]) > int(header["warmup_iter"]),
             logits,
             torch.from_numpy(golden[f"{step}/img_label"]),
             global_mask,
             local_mask,
             boxes,
-            balanced=int(golden[f"{step}/counter"]) > int(header["warmup_iter"]),
         )
         result["loss"].backward()
         assert torch.isfinite(result["loss"]) and torch.isfinite(logits.grad).all()
-    state = criterion.queue_state()
+    state = counted(criterion.state_dict())
     assert all(math.isfinite(value) for values in state.values() for value in values)
 
 
@@ -159,11 +160,11 @@ def test_regions_and_losses_of_a_2x2_image() -> None:
     consistent, inconsistent = split_regions(pseudo_mask, prediction)
     assert consistent.tolist() == [[[True, False], [False, False]]]
     assert inconsistent.tolist() == [[[False, True], [True, False]]]
-    result = CARBCriterion()(log_probabilities, labels, pseudo_mask)
+    result = losses_of(CARBCriterion(), True, log_probabilities, labels, pseudo_mask)
     loss_c, loss_i = -math.log(0.8), -(math.log(0.3) + math.log(0.2)) / 2
     assert result["loss_consistent"].item() == pytest.approx(loss_c)
     assert result["loss_inconsistent"].item() == pytest.approx(loss_i)
-    assert result["balance"].item() == pytest.approx(loss_c / loss_i)
+    assert result["w"].item() == pytest.approx(loss_c / loss_i)
     assert result["loss"].item() == pytest.approx(2 * loss_c)
     assert result["consistent_fraction"].item() == pytest.approx(1 / 3)
     assert result["class_share"].tolist() == [0.5, 0.5]
@@ -200,16 +201,16 @@ def criterion_fed(pairs: list[tuple[float, float]], **options) -> CARBCriterion:
 def test_weight_is_the_ratio_of_the_means_of_the_last_losses() -> None:
     criterion = criterion_fed([(9, 9), (1, 2), (2, 4), (3, 9)], queue_size=3)
     assert criterion.weight(torch.zeros(())).item() == pytest.approx(6 / 15)
-    assert criterion.queue_state() == {
+    assert criterion.state_dict() == {
         "queue_consistent": [1, 2, 3],
         "queue_inconsistent": [2, 4, 9],
     }
 
 
-def test_an_empty_region_pushes_nothing() -> None:
-    criterion = criterion_fed([(1, 2), (math.nan, 4), (3, math.nan)], queue_size=2)
-    assert criterion.queue_state() == {"queue_consistent": [1, 3], "queue_inconsistent": [2, 4]}
-    assert criterion.weight(torch.zeros(())).item() == pytest.approx(2 / 3)
+def test_an_empty_region_takes_a_place_that_does_not_count() -> None:
+    criterion = criterion_fed([(1, 2), (3, 4), (math.nan, math.nan)], queue_size=2)
+    assert counted(criterion.state_dict()) == {"queue_consistent": [3], "queue_inconsistent": [4]}
+    assert criterion.weight(torch.zeros(())).item() == pytest.approx(3 / 4)
 
 
 @pytest.mark.parametrize("pairs", [[], [(1, math.nan)], [(math.nan, 1)], [(1, 0)]])
@@ -232,10 +233,10 @@ def test_queues_survive_a_checkpoint(tmp_path) -> None:
     from utils.checkpoint import load_checkpoint, save_checkpoint
 
     criterion = criterion_fed([(1, 2), (3, math.nan)], queue_size=4)
-    save_checkpoint(tmp_path / "c.pt", {"criterion": [criterion.queue_state()]})
+    save_checkpoint(tmp_path / "c.pt", {"criterion": [criterion.state_dict()]})
     other = CARBCriterion(queue_size=4)
-    other.load_queue_state(load_checkpoint(tmp_path / "c.pt")["criterion"][0])
-    assert other.queue_state() == criterion.queue_state()
+    other.load_state_dict(load_checkpoint(tmp_path / "c.pt")["criterion"][0])
+    assert other.state_dict() == criterion.state_dict()
     like = torch.zeros(())
     assert other.weight(like) == criterion.weight(like)
     for c in (criterion, other):
@@ -246,12 +247,12 @@ def test_queues_survive_a_checkpoint(tmp_path) -> None:
 def test_the_weight_carries_no_gradient() -> None:
     log_probabilities, pseudo_mask, labels = two_by_two()
     logits = log_probabilities.requires_grad_()
-    result = CARBCriterion()(logits, labels, pseudo_mask)
+    result = losses_of(CARBCriterion(), True, logits, labels, pseudo_mask)
     result["loss"].backward()
     gradient = logits.grad.clone()
-    weight = result["balance"].item()
+    weight = result["w"].item()
     logits.grad = None
-    fixed = CARBCriterion(region_weight=weight)(logits, labels, pseudo_mask)
+    fixed = losses_of(CARBCriterion(region_weight=weight), True, logits, labels, pseudo_mask)
     fixed["loss"].backward()
     torch.testing.assert_close(gradient, logits.grad)
 
@@ -274,12 +275,12 @@ def test_no_gradient_reaches_ignored_pixels_or_an_empty_batch() -> None:
     logits = torch.randn(2, 3, 4, 4, requires_grad=True)
     mask = torch.randint(0, 3, (2, 4, 4))
     mask[:, :2] = IGNORE_INDEX
-    CARBCriterion()(logits, torch.ones(2, 3), mask)["loss"].backward()
+    losses_of(CARBCriterion(), True, logits, torch.ones(2, 3), mask)["loss"].backward()
     assert logits.grad[:, :, :2].abs().max() == 0 and logits.grad[:, :, 2:].abs().max() > 0
     logits.grad = None
     everything_ignored = torch.full_like(mask, IGNORE_INDEX)
     for balanced in (False, True):
-        result = CARBCriterion()(logits, torch.ones(2, 3), everything_ignored, balanced=balanced)
+        result = losses_of(CARBCriterion(), balanced, logits, torch.ones(2, 3), everything_ignored)
         result["loss"].backward()
         assert result["loss"].item() == 0 and logits.grad.abs().max() == 0
 
@@ -288,7 +289,7 @@ def test_no_gradient_reaches_ignored_pixels_or_an_empty_batch() -> None:
 def test_extreme_and_half_precision_logits_stay_finite(scale: float) -> None:
     logits = (scale * torch.rand(2, 3, 4, 4)).bfloat16().requires_grad_()
     mask = torch.randint(0, 3, (2, 8, 8))
-    result = CARBCriterion()(logits, torch.ones(2, 3), mask)
+    result = losses_of(CARBCriterion(), True, logits, torch.ones(2, 3), mask)
     result["loss"].backward()
     assert torch.isfinite(result["loss"]) and torch.isfinite(logits.grad).all()
     assert result["loss"].dtype == torch.float32

@@ -17,9 +17,9 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.distributed import Ranks
-from utils.errors import InputError
 from utils.resume import restore
-from utils.tensors import read_tensors
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors
 
 
 class Trap:

@@ -3,7 +3,7 @@
 import pytest
 
 from utils.class_names import compare_class_names
-from utils.errors import InputError, InputWarning
+from utils.safe.errors import InputError, InputWarning
 
 NAMES = ("road", "traffic light", "sky")
 

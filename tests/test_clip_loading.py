@@ -18,7 +18,7 @@ from models.clip_loading import (
     openai_clip,
     visual_from_state_dict,
 )
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 @pytest.fixture(scope="module", params=["vit", "resnet"])

@@ -8,7 +8,7 @@ from tiny_clip import tiny_clip
 from models.clip_features import MaskCLIPOptions, dense_features, grid_stride
 from models.clip_loading import clip_from_state_dict, load_clip
 from models.clip_miniature import KnownTokens, output_stride, set_output_stride
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 TEXTS = ["a photo of a car.", "the traffic light in the street."]
 

@@ -22,7 +22,7 @@ from utils.config import (
     parse_overrides,
     save_config,
 )
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 CONFIGS = sorted(path for path in Path("configs").rglob("*.yaml") if path.parent.name != "suites")
 
@@ -99,7 +99,7 @@ PATHS = ["/tmp/a #1", "a: b", "2026", "1e-4", "true", "#1", "[a", "a  b", "it's"
 def test_a_text_stands_for_itself(key: str, text: str) -> None:
     config = load_config("configs/cityscapes.yaml", [f"{key}={text}"])
     assert getattr(config, key) == text
-    # as tools/ablation.py hands it on, and as JSON
+    # as experiments/ablation.py hands it on, and as JSON
     dumped = yaml.safe_dump(text, width=10**6, allow_unicode=True).splitlines()[0]
     for quoted in (dumped, json.dumps(text)):
         assert parse_overrides([f"{key}={quoted}"]) == {key: text}

@@ -1,11 +1,11 @@
-"""models/cpu_speed.py against the plain operations."""
+"""models/kernels/cpu_speed.py against the plain operations."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from models import cpu_speed
-from models.cpu_speed import DilatedConv2d, attention, linear
+from models.kernels import cpu_speed
+from models.kernels.cpu_speed import DilatedConv2d, attention, linear
 
 
 @pytest.mark.parametrize("bias", [True, False])

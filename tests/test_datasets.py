@@ -16,14 +16,14 @@ from torch.utils.data import DataLoader
 from datasets import DATASETS, open_dataset
 from datasets.camvid import _color_table, usual_split
 from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
+from datasets.doctor.survey import labels_from_counts, survey
 from datasets.files import File, read_image, read_mask
 from datasets.image_labels import read_image_labels
 from datasets.labels import default_palette, load_classes, multi_hot
-from datasets.survey import labels_from_counts, survey
 from datasets.training import Draw, EvaluationSet, TrainingSet, pseudo_mask_files
 from datasets.transforms import TrainTransform
 from datasets.wilddash2 import _read_panoptic, categories
-from utils.errors import InputError, InputWarning
+from utils.safe.errors import InputError, InputWarning
 
 CLASSES = Path(__file__).resolve().parent.parent / "datasets" / "classes"
 
@@ -72,7 +72,6 @@ def test_small_classes_of_the_shipped_files() -> None:
     riding = {"person", "motorcycle", "bicycle"}
     more = {"billboard", "streetlight", "roadmarking"}
     for name, expected in (
-        ("synthetic", things | {"pedestrian"}),
         ("camvid", {"pole", "signsymbol", "pedestrian", "bicyclist"}),
         ("cityscapes", things | riding),
         ("wilddash2", things | riding | more),

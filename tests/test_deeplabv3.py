@@ -8,16 +8,16 @@ import torchvision
 from conftest import load_golden
 from torch import nn
 
+from models.build import build_model
 from models.deeplabv3 import (
     ASPPV2,
     ASPPV3,
     ConvClassifier,
     DeepLabV3,
     TextClassifier,
-    build_model,
 )
 from models.resnet import ResNet
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def _our_name(name: str) -> str:

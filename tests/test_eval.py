@@ -19,12 +19,12 @@ import eval as evaluation
 import predict
 from datasets.labels import load_classes
 from datasets.transforms import normalize
-from models.deeplabv3 import build_model
+from models.build import build_model
 from models.trained import load_trained
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.config import load_config
-from utils.errors import InputError
 from utils.metrics import ConfusionMatrix
+from utils.safe.errors import InputError
 from utils.visualize import colourize
 
 ROOT = Path(__file__).resolve().parent.parent

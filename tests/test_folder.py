@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets import open_dataset
-from utils.errors import InputError, InputNote
+from utils.safe.errors import InputError, InputNote
 
 
 def make(root: Path, *paths: str) -> Path:

@@ -22,14 +22,15 @@ from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
 from datasets.training import pseudo_mask_files
 from datasets.transforms import normalize
+from models.build import build_teacher
 from models.fused_scores import mean_scores
-from models.maskclip import MaskCLIP, build_maskclip
+from models.maskclip import MaskCLIP
 from utils import mask_folder
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import UNFINISHED
 from utils.progress import progress
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED
 
 SIZES = {"a": (40, 56), "deep/b": (37, 53), "c": (24, 64), "d": (48, 64), "none": (16, 24)}
 LABELS = {"a": [0, 2], "deep/b": [1], "c": [0, 1, 2], "d": [1, 2], "none": []}
@@ -84,7 +85,7 @@ def generate(root, tmp_path):
 def by_hand(root, name, *overrides):
     """The mask of one picture from MaskCLIP itself."""
     config = load_config(root / "config.yaml", list(overrides))
-    maskclip = build_maskclip(config, load_classes(config.class_file), "cpu")
+    maskclip = build_teacher(config, load_classes(config.class_file), "cpu")
     image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
     image = image.permute(2, 0, 1)[None].float()
     height, width = SIZES[name]
@@ -470,7 +471,7 @@ DYING = """
 import os, signal, time
 from PIL import Image
 import gen_clip_masks
-from utils.errors import run_script
+from utils.safe.errors import run_script
 
 whole, places = Image.Image.save, []
 

@@ -2,19 +2,23 @@
 
 import pytest
 import torch
+from random_inputs import official_config, random_images, random_labels
+from steps import train_one_step
 from tiny_clip import tiny_clip
 
-from benchmarks.inputs import official_config, random_images, random_labels
 from datasets.labels import IGNORE_INDEX
-from models.carb import CARBCriterion
-from models.clip_features import MaskCLIPOptions
-from models.deeplabv3 import build_model
+from models.build import (
+    build_criterion,
+    build_maskclip_options,
+    build_model,
+    build_network,
+    build_sampler,
+)
 from models.maskclip import MaskCLIP
-from models.views import LocalViewSampler
+from models.views import prepare_views
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.metrics import ConfusionMatrix
-from utils.training import prepare_views, train_one_step, wrap
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,13 +45,13 @@ def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**
     ranks = Ranks(0, 1, torch.device(device))
     text = torch.nn.functional.normalize(torch.randn(19, 64), dim=1)
     model = build_model(settings, 19, text, pretrained=False).to(device)
-    options = MaskCLIPOptions.from_config(settings)
+    options = build_maskclip_options(settings)
     bf16 = settings.precision == "bf16"
     maskclip = MaskCLIP(tiny_clip().visual, text, options, bf16).to(device)
-    sampler = LocalViewSampler.from_config(settings)
-    criterion = CARBCriterion.from_config(settings)
+    sampler = build_sampler(settings)
+    criterion = build_criterion(settings)
     optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum)
-    network = wrap(model, settings, ranks)
+    network = build_network(model, settings, ranks)
     draws = torch.Generator().manual_seed(3)
     batch = {
         "image": random_images(2, SIZE, draws),
@@ -62,7 +66,7 @@ def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**
             torch.cuda.set_sync_debug_mode("error")
         views = prepare_views(batch, step, settings, ranks, maskclip, sampler)
         result = train_one_step(
-            network, criterion, optimizer, views, step, settings.lr, settings, ranks, step % 2 == 1
+            network, criterion, optimizer, views, step, settings.lr, step % 2 == 1
         )
         losses.append(result["loss"])
     if device == "cuda":

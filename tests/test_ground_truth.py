@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.doctor.label_check import check_some_masks, check_trainable
 from datasets.files import File
-from datasets.label_check import check_some_masks, check_trainable
 from datasets.labels import ClassTable, default_palette
-from utils.errors import InputError, InputNote, InputWarning
 from utils.ground_truth import absent_note, truth_notes
 from utils.metrics import ConfusionMatrix
+from utils.safe.errors import InputError, InputNote, InputWarning
 
 NAMES = ("sky", "road", "car", "tree", "pole")
 

@@ -7,7 +7,7 @@ import pytest
 
 from datasets.files import list_files, read_split_list
 from datasets.ids import difference, image_id, match_ids
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 COMPOSED = "stra\u00dfe/caf\u00e9"
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)

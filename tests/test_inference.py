@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from utils import inference
-from utils.errors import InputError
 from utils.inference import label_map, predict_labels, predict_logits, resize
+from utils.safe.errors import InputError
 
 
 class Pixelwise(nn.Module):

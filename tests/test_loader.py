@@ -6,7 +6,7 @@ import torch
 from datasets.loader import StepSampler, training_loader
 from utils.config import load_config
 from utils.distributed import Ranks
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def batches(start: int = 0, end: int = 12, rank: int = 0, world: int = 1, seed: int = 0) -> list:

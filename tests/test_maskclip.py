@@ -12,6 +12,7 @@ from tiny_clip import tiny_clip
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets.labels import IGNORE_INDEX
+from models.build import build_maskclip_options
 from models.clip_features import (
     QUERY,
     MaskCLIPOptions,
@@ -37,11 +38,11 @@ from models.maskclip import (
     upsample_scores,
 )
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 VIT, RESNET = "maskclip_dense.npz", "maskclip_rn_dense.npz"
 DEFAULT = MaskCLIPOptions()
-AUTHORS = MaskCLIPOptions.from_config(load_config("configs/official/cityscapes.yaml"))
+AUTHORS = build_maskclip_options(load_config("configs/official/cityscapes.yaml"))
 QUICK = replace(AUTHORS, activation="quickgelu", layer_norm_eps=1e-5)
 
 
@@ -438,7 +439,7 @@ def test_text_of_another_width_is_refused(vit):
 
 def test_options_follow_the_config():
     config = load_config("configs/tiny_cpu.yaml")
-    assert MaskCLIPOptions.from_config(config) == DEFAULT
+    assert build_maskclip_options(config) == DEFAULT
     changed = load_config(
         "configs/tiny_cpu.yaml",
         [
@@ -446,7 +447,7 @@ def test_options_follow_the_config():
             "arithmetic=official",
         ],
     )
-    options = MaskCLIPOptions.from_config(changed)
+    options = build_maskclip_options(changed)
     same = [f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)]
     assert same == []
     assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)

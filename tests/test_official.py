@@ -6,8 +6,8 @@ from conftest import golden_path, load_golden
 
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import load_checkpoint
-from utils.errors import InputError
 from utils.inference import predict_logits
+from utils.safe.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import tiny_run
+import torch
 import yaml
 
 from models.trained import load_trained
 from utils.checkpoint import load_checkpoint, load_training_checkpoint, save_checkpoint
 from utils.config import KEYS, config_from_dict, load_config, save_config
-from utils.errors import InputError
 from utils.old_config import translate
+from utils.safe.errors import InputError
 
 SHIPPED = yaml.safe_load(Path(__file__).with_name("old_configs.yaml").read_text(encoding="utf-8"))
 CITY = SHIPPED["configs/cityscapes.yaml"]
@@ -92,18 +93,20 @@ def test_every_old_name_alone_is_refused_with_the_new_one(key: str, tmp_path: Pa
 
 
 def test_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
-    run = tiny_run.make_run(tmp_path)
-    path = run.last.folder / "warmup.pt"
+    tiny_run.make_run(tmp_path)
+    path = tmp_path / "run/warmup/warmup.pt"
     now = load_trained(path)
     paths = ("data_root", "class_file", "image_labels", "pseudo_masks")
     old = old_config(**{key: getattr(now.config, key) for key in paths})
     content = load_checkpoint(path) | {"config": old, "world_size": 1, "optimizer": {}}
     content["criterion"] = [{"queue_consistent": [], "queue_inconsistent": []}]
+    content["log"] = {"sums": {"balance": torch.ones(())}, "num_steps": 1, "seconds": 1.0}
     save_checkpoint(path, content)
     then = load_trained(path)
     assert then.config == now.config
     state = now.model.state_dict()
     assert all(value.equal(state[key]) for key, value in then.model.state_dict().items())
     assert load_trained(path, overrides=["image_size=[24, 32]"]).config.image_size == (24, 32)
-    read = load_training_checkpoint(path)["config"]
-    assert config_from_dict(read, "checkpoint") == now.config
+    read = load_training_checkpoint(path)
+    assert config_from_dict(read["config"], "checkpoint") == now.config
+    assert read["log"]["sums"] == {"w": 1}  # what metrics.jsonl calls it today

@@ -1,11 +1,11 @@
-"""models/pixel_losses.py against the definition in its docstring."""
+"""models/kernels/pixel_losses.py against the definition in its docstring."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from datasets.labels import IGNORE_INDEX
-from models.pixel_losses import pixel_losses
+from models.kernels.pixel_losses import pixel_losses
 from models.views import Box, crop
 
 BOXES = [(0, 3, 4, 5), (2, 0, 4, 5)]

@@ -5,13 +5,27 @@ from pathlib import Path
 
 import pytest
 
-from datasets import plausible
-from datasets.plausible import available_cores, crop_to_reach, implausible
-from datasets.sizes import median_size
-from utils.config import load_config
+from datasets.doctor import plausible
+from datasets.doctor.plausible import available_cores, crop_to_reach, implausible
+from datasets.doctor.sizes import median_size
+from utils.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "configs/demo.yaml"
+SMALL = [
+    "steps=1200",
+    "warmup_steps=960",
+    "checkpoint_every=50",
+    "log_every=10",
+    "image_size=[160, 320]",
+    "crop_size=[128, 256]",
+    "patch_size=[128, 64]",
+    "aspp_dilations=[3, 6, 9]",
+    "output_stride=4",
+]  # pictures of 160x320
+
+
+def small(*changes: str) -> Config:
+    return load_config(ROOT / "configs/tiny_cpu.yaml", [*SMALL, *changes])
 
 
 @pytest.mark.parametrize(
@@ -46,29 +60,27 @@ def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_each_is_named(changes, message) -> None:
-    config = load_config(DEMO, ["pseudo_masks=nowhere", *changes])
+    config = small("pseudo_masks=nowhere", *changes)
     found = implausible(config, 30, [(160, 320)] * 3)
     assert any(re.search(message, text) for text in found), found
     assert all(text.isprintable() for text in found)
 
 
 def test_without_images_of_the_split() -> None:
-    (text,) = implausible(load_config(DEMO), 0)
+    (text,) = implausible(small(), 0)
     assert "train_split: train has no images" in text
 
 
 def test_upright_pictures_under_a_lying_crop() -> None:
-    config = load_config(
-        DEMO, ["scale_range=[0.5, 0.5]", "crop_size=[64, 160]", "patch_size=[64, 32]"]
-    )
+    config = small("scale_range=[0.5, 0.5]", "crop_size=[64, 160]", "patch_size=[64, 32]")
     assert implausible(config, 30, [(160, 320)]) == []
     assert "rest is padding; lower or turn" in implausible(config, 30, [(320, 80)] * 3)[0]
 
 
 def test_pictures_that_clip_needs_enlarged_are_not_odd() -> None:
-    config = load_config(DEMO, ["image_size=[224, 224]", "crop_size=[176, 176]"])
-    small = [(32, 32)] * 5
-    assert implausible(config, 30, small) == [] and crop_to_reach(config, small) is None
+    config = small("image_size=[224, 224]", "crop_size=[176, 176]")
+    tiny = [(32, 32)] * 5
+    assert implausible(config, 30, tiny) == [] and crop_to_reach(config, tiny) is None
     assert crop_to_reach(config, [(300, 300)] * 5) == (176, 176)
     assert crop_to_reach(config, []) == (176, 176)
 

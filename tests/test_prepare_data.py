@@ -15,13 +15,13 @@ from test_datasets import camvid_original, id_map, picture, save, wilddash_relea
 
 import prepare_data
 from datasets import open_dataset
+from datasets.doctor.official_labels import import_official_labels
 from datasets.files import read_image, read_mask
 from datasets.image_labels import drop_suffix, read_image_labels, write_image_labels
 from datasets.labels import load_classes
-from datasets.official_labels import import_official_labels
 from datasets.split_labels import labels_of_split
 from datasets.wilddash2 import categories
-from utils.errors import InputError, InputWarning
+from utils.safe.errors import InputError, InputWarning
 
 NAMES = ("road", "traffic light", "car")
 

@@ -10,9 +10,9 @@ from conftest import load_golden, shared_data
 
 from models import backbone_weights
 from models.backbone_weights import load_backbone_weights
-from models.resnet import ResNet, build_resnet
+from models.resnet import ResNet, named_resnet
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 
 def _randomize_batch_norms(module: torch.nn.Module) -> None:
@@ -128,7 +128,7 @@ def test_unknown_networks_are_refused():
     with pytest.raises(
         InputError, match="'backbone' must be one of resnet18, .*; found 'resnet20'"
     ):
-        build_resnet("resnet20", output_stride=8)
+        named_resnet("resnet20", output_stride=8)
     with pytest.raises(ValueError, match="no ResNet with stem='conv3'"):
         ResNet(18, stem="conv3")
 

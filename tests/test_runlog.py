@@ -12,8 +12,8 @@ import torch
 from utils import runlog
 from utils.config import load_config, save_config
 from utils.distributed import Ranks
-from utils.errors import InputError
 from utils.runlog import RunLog, describe
+from utils.safe.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def open_log(tmp_path: Path, config, step: int, end: int, rank: int = 0) -> RunL
 
 def values(k: int) -> dict[str, torch.Tensor]:
     numbers = {"loss": k, "loss_consistent": 0.1 * k, "loss_inconsistent": 10.0 * k}
-    numbers |= {"balance": 0.25, "consistent_fraction": 0.5, "class_share": [0.25, 0.75]}
+    numbers |= {"w": 0.25, "consistent_fraction": 0.5, "class_share": [0.25, 0.75]}
     return {key: torch.tensor(value, dtype=torch.float32) for key, value in numbers.items()}
 
 

@@ -15,10 +15,9 @@ import eval as evaluation
 import gen_clip_masks
 import prepare_data
 import train_carb
-import train_supervised
 import train_warmup
 from utils.checkpoint import load_checkpoint
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 ROWS = [(views, carb) for views in ("base", "local", "dual") for carb in ("false", "true")]
 
@@ -60,7 +59,7 @@ def test_every_row_of_table_1_trains_and_evaluates(prepared, tmp_path, views, ca
     lines = tiny.read_metrics(tmp_path / "warmup")
     if carb == "true":
         lines += tiny.read_metrics(run)
-        assert "balance" in lines[-1] and "balance" not in lines[0]
+        assert "w" in lines[-1] and "w" not in lines[0]
         assert len(checkpoint["criterion"][0]["queue_consistent"]) == 4
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert ("loss_consistent_local" in lines[0]) == (views != "base")
@@ -80,18 +79,6 @@ def test_masks_hold_only_the_classes_of_their_image(prepared) -> None:
         name = str(file.relative_to(prepared / "clip_masks").with_suffix(""))
         values = set(torch.from_numpy(tiny.np.array(tiny.Image.open(file))).unique().tolist())
         assert values <= set(labels[name])
-
-
-def test_supervised_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None:
-    """Training ground truth was spoilt once the labels were made: only this script notices."""
-    arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    with pytest.raises(InputError, match="gtFine"):
-        train_supervised.main([*arguments, "--run-dir", str(tmp_path / "spoilt")])
-    shutil.copytree(prepared / "ground_truth", tmp_path / "data" / "gtFine")
-    (tmp_path / "data" / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
-    whole = ["--set", f"data_root={tmp_path / 'data'}", "--run-dir", str(tmp_path / "whole")]
-    train_supervised.main([*arguments, *whole])
-    assert load_checkpoint(tmp_path / "whole" / "last.pt")["step"] == 8
 
 
 def kept(run: Path) -> list[str]:
@@ -125,14 +112,6 @@ def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     assert not same_content(carb / "step_000006.pt", carb / "last.pt")
     assert load_checkpoint(carb / "step_000006.pt")["step"] == 6
 
-    data = tmp_path / "data"
-    shutil.copytree(prepared / "ground_truth", data / "gtFine")
-    (data / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
-    supervised = ["--set", f"data_root={data}", "--run-dir", str(tmp_path / "supervised")]
-    train_supervised.main([*arguments, *supervised])
-    assert kept(tmp_path / "supervised") == [f"step_{i:06d}.pt" for i in (3, 6, 8)]
-    assert same_content(*(tmp_path / "supervised" / f for f in ("step_000008.pt", "last.pt")))
-
 
 def test_without_keep_the_last_two_checkpoints_are_the_only_ones(prepared, tmp_path) -> None:
     run_row(prepared, tmp_path, "base")
@@ -148,15 +127,15 @@ def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monk
     """Weights, momentum, queues and logs, bit for bit, in both stages."""
     whole = run_row(prepared, tmp_path / "whole")
     stops = iter([3, 7])
-    real = train_warmup.train_one_step
+    real = train_warmup.prepare_views
 
     def stopping(*arguments, **keywords):
-        if arguments[4] == stop:
+        if arguments[1] == stop:
             raise KeyboardInterrupt
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(train_warmup, "train_one_step", stopping)
-    monkeypatch.setattr(train_carb, "train_one_step", stopping)
+    monkeypatch.setattr(train_warmup, "prepare_views", stopping)
+    monkeypatch.setattr(train_carb, "prepare_views", stopping)
     for _ in range(2):
         stop = next(stops)
         with pytest.raises(KeyboardInterrupt):
@@ -248,7 +227,7 @@ def test_a_warmup_serves_other_carb_settings(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
     arguments += ["--set", "views=base", "--set", "region_weight=1", *init]
     train_carb.main([*arguments, "--run-dir", str(tmp_path / "fixed")])
-    assert tiny.read_metrics(tmp_path / "fixed")[-1]["balance"] == 1
+    assert tiny.read_metrics(tmp_path / "fixed")[-1]["w"] == 1
 
 
 def test_a_failed_start_leaves_nothing_and_removes_nothing(prepared, tmp_path) -> None:

@@ -1,6 +1,5 @@
 """prepare_data.py --write-config: from pictures to a config that trains."""
 
-import json
 import random
 import shutil
 from pathlib import Path
@@ -11,14 +10,13 @@ import yaml
 from PIL import Image
 
 import prepare_data
+from datasets.doctor.plausible import implausible
+from datasets.doctor.sizes import sample_sizes
+from datasets.doctor.starting_config import MINIATURE, PAPER, write_starting_config
 from datasets.files import File
 from datasets.folder import Folder
-from datasets.plausible import implausible
-from datasets.sizes import sample_sizes
-from datasets.starting_config import MINIATURE, PAPER, write_starting_config
-from datasets.synthetic import write_dataset
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 COLORS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
@@ -83,11 +81,11 @@ def test_every_set_of_pictures_gets_a_plausible_config(tmp_path, monkeypatch) ->
             height = side * 10 ** draw.uniform(-vary, vary)
             size = max(1, int(height)), max(1, int(height * proportion))
             sizes.append(size[::-1] if draw.random() < portrait else size)
-        monkeypatch.setattr("datasets.starting_config.sample_sizes", lambda _, s=sizes: s)
+        monkeypatch.setattr("datasets.doctor.starting_config.sample_sizes", lambda _, s=sizes: s)
         monkeypatch.setattr(
             Folder, "images", lambda _, __, n=count: {str(i): None for i in range(n)}
         )
-        for miniature in (False, True):
+        for miniature in (False, *[True] * Path("demo/config.yaml").is_file()):
             start = MINIATURE if miniature else PAPER
             config = load_config(write(root, miniature=miniature)[1])
             assert implausible(config, count, sizes) == []
@@ -100,7 +98,9 @@ def test_every_set_of_pictures_gets_a_plausible_config(tmp_path, monkeypatch) ->
 def test_measures_of_known_sets(tmp_path, monkeypatch) -> None:
     """Cityscapes' pictures get the paper's sizes and steps."""
     root = make(tmp_path, [(8, 8)])
-    monkeypatch.setattr("datasets.starting_config.sample_sizes", lambda _: [(1024, 2048)] * 9)
+    monkeypatch.setattr(
+        "datasets.doctor.starting_config.sample_sizes", lambda _: [(1024, 2048)] * 9
+    )
     monkeypatch.setattr(Folder, "images", lambda *_: {str(i): None for i in range(2975)})
     config, paper = load_config(write(root)[1]), load_config("configs/cityscapes.yaml")
     for key in ("image_size", "crop_size", "patch_size", "aspp_dilations", "scale_range"):
@@ -178,46 +178,3 @@ def test_what_it_cannot_use(tmp_path) -> None:
     (root / "made.yaml").mkdir()
     with pytest.raises(InputError, match="is a folder; name a file"):
         write(root)
-    root = make(tmp_path / "cows", [(8, 8)] * 2)
-    (root / "classes.yaml").write_text("classes: [road, cow, {name: goat, prompt: car}]\n")
-    out = tmp_path / "mine.yaml"
-    arguments = ["folder", "--root", str(root), "--write-config", str(out), "--miniature"]
-    with pytest.raises(InputError, match=r"1 of the 3 classes: cow\. It knows road, sidewalk, .*,"):
-        prepare_data.main(arguments)
-    assert not out.exists()
-    (root / "classes.yaml").write_text("classes: [road, {name: cow, prompt: car}]\n")
-    prepare_data.main(arguments)
-    assert load_config(out).clip_model == "models/miniature/clip.pt"
-
-
-@pytest.mark.slow
-def test_dry_run_with_the_miniature(tmp_path) -> None:
-    """The six commands of the README, on a few drawn streets as somebody's own data."""
-    import eval as evaluate
-    import gen_clip_masks
-    import predict
-    import train_carb
-    import train_warmup
-
-    write_dataset(tmp_path / "drawn", {"train": 6, "val": 2}, seed=3)
-    root = tmp_path / "mydata"
-    shutil.copytree(tmp_path / "drawn/images", root / "images")
-    shutil.copy("datasets/classes/synthetic.yaml", root / "classes.yaml")
-    labels = json.loads((tmp_path / "drawn/image_labels.json").read_text())
-    rows = [f"{name},{';'.join(map(str, ids))}" for name, ids in labels.items()]
-    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
-    out = tmp_path / "mine.yaml"
-    given = ["folder", "--root", str(root), "--labels", str(root / "labels.csv")]
-    prepare_data.main([*given, "--write-config", str(out), "--miniature"])
-    prepare_data.main([*given, "--check", "--config", str(out)])
-    common = ["--config", str(out), "--device", "cpu"]
-    gen_clip_masks.main([*common, "--save-vis"])
-    assert len(list((root / "clip_masks_miniature_vis").glob("*_overlay.png"))) == 6
-    common += ["--set", "steps=3", "warmup_steps=2"]
-    train_warmup.main([*common, "--run-dir", str(tmp_path / "warmup")])
-    init = ["--init", str(tmp_path / "warmup/last.pt")]
-    train_carb.main([*common, *init, "--run-dir", str(tmp_path / "carb")])
-    trained = ["--ckpt", str(tmp_path / "carb/last.pt"), "--device", "cpu"]
-    evaluate.main([*trained, "--save-vis"])
-    predict.main([*trained, str(root / "images/val"), "--out", str(tmp_path / "predictions")])
-    assert len(list((tmp_path / "predictions").glob("*_overlay.png"))) == 2

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-FOLDERS = (".", "models", "datasets", "utils", "tools", "figures")
-SOURCES = [path for folder in FOLDERS for path in sorted(Path(folder).glob("*.py"))]
+FOLDERS = ("models", "datasets", "utils", "scripts", "baselines", "experiments", "demo")
+SOURCES = [*Path().glob("*.py"), *(p for folder in FOLDERS for p in Path(folder).rglob("*.py"))]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
+@pytest.mark.parametrize("path", sorted(SOURCES), ids=str)
 def test_devices_come_from_one_place_and_nothing_unsafe_is_called(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path != Path("utils/distributed.py"):

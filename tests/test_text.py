@@ -14,8 +14,8 @@ from tiny_clip import tiny_clip
 
 import models.text
 from datasets.labels import ClassTable, load_classes
+from models.build import build_teacher
 from models.clip_loading import clip_from_state_dict
-from models.maskclip import build_maskclip
 from models.text import (
     get_text_embeddings,
     load_templates,
@@ -24,7 +24,7 @@ from models.text import (
     text_embeddings,
 )
 from utils.config import load_config
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 GOLDEN = "text_ensemble.npz"
 # Sets of other names, or parts of these, may be among the reference cases.
@@ -179,9 +179,9 @@ def test_made_once_then_read(config, model, monkeypatch):
         get_text_embeddings(config, classes)
 
 
-def test_build_maskclip(config, model):
+def test_build_teacher(config, model):
     classes = table(("car",), ("tree",), ("road",))
-    maskclip = build_maskclip(config, classes, "cpu")
+    maskclip = build_teacher(config, classes, "cpu")
     assert torch.equal(maskclip.text_embeddings, get_text_embeddings(config, classes))
     assert maskclip.visual.state_dict().keys() == model.visual.state_dict().keys()
     mask = maskclip(torch.zeros(1, 3, 32, 32), torch.tensor([[0.0, 1.0, 0.0]]), (8, 8))

@@ -8,11 +8,11 @@ import yaml
 from tiny_run import make_run
 
 from models.trained import _compare_with_theirs, load_trained
-from utils.errors import InputError, InputWarning
+from utils.safe.errors import InputError, InputWarning
 
 
 def test_a_config_file_takes_the_place_of_the_own_one(tmp_path) -> None:
-    run = make_run(tmp_path).folder / "warmup"
+    run = make_run(tmp_path) / "warmup"
     values = yaml.safe_load((run / "config.yaml").read_text())
     other = tmp_path / "other.yaml"
     other.write_text(yaml.safe_dump(values | {"image_size": [30, 40], "seed": 7}))
@@ -23,7 +23,7 @@ def test_a_config_file_takes_the_place_of_the_own_one(tmp_path) -> None:
 
 
 def test_channels_last_is_the_layout_of_the_weights(tmp_path) -> None:
-    checkpoint = make_run(tmp_path).folder / "warmup/warmup.pt"
+    checkpoint = make_run(tmp_path) / "warmup/warmup.pt"
     for wanted in (False, True):
         trained = load_trained(checkpoint, overrides=[f"channels_last={str(wanted).lower()}"])
         strides = trained.model.backbone.layer1[0].conv1.weight.stride()
@@ -48,7 +48,7 @@ def classes_file(path: Path, names: list[str]) -> str:
 )
 def test_classes_of_another_order_or_kind_are_refused(tmp_path, in_place, names, told) -> None:
     """Another class file is named, or the one of the training was edited."""
-    checkpoint = make_run(tmp_path).folder / "warmup/warmup.pt"
+    checkpoint = make_run(tmp_path) / "warmup/warmup.pt"
     place = tmp_path / ("data/classes.yaml" if in_place else "other.yaml")
     path = classes_file(place, names)
     overrides = [] if in_place else [f"class_file={path}"]
@@ -57,7 +57,7 @@ def test_classes_of_another_order_or_kind_are_refused(tmp_path, in_place, names,
 
 
 def test_names_written_in_another_way_are_the_same(tmp_path) -> None:
-    checkpoint = make_run(tmp_path).folder / "warmup/warmup.pt"
+    checkpoint = make_run(tmp_path) / "warmup/warmup.pt"
     path = classes_file(tmp_path / "other.yaml", ["Road", "POLE", " sky"])
     with pytest.warns(InputWarning, match="'road'.*'Road'"):
         trained = load_trained(checkpoint, overrides=[f"class_file={path}"])
@@ -67,7 +67,7 @@ def test_names_written_in_another_way_are_the_same(tmp_path) -> None:
 def test_a_checkpoint_is_of_use_without_its_class_file(tmp_path) -> None:
     run = make_run(tmp_path)
     (tmp_path / "data/classes.yaml").unlink()
-    assert list(load_trained(run.folder / "warmup/warmup.pt").classes.names) == NAMES
+    assert list(load_trained(run / "warmup/warmup.pt").classes.names) == NAMES
 
 
 def test_the_authors_names_may_be_other_words_but_in_no_other_order(capsys) -> None:

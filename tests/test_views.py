@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from datasets.labels import IGNORE_INDEX
 from models.views import LocalViewSampler, crop, ignore_padding, local_pseudo_mask, local_view
-from utils.errors import InputError
+from utils.safe.errors import InputError
 from utils.seed import generator
 
 

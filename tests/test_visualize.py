@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from utils import visualize
-from utils.errors import InputWarning
+from utils.safe.errors import InputWarning
 from utils.visualize import colourize, gallery, legend, overlay, save_image, save_mask
 
 PALETTE = np.array([[128, 64, 128], [0, 200, 0], [70, 130, 180]], np.uint8)

@@ -9,8 +9,7 @@ import yaml
 from PIL import Image
 
 from datasets.labels import load_classes
-from figures.runs import Run, read_inputs
-from models.deeplabv3 import build_model
+from models.build import build_model
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config, save_config
 
@@ -18,8 +17,11 @@ SIZE = (24, 32)
 COUNT = 6  # images t0, t1, ... to train on
 
 
-def make_run(folder: Path, **changes: object) -> Run:
-    """FOLDER/data, and FOLDER/run/warmup with config.yaml, metrics.jsonl and warmup.pt."""
+def make_run(folder: Path, **changes: object) -> Path:
+    """FOLDER/data, and FOLDER/run/warmup with config.yaml, metrics.jsonl and warmup.pt.
+
+    Returns FOLDER/run.
+    """
     rng = np.random.default_rng(0)
     data = folder / "data"
     for i in range(COUNT):
@@ -51,7 +53,7 @@ def make_run(folder: Path, **changes: object) -> Run:
     save_checkpoint(
         stage / "warmup.pt", content | {"model": build_model(config, 3, text).state_dict()}
     )
-    return read_inputs([str(folder / "run")])[0][0]
+    return folder / "run"
 
 
 def save(path: Path, values: np.ndarray) -> None:

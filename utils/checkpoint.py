@@ -7,10 +7,10 @@ from typing import Any
 import torch
 import torchvision
 
-from utils.errors import InputError
 from utils.old_config import translate
-from utils.tensors import read_tensors, write_tensors
-from utils.yaml_file import fault_of
+from utils.safe.errors import InputError
+from utils.safe.tensors import read_tensors, write_tensors
+from utils.safe.yaml_file import fault_of
 
 FORMAT = 1
 _ANOTHER = "copy the file again, or use another checkpoint of the run"
@@ -25,7 +25,8 @@ def _are_queues(state: Any) -> bool:
     return (
         isinstance(state, dict)
         and state.keys() in _QUEUES
-        and all(_is_list_of(values, float) for values in state.values())
+        and all(isinstance(values, list) for values in state.values())
+        and all(v is None or type(v) is float for values in state.values() for v in values)
     )
 
 
@@ -122,6 +123,9 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     for key in ("log", "inputs"):
         content.setdefault(key, {})  # from before it was kept
+    sums = content["log"].get("sums") if isinstance(content["log"], dict) else None
+    if isinstance(sums, dict) and "balance" in sums:  # its name in earlier versions
+        sums["w"] = sums.pop("balance")
     missing = [key for key in _KINDS if key not in content]
     if missing:
         raise InputError(f"{path}: the checkpoint lacks {', '.join(missing)}; {_ANOTHER}")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import zip_longest
 
-from utils.errors import InputError, warn
+from utils.safe.errors import InputError, warn
 
 
 def compare_class_names(

@@ -2,8 +2,8 @@
 
 import argparse
 
-from utils.errors import InputError
-from utils.paths import expand
+from utils.safe.errors import InputError
+from utils.safe.paths import expand
 
 
 class _TensorBoard(argparse.Action):
@@ -25,7 +25,7 @@ def path(text: str) -> str:
 
 
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
-    """--config, --set, --device. (--debug is taken by `utils.errors.run_script`.)"""
+    """--config, --set, --device. (--debug is taken by `utils.safe.errors.run_script`.)"""
     result = overrides_parser(description)
     result.add_argument(
         "--config", type=path, required=config_required, help="YAML file, see configs/"
@@ -58,7 +58,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     result.add_argument(
         "--keep-checkpoints",
         action="store_true",
-        help="keep every checkpoint as step_<number>.pt too, for tools/learning_curves.py",
+        help="keep every checkpoint as step_<number>.pt too, for experiments/learning_curves.py",
     )
     result.add_argument(
         "--tensorboard",

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import yaml
 
 from utils.config_values import convert
-from utils.errors import InputError
-from utils.files import replacing
 from utils.old_config import new_name, translate
-from utils.yaml_file import parse_yaml, read_yaml
+from utils.safe.errors import InputError
+from utils.safe.files import replacing
+from utils.safe.yaml_file import parse_yaml, read_yaml
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -34,7 +34,7 @@ def _key(default: Any, low: float | None = None, high: float | None = None, **mo
 
 
 def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
-    """A file or folder, ~ and variables in it replaced (`utils.paths`).
+    """A file or folder, ~ and variables in it replaced (`utils.safe.paths`).
 
     With `address` it may be an address; with `of_data` it belongs to the data set.
     """

@@ -5,8 +5,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from utils.errors import InputError
-from utils.paths import expand
+from utils.safe.errors import InputError
+from utils.safe.paths import expand
 
 
 def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:

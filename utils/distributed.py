@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 Result = TypeVar("Result")
 
@@ -139,3 +139,8 @@ def first_on_each_machine(load: Callable[[], Result]) -> Result:
         return result
     barrier()
     return load()
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in bfloat16 for "bf16" and in float32 for "fp32"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets.labels import ClassTable
-from utils.errors import InputError
-from utils.files import check_folder, parse_json, replacing, write_json
 from utils.metrics import ConfusionMatrix
+from utils.safe.errors import InputError
+from utils.safe.files import check_folder, parse_json, replacing, write_json
 
 
 def check_out(

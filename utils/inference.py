@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.distributed import Ranks
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 Size = tuple[int, int]  # (height, width)
 _MAX_SCALE = 8  # 64 times the pixels: more is a slip of the keyboard, and memory runs out

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.class_names import compare_class_names
-from utils.errors import InputError
-from utils.files import parse_json, replacing
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json, replacing
 
 FILE = "inputs.json"
 # labels: id -> class ids; masks: what they were made from, and id -> bytes; prompts: of each class;

@@ -16,9 +16,9 @@ from datasets.files import File, walk
 from utils.class_names import compare_class_names
 from utils.config import Config
 from utils.distributed import Ranks, all_reduce, barrier, gather_objects
-from utils.errors import InputError
-from utils.files import UNFINISHED, parse_json, write_json
 from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED, parse_json, write_json
 from utils.visualize import save_mask
 
 _WRITERS = 2

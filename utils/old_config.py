@@ -6,7 +6,7 @@ name in a config that states some keys, or in --set, is refused with the new one
 
 from typing import Any
 
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 # What only got another name, or became a part of `teacher` or `arithmetic`.
 _RENAMED = {
@@ -36,6 +36,13 @@ _VALUES: dict[tuple[str, Any], Any] = {
     ("absent_classes", "multiplied"): "multiply",
     ("patch_law", "inclusive"): True,
     ("patch_law", "official"): False,
+}
+# Shipped files that lie elsewhere now.
+_MOVED = {
+    "datasets/classes/synthetic.yaml": "demo/classes.yaml",
+    "models/miniature/clip.pt": "demo/weights/clip.pt",
+    "models/miniature/templates.txt": "demo/templates.txt",
+    "models/miniature/trunk.pt": "demo/weights/backbone.pt",
 }
 # (backbone, width, layers, stem, bottleneck_stride) -> the name in models/resnet.py
 _BACKBONES = {
@@ -106,7 +113,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
         if key in _RENAMED:
             new[_RENAMED[key]] = _new_value(key, value)
         elif key not in _MERGED:
-            new[key] = value
+            new[key] = _MOVED.get(value, value) if isinstance(value, str) else value
     if "balance" in values:
         fixed = values["balance"] == "fixed"
         new["region_weight"] = (

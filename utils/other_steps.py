@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config import Config
-from utils.signals import this_command
+from utils.safe.signals import this_command
 
 
 def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | None = None) -> str:

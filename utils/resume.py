@@ -17,11 +17,11 @@ from utils.checkpoint import (
 from utils.class_names import compare_class_names
 from utils.config import CARB, Config, config_from_dict, keys_of
 from utils.distributed import Ranks, gather_objects
-from utils.errors import InputError
 from utils.inputs import Inputs, check_inputs
 from utils.other_steps import other_steps
 from utils.run_folder import changed_settings, git
 from utils.runlog import RunLog
+from utils.safe.errors import InputError
 
 
 def checkpoint_names(step: int, keep: bool) -> list[str]:
@@ -45,7 +45,7 @@ def save(
     The last.pt of before becomes previous.pt. Raises InputError, on all ranks, when the disk is
     full or fails; what was there before is still whole then.
     """
-    queues = gather_objects(criterion.queue_state() if criterion else {})
+    queues = gather_objects(criterion.state_dict() if criterion else {})
     log_state, problem = log.state(step), None
     if log.ranks.is_main:
         content = {
@@ -105,8 +105,8 @@ def restore(
         path, checkpoint = Path(init), load_training_checkpoint(init)
     elif path is not None and checkpoint["stage"] != stage:
         raise InputError(
-            f"{path} was written by train_{checkpoint['stage']}.py; choose another --run-dir for "
-            f"train_{stage}.py"
+            f"{path} was written by {_script(checkpoint['stage'])}; choose another --run-dir for "
+            f"{_script(stage)}"
         )
     _compare_and_record(run_dir, checkpoint, path, inputs)
     if path is None:
@@ -124,7 +124,7 @@ def restore(
     load_weights(model, checkpoint["model"], path)
     load_optimizer(optimizer, checkpoint["optimizer"], path)
     if criterion is not None:
-        criterion.load_queue_state(queues[ranks.rank])
+        criterion.load_state_dict(queues[ranks.rank])
     if ranks.is_main:
         for problem in problems:
             print(f"{problem}\nIt is put aside as last.pt.damaged", flush=True)
@@ -149,6 +149,11 @@ def _compare_and_record(
     problem = gather_objects(problem)[0]
     if problem:
         raise InputError(problem)
+
+
+def _script(stage: str) -> str:
+    """Name of the script that trains a stage."""
+    return f"train_{stage}.py" if stage in ("warmup", "carb") else f"baselines.{stage}"
 
 
 def _newest(run_dir: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

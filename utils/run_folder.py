@@ -11,10 +11,10 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from utils.config import PLACE, UPKEEP, Config, changes, keys_of, load_config, save_config
 from utils.distributed import Ranks, gather_objects
-from utils.errors import InputError
-from utils.files import remove_unfinished, replacing
 from utils.inputs import FILE
 from utils.other_steps import other_steps
+from utils.safe.errors import InputError
+from utils.safe.files import remove_unfinished, replacing
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.errors import InputError
-from utils.files import parse_json, replacing
 from utils.inputs import Inputs
 from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json, replacing
 
 _LEGEND = (
     "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "
@@ -200,7 +200,6 @@ class RunLog:
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
             "w": "w",
-            "balance": "w",  # in the logs of earlier versions
             "consistent_fraction": "consistent",
             "images_per_second": "images/s",
         }

@@ -13,12 +13,11 @@ from datasets.labels import IGNORE_INDEX, load_classes
 from datasets.training import Draw, TrainingSet
 from models.carb import filtered_prediction, split_regions, upsample
 from models.maskclip import MaskCLIP
-from models.views import LocalViewSampler
+from models.views import LocalViewSampler, prepare_views
 from utils.config import Config
-from utils.distributed import Ranks
-from utils.errors import InputError
+from utils.distributed import Ranks, autocast
+from utils.safe.errors import InputError
 from utils.seed import AUGMENTATION, derive
-from utils.training import autocast, prepare_views
 from utils.visualize import IGNORED_COLOR, colourize, gallery
 
 _IMAGES = 4
@@ -79,7 +78,7 @@ class Board:
         mask, labels = views.global_mask, views.image_labels
         supervised = not labels.any()  # then every class may be predicted
         model.eval()
-        with autocast(config, ranks):
+        with autocast(ranks.device, config.precision):
             logits = model.forward(views.image)  # a compiled call would compile anew for this size
         model.train()
         labels = torch.ones_like(labels) if supervised else labels

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.errors import printable, warn
+from utils.safe.errors import printable, warn
 
 IGNORED_COLOR = (0, 0, 0)
 # Of a gallery, in pixels: its width, about; between panels; and for letters of 12 pixels when the

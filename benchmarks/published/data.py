@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
-from utils.errors import InputError
+from utils.safe.errors import InputError
 
 IGNORED = 255
 

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from models.cpu_speed import DilatedConv2d
-from models.deeplabv3 import build_model
+from models.build import build_model
+from models.kernels.cpu_speed import DilatedConv2d
 from utils.config import Config
 
 

@@ -1,0 +1,237 @@
+"""Image-level labels held against the images and their masks."""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from datasets.doctor.image_check import NOTE, Odd
+from datasets.files import File
+from datasets.ids import drop_suffix
+from datasets.image_labels import ImageLabels, check_label_classes, read_entries, twice
+from datasets.labels import IGNORE_INDEX, ClassTable
+from datasets.split_labels import label_files, label_keys, match_keys
+from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
+from utils.safe.errors import InputError, note, warn
+
+Images = dict[str, dict[str, File]]  # split -> image id -> file
+_FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
+_SOME = 16  # masks that are looked at before training
+TRAIN = "train"  # the split that needs image-level labels, in all data sets
+
+
+class LabelFile(NamedTuple):
+    """Labels of a file under the keys of `label_keys`, and what is wrong with the file."""
+
+    labels: ImageLabels
+    unread: set[str]  # keys of images whose entry can't be read
+    unknown: ImageLabels  # of no image, under the file's own keys
+    problems: list[str]
+
+
+def read_all_labels(path: str | Path, classes: ClassTable, images: Images) -> LabelFile:
+    """JSON or CSV. images: of all splits. Raises InputError where nothing of it can be read."""
+    path = Path(path)
+    beside = [] if path.is_file() else label_files(path.parent, classes)
+    if beside:
+        raise InputError(
+            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
+            "file, or make them: prepare_data.py --out"
+        )
+    problems: dict[str, None] = {}  # each once, in their order
+    try:
+        check_label_classes(path, classes.names)
+    except InputError as error:
+        problems[str(error)] = None
+    labels: ImageLabels = {}
+    unread = []
+    for key, ids in read_entries(path, len(classes), classes.names):
+        if isinstance(ids, InputError):
+            problems[str(ids)] = None
+            unread.append(key)
+        elif key in labels:
+            problems[str(twice(path, key))] = None
+        else:
+            labels[key] = ids
+    return sort_labels(path, labels, images, unread, list(problems))
+
+
+def sort_labels(
+    path: str | Path,
+    labels: ImageLabels,
+    images: Images,
+    unread: Sequence[str] = (),
+    problems: Sequence[str] = (),
+) -> LabelFile:
+    """`labels`, under whatever keys a file has, by their images."""
+    own, problems = label_keys(images), list(problems)
+    try:
+        keys = match_keys(path, dict.fromkeys([*labels, *unread]), images)
+    except InputError as error:
+        return LabelFile({}, set(own.values()), {}, [*problems, str(error)])
+    closed = {own[place] for place, key in keys.of.items() if key not in labels}
+    for key, splits in keys.unclear.items():
+        name = drop_suffix(key)
+        files = " and ".join(str(images[split][name]) for split in images if name in images[split])
+        problems.append(
+            f"the image '{name}' is in two splits, {files}: the labels of '{key}' can't tell them "
+            f"apart; rename or remove one of them, or make the labels again: prepare_data.py "
+            f"writes '{splits[0]}/{name}' then"
+        )
+        closed |= {own[split, name] for split in splits if name in images[split]}
+    found = {own[place]: labels[key] for place, key in keys.of.items() if key in labels}
+    unknown = {key: labels[key] for key in keys.unknown if key in labels}
+    return LabelFile(found, closed, unknown, problems)
+
+
+def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> list[str]:
+    """Training images without labels, labels without image in the whole data set.
+
+    Only training reads image-level labels: images of the other splits may have them or not.
+    """
+    keys = label_keys(images)
+    known = {name for files in images.values() for name in files}
+    example = f" (ids look like '{min(known)}')" if known else ""
+    problems = [
+        f"{file} ('{name}') has no image-level labels; add them or remove the image"
+        for name, file in images.get(TRAIN, {}).items()
+        if TRAIN in splits
+        and keys[TRAIN, name] not in labels.labels
+        and keys[TRAIN, name] not in labels.unread
+    ]
+    return problems + [
+        f"there are labels for '{name}' but no such image{example}; "
+        "add the image or remove the labels"
+        for name in labels.unknown
+    ]
+
+
+def empty_labels(labels: ImageLabels) -> list[str]:
+    """Images that are said to contain no class at all."""
+    return [
+        f"the labels of '{name}' are empty; add what it shows or leave it out: it teaches nothing"
+        for name, ids in labels.items()
+        if not ids
+    ]
+
+
+def disagreements(
+    name: str, ids: Sequence[int], counts: np.ndarray, classes: ClassTable, min_pixels: int
+) -> list[Odd]:
+    """Labels of an image without pixels in its mask, and pixels without label. counts: (256,).
+
+    Nothing where there are no labels or no pixels at all: that is told by itself.
+    """
+    odd = []
+    if not ids or not counts[: len(classes)].any():
+        return odd
+    for k, class_name in enumerate(classes.names):
+        if k in ids and counts[k] == 0:
+            text = f"the labels of '{name}' have {class_name}, its mask has no pixel of it"
+            odd.append(Odd("label without pixels", f"{text}; correct one of the two"))
+        if k not in ids and counts[k] >= min_pixels:
+            text = (
+                f"the labels of '{name}' lack {class_name}, its mask has {counts[k]} pixels of it"
+            )
+            advice = "correct one of the two, or say what is enough: --min-pixels"
+            odd.append(Odd("pixels without label", f"{text}; {advice}"))
+    return odd
+
+
+def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
+    """What keeps the labels of the training images from teaching all that they could."""
+    odd = []
+    seen = {k for ids in labels.values() for k in ids}
+    unseen = [name for k, name in enumerate(classes.names) if k not in seen]
+    if labels and unseen:
+        text = f"no training image has {', '.join(unseen)}: these classes cannot be learned"
+        odd.append(Odd("unseen class", f"{text}; add images, or correct the class file"))
+    if len(labels) > 1 and seen and len({*labels.values()}) == 1 < len(classes):
+        same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
+        text = (
+            f"all {len(labels)} training images have the same labels ({same}): so labels rule out "
+            "no class in one image rather than another; see that they are right"
+        )
+        is_odd = len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES
+        odd.append(Odd("same labels" if is_odd else NOTE, text))
+    return odd
+
+
+def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> None:
+    """Raise InputError where nothing can be learned, and warn of what keeps much from it.
+
+    labels: of the training images, where training uses them.
+    """
+    if len(classes) == 1:
+        raise InputError(ONE_CLASS)
+    if labels is None:
+        return
+    empty = [name for name, ids in labels.items() if not ids]
+    if len(empty) == len(labels):
+        raise InputError(
+            f"the labels of all {len(labels)} training images are empty, so there is nothing to "
+            "learn; add what the images show: prepare_data.py --check"
+        )
+    if empty:
+        warn(
+            f"the labels of {len(empty)} of {len(labels)} training images are empty (the first is "
+            f"'{empty[0]}'): they teach nothing; add what they show, or leave them out"
+        )
+    for odd in poor_labels(labels, classes):
+        (note if odd.kind == NOTE else warn)(odd.text)
+
+
+def check_some_masks(
+    masks: Mapping[str, File],
+    read: Callable[[File], np.ndarray],
+    classes: ClassTable,
+    labels: ImageLabels | None = None,
+) -> None:
+    """Warn where a few of the masks to train on, evenly spaced, let expect that all teach little.
+
+    labels: of the images; masks that mostly show other classes number them in another way. A mask
+    that can't be read is left to training, which names it.
+    """
+    names = list(masks)[:: max(1, len(masks) // _SOME)][:_SOME]
+    counts, absent = np.zeros(256, np.int64), 0
+    for name in names:
+        with contextlib.suppress(InputError):
+            found = np.bincount(read(masks[name]).ravel(), minlength=256)
+            counts += found
+            if labels is not None:
+                absent += int(np.delete(found[: len(classes)], list(labels[name])).sum())
+    pixels = counts[: len(classes)].tolist()
+    seen = f"(seen in {len(names)} of {len(masks)} masks)"
+    for text in truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, "training"):
+        warn(f"{text} {seen}")
+    if absent > sum(pixels) / 2:
+        warn(
+            f"{100 * absent / sum(pixels):.0f} % of the pixels of the masks are of classes that "
+            f"the labels of their images lack {seen}: see that both number the classes in the same "
+            "way, from 0, and are of the same images"
+        )
+
+
+def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[Odd]:
+    """What keeps the ground truth of a split from telling networks apart. counts: (256,)."""
+    pixels = counts[: len(classes)].tolist()
+    notes = truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, split)
+    if len(classes) == 1:
+        return []  # that is a problem, told by itself
+    if not notes and sum(map(bool, pixels)) < len(classes) / 2:
+        notes = absent_note(pixels, classes.names, split)  # a small split may lack a few
+    return [Odd("ground truth", note) for note in notes]
+
+
+def nothing_in_common(
+    labels: ImageLabels, counts: Mapping[str, np.ndarray], classes: ClassTable, split: str
+) -> list[Odd]:
+    """Labels and masks of a split of which no image has one class in both. counts: (256,) each."""
+    pairs = [(ids, counts[name]) for name, ids in labels.items() if name in counts and ids]
+    pairs = [(ids, found) for ids, found in pairs if found[: len(classes)].any()]
+    if not pairs or any(found[list(ids)].any() for ids, found in pairs):
+        return []
+    text = f"no image of {split} has a class that is in its labels and in its mask too: see that"
+    return [Odd("nothing in common", f"{text} both number the classes in the same way, from 0")]

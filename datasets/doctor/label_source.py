@@ -1,0 +1,93 @@
+"""Where prepare_data.py takes image-level labels from, and where it writes them."""
+
+import argparse
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from datasets import SegmentationData
+from datasets.doctor.label_check import Images, LabelFile, read_all_labels, sort_labels
+from datasets.doctor.official_labels import import_official_labels
+from datasets.doctor.survey import has_all_masks
+from datasets.image_labels import (
+    ImageLabels,
+    check_label_classes,
+    image_labels_text,
+    meta_path,
+    write_image_labels,
+)
+from datasets.labels import ClassTable
+from datasets.split_labels import labels_beside
+from utils.config import load_config
+from utils.safe.errors import InputError
+from utils.safe.files import write_json
+
+LabelSource = Callable[[Images], LabelFile]
+
+
+def label_source(
+    dataset: SegmentationData,
+    splits: Sequence[str],
+    classes: ClassTable,
+    arguments: argparse.Namespace,
+) -> LabelSource | None:
+    """What reads the labels for the images of all splits; None where they come from the masks.
+
+    A file that nobody named is taken where labels are only compared, or images have no mask.
+    """
+    if arguments.import_labels:
+        labels, num_classes = import_official_labels(arguments.import_labels)
+        if num_classes != len(classes):
+            raise InputError(
+                f"{arguments.import_labels} has {num_classes} classes, {arguments.dataset} "
+                f"{len(classes)}; import the file of the same data set"
+            )
+        return functools.partial(sort_labels, arguments.import_labels, labels)
+    path = arguments.labels
+    of_config = load_config(arguments.config).image_labels if arguments.config else ""
+    if path is None and Path(of_config).is_file():
+        path = of_config  # what training will read
+    elif path is None and not (arguments.out or arguments.stats):
+        path = labels_beside(dataset.root, classes, None, is_needed=False)
+    elif path is None and not has_all_masks(dataset, splits):
+        path = labels_beside(dataset.root, classes, arguments.out, is_needed=True)
+    if path is None:
+        return None
+    if arguments.labels is None:
+        print(f"labels: those of {path} (--labels names others)")
+    return functools.partial(read_all_labels, path, classes)
+
+
+def all_or_error(labels: LabelFile) -> ImageLabels:
+    """The labels of a file in which nothing is wrong. Raises InputError."""
+    if labels.problems:
+        raise InputError(labels.problems[0])
+    return labels.labels | labels.unknown
+
+
+def write_labels(arguments: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
+    """Write --out and its meta.json. Raises InputError where other labels are there.
+
+    They are replaced with --overwrite.
+    """
+    out = Path(arguments.out)
+    meta = {
+        "class_names": classes.names,
+        "dataset": arguments.dataset,
+        "min_pixels": arguments.min_pixels,
+    }
+    is_same = out.exists() and out.read_bytes() == image_labels_text(labels).encode()
+    if is_same and not arguments.overwrite:
+        check_label_classes(out, classes.names)
+    if is_same:
+        write_json(meta_path(out), meta)
+        print(f"unchanged {out}: {len(labels)} images")
+        return
+    if out.exists() and not arguments.overwrite:
+        raise InputError(
+            f"{out} already holds different labels ({len(labels)} images now); "
+            "name another --out, or --overwrite to replace it"
+        )
+    write_json(meta_path(out), meta)
+    write_image_labels(out, labels)
+    print(f"wrote {out}: {len(labels)} images")

@@ -1,0 +1,178 @@
+"""Looking through a whole data set: pixels per class, conversion."""
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets import SegmentationData
+from datasets.doctor.label_check import truth_oddities
+from datasets.files import File
+from datasets.image_labels import ImageLabels
+from datasets.labels import ClassTable
+from datasets.split_labels import label_keys, other_splits
+from datasets.training import check_mask
+from utils.ground_truth import ONE_CLASS
+from utils.safe.errors import InputError, InputWarning, warn
+from utils.safe.files import replacing
+from utils.safe.signals import leave_signals_to_parent
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was seen of one mask: pixels per id (256,), and what is wrong with it."""
+
+    counts: np.ndarray | None
+    problems: tuple[str, ...]
+
+
+def survey(
+    dataset: SegmentationData, splits: Sequence[str], num_classes: int, workers: int
+) -> dict[str, Found]:
+    """Read every mask of the splits: key of the image, as of `label_keys`, -> found."""
+    images = {split: dataset.images(split) for split in splits}
+    keys = label_keys(other_splits(dataset, splits) | images)
+    tasks: dict[str, File | None] = {}
+    for split, files in images.items():
+        masks = dataset.ground_truth(split)
+        if masks and files.keys().isdisjoint(masks):
+            (name, file), image = next(iter(masks.items())), next(iter(files))
+            raise InputError(
+                f"none of the {len(masks)} masks of '{split}' is one of its images': the first is "
+                f"'{name}' ({file}), the first image '{image}'; give masks the names of the images"
+            )
+        tasks |= {keys[split, name]: masks.get(name) for name in files}
+    look = functools.partial(_look, read_mask=dataset.read_ground_truth, num_classes=num_classes)
+    return dict(zip(tasks, parallel(look, tasks.values(), workers, "reading"), strict=True))
+
+
+def _look(mask: File | None, read_mask: Callable[[File], np.ndarray], num_classes: int) -> Found:
+    if mask is None:
+        return Found(None, ())
+    counts = None
+    try:
+        values = read_mask(mask)
+        counts = np.bincount(values.ravel(), minlength=256)
+        check_mask(values, mask, values.shape, num_classes)
+    except InputError as error:
+        return Found(counts, (str(error),))
+    return Found(counts, ())
+
+
+def labels_from_counts(
+    found: dict[str, Found], num_classes: int, min_pixels: int = 1
+) -> ImageLabels:
+    """The classes with at least `min_pixels` pixels, of every image whose mask was read."""
+    return {
+        name: tuple(np.flatnonzero(f.counts[:num_classes] >= min_pixels).tolist())
+        for name, f in found.items()
+        if f.counts is not None
+    }
+
+
+def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -> ImageLabels:
+    """The same, but of all images or none. Raises InputError."""
+    labels = labels_from_counts(found, num_classes, min_pixels)
+    if not labels and not any(f.problems for f in found.values()):
+        raise InputError(
+            "no readable ground truth to take labels from; write a CSV (first line image,labels, "
+            "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
+            "--import-labels"
+        )
+    for name, f in found.items():
+        if f.counts is None and not f.problems:
+            f = Found(None, (f"the image '{name}' has no mask; add it or remove the image",))
+        if f.problems:
+            raise InputError(
+                f"{f.problems[0]}; or take the labels from --labels or --import-labels. For the "
+                "whole list run with --check, without --out"
+            )
+    return labels
+
+
+def has_all_masks(dataset: SegmentationData, splits: Sequence[str]) -> bool:
+    """Whether all images of the splits have ground truth; what is wrong is told elsewhere."""
+    with warnings.catch_warnings(), contextlib.suppress(InputError):
+        warnings.simplefilter("ignore", InputWarning)
+        return all(dataset.images(s).keys() <= dataset.ground_truth(s).keys() for s in splits)
+    return True
+
+
+def tell_of_truth(
+    found: dict[str, Found],
+    keys: dict[tuple[str, str], str],
+    images: dict[str, dict[str, File]],
+    classes: ClassTable,
+) -> None:
+    """Warn of ground truth that can't tell networks apart: one class, or 255 for a class."""
+    if len(classes) == 1:
+        warn(ONE_CLASS)
+    for split, files in images.items():
+        counts = [found[keys[split, name]].counts for name in files]
+        for odd in truth_oddities(np.sum(counts, 0), classes, split):
+            warn(odd.text)
+
+
+def convert(
+    dataset: SegmentationData,
+    splits: Sequence[str],
+    classes: ClassTable,
+    out: Path,
+    mask_ending: str,
+    workers: int,
+) -> None:
+    """Write ``img/<split>/<id><suffix>`` (copied) and ``mask/<split>/<id><mask_ending>``."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(classes)] = classes.palette
+    tasks: list[tuple[File, Path]] = []
+    for split in splits:
+        for name, file in dataset.images(split).items():
+            suffix = Path(file.member or file.path).suffix
+            tasks.append((file, out / "img" / split / f"{name}{suffix}"))
+        for name, file in dataset.ground_truth(split).items():
+            tasks.append((file, out / "mask" / split / f"{name}{mask_ending}"))
+    write = functools.partial(_write, read_mask=dataset.read_ground_truth, palette=palette)
+    for _ in parallel(write, tasks, workers, "converting"):
+        pass
+
+
+def _write(
+    task: tuple[File, Path], read_mask: Callable[[File], np.ndarray], palette: np.ndarray
+) -> None:
+    file, target = task
+    if target.parent.parent.name == "img":
+        data = file.read()
+        with replacing(target) as temporary:
+            temporary.write_bytes(data)
+        return
+    picture = Image.fromarray(read_mask(file))
+    picture.putpalette(palette.tobytes())
+    with replacing(target) as temporary:
+        picture.save(temporary, "PNG")
+
+
+def parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> Iterable[Any]:
+    """The results in order, with a progress bar; in this process when `workers` is 0."""
+    tasks = list(tasks)
+    progress = functools.partial(tqdm, total=len(tasks), desc=what, unit="image", disable=None)
+    if workers == 0:
+        yield from progress(map(function, tasks))
+        return
+    workers = min(workers, max(1, len(tasks)))
+    with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
+        try:
+            yield from progress(pool.map(function, tasks, chunksize=8))
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of the {workers} processes was ended, most likely for want of memory; "
+                "start fewer: --workers"
+            ) from None

@@ -1,1 +1,0 @@
-"""Drawing synthetic street scenes; `datasets.synthetic` is the way in."""

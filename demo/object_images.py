@@ -1,0 +1,74 @@
+"""Pictures of one thing each, for an image classifier: stock photographs, cropped and made small.
+
+The label of a picture is the class the photograph was asked for; nothing here knows a mask.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from datasets import photometric
+from demo.make_scenes import render_object
+from demo.scenes.canvas import CLASSES
+from utils.seed import derive
+
+PHOTOGRAPH = 96  # pixels: height and width of a stock photograph
+CANVAS = 64  # of a picture
+_SIZES = (20, 96)  # of a photograph on it, the larger ones cut by its edge
+
+
+def photographs(count: int, seed: int, purpose: int, title: str) -> tuple[Tensor, Tensor]:
+    """`count` photographs, the classes in turn: uint8 (N,3,PHOTOGRAPH,PHOTOGRAPH), ids (N,).
+
+    `title` names the progress bar. Photograph i depends on (seed, purpose, i) only.
+    """
+    pictures = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
+    for i in tqdm(range(count), title, unit="image", disable=None):
+        rng = np.random.default_rng(derive(seed, purpose, i))
+        drawn = render_object(CLASSES[i % len(CLASSES)], rng, (PHOTOGRAPH, PHOTOGRAPH))
+        pictures[i] = torch.from_numpy(drawn).permute(2, 0, 1)
+    return pictures, torch.arange(count) % len(CLASSES)
+
+
+def compose(photograph: Tensor, ground: Tensor, rng: np.random.Generator) -> Tensor:
+    """A training picture uint8 (3,CANVAS,CANVAS) of two photographs; `ground` is blurred."""
+    sides = PHOTOGRAPH * math.sqrt(rng.uniform(0.5, 1)) * np.array([1, rng.uniform(0.8, 1)])
+    height, width = (int(side) for side in rng.permutation(sides))
+    top, left = rng.integers(PHOTOGRAPH - height + 1), rng.integers(PHOTOGRAPH - width + 1)
+    crop = photograph[:, top : top + height, left : left + width]
+    crop = distort(crop.flip(-1) if rng.random() < 0.5 else crop, rng)
+    size = int(math.exp(rng.uniform(*np.log(_SIZES))))  # as many of 20..30 as of 60..90
+    low, high = sorted((0, CANVAS - size))
+    return place(crop, ground, size, *rng.integers(low, high + 1, size=2))
+
+
+def place(photograph: Tensor, ground: Tensor, size: int, top: int, left: int) -> Tensor:
+    """`photograph`, resized to `size` squared, at (top, left) on a blurred `ground`.
+
+    What lies outside the canvas is cut. Resizing averages, as the scenes' own supersampling does.
+    """
+    canvas, small = _resize(_resize(ground, 4), CANVAS), _resize(photograph, size)
+    padding = (left, CANVAS - size - left, top, CANVAS - size - top)  # below 0: cut
+    inside = F.pad(torch.ones(size, size, dtype=torch.bool), padding, value=False)
+    return torch.where(inside, F.pad(small, padding), canvas)
+
+
+def _resize(image: Tensor, size: int) -> Tensor:
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0]
+
+
+def distort(image: Tensor, rng: np.random.Generator) -> Tensor:
+    """Brightness, contrast, saturation and hue, each half of the time, as far as for the scenes."""
+    for name, value in (
+        ("brightness", rng.uniform(-32, 32)),
+        ("contrast", rng.uniform(0.5, 1.5)),
+        ("saturation", rng.uniform(0.5, 1.5)),
+        ("hue", int(rng.integers(-18, 18))),
+    ):
+        if rng.random() < 0.5:
+            image = getattr(photometric, f"adjust_{name}")(image, value)
+    return image

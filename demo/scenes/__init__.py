@@ -1,0 +1,1 @@
+"""Drawing synthetic street scenes; `demo.make_scenes` is the way in."""

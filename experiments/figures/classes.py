@@ -1,0 +1,172 @@
+"""The IoU of every class in all runs, and the confusion matrix of the first."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from datasets.labels import load_classes
+from experiments.figures.commands import evaluation
+from experiments.figures.confusion import draw_confusion
+from experiments.figures.label_sources import data_set
+from experiments.figures.pictures import stage_title
+from experiments.figures.runs import TITLES, Run, Stage
+from experiments.figures.style import (
+    COLOURS,
+    GREY,
+    NARROW,
+    WIDTH,
+    Figure,
+    Missing,
+    plotting,
+    save_data,
+    save_figure,
+)
+from utils.safe.errors import InputError
+
+_FIGURE = Figure("class_iou", "IoU of every class", "")
+_BAR = 0.13  # inches
+_VALUE = (int, float, type(None))  # None: a class that is nowhere has no IoU
+
+
+class Scored(NamedTuple):
+    """A stage with its numbers on one split."""
+
+    label: str
+    stage: Stage
+    scores: dict[str, Any]  # metrics.json
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.scores["classes"])
+
+    def column(self, key: str) -> np.ndarray:
+        """(K,) of "iou", "ground_truth", ...; NaN where there is no value."""
+        return np.array([row[key] for row in self.scores["classes"].values()], float)
+
+
+def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
+    """The confusion matrix of the first run's last stage; bars of all stages that were scored."""
+    return [draw_confusion(runs[0], split, out), *_draw_all_bars(runs, split, out)] if runs else []
+
+
+def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
+    """One figure for each set of classes that the runs are of."""
+    missing = tuple(
+        Missing(f"the scores of {run.last.folder} on '{split}'", evaluation(run.last, split))
+        for run in runs
+        if split not in run.last.scores
+    )
+    groups: dict[tuple[str, ...], list[Scored]] = {}
+    for scored in scored_stages(runs, split):
+        groups.setdefault(scored.names, []).append(scored)
+    figures = []
+    for number, group in enumerate(groups.values(), 1):
+        name = _FIGURE.name + (f"_{number}" if number > 1 else "")
+        of = f" ({data_set(group[0].stage.config)})" * (len(groups) > 1)
+        figure = draw_bars(group, split, out, name)
+        figures.append(figure._replace(title=figure.title + of))
+    first, *others = figures or [_FIGURE]
+    return [first._replace(missing=missing), *others]
+
+
+def scored_stages(runs: list[Run], split: str) -> list[Scored]:
+    """Every stage that was scored, as "RUN: STAGE" where a run has several."""
+    found = []
+    for run in runs:
+        for name in [name for name in TITLES if name in run.stages]:
+            stage = run.stages[name]
+            one = len(run.stages) == 1
+            label = run.label if one else f"{run.label}: {stage_title(name, stage)}"
+            if split in stage.scores:
+                check(stage, split)
+                found.append(Scored(label, stage, stage.scores[split]))
+    return found
+
+
+def check(stage: Stage, split: str) -> None:
+    """Raise InputError for scores without what is drawn: of another version, or edited."""
+    scores = stage.scores[split]
+    rows = scores.get("classes")
+    good = isinstance(rows, dict) and rows and isinstance(scores.get("miou", ""), _VALUE)
+    for row in rows.values() if good else ():
+        good &= isinstance(row, dict) and isinstance(row.get("iou", ""), _VALUE)
+        good &= isinstance(row, dict) and isinstance(row.get("ground_truth"), int)
+    if not good:
+        raise InputError(
+            f"{stage.folder}/eval_{split}/metrics.json: expected 'miou' and for each of 'classes' "
+            f"'iou' and 'ground_truth'; eval.py writes them: {evaluation(stage, split)}"
+        )
+
+
+def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
+    """Classes by their share of the labelled pixels, largest first; as many pictures as needed."""
+    names, truth = scored[0].names, scored[0].column("ground_truth")
+    share = 100 * truth / max(truth.sum(), 1)
+    order = np.argsort(-share, kind="stable")
+    try:
+        classes = load_classes(scored[0].stage.config.class_file)
+        small = dict(zip(classes.names, classes.small, strict=True))
+    except InputError:  # numbers are of use without it
+        small = {}
+    marked = [small.get(name, False) for name in names]
+    parts = [scored[i : i + len(COLOURS)] for i in range(0, len(scored), len(COLOURS))]
+    pictures: tuple[Path, ...] = ()
+    for i, part in enumerate(parts, 1):
+        wide, narrow = (_draw_part(part, names, share, marked, order, w) for w in (WIDTH, NARROW))
+        pictures += save_figure(wide, out, name + (f"_part{i}" if i > 1 else ""), narrow)
+    caption = (
+        f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
+    )
+    note = " Small classes are marked with a dot." if any(marked) else ""
+    content = [
+        {
+            "class": names[k],
+            "percent_of_pixels": share[k],
+            "small": bool(marked[k]),
+            "iou": {s.label: s.scores["classes"][names[k]]["iou"] for s in scored},
+        }
+        for k in order
+    ]
+    data = save_data(out, name, {"split": split, "classes": content})
+    return Figure(name, _FIGURE.title, caption + note, pictures, data)
+
+
+def _draw_part(
+    scored: list[Scored],
+    names: tuple[str, ...],
+    share: np.ndarray,
+    small: list[bool],
+    order: np.ndarray,
+    width: float,
+) -> Any:
+    pyplot = plotting()
+    columns = min(3, len(scored)) if width == WIDTH else 1  # of the legend
+    group = _BAR * len(scored) + 0.1  # inches a class
+    height = 0.8 + max(group, 0.22) * len(names) + 0.2 * -(-len(scored) // columns)
+    figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    thick = _BAR / max(group, 0.22)
+    places = np.arange(len(names))
+    for i, (one, colour) in enumerate(zip(scored, COLOURS, strict=False)):
+        iou = 100 * one.column("iou")[order]
+        at = places + (i - (len(scored) - 1) / 2) * thick
+        miou = one.scores["miou"]
+        label = one.label if miou is None else f"{one.label} (mIoU {100 * miou:.1f})"
+        axes.barh(at, iou, thick * 0.92, color=colour, label=label)
+        for y, value in zip(at, iou, strict=True):
+            text = "–" if np.isnan(value) else f"{value:.1f}"
+            where = 0.4 if np.isnan(value) else value + 0.4
+            size = 7 if width == WIDTH else 8.5
+            axes.text(where, y, text, va="center", fontsize=size, color=GREY)
+    labels = [f"{'● ' if small[k] else ''}{names[k]} ({_share(share[k])})" for k in order]
+    axes.set_yticks(places, labels)
+    axes.set(
+        xlabel="IoU in %", xlim=(0, 105 if width == WIDTH else 118), ylim=(len(names) - 0.5, -0.5)
+    )
+    axes.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper left", ncols=columns)
+    return figure
+
+
+def _share(percent: float) -> str:
+    return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.2g} %"

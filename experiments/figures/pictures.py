@@ -1,0 +1,148 @@
+"""Images of a split beside label maps: CLIP's masks, predictions. Needs no matplotlib."""
+
+import base64
+import contextlib
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from datasets import SegmentationData, open_dataset
+from datasets.files import File, read_image, read_mask
+from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
+from experiments.figures.runs import TITLES, Stage
+from experiments.figures.style import Gallery
+from utils.config import Config
+from utils.safe.errors import InputError
+from utils.visualize import IGNORED_COLOR, colourize, gallery, save_image
+
+_PANEL = 960  # pixels: the widest panel of a page
+
+# What utils.visualize.gallery takes: rows of panels, titles, legend (names, colours), notes.
+Rows = tuple[list[list[np.ndarray]], list[str], list[str], np.ndarray, list[str]]
+
+
+class Column(NamedTuple):
+    """Label maps <image id>.png in a folder."""
+
+    title: str
+    folder: Path
+    miou: float | None  # 0..1, of the whole split
+
+    @property
+    def heading(self) -> str:
+        return self.title if self.miou is None else f"{self.title}\nmIoU {100 * self.miou:.1f}"
+
+
+class Pictures(NamedTuple):
+    """A split: its images, their ground truth if there is any, and the classes."""
+
+    dataset: SegmentationData
+    images: dict[str, File]
+    ground_truth: dict[str, File]
+    classes: ClassTable
+
+    def truth(self, name: str) -> np.ndarray:
+        """(H,W) uint8; 255 is not labelled."""
+        return self.dataset.read_ground_truth(self.ground_truth[name])
+
+
+def stage_title(name: str, stage: Stage) -> str:
+    """Of a stage of a run; a row of Table 1 without CARB took all of its steps as a warm-up."""
+    return "without CARB" if name == "warmup" and not stage.config.carb else TITLES[name]
+
+
+def open_pictures(config: Config, split: str) -> Pictures:
+    """Raises InputError when data set, split or class file are not there."""
+    dataset = open_dataset(config.dataset, config.data_root)
+    images, truths = dataset.images(split), dataset.ground_truth(split)
+    return Pictures(dataset, images, truths, load_classes(config.class_file))
+
+
+def chosen(pictures: Pictures, images: int | Sequence[str]) -> list[str]:
+    """Image ids: those given, or so many evenly spread, chosen without a look at them."""
+    names = list(pictures.images)
+    if isinstance(images, int):
+        count = min(images, len(names))
+        return [names[i * len(names) // count] for i in range(count)]
+    unknown = [name for name in images if name not in pictures.images]
+    if unknown:
+        raise InputError(f"no image {', '.join(unknown)}; ids look like {names[0]}")
+    return list(images)
+
+
+def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[str]) -> None:
+    """Raise InputError when none of the data sets that are here has the split, or one of the ids.
+
+    Data that is not here is said beside its figure.
+    """
+    splits: set[str] = set()
+    ids: dict[str, File] = {}
+    for config in configs:
+        with contextlib.suppress(InputError):
+            dataset = open_dataset(config.dataset, config.data_root)
+            splits |= {*dataset.splits()}
+            ids |= dataset.images(split)
+    if splits and split not in splits:
+        raise InputError(f"--split: no split '{split}', only {', '.join(sorted(splits))}")
+    unknown = [] if isinstance(images, int) else [name for name in images if name not in ids]
+    if ids and unknown:
+        raise InputError(
+            f"--images: no image {', '.join(unknown)}; ids look like {next(iter(ids))}"
+        )
+
+
+def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
+    """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8.
+
+    The id of the image stands above each row.
+    """
+    return gallery(*compared(pictures, names, columns))
+
+
+def save_gallery(path: Path, rows: Rows) -> Gallery:
+    """Write the rows as one picture; gives them for the page, each panel by itself."""
+    save_image(path, gallery(*rows))
+    panels, titles, names, colours, notes = rows
+    legend = [(name, tuple(rgb)) for name, rgb in zip(names, colours.tolist(), strict=True)]
+    return Gallery([[_encoded(panel) for panel in row] for row in panels], titles, notes, legend)
+
+
+def _encoded(panel: np.ndarray) -> str:
+    """(H,W,3) uint8 as a data URI, at most _PANEL wide: label maps exactly, photographs as JPEG."""
+    image, file = Image.fromarray(panel), io.BytesIO()
+    is_map = image.getcolors() is not None  # at most 256 colours
+    how = Image.Resampling.NEAREST if is_map else Image.Resampling.LANCZOS
+    width = min(_PANEL, image.width)
+    image = image.resize((width, max(1, round(image.height * width / image.width))), how)
+    kind = "png" if is_map else "jpeg"
+    image.save(file, kind, quality=85)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def compared(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> Rows:
+    """Rows of image, ground truth and label maps, with the ids of the images."""
+    palette, rows, unlabelled = pictures.classes.palette, [], False
+    for name in names:
+        maps = [read_map(column.folder, name) for column in columns]
+        if pictures.ground_truth:
+            maps.insert(0, pictures.truth(name))
+        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in maps)
+        rows.append([read_image(pictures.images[name]), *(colourize(m, palette) for m in maps)])
+    titles = ["image", *["ground truth"] * bool(pictures.ground_truth)]
+    titles += [column.heading for column in columns]
+    return rows, titles, *legend_of(pictures.classes, unlabelled), list(names)
+
+
+def read_map(folder: Path, name: str) -> np.ndarray:
+    """FOLDER/<image id>.png, class ids (H,W) uint8."""
+    return read_mask(File(str(folder / f"{name}.png")))
+
+
+def legend_of(classes: ClassTable, unlabelled: bool) -> tuple[list[str], np.ndarray]:
+    """Names and colours of the classes, and black where there are `unlabelled` pixels."""
+    names = [*classes.names, *["not labelled"] * unlabelled]
+    return names, np.array([*classes.palette, IGNORED_COLOR], np.uint8)[: len(names)]

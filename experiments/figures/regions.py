@@ -1,0 +1,180 @@
+"""Fig. 4 of the paper: pseudo-mask, prediction of the network, and the region where both agree.
+
+Needs no matplotlib.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets.files import read_image
+from datasets.labels import IGNORE_INDEX
+from datasets.training import pseudo_mask_files
+from experiments.figures.label_sources import labels_command
+from experiments.figures.pictures import (
+    Pictures,
+    Rows,
+    chosen,
+    legend_of,
+    open_pictures,
+    save_gallery,
+)
+from experiments.figures.runs import Run
+from experiments.figures.style import Figure, Missing, save_data
+from experiments.region_quality import Regions, count, regions, shares, table
+from models.carb import split_regions
+from models.trained import load_trained
+from utils.distributed import setup
+from utils.safe.errors import InputError
+from utils.visualize import colourize
+
+INCONSISTENT = (255, 255, 255)
+_CPU_PIXELS = 10_000_000  # minutes, through a ResNet-50
+_NAME, _TITLE = "fig4_regions", "Fig. 4: consistent and inconsistent region"
+
+
+def draw(
+    run: Run,
+    images: int | Sequence[str],
+    out: Path,
+    device: str | None = None,
+    counted: int | None = None,
+) -> list[Figure]:
+    """`images`: how many training images to show, evenly spaced; or their ids.
+
+    `counted` images, evenly spaced, enter the table where there is ground truth: 50, but on a CPU
+    as few as are quick.
+    """
+    figure = Figure(_NAME, _TITLE, "")
+    checkpoint = checkpoint_of(run)
+    if checkpoint is None:
+        return [figure._replace(missing=(Missing(f"a warm-up or CARB network of {run.label}"),))]
+    trained = load_trained(checkpoint)
+    config, classes = trained.config, trained.classes
+    try:
+        pictures = open_pictures(config, config.train_split)
+        shown = chosen(pictures, images)
+    except InputError as error:
+        return [figure._replace(missing=(Missing(f"the images of {run.label}: {error}"),))]
+    where = setup(device).device
+    if counted is None:
+        counted = 50
+        if where.type == "cpu":
+            pixels = read_image(pictures.images[shown[0]])[..., 0].size
+            counted = min(counted, max(len(shown), _CPU_PIXELS // pixels))
+    counting = [name for name in chosen(pictures, counted) if name in pictures.ground_truth]
+    names = dict.fromkeys([*shown, *counting])
+    folder = Path(config.pseudo_masks or run.folder / f"masks_{config.train_split}")
+    missing = []
+    if not Path(config.image_labels).is_file():
+        missing.append(Missing(f"the labels {config.image_labels}", labels_command(config)))
+    if not all((folder / f"{name}.png").is_file() for name in names):
+        words = ["python", "gen_clip_masks.py", "--config", str(checkpoint.parent / "config.yaml")]
+        command = shlex.join([*words, "--out", str(folder)])
+        missing.append(Missing(f"masks of '{config.train_split}' in {folder}", command))
+    if missing:
+        return [figure._replace(missing=tuple(missing))]
+
+    trained.model.to(where)
+    seen: dict[str, Regions] = {}
+    counts = torch.zeros(len(classes), 2, 3, dtype=torch.int64)
+    for image in regions(trained, pseudo_mask_files(folder, names, classes.names)):
+        if image.name in counting:
+            counts += count(image, len(classes))
+        if image.name in shown:
+            seen[image.name] = image
+
+    path = out / f"{_NAME}.png"
+    gallery = save_gallery(path, picture([seen[name] for name in shown], pictures))
+    caption = (
+        f"Training images{', evenly spaced' * isinstance(images, int)}, with CLIP's masks of "
+        f"{folder} and the prediction of {checkpoint} (step {trained.origin['step']}) among the "
+        "classes of each image."
+    )
+    content: dict[str, Any] = {"checkpoint": str(checkpoint), "step": trained.origin["step"]}
+    content |= {
+        "masks": str(folder),
+        "consistent": {name: consistent_share(seen[name]) for name in shown},
+    }
+    tables = ()
+    if counting:
+        content |= {"counted_images": len(counting), "pixels": by_class(counts, classes.names)}
+        tables = (f"{finding(counts)}\n\n{table(counts, classes.names)}",)
+        caption += f" The table counts the pixels of {len(counting)} training images."
+    data = save_data(out, _NAME, content)
+    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, galleries=(gallery,))]
+
+
+def checkpoint_of(run: Run) -> Path | None:
+    """The network that CARB starts from; CARB's own where that is not there."""
+    folders = [run.stages[name].folder for name in ("warmup", "carb") if name in run.stages]
+    files = [folder / name for folder in folders for name in ("warmup.pt", "last.pt")]
+    return next((file for file in files if file.is_file()), None)
+
+
+def finding(counts: Tensor) -> str:
+    """What the table shows, in a sentence (Markdown); empty where the regions have no pixel."""
+    _, _, area, mask, network = shares(counts.sum(0))
+    if area is None or mask is None:
+        return ""
+    return (
+        f"**Where pseudo-mask and network disagree ({area:.0f} % of the pixels), the mask is right "
+        f"on {mask:.0f} % and the network on {network:.0f} %.** "
+        "CARB gives the loss there the weight w."
+    )
+
+
+def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
+    """The counts (K, 2, 3) of `experiments.region_quality.count`, named."""
+    kinds = ("all", "mask_right", "prediction_right")
+    return {
+        name: {
+            region: dict(zip(kinds, row, strict=True))
+            for region, row in zip(("consistent", "inconsistent"), rows, strict=True)
+        }
+        for name, rows in zip(class_names, counts.tolist(), strict=True)
+    }
+
+
+def picture(shown: list[Regions], pictures: Pictures) -> Rows:
+    """Rows of image, pseudo-mask, prediction, consistent region and any ground truth."""
+    palette, rows, notes, unlabelled = pictures.classes.palette, [], [], False
+    for image in shown:
+        maps = [image.pseudo_mask, image.prediction, image.pseudo_mask]
+        maps += [] if image.truth is None else [image.truth]
+        panels = [colourize(ids.numpy(), palette) for ids in maps]
+        panels[2][split_regions(image.pseudo_mask, image.prediction)[1].numpy()] = INCONSISTENT
+        rows.append([read_image(pictures.images[image.name]), *panels])
+        notes.append(in_words(image, len(palette)))
+        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in maps)
+    titles = ["image", "(a) pseudo-mask", "(b) prediction", "(c) consistent region", "ground truth"]
+    titles = titles[: max(map(len, rows))]
+    names, colours = legend_of(pictures.classes, unlabelled)
+    names, colours = [*names, "inconsistent"], np.vstack([colours, np.uint8([INCONSISTENT])])
+    return rows, titles, names, colours, notes
+
+
+def consistent_share(image: Regions) -> float | None:
+    """Of the pixels that have a pseudo-label; None where there are none."""
+    consistent, inconsistent = split_regions(image.pseudo_mask, image.prediction)
+    labelled = int((consistent | inconsistent).sum())
+    return int(consistent.sum()) / labelled if labelled else None
+
+
+def in_words(image: Regions, num_classes: int) -> str:
+    """What stands above an image's row."""
+    share = consistent_share(image)
+    if share is None:
+        return f"{image.name}: no pseudo-label"
+    text = f"{image.name}: {100 * share:.0f} % consistent"
+    if image.truth is None:
+        return text
+    _, inside, _, outside, _ = shares(count(image, num_classes).sum(0))
+    right = [("it", inside), ("the rest", outside)]
+    right = [f"{share:.0f} % of {where}" for where, share in right if share is not None]
+    return f"{text}; pseudo-mask right on {' and on '.join(right)}" if right else text

@@ -1,0 +1,223 @@
+"""What lies in run folders: stages, logs, scores, masks; and in the folders of suites."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.numbers import MEASURES
+from experiments.suite_file import Row
+from utils.config import CARB, Config, keys_of, load_config
+from utils.old_config import renamed
+from utils.run_folder import changed_settings
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json, read_json
+
+STAGES = ("warmup", "carb", "supervised")
+TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
+
+
+class Stage(NamedTuple):
+    """A run folder of train_*.py."""
+
+    folder: Path
+    config: Config
+    log: list[dict[str, Any]]  # metrics.jsonl
+    scores: dict[str, dict[str, Any]]  # split -> metrics.json of its eval_<split> folder
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "last.pt"
+
+    def predictions(self, split: str) -> Path:
+        """Label maps <image id>.png that `eval.py --save-predictions` wrote."""
+        return self.folder / f"eval_{split}" / "predictions"
+
+
+class Run(NamedTuple):
+    """The stages of one training, in one folder (RUN/{warmup,carb,supervised}) or as one stage."""
+
+    label: str
+    folder: Path
+    stages: dict[str, Stage]  # by name, those that are there
+
+    @property
+    def last(self) -> Stage:
+        """CARB where there is one, else the warm-up or the supervised network."""
+        return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """Lines of warm-up and CARB in the order of their steps."""
+        by_step: dict[int, dict[str, Any]] = {}
+        for name in ("warmup", "carb"):
+            if name in self.stages and self.stages[name].log:
+                first = self.stages[name].log[0]["step"]
+                by_step = {step: line for step, line in by_step.items() if step < first}
+                by_step |= {line["step"]: line for line in self.stages[name].log}
+        return [by_step[step] for step in sorted(by_step)]
+
+
+class Suite(NamedTuple):
+    """OUT of experiments/ablation.py."""
+
+    label: str
+    folder: Path
+    content: dict[str, Any]  # ablation.json
+
+    @property
+    def slug(self) -> str:
+        """The label as a part of a file's name."""
+        return re.sub(r"[^\w.-]+", "_", self.label).strip("_")
+
+
+def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
+    """Runs and suites, each in the order given. Raises InputError for a folder that is neither."""
+    runs, suites = [], []
+    names = [Path(name).resolve().name for name in folders]
+    for path, name in zip(folders, names, strict=True):
+        folder = Path(path)
+        label = name if names.count(name) == 1 else str(folder)
+        if (folder / "ablation.json").is_file():
+            suites.append(Suite(label, folder, _read_suite(folder / "ablation.json")))
+            continue
+        stages = {s: read_stage(folder / s) for s in STAGES if _is_stage(folder / s)}
+        if not stages and _is_stage(folder):
+            stages = {_stage_name(folder): read_stage(folder)}
+        if not stages:
+            raise InputError(
+                f"{folder} is no folder of train_*.py, a run_*.sh or experiments/ablation.py: "
+                "expected config.yaml and metrics.jsonl, warmup/ or carb/, or ablation.json there"
+            )
+        runs.append(Run(label, folder, stages))
+    return runs, suites
+
+
+def run_of(suite: Suite) -> Run | None:
+    """The run whose pictures stand for a suite; None where none of its run folders is there.
+
+    That of "Dual + CARB", else of the first row with CARB, else of the first row; the first seed.
+    """
+    rows = suite.content["rows"]
+    order = sorted(rows, key=lambda row: (row != "Dual + CARB", rows[row]["stage"] != "carb"))
+    found = (run_of_row(suite, row, seed) for row in order for seed in rows[row]["seeds"])
+    return next(filter(None, found), None)
+
+
+def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
+    """One seed of a row; None where its folder is not there.
+
+    Its warm-up is the run of the same seed and settings that never started CARB.
+    """
+    rows: dict[str, dict[str, Any]] = suite.content["rows"]
+
+    def folder(row: str) -> Path:
+        return suite.folder / Row(row, rows[row]["stage"], {}).folder(int(seed))
+
+    if not _is_stage(folder(name)):
+        return None
+    stages = {rows[name]["stage"]: (last := read_stage(folder(name)))}
+    if "carb" in stages:
+        plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
+        plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are no row
+        for stage in map(read_stage, filter(_is_stage, plain)):
+            if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):
+                stages.setdefault("warmup", stage)
+    return Run(f"{name}, seed {seed}", last.folder, stages)
+
+
+def read_stage(folder: Path) -> Stage:
+    """Raises InputError naming a file that is damaged."""
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
+    except (ValueError, TypeError):
+        raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
+    for line in log:
+        if "balance" in line:  # of an earlier version
+            line["w"] = line.pop("balance")
+    if not all(map(_is_line, log)):
+        raise InputError(
+            f"{path}: expected 'step', a whole number, and other numbers in each line, as "
+            "train_*.py writes; copy the file again"
+        )
+    scores = {
+        path.parent.name.removeprefix("eval_"): _read_scores(path)
+        for path in sorted(folder.glob("eval_*/metrics.json"))
+    }
+    return Stage(folder, load_config(folder / "config.yaml"), log, scores)
+
+
+def _is_line(line: dict[str, Any]) -> bool:
+    """Numbers, or None; 'class_share' is a list of them."""
+    values = [*line.values()]
+    if isinstance(shares := line.get("class_share"), list):
+        values.remove(shares)
+        values += shares
+    return type(line.get("step")) is int and all(isinstance(v, int | float | None) for v in values)
+
+
+def _read_scores(path: Path) -> dict[str, Any]:
+    """metrics.json. What it says of how eval.py ran becomes part of a command: numbers."""
+    scores = read_json(path)
+    inference = scores.get("inference", {})
+    good = isinstance(inference, dict) and all(
+        _are_numbers(inference.get(key, usual)) or inference.get(key, usual) is usual
+        for key, usual in (("scales", [1.0]), ("window", None), ("stride", None))
+    )
+    if not good:
+        raise InputError(
+            f"{path}: expected lists of numbers as scales, window and stride of 'inference', found "
+            f"{inference}; remove the folder and run eval.py again"
+        )
+    return scores
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(number) in (int, float) for number in value)
+
+
+def _are_measures(values: Any) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(values.get(key), int | float | None) for key in MEASURES
+    )
+
+
+def _is_row(row: Any) -> bool:
+    parts = ("settings", "seeds", "mean", "std", "metrics")
+    return (
+        isinstance(row, dict)
+        and row.get("stage") in STAGES
+        and all(isinstance(row.get(part), dict) for part in parts)
+        and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
+        and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
+    )
+
+
+def _read_suite(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    rows = content.get("rows")
+    good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
+    if not good or not all(map(_is_row, rows.values())):
+        raise InputError(
+            f"{path} has no 'settings', or no 'rows' with stage, settings, seeds, mean, std and "
+            "metrics; python -m experiments.ablation SUITE --out FOLDER --table-only writes it "
+            "again"
+        )
+    for row in rows.values():
+        row["settings"] = renamed(row["settings"])
+    return content
+
+
+def _is_stage(folder: Path) -> bool:
+    return (folder / "config.yaml").is_file() and (folder / "metrics.jsonl").is_file()
+
+
+def _stage_name(folder: Path) -> str:
+    """Which script wrote this run folder; that of a folder without its command is a warm-up's."""
+    path = folder / "command.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    command = "".join(lines[-1:])
+    if re.search(r"(train_|baselines[./])supervised", command):
+        return "supervised"
+    return next((name for name in STAGES if f"train_{name}.py" in command), "warmup")

@@ -1,0 +1,156 @@
+"""Fig. 3 of the paper: CLIP's pseudo-masks of the image, of the doubled image, of crops, of both.
+
+The masks are files of gen_clip_masks.py. Needs no matplotlib.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.figures.pictures import (
+    Column,
+    Pictures,
+    chosen,
+    compared,
+    open_pictures,
+    read_map,
+    save_gallery,
+)
+from experiments.figures.runs import Run
+from experiments.figures.style import Figure, Missing, markdown, save_data
+from utils.safe.errors import InputError
+from utils.safe.files import read_json
+
+_NAME, _TITLE = "fig3_scales", "Fig. 3: pseudo-masks after resizing and cropping"
+_COMPARED = 100  # images that are looked through for those whose masks differ most
+_SCORES = {"mIoU": "miou", "small classes": "miou_small", "large classes": "miou_large"}
+
+
+class Masks(NamedTuple):
+    """One way to make the masks of a split: its letter in the paper and its options."""
+
+    title: str
+    suffix: str  # of the folder
+    ratio: float
+    grid: tuple[int, int]
+
+
+WAYS = (
+    Masks("(a) original", "", 1.0, (1, 1)),
+    Masks("(b) resize ratio 2", "_ratio2", 2.0, (1, 1)),
+    Masks("(c) 2x2 crops", "_grid2x2", 1.0, (2, 2)),
+    Masks("(d) both", "_ratio2_grid2x2", 2.0, (2, 2)),
+)
+
+
+def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[Figure]:
+    """`images`: the ids of those to show, or how many of those whose masks differ most."""
+    figure = Figure(_NAME, _TITLE, "")
+    try:
+        pictures = open_pictures(run.last.config, split)
+        chosen(pictures, images)
+    except InputError as error:
+        return [figure._replace(missing=(Missing(f"the images of {run.label}: {error}"),))]
+    needed = ["meta.json", *["score.json"] * bool(pictures.ground_truth)]
+    ways = {way: folder_of(run, split, way) for way in WAYS}
+    there = {
+        way: folder
+        for way, folder in ways.items()
+        if all((folder / file).is_file() for file in needed)
+    }
+    missing = tuple(
+        Missing(
+            f"masks of '{split}', {way.title}",
+            command(run, split, way, folder, bool(pictures.ground_truth)),
+        )
+        for way, folder in ways.items()
+        if way not in there
+    )
+    if not there:
+        return [figure._replace(missing=missing)]
+    _check(there)
+    scores = {way: _scores(folder) for way, folder in there.items()}
+    select = isinstance(images, int) and len(there) > 1
+    names = chosen(pictures, _COMPARED if select else images)
+    shown = {name: _difference(list(there.values()), name) for name in names}
+    if select:
+        shown = dict(sorted(shown.items(), key=lambda item: -item[1])[:images])
+    columns = [Column(way.title, there[way], scores[way].get("miou")) for way in there]
+    path = out / f"{_NAME}.png"
+    gallery = save_gallery(path, compared(pictures, list(shown), columns))
+    rows = [way._asdict() | {"folder": str(there[way])} | scores[way] for way in there]
+    content: dict[str, Any] = {"split": split, "masks": rows, "differing_pixels": shown}
+    rule = "evenly spaced" if isinstance(images, int) else "as asked for"
+    if select:
+        rule = f"of {len(names)} evenly spaced ones those whose masks differ on most pixels"
+    marked = zip(pictures.classes.names, pictures.classes.small, strict=False)
+    small = ", ".join(name for name, is_small in marked if is_small)
+    caption = (
+        f"CLIP's masks of '{split}', made with the labels of each image, and mIoU in % over the "
+        f"whole split. Images shown: {rule}. Small classes: {small or 'none'}."
+    )
+    tables = (table(scores, pictures),) if pictures.ground_truth else ()
+    data = save_data(out, _NAME, content)
+    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, missing, (gallery,))]
+
+
+def folder_of(run: Run, split: str, way: Masks) -> Path:
+    """Where the masks lie: RUN/masks_<split><suffix>, or OUT/pseudo_masks_<split><suffix> of a
+    suite, beside its runs."""
+    suite = run.folder.parent / f"pseudo_masks_{split}{way.suffix}"
+    folders = [parent / f"masks_{split}{way.suffix}" for parent in (run.folder, run.folder.parent)]
+    in_suite = (run.folder.parent / "ablation.json").is_file()
+    there = (folder for folder in (*folders, suite) if folder.is_dir())
+    return next(there, suite if in_suite else folders[0])
+
+
+def command(run: Run, split: str, way: Masks, folder: Path, score: bool) -> str:
+    """What makes the masks."""
+    words = ["python", "gen_clip_masks.py", "--config", str(run.last.folder / "config.yaml")]
+    words += ["--split", split, "--out", str(folder)]
+    words += ["--ratio", f"{way.ratio:g}"] * (way.ratio != 1)
+    words += ["--grid", "x".join(map(str, way.grid))] * (way.grid != (1, 1))
+    return shlex.join(words + ["--score"] * score)
+
+
+def table(scores: dict[Masks, dict[str, Any]], pictures: Pictures) -> str:
+    """Markdown: mIoU in % of all, the small and the large classes."""
+    keys = {title: key for title, key in _SCORES.items() if any(key in s for s in scores.values())}
+    rows = []
+    for way, found in scores.items():
+        values = [found.get(key) for key in keys.values()]
+        rows.append([way.title, *("-" if v is None else f"{100 * v:.1f}" for v in values)])
+    return markdown(["pseudo-masks", *keys], rows)
+
+
+def _check(there: dict[Masks, Path]) -> None:
+    """Raise InputError when a folder holds other masks than its name says, or than the others."""
+    first: dict[str, Any] = {}
+    for way, folder in there.items():
+        # fp32: as all were, before there was a choice
+        made_from = {"precision": "fp32"} | read_json(folder / "meta.json").get("made_from", {})
+        expected = (first or made_from) | {"ratio": [way.ratio], "grid": list(way.grid)}
+        expected |= {"flip": False}
+        keys = {**expected, **made_from}
+        other = [key for key in keys if made_from.get(key) != expected.get(key)]
+        if other:
+            raise InputError(
+                f"the masks in {folder} are not those of Fig. 3 {way.title}: made with other "
+                f"{', '.join(other)}; move them away, or make them anew with --overwrite"
+            )
+        first = first or made_from
+
+
+def _scores(folder: Path) -> dict[str, Any]:
+    path = folder / "score.json"
+    found = read_json(path) if path.is_file() else {}
+    return {key: found[key] for key in _SCORES.values() if key in found}
+
+
+def _difference(folders: Sequence[Path], name: str) -> float:
+    """Share of an image's pixels on which the masks are not all alike."""
+    first, *others = (read_map(folder, name) for folder in folders)
+    return float(np.any([mask != first for mask in others], axis=0).mean()) if others else 0.0

@@ -1,0 +1,92 @@
+"""Image-level labels of PASCAL VOC 2012 and MS COCO, out of their object annotations.
+
+For the statistics of Fig. 1 only: no pictures are read, and nothing trains on these data sets.
+"""
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from datasets.files import read_split_list
+from datasets.image_labels import ImageLabels
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)
+# fmt: on
+_VOC_LIST = "ImageSets/Segmentation/train.txt"
+
+
+def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
+    """Labels and class names of VOC2012, the folder of Annotations/ and ImageSets/.
+
+    `path` is that folder, for the images of ImageSets/Segmentation/train.txt, or another list of
+    images below its ImageSets/. An image has the classes that have a box in it, difficult ones too.
+    """
+    path = Path(path)
+    listed = path / _VOC_LIST if path.is_dir() else path
+    if not listed.is_file():
+        raise InputError(f"no {listed}; expected VOC2012/ (it has {_VOC_LIST}) or a list in it")
+    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    if any(line.split()[1:] in (["-1"], ["0"], ["1"]) for line in lines):
+        raise InputError(f"{listed} is the list of one class; give train.txt or trainval.txt")
+    annotations = listed.parents[2] / "Annotations"
+    ids = {name: k for k, name in enumerate(VOC_CLASSES)}
+    labels: ImageLabels = {}
+    for name in read_split_list(listed):
+        file = annotations / f"{name}.xml"
+        names = {item.findtext("name", "").strip() for item in _read_xml(file).iterfind("object")}
+        unknown = sorted(names - ids.keys())
+        if unknown:
+            raise InputError(f"{file}: {unknown} are no classes of PASCAL VOC")
+        labels[name] = tuple(sorted(ids[name] for name in names))
+    return labels, VOC_CLASSES
+
+
+def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
+    """Labels and class names of an instances_*.json, the classes in the order of their ids.
+
+    Images without an object have no class. Crowds count as objects.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no {path}; expected annotations/instances_train2014.json of MS COCO")
+    try:
+        content = parse_json(path.read_bytes())
+        categories = sorted((int(c["id"]), str(c["name"])) for c in content["categories"])
+        order = {category: k for k, (category, _) in enumerate(categories)}
+        found: dict[int, set[int]] = {image["id"]: set() for image in content["images"]}
+        for one in content["annotations"]:
+            found[one["image_id"]].add(order[one["category_id"]])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"{path} is no instances_*.json of MS COCO ({type(error).__name__}: {error}); expected "
+            "images, categories and annotations that name both; copy or download it again"
+        ) from None
+    if not found or not categories:
+        raise InputError(f"{path} has no images or no categories")
+    labels = {str(image): tuple(sorted(ids)) for image, ids in found.items()}
+    return labels, tuple(name for _, name in categories)
+
+
+class _PlainTree(ElementTree.TreeBuilder):
+    """Refuses a document type: entities, which expand without bound, are declared there."""
+
+    def doctype(self, name: str, public: Any, system: Any) -> None:
+        raise InputError("a document type (DTD), which no annotation has")
+
+
+def _read_xml(file: Path) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(target=_PlainTree())
+    try:
+        parser.feed(file.read_bytes())
+        return parser.close()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}; every listed image has one") from None
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise InputError(f"{file} is no annotation of PASCAL VOC: {error}") from None

@@ -1,0 +1,187 @@
+"""The suite file of experiments/ablation.py: rows of settings, seeds and contrasts, all checked."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from utils.config import CARB, Config, config_from_dict, keys_of, parse_overrides, read_settings
+from utils.safe.errors import InputError
+from utils.safe.paths import expand
+from utils.safe.yaml_file import read_yaml
+
+STAGES = ("supervised", "warmup", "carb")
+KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
+# What a row may not set, and who does.
+DECIDED = {
+    "seed": "'seeds' of the suite and --seeds do",
+    "carb": "a row's stage does",
+    "steps": "all rows take the same number; give --set steps=N",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: the script that trains it and what it changes in the config."""
+
+    name: str
+    stage: str
+    settings: dict[str, Any]
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's: 'Base + CARB' -> base_carb."""
+        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
+
+    def folder(self, seed: int) -> str:
+        """Name of a run's folder."""
+        start = "-start" if self.stage == "start" else ""  # no slug has a '-'
+        return f"{self.slug}{start}_{seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite file; `settings` are the command line's for all rows, `values` the config file's."""
+
+    path: str
+    config: str
+    split: str
+    seeds: list[int]
+    make_masks: bool
+    settings: dict[str, Any]
+    rows: dict[str, Row]
+    contrasts: dict[str, list[list[str]]]
+    values: dict[str, Any]
+
+    def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
+        """All that a run changes in the config file.
+
+        One without CARB leaves CARB's keys alone: rows that differ only there share its warm-up.
+        """
+        both = self.settings | row.settings
+        used = {k: v for k, v in both.items() if row.stage == "carb" or k not in keys_of(CARB)}
+        return used | {"carb": row.stage in ("carb", "start"), "seed": seed}
+
+    def config_of(self, row: Row, seed: int) -> Config:
+        """The resolved config of a run. Raises InputError naming the row."""
+        source = f"{self.path}: row '{row.name}'"
+        return config_from_dict(self.values | self.settings_of(row, seed), source)
+
+    def making(self, row: Row) -> str:
+        """The same text for runs that are the same but for their seed."""
+        return f"{row.stage} {json.dumps(self.config_of(row, 0).to_dict())}"
+
+    def start_row(self, row: Row) -> Row:
+        """The row that makes the warm-up of `row`, a row with CARB.
+
+        That is the row without CARB of equal settings. Where the suite has none, it is a row of
+        stage "start", which is no line of the table: the warm-up alone, made once for all rows that
+        differ in CARB's keys only and named after the first of them.
+        """
+        making = self.making(replace(row, stage="warmup"))
+        plain = [other for other in self.rows.values() if self.making(other) == making]
+        if plain:
+            return plain[0]
+        starts = [replace(r, stage="start") for r in self.rows.values() if r.stage == "carb"]
+        making = self.making(replace(row, stage="start"))
+        return next(start for start in starts if self.making(start) == making)
+
+
+def read_suite(path: str, settings: list[str]) -> Suite:
+    """Read and check a suite file; `settings` are the key=value of the command line.
+
+    Raises InputError naming the file and what is wrong there.
+    """
+    check(Path(path).is_file(), f"no suite file at {path}; there are some in experiments/suites/")
+    content = _mapping(path, read_yaml(path), "the file")
+    if isinstance(content.get("config"), str):
+        content["config"] = expand(content["config"])
+    keys = f"{path}: expected the keys {', '.join(KEYS)}; found {', '.join(content)}"
+    check(content.keys() == set(KEYS), keys)
+    for key, good, expected in (
+        ("config", _is_file, "name a config file"),
+        ("split", lambda v: v in ("train", "val", "test"), "be train, val or test"),
+        ("make_masks", lambda v: isinstance(v, bool), "be true or false"),
+    ):
+        check(good(content[key]), f"{path}: '{key}' must {expected}, found {content[key]}")
+    rows = {
+        name: _row(path, name, _mapping(path, row, f"row '{name}'"))
+        for name, row in _mapping(path, content["rows"], "'rows'").items()
+    }
+    check(bool(rows), f"{path}: 'rows' is empty")
+    check_seeds(content["seeds"], f"{path}: 'seeds'")
+    _check_contrasts(path, content["contrasts"], rows)
+    values = read_settings(content["config"])
+    content |= {"path": path, "settings": parse_overrides(settings), "rows": rows}
+    suite = Suite(values=values, **content)
+    for key in suite.settings:
+        owner = next((row.name for row in rows.values() if key in row.settings), None)
+        reason = f"row '{owner}' of {path} does" if owner else DECIDED.get(key)
+        free = key == "steps" or not reason
+        check(free, f"--set {key} can't be decided for all rows: {reason}")
+    _check_rows(suite)
+    return suite
+
+
+def _is_file(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and Path(value).is_file()
+    except OSError:  # a name longer than the disk allows
+        return False
+
+
+def as_arguments(settings: dict[str, Any]) -> list[str]:
+    """As --set arguments of the scripts; JSON is YAML on one line."""
+    texts = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in settings.items()]
+    return [part for text in texts for part in ("--set", text)]
+
+
+def check(good: bool, message: str) -> None:
+    """Raise InputError with `message` unless `good`."""
+    if not good:
+        raise InputError(message)
+
+
+def check_seeds(seeds: Any, source: str) -> list[int]:
+    """A list of different whole numbers, else InputError."""
+    good = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)
+    good = good and len(set(seeds)) == len(seeds) > 0
+    check(good, f"{source} must be different whole numbers, [0, 1, 2] say; found {seeds}")
+    return seeds
+
+
+def _row(path: str, name: str, values: dict[str, Any]) -> Row:
+    source, stage = f"{path}: row '{name}'", values.get("stage")
+    stages = ", ".join(STAGES)
+    check(stage in STAGES, f"{source}: 'stage' must be one of {stages}, found {stage}")
+    settings = {key: value for key, value in values.items() if key != "stage"}
+    for key in settings:
+        check(key not in DECIDED, f"{source} can't decide {key}: {DECIDED.get(key)}")
+    return Row(name, stage, settings)
+
+
+def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:
+    for title, pairs in _mapping(path, contrasts, "'contrasts'").items():
+        source = f"{path}: contrast '{title}'"
+        good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+        check(good, f"{source} must be a list of [row, minus row], found {pairs}")
+        for name in (name for pair in pairs for name in pair):
+            there = isinstance(name, str) and name in rows
+            check(there, f"{source}: no row '{name}'; there are {', '.join(rows)}")
+
+
+def _check_rows(suite: Suite) -> None:
+    """No two rows with one folder or of one making; every config is good."""
+    taken: dict[tuple[str, str], str] = {}
+    for row in suite.rows.values():
+        for key in (("folder", row.slug), ("run", suite.making(row))):
+            other = taken.setdefault(key, row.name)
+            same = f"rows '{other}' and '{row.name}' would be the same {key[0]}"
+            check(other == row.name and bool(key[1]), f"{suite.path}: {same}")
+
+
+def _mapping(path: str, value: Any, what: str) -> dict[str, Any]:
+    good = isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    check(good, f"{path}: {what} must be 'name: value' lines, found {value}")
+    return value

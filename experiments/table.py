@@ -1,0 +1,115 @@
+"""What experiments/ablation.py's runs have scored, and the files with their tables."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from experiments.numbers import difference, scores_of, suite_tables, summary
+from experiments.suite_file import Row, Suite, as_arguments
+from utils.checkpoint import versions
+from utils.config import UPKEEP, changes, keys_of, load_config
+from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import read_json, replacing, write_json
+
+Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
+
+
+def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
+    """metrics.json of a run, None until it has all steps and the scores are of its last.pt.
+
+    Raises InputError when its folder holds one of other settings: names of files count, with which
+    train_*.py let a run go on, or the table would mix data sets.
+    """
+    config, folder = suite.config_of(row, seed), out / row.folder(seed)
+    metrics = folder / f"eval_{suite.split}" / "metrics.json"
+    saved, last = folder / "config.yaml", folder / "last.pt"
+    if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
+        old = load_config(saved).to_dict()
+        found = changes(old, config.to_dict(), keys_of(UPKEEP))
+        changed = ", ".join(f"{key}: {before} -> {now}" for key, (before, now) in found.items())
+        if changed:
+            raise InputError(
+                f"{folder} holds a run with other settings ({changed}); choose another --out, or "
+                "remove that folder to run it anew"
+            )
+    stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
+    if stale or not metrics.is_file():
+        return None
+    content = read_json(metrics)
+    return content if content.get("step") == config.steps else None
+
+
+def collect(suite: Suite, out: Path) -> Scored:
+    """Every scored run of the suite in `out`, of whatever seed.
+
+    Raises InputError when one has other settings, or two were scored on other pictures or in
+    another way.
+    """
+    scored: Scored = {row: {} for row in suite.rows}
+    first = None
+    for row in suite.rows.values():
+        names = [path.name.rpartition("_") for path in out.glob("*")]
+        for seed in sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal()):
+            cell, folder = read_scored(suite, row, seed, out), out / row.folder(seed)
+            if cell is None:
+                continue
+            scored[row.name][seed] = cell
+            how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
+            first = first or (folder, how)
+            changed = ", ".join(key for key in how if how[key] != first[1][key])
+            if changed:
+                raise InputError(
+                    f"{folder} and {first[0]} were scored with other {changed}; remove the eval "
+                    "folder of one and run again"
+                )
+    return scored
+
+
+def write_tables(suite: Suite, out: Path, command: str) -> str:
+    """Write OUT/ablation.json and OUT/ablation.md, whose text is returned.
+
+    Every scored run of the suite in `out` counts, whichever rows and seeds were asked for now.
+    """
+    scored = collect(suite, out)
+    score = out / f"pseudo_masks_{suite.split}" / "score.json"
+    rows = {
+        name: asdict(suite.rows[name])
+        | summary({str(seed): scores_of(cell) for seed, cell in cells.items()})
+        | {"metrics": cells}
+        for name, cells in scored.items()
+    }
+    content = {
+        "command": command,
+        "suite": suite.path,
+        "config": suite.config,
+        "settings": suite.settings,
+        "split": suite.split,
+        "rows": rows,
+        "pseudo_masks": read_json(score) if score.is_file() else None,
+        "contrasts": {
+            title: {f"{a} − {b}": difference(rows[a]["seeds"], rows[b]["seeds"]) for a, b in pairs}
+            for title, pairs in suite.contrasts.items()
+        },
+        "commit": git("rev-parse", "HEAD"),
+        "versions": versions(),
+    }
+    text = f"{_heading(suite, scored)}\n\n{suite_tables(content)}"
+    with replacing(out / "ablation.md") as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+    write_json(out / "ablation.json", content)
+    return text
+
+
+def _heading(suite: Suite, scored: Scored) -> str:
+    """What the numbers are, in a sentence or two."""
+    settings = ", ".join(as_arguments(suite.settings)[1::2])
+    cells = [cell for by_seed in scored.values() for cell in by_seed.values()]
+    images = cells[0]["num_images"] if cells else "?"
+    steps = suite.config_of(next(iter(suite.rows.values())), 0).steps
+    seeds = sorted({seed for by_seed in scored.values() for seed in by_seed})
+    return (
+        f"{suite.config}{f' with {settings}' if settings else ''}; split {suite.split} ({images} "
+        f"images); {steps} steps for every row; seeds {', '.join(map(str, seeds)) or 'none yet'}. "
+        "mIoU in percent: mean ± sample standard deviation over the seeds, then seed by seed."
+    )

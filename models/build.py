@@ -1,0 +1,127 @@
+"""Config -> the parts of a training: network, teacher, local views, losses, optimiser.
+
+Everything below takes plain arguments, so that it can be used without a config.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from datasets.labels import ClassTable
+from models.backbone_weights import load_backbone_weights
+from models.carb import CARBCriterion, RegionRules
+from models.clip_features import MaskCLIPOptions
+from models.clip_loading import load_clip
+from models.deeplabv3 import (
+    ASPPV2,
+    ASPPV3,
+    CONV_CLASSIFIER_CHANNELS,
+    ConvClassifier,
+    DeepLabV3,
+    TextClassifier,
+)
+from models.maskclip import MaskCLIP
+from models.resnet import named_resnet
+from models.text import get_text_embeddings
+from models.training import TrainingNetwork
+from models.views import LocalViewSampler
+from utils.config import Config
+from utils.distributed import Ranks, first_on_each_machine
+from utils.safe.errors import InputError
+
+
+def build_model(
+    config: Config, num_classes: int, text_embeddings: Tensor | None, pretrained: bool = True
+) -> DeepLabV3:
+    """The network that a config describes, on the CPU.
+
+    text_embeddings: (K,D), needed with ``classifier: text``; D gives the ASPP its channels.
+    pretrained: start from config.backbone_weights; False where a checkpoint fills everything.
+    """
+    if config.classifier == "text":
+        if text_embeddings is None:
+            raise InputError("classifier: text needs text embeddings (key 'clip_text')")
+        if len(text_embeddings) != num_classes:
+            raise InputError(
+                f"expected text embeddings of {num_classes} classes, found {len(text_embeddings)}; "
+                "'clip_text' and 'class_file' do not belong together"
+            )
+        classifier = TextClassifier(text_embeddings)
+        channels = text_embeddings.shape[1]
+    else:
+        channels = CONV_CLASSIFIER_CHANNELS
+        classifier = ConvClassifier(channels, num_classes)
+    backbone = named_resnet(config.backbone, config.output_stride)
+    if pretrained and config.backbone_weights is not None:
+        load_backbone_weights(backbone, config.backbone_weights, config.backbone_weights_partial)
+    aspp = (ASPPV3 if config.aspp == "v3" else ASPPV2)(
+        backbone.out_channels, channels, config.aspp_dilations, config.dropout
+    )
+    return DeepLabV3(backbone, aspp, classifier)
+
+
+def build_network(model: nn.Module, config: Config, ranks: Ranks) -> TrainingNetwork:
+    """`model` as a training step calls it, over all ranks."""
+    return TrainingNetwork(
+        model, ranks, config.seed, config.precision, config.channels_last, config.compile
+    )
+
+
+def build_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
+    """SGD with momentum; the learning rate of each step is `utils.schedule.poly_lr`."""
+    return torch.optim.SGD(
+        model.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
+    )
+
+
+def build_teacher(
+    config: Config,
+    classes: ClassTable,
+    device: torch.device | str,
+    trust: bool = False,
+    bf16: bool = False,
+) -> MaskCLIP:
+    """CLIP and the text embeddings that the config names, on `device`. `trust`: see `load_clip`.
+
+    `bf16`: for use under autocast, see `MaskCLIP`. All ranks must call it.
+    """
+    clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
+    text_embeddings = get_text_embeddings(config, classes, clip_model)
+    options = build_maskclip_options(config)
+    return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
+
+
+def build_maskclip_options(config: Config) -> MaskCLIPOptions:
+    """How CLIP runs and how its scores become masks."""
+    arithmetic, teacher = config.arithmetic, config.teacher
+    return MaskCLIPOptions(
+        activation=arithmetic.clip_activation,
+        layer_norm_eps=arithmetic.clip_layer_norm_eps,
+        residual=teacher.residual,
+        mlp=teacher.mlp,
+        padding=arithmetic.clip_padding,
+        position_embedding=arithmetic.clip_position_embedding,
+        key_smoothing=teacher.key_smoothing,
+        key_smoothing_norm=arithmetic.key_smoothing_norm,
+        prompt_denoising=teacher.prompt_denoising,
+        label_filter=arithmetic.label_filter,
+    )
+
+
+def build_sampler(config: Config) -> LocalViewSampler:
+    """Where the local views lie."""
+    rules = config.arithmetic
+    return LocalViewSampler(
+        config.patch_size, config.local_resize, rules.local_view_per, rules.local_view_last_position
+    )
+
+
+def build_region_rules(config: Config) -> RegionRules:
+    """How regions are made and averaged."""
+    rules = config.arithmetic
+    return RegionRules(rules.label_filter, rules.empty_region, config.sync_region_stats)
+
+
+def build_criterion(config: Config) -> CARBCriterion:
+    """The loss of stage 2."""
+    weight = None if config.region_weight == "adaptive" else config.region_weight
+    return CARBCriterion(config.queue_size, weight, build_region_rules(config))

@@ -1,0 +1,58 @@
+"""The training step around the losses: forward pass over ranks, and one step of SGD."""
+
+import torch
+from torch import Tensor, nn
+
+from models.kernels.rank_batch_norm import synchronize_batch_norms
+from utils.distributed import Ranks, autocast
+from utils.seed import DROPOUT, derive
+
+
+class TrainingNetwork:
+    """A network as a training step calls it: network(image, step) -> logits.
+
+    It sets the memory format, compiles, joins the batch norms of all ranks and averages their
+    gradients (DDP). `model` stays the plain network, whose state dict has no prefixes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        ranks: Ranks,
+        seed: int = 0,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        compile: bool = False,
+    ) -> None:
+        self.ranks, self.seed, self.precision = ranks, seed, precision
+        self.memory_format = torch.channels_last if channels_last else torch.preserve_format
+        model.to(memory_format=self.memory_format)
+        if ranks.world_size > 1 and ranks.on_cuda:
+            nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        elif ranks.world_size > 1:
+            synchronize_batch_norms(model)
+        if compile:
+            model.compile()
+        self.module = model.train()
+        if ranks.world_size > 1:
+            self.module = nn.parallel.DistributedDataParallel(
+                model, device_ids=[ranks.device.index] if ranks.on_cuda else None
+            )
+
+    def __call__(self, image: Tensor, step: int) -> Tensor:
+        """Forward pass on a normalised image (B, 3, H, W): logits (B, K, h, w).
+
+        Dropout depends on (seed, step, rank) only, so that a resumed run draws the same.
+        """
+        torch.manual_seed(derive(self.seed, DROPOUT, step, self.ranks.rank))
+        with autocast(self.ranks.device, self.precision):
+            return self.module(image.to(memory_format=self.memory_format))
+
+
+def sgd_step(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Backward and one step of SGD at learning rate `lr`."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()  # now, not before backward: the next forward pass needs the memory

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# The CamVid experiment of the README: Base and Base + CARB on stored noisy masks, and the supervised upper bound.
+#   bash scripts/camvid_small.sh --seeds 0 --set steps=2000 warmup_steps=1400    any option of experiments/ablation.py; RUN=folder
+# Needs data/camvid (images, ground truth, noisy_masks, image_labels.json) and the partial ResNet-50, see the README.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh requirements.txt
+exec .venv/bin/python -m experiments.ablation experiments/suites/camvid_ablation.yaml --out "${RUN:-runs/camvid_small}" "$@"
