@@ -89,7 +89,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
     read, keep_original = dataset.read_ground_truth, arguments.save_vis
-    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_original)
+    data = EvaluationSet(images, config.image_size, ground_truth, read, keep_original)
     loader = image_loader(data, config.num_workers, ranks)
 
     # --- output: what made the numbers, and that they can be written
@@ -97,7 +97,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
         "checkpoint": str(arguments.ckpt),
         "dataset": config.dataset,
         "split": split,
-        "resize_to": config.resize_to,
+        "resize_to": config.image_size,
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
     check_no_inputs(out / "predictions", images, images.values())  # beside it lies vis

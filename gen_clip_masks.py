@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
         require(images, ground_truth, "ground truth", "leave out --score")
 
     # --- all that decides the masks, and the images that have none
-    text = get_text_embeddings(config, classes, trust=arguments.trust)
+    text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels) | {
@@ -73,9 +73,9 @@ def main(argv: list[str]) -> None:
             "text_sha256": sha256(text.numpy().tobytes()),
             "prompts": classes.prompts,
             "templates": load_templates(config.prompt_templates),
-            "normalization": config.clip_normalization,
+            "normalization": config.arithmetic.clip_normalization,
             "options": dataclasses.asdict(build_maskclip_options(config)),
-            "resize_to": config.resize_to,
+            "resize_to": config.image_size,
             "ratio": arguments.ratio,
             "grid": arguments.grid,
             "flip": arguments.flip,
@@ -85,19 +85,25 @@ def main(argv: list[str]) -> None:
 
     # --- masks, one after the other, each at the original size of its image
     if todo:
-        maskclip = build_teacher(config, classes, ranks.device, arguments.trust, arguments.bf16)
-        data = EvaluationSet({name: images[name] for name in todo}, config.resize_to)
+        maskclip = build_teacher(
+            config, classes, ranks.device, arguments.trust_torchscript, arguments.bf16
+        )
+        data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         score = maskclip.upsampled_scores
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
             for sample in progress(loader, "masks", ranks):
-                image = normalize(sample["image"][None].to(ranks.device), config.clip_normalization)
+                image = normalize(
+                    sample["image"][None].to(ranks.device), config.arithmetic.clip_normalization
+                )
                 with autocast(ranks.device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(ranks.device)
-                mask = to_pseudo_mask(scores, present, config.absent_classes)[0].to(torch.uint8)
+                mask = to_pseudo_mask(scores, present, config.arithmetic.label_filter)[0].to(
+                    torch.uint8
+                )
                 write(sample["name"], mask.cpu().numpy())
     barrier()
     if ranks.is_main:

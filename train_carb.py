@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     optimizer, criterion = build_optimizer(config, model), build_criterion(config)
     teacher, sampler = None, build_sampler(config)
     if config.views != "base":
-        teacher = build_teacher(config, classes, ranks.device, arguments.trust)
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust_torchscript)
     run = Run(
         arguments,
         config,
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
         views = prepare_views(batch, step, config, ranks, teacher, sampler)
         logits = network(views.image, step)
         losses = criterion(logits, views)
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever

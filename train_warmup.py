@@ -53,12 +53,12 @@ def main(argv: list[str]) -> None:
         warn(text)
 
     # --- network, teacher, optimiser
-    text = build_text(config, classes, arguments.trust)
+    text = build_text(config, classes, arguments.trust_torchscript)
     model = build_model(config, len(classes), text).to(ranks.device)
     optimizer, rules = build_optimizer(config, model), build_region_rules(config)
     teacher, sampler = None, build_sampler(config)
     if config.views != "base":
-        teacher = build_teacher(config, classes, ranks.device, arguments.trust)
+        teacher = build_teacher(config, classes, ranks.device, arguments.trust_torchscript)
     run = Run(
         arguments,
         config,
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         views = prepare_views(batch, step, config, ranks, teacher, sampler)
         logits = network(views.image, step)
         losses = warmup_losses(logits, views, rules)
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     dataset = TrainingSet(images, None, len(classes), transform, masks, read, config.image_cache)
 
     # --- network, optimiser
-    text = build_text(config, classes, arguments.trust)
+    text = build_text(config, classes, arguments.trust_torchscript)
     model = build_model(config, len(classes), text).to(ranks.device)
     optimizer, rules = build_optimizer(config, model), build_region_rules(config)
     run = Run(
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         logits, mask = network(views.image, step), views.global_mask
         losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
         loss = segmentation_loss(losses, mask, rules)
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(loss, optimizer, lr)
         run.log({"loss": loss}, batch["name"], lr)
     del network  # before the process group, for which its destructor would wait for ever

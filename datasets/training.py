@@ -56,11 +56,10 @@ def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "Training
 def build_transform(config: Config) -> TrainTransform:
     """Augmentation of training images."""
     return TrainTransform(
-        config.resize_to,
-        config.ratio_range,
+        config.image_size,
+        config.scale_range,
         config.crop_size,
-        config.flip_probability,
-        config.photometric_distortion,
+        photometric_distortion=config.photometric_distortion,
     )
 
 
@@ -132,16 +131,16 @@ class EvaluationSet(Dataset):
     def __init__(
         self,
         images: dict[str, File],
-        resize_to: tuple[int, int] | None,
+        image_size: tuple[int, int] | None,
         ground_truth: dict[str, File] | None = None,
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
         keep_original: bool = False,
     ) -> None:
-        """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
+        """`image_size` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
             require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
         self.names = list(images)
-        self.images, self.resize_to = images, resize_to
+        self.images, self.image_size = images, image_size
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
         self.keep_original = keep_original
 
@@ -161,8 +160,8 @@ class EvaluationSet(Dataset):
             values = self.read_ground_truth(self.ground_truth[name])
             check_mask(values, self.ground_truth[name], size)
             sample["ground_truth"] = torch.from_numpy(values)
-        if self.resize_to is not None:
-            image = resize_image(image, fit_into(size, self.resize_to))
+        if self.image_size is not None:
+            image = resize_image(image, fit_into(size, self.image_size))
         sample["image"] = image.contiguous()
         return sample
 

@@ -72,7 +72,7 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
     labels = find_labels(dataset, split, path, trained.classes, images)
     require(masks, labels, f"labels in {path}", "prepare_data.py makes them")
     device = next(trained.model.parameters()).device
-    samples = EvaluationSet({name: images[name] for name in masks}, config.resize_to)
+    samples = EvaluationSet({name: images[name] for name in masks}, config.image_size)
     for i, (name, file) in enumerate(masks.items()):
         sample = samples[i]
         mask = read_mask(file)
@@ -80,7 +80,7 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
         image = normalize(sample["image"][None].to(device), "imagenet")
         logits = predict_logits(trained.model, image, sample["size"])
         present = multi_hot(labels[name], num_classes)[None].to(device)
-        prediction = filtered_prediction(logits, present, config.absent_classes)[0].cpu()
+        prediction = filtered_prediction(logits, present, config.arithmetic.label_filter)[0].cpu()
         truth = dataset.read_ground_truth(truths[name]) if name in truths else None
         if truth is not None:
             check_mask(truth, truths[name], sample["size"])

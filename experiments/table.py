@@ -7,14 +7,11 @@ from typing import Any
 from experiments.numbers import difference, scores_of, suite_tables, summary
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
-from utils.config import load_config
+from utils.config import UPKEEP, flatten, keys_of, load_config
 from utils.made_from import changed
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import read_json, replacing, write_json
-
-# Keys that decide neither a run nor what it is scored on.
-UNIMPORTANT = {"num_workers", "log_every", "checkpoint_every"}
 
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
@@ -30,7 +27,7 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     saved, last = folder / "config.yaml", folder / "last.pt"
     if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
         old = load_config(saved).to_dict()
-        other = changed(old, config.to_dict(), UNIMPORTANT)
+        other = changed(flatten(old), flatten(config.to_dict()), keys_of(UPKEEP))
         if other:
             raise InputError(
                 f"{folder} holds a run with other settings ({', '.join(other)}); choose another "

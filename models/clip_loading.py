@@ -237,5 +237,5 @@ def _check_trust(clip: ModuleType, path: Path, trust: bool) -> None:
         raise InputError(
             f"{path} is a TorchScript archive, which is a program, and its sha256 {digest} is not "
             "that of any of OpenAI's files. Download it again; if you made it yourself, save its "
-            "state dict with torch.save and name that (or add --trust)"
+            "state dict with torch.save and name that (or add --trust-torchscript)"
         )

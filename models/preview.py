@@ -55,7 +55,7 @@ def build_preview(
         model.train()
         labels = torch.ones_like(labels) if supervised else labels
         full_logits = upsample(logits, mask.shape[-2:])
-        prediction = filtered_prediction(full_logits, labels, config.absent_classes)
+        prediction = filtered_prediction(full_logits, labels, config.arithmetic.label_filter)
         consistent, _ = split_regions(mask, prediction)
         maps = torch.stack([mask, prediction, mask.where(consistent, IGNORE_INDEX)], 1).cpu()
         images = batch["image"].permute(0, 2, 3, 1)

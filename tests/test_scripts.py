@@ -102,7 +102,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep"]
+    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep-checkpoints"]
     warmup, carb = tmp_path / "warmup", tmp_path / "carb"
     train_warmup.main([*arguments, "--run-dir", str(warmup)])
     train_carb.main([*arguments, "--init", str(warmup / "warmup.pt"), "--run-dir", str(carb)])
@@ -226,7 +226,7 @@ def test_a_warmup_serves_other_carb_settings(prepared, tmp_path) -> None:
     run_row(prepared, tmp_path, "base", "false")
     init = ["--init", str(tmp_path / "warmup" / "warmup.pt")]
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "balance=fixed", *init]
+    arguments += ["--set", "views=base", "--set", "region_weight=1", *init]
     train_carb.main([*arguments, "--run-dir", str(tmp_path / "fixed")])
     assert tiny.read_metrics(tmp_path / "fixed")[-1]["w"] == 1
 

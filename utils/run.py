@@ -17,7 +17,7 @@ from utils.checkpoint import (
     save_checkpoint,
 )
 from utils.class_names import compare_class_names
-from utils.config import Config
+from utils.config import CARB, Config, config_from_dict, keys_of
 from utils.distributed import Ranks, cleanup, gather_objects, on_main
 from utils.inputs import Inputs, check_inputs
 from utils.run_folder import changed_settings, git, open_run, other_steps
@@ -26,7 +26,6 @@ from utils.safe.errors import InputError
 from utils.safe.stop import Stop
 
 # What only the second stage reads: a warm-up serves several of these.
-CARB_KEYS = {"carb", "queue_size", "balance", "balance_coefficient"}
 
 
 class Run:
@@ -105,7 +104,7 @@ class Run:
                 if due:
                     self._log.flush(self.step)
                 if self._stop.agreed() or due:
-                    self.save(keep=due and self.arguments.keep)
+                    self.save(keep=due and self.arguments.keep_checkpoints)
                 if due and board and self.preview:
                     board.image("fixed batch", self.preview(), self.step)
                 if self._stop.number:
@@ -275,11 +274,12 @@ def load_warmup(path: str, config: Config, classes: Any, run_dir: str) -> dict[s
     remedy = "give the class file of the warm-up, or train the warm-up with this one too"
     what = f"--init {path} was trained"
     compare_class_names(checkpoint["class_names"], classes.names, what, remedy)
-    settings = changed_settings(checkpoint["config"], config, ignore=CARB_KEYS)
+    old = config_from_dict(checkpoint["config"], f"--init {path} (config)").to_dict()
+    settings = changed_settings(old, config, ignore=keys_of(CARB))
     if settings:
         raise InputError(
             f"--init {path} was trained with other settings ({settings}); both stages share one "
             "schedule, so train the warm-up with this config too"
-            + other_steps(Path(run_dir), checkpoint["config"], config, path)
+            + other_steps(Path(run_dir), old, config, path)
         )
     return checkpoint

@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from utils.config import Config, load_config, save_config
+from utils.config import PLACE, UPKEEP, Config, flatten, keys_of, load_config, save_config
 from utils.distributed import Ranks, on_main
 from utils.inputs import FILE
 from utils.made_from import changed
@@ -17,22 +17,6 @@ from utils.safe.errors import InputError
 from utils.safe.files import remove_unfinished, replacing
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
-
-# Where and how often, not what: a run may go on after these have changed. What lies there is
-# compared by utils/inputs.py.
-_FREE_KEYS = {
-    "data_root",
-    "class_file",
-    "image_labels",
-    "pseudo_masks",
-    "clip_model",
-    "clip_text",
-    "backbone_weights",
-    "num_workers",
-    "image_cache",
-    "log_every",
-    "checkpoint_every",
-}
 
 # What --overwrite removes: of what the scripts write there all but config.yaml and lock.
 _WRITTEN = ("last.pt*", "previous.pt", "warmup.pt", "step_*.pt", "metrics.jsonl", "command.txt")
@@ -42,8 +26,12 @@ _WRITTEN += ("git.txt", "tensorboard", "eval_*")
 def changed_settings(
     old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
 ) -> str:
-    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
-    return ", ".join(changed(old, config.to_dict(), _FREE_KEYS | set(ignore)))
+    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does.
+
+    Where files lie and how often something is written may change: see utils/config.py.
+    """
+    free = keys_of(PLACE, UPKEEP) | set(ignore)
+    return ", ".join(changed(flatten(old), flatten(config.to_dict()), free))
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:

@@ -161,8 +161,8 @@ class RunLog:
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
                 f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no "
-                "checkpoint was written since the last log line. Lower lr, or with empty_region: "
-                "nan choose zero"
+                "checkpoint was written since the last log line. Lower lr, or with "
+                "arithmetic.empty_region: nan choose zero"
             )
         return means
 

@@ -39,7 +39,7 @@ def test_it_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None
 
 def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep"]
+    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep-checkpoints"]
     data = tmp_path / "data"
     shutil.copytree(prepared / "ground_truth", data / "gtFine")
     (data / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
@@ -111,15 +111,15 @@ def test_torchscript_is_opened_after_the_hash_or_trust_alone(
     program.write_bytes(as_program(None))
     more = ["--set", f"clip_model={program}", "--set", "classifier=text"]
     monkeypatch.chdir(security_world)
-    with pytest.raises(InputError, match=r"is a program.*--trust"):
+    with pytest.raises(InputError, match=r"is a program.*--trust-torchscript"):
         supervised.main([*NEW, *more])
     assert not opened
     with pytest.raises(InputError, match=r"program\.pt.*can't be read"):
-        supervised.main([*NEW, *more, "--trust"])
+        supervised.main([*NEW, *more, "--trust-torchscript"])
     assert opened.pop() == str(program)
     with pytest.raises(SystemExit):
         supervised.main(["--help"])
-    assert "--trust" in capsys.readouterr().out
+    assert "--trust-torchscript" in capsys.readouterr().out
 
 
 @pytest.mark.slow

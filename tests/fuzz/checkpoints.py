@@ -50,7 +50,12 @@ def checkpoint_targets() -> dict[str, Target]:
     """Our checkpoints, the authors', CLIP's weights, a backbone's, text embeddings."""
     torch.manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
-    changed = {"backbone_width": 4, "aspp": "v2", "class_file": "none.yaml", "views": "base"}
+    changed = {
+        "backbone": "resnet18_eighth",
+        "aspp": "v2",
+        "class_file": "none.yaml",
+        "views": "base",
+    }
     config = config_from_dict(
         load_config(ROOT / "configs/tiny_cpu.yaml").to_dict() | changed, "tiny"
     )

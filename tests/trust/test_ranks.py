@@ -225,7 +225,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     tiny.make_cityscapes(folder / "data", num_val=7)
     tiny.make_clip(folder / "clip.pt")
-    config = load_config(tiny.make_config(folder, sync=True, steps=40, warmup_steps=10))
+    config = load_config(
+        tiny.make_config(folder, sync_region_stats=True, steps=40, warmup_steps=10)
+    )
     classes = load_classes(config.class_file)
     generator = torch.Generator().manual_seed(0)
     labels = {}
@@ -264,7 +266,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
     network = build_network(model, config, ranks)
     found: dict[str, list[float]] = {}
     for step, one in enumerate(training_loader(dataset, config, ranks, 0, 20)):
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         inputs = prepare_views(one, step, config, ranks, maskclip, sampler)
         inputs = inputs._replace(image=inputs.image.to(dtype))
         losses = train_one_step(network, criterion, optimizer, inputs, step, lr, step >= 10)

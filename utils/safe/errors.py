@@ -33,7 +33,7 @@ _TORCH = {  # a RuntimeError's name or text -> what it means to the user
     r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); mend "
     "what it says, and the same command again goes on",
     r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory": "no memory "
-    "is left ({}); make less at a time (batch_size, crop_size, resize_to, --scales), or use a "
+    "is left ({}); make less at a time (batch_size, crop_size, image_size, --scales), or use a "
     "machine with more",
     r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
     "process has failed, most likely for want of memory ({}); start fewer (num_workers), in Docker "
