@@ -13,7 +13,6 @@ OUT/score.json, OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 from pathlib import Path
 
 import torch
@@ -28,17 +27,15 @@ from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder,
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
-from models.build import build_maskclip_options, build_teacher
-from models.clip_loading import clip_sha256
+from models.build import build_mask_record, build_teacher
 from models.inference import multi_view_scores
 from models.maskclip import to_pseudo_mask
-from models.text import get_text_embeddings, load_templates, model_name
+from models.text import build_text_embeddings
 from utils.cli import add_trust, number, parser, path
 from utils.config import load_config
 from utils.distributed import autocast, barrier, cleanup, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import sha256
 
 
 def main(argv: list[str]) -> None:
@@ -64,18 +61,11 @@ def main(argv: list[str]) -> None:
         require(images, ground_truth, "ground truth", "leave out --score")
 
     # --- all that decides the masks, and the images that have none
-    text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
+    text = build_text_embeddings(config, classes, trust=arguments.trust_torchscript)
     precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
-        made_from = data_of_masks(config.dataset, split, classes.names, images, labels) | {
-            "clip_model": model_name(config.clip_model),
-            "clip_sha256": clip_sha256(config.clip_model),
-            "text_sha256": sha256(text.numpy().tobytes()),
-            "prompts": classes.prompts,
-            "templates": load_templates(config.prompt_templates),
-            "normalization": config.arithmetic.clip_normalization,
-            "options": dataclasses.asdict(build_maskclip_options(config)),
-            "resize_to": config.image_size,
+        made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
+        made_from |= build_mask_record(config, classes, text) | {
             "ratio": arguments.ratio,
             "grid": arguments.grid,
             "flip": arguments.flip,
@@ -90,20 +80,16 @@ def main(argv: list[str]) -> None:
         )
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
-        score = maskclip.upsampled_scores
+        score, rules = maskclip.upsampled_scores, config.arithmetic
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
             for sample in progress(loader, "masks", ranks):
-                image = normalize(
-                    sample["image"][None].to(ranks.device), config.arithmetic.clip_normalization
-                )
+                image = normalize(sample["image"][None].to(ranks.device), rules.clip_normalization)
                 with autocast(ranks.device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(ranks.device)
-                mask = to_pseudo_mask(scores, present, config.arithmetic.label_filter)[0].to(
-                    torch.uint8
-                )
+                mask = to_pseudo_mask(scores, present, rules.label_filter)[0].to(torch.uint8)
                 write(sample["name"], mask.cpu().numpy())
     barrier()
     if ranks.is_main:
