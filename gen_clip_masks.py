@@ -7,13 +7,11 @@ where an image has no label) and OUT/meta.json, which says what the masks were m
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
 Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again resumes, on any number of
-processes; --overwrite starts anew. --score and --save-vis do what `eval.py --masks OUT` does:
-OUT/score.json, OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
+processes. --score and --save-vis do what `eval.py --masks OUT` does, --save-vis without scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -73,7 +71,7 @@ def main(argv: list[str]) -> None:
             "prompts": classes.prompts,
             "templates": load_templates(config.prompt_templates),
             "normalization": config.clip_normalization,
-            "options": dataclasses.asdict(build_maskclip_options(config)),
+            "options": vars(build_maskclip_options(config)),
             "resize_to": config.resize_to,
             "ratio": arguments.ratio,
             "grid": arguments.grid,
@@ -101,7 +99,6 @@ def main(argv: list[str]) -> None:
     barrier()
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
-
     if arguments.score or vis:
         scores = out / "score.json" if arguments.score else None
         score_masks(out, dataset, split, classes, ranks, scores, vis)
