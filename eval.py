@@ -28,10 +28,11 @@ import numpy as np
 
 from datasets import open_dataset
 from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
+from datasets.ids import require
 from datasets.labels import load_classes
 from datasets.loader import image_loader
 from datasets.mask_folder import check_no_inputs, read_made_from, score_masks
-from datasets.training import EvaluationSet, require
+from datasets.training import EvaluationSet
 from models.inference import add_options, options_from, predictions
 from models.trained import load_trained
 from utils.cli import parser, path
@@ -87,7 +88,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
             "--save-vis, --save-predictions or --export-submission to predict all the same"
         )
     read, keep_original = dataset.read_ground_truth, arguments.save_vis
-    data = EvaluationSet(images, config.resize_to, ground_truth, read, keep_original)
+    data = EvaluationSet(images, config.image_size, ground_truth, read, keep_original)
     loader = image_loader(data, config.num_workers, ranks)
 
     # --- output: what made the numbers, and that they can be written
@@ -95,7 +96,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
         "checkpoint": str(arguments.ckpt),
         "dataset": config.dataset,
         "split": split,
-        "resize_to": config.resize_to,
+        "resize_to": config.image_size,
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
     check_no_inputs(out / "predictions", images, images.values())  # beside it lies vis
@@ -149,9 +150,7 @@ def evaluate_masks(arguments: argparse.Namespace, ranks: Ranks) -> None:
     dataset = open_dataset(config.dataset, config.data_root)
     images, ground_truth = dataset.images(split), dataset.ground_truth(split)
     if ground_truth or not arguments.save_vis:
-        advice = (
-            "check it with prepare_data.py --check, or add --save-vis where there is none at all"
-        )
+        advice = "see prepare_data.py --check, or add --save-vis where there is none"
         require(images, ground_truth, "ground truth", advice)
     made_from = {"split": split} | ({} if out == folder else {"masks": str(folder)})
     check_scores(out / "score.json", made_from, arguments.overwrite)

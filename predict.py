@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
     ranks = setup(arguments.device)
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     model, classes = trained.model.to(ranks.device), trained.classes
-    data = EvaluationSet(images, trained.config.resize_to, keep_original=True)
+    data = EvaluationSet(images, trained.config.image_size, keep_original=True)
     check_outputs(images, out, arguments.overwrite)
     barrier()  # nobody writes while another rank still looks
 

@@ -1,6 +1,5 @@
 """What a run trains on, collected for `utils.inputs` to record and to compare."""
 
-import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,11 @@ from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
 from datasets.mask_folder import read_made_from
+from datasets.training import TrainingSet
 from utils.collection import collection_paused
 from utils.inputs import Inputs
 from utils.safe.errors import warn
+from utils.safe.files import sha256
 
 _THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
 _QUICK = 2e-5  # seconds a file, of a local disk
@@ -24,17 +25,16 @@ _QUICK = 2e-5  # seconds a file, of a local disk
 @collection_paused()
 def fingerprint(
     classes: ClassTable,
-    images: Mapping[str, File],
-    image_labels: ImageLabels | None = None,
-    masks: Mapping[str, File] | None = None,
+    dataset: TrainingSet,
     mask_folder: str | None = None,
     clip: Mapping[str, str | None] | None = None,
 ) -> Inputs:
     """Ids and sizes of the files, not their content, which would take as long as training.
 
     Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
-    is `maskclip_sha256` of the CLIP that makes masks in training. Raises InputError.
+    is `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
     """
+    images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
     if image_labels is not None:
         parts["labels"] = {name: image_labels[name] for name in images}
@@ -70,7 +70,7 @@ def data_of_masks(
         "split": split,
         "num_images": len(image_labels),
         "images_sha256": images_sha256(images),
-        "image_labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
+        "image_labels_sha256": sha256(labels),
         "class_names": list(class_names),
     }
 
@@ -81,7 +81,7 @@ def images_sha256(images: Mapping[str, File]) -> str:
 
 
 def _sha256(sizes: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()
+    return sha256(json.dumps(sorted(sizes.items())))
 
 
 def file_sizes(files: Mapping[str, File]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """A folder of pseudo-masks: <image id>.png, and meta.json that says what they were made from."""
 
-import json
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +13,13 @@ import numpy as np
 import torch
 
 from datasets import SegmentationData
-from datasets.files import MASK_SUFFIXES, File, list_files, read_image, read_mask, walk
-from datasets.labels import IGNORE_INDEX, ClassTable
+from datasets.files import MASK_SUFFIXES, File, check_mask, list_files, read_image, read_mask, walk
+from datasets.labels import ClassTable
 from utils.class_names import compare_class_names
 from utils.collection import collection_paused
-from utils.distributed import Ranks, all_reduce, barrier, gather_objects
+from utils.distributed import Ranks, barrier, on_main
 from utils.evaluation_output import report
+from utils.made_from import changed
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
 from utils.run_folder import git
@@ -42,25 +43,18 @@ def open_mask_folder(
     masks; that of rank 0 counts. Raises InputError, on all ranks, when the folder holds masks made
     from something else; with `overwrite` all are to be made.
     """
-    missing = torch.zeros(len(names), dtype=torch.uint8)
-    problem = None
-    if ranks.is_main:
-        try:
-            files = _list(folder)
-            if not overwrite:
-                has_masks = not files.isdisjoint(f"{name}.png" for name in names)
-                _check(folder / "meta.json", json.loads(json.dumps(made_from)), has_masks)
-            missing += torch.tensor([overwrite or f"{name}.png" not in files for name in names])
-            for file in filter(UNFINISHED.search, files):
-                (folder / file).unlink(missing_ok=True)
-        except InputError as error:
-            problem = str(error)
-    problem = gather_objects(problem)[0]
-    if problem:
-        raise InputError(problem)
+
+    def look() -> list[bool]:
+        files = _list(folder)
+        if not overwrite:
+            has_masks = not files.isdisjoint(f"{name}.png" for name in names)
+            _check(folder / "meta.json", made_from, has_masks)
+        for file in filter(UNFINISHED.search, files):
+            (folder / file).unlink(missing_ok=True)
+        return [overwrite or f"{name}.png" not in files for name in names]
+
     # The others know from rank 0: a network disk may show each machine another moment.
-    todo = all_reduce(missing.to(ranks.device)).nonzero()[:, 0].tolist()
-    return [names[i] for i in todo]
+    return list(itertools.compress(names, on_main(ranks, look)))
 
 
 def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
@@ -130,6 +124,7 @@ def mask_writer(
         yield write
         for one in writing:
             one.result()
+    barrier()  # all masks of all ranks are written
 
 
 @collection_paused()
@@ -157,25 +152,6 @@ def pseudo_mask_files(
             f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
         )
     return {name: found[name] for name in names}
-
-
-def check_mask(
-    values: np.ndarray, file: File, size: tuple[int, int], num_classes: int | None = None
-) -> None:
-    """Raise InputError when a mask does not fit its image or, if given, the class count."""
-    if values.shape != size:
-        raise InputError(
-            f"{file} is {values.shape[0]}x{values.shape[1]} (height x width), "
-            f"its image {size[0]}x{size[1]}; make the mask again from this image"
-        )
-    if num_classes is None:
-        return
-    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    wrong = [int(i) for i in found if num_classes <= i != IGNORE_INDEX]
-    if wrong:
-        raise InputError(
-            f"{file} holds the ids {wrong}; expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
-        )
 
 
 def score_masks(
@@ -254,11 +230,6 @@ def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder, {}
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
     if not meta.exists():
         if has_masks:
@@ -271,18 +242,17 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
         # As all were, before there was a choice or before it was kept.
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
-        changed = [key for key in made_from if old.get(key) != made_from[key]]
+        texts = changed(old, made_from)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
-    if changed == ["images_sha256"]:
+    keys = [text.partition(":")[0] for text in texts]
+    if keys == ["images_sha256"]:
         raise InputError(
             f"{meta.parent} holds masks of other images: image files have another size now, or "
             "other names; --overwrite makes the masks anew (name another --out to keep both)"
         )
-    if changed:
-        key = changed[0]
+    if keys:
         raise InputError(
-            f"{meta.parent} holds masks made with other {', '.join(changed)} "
-            f"({key}: {_short(old.get(key))} -> {_short(made_from[key])}); name another --out, "
-            "or --overwrite to make them anew"
+            f"{meta.parent} holds masks made with other {', '.join(keys)} ({texts[0]}); name "
+            "another --out, or --overwrite to make them anew"
         )

@@ -4,29 +4,63 @@
 the caller hands it over (`baselines/supervised.py` does).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets import open_dataset
 from datasets.cache import open_cached
-from datasets.files import File, open_image, read_image, read_mask
-from datasets.ids import difference, loose
+from datasets.doctor.label_check import check_some_masks, check_trainable
+from datasets.files import (
+    File,
+    check_mask,
+    open_image,
+    read_image,
+    read_mask,
+)
+from datasets.ids import require
 from datasets.image_labels import ImageLabels
-from datasets.labels import multi_hot
-from datasets.mask_folder import check_mask
+from datasets.labels import ClassTable, multi_hot
+from datasets.mask_folder import pseudo_mask_files
+from datasets.split_labels import labels_of_split
 from datasets.transforms import TrainTransform, fit_into, resize_image
-from utils.safe.errors import InputError
+from utils.batches import Draw
+from utils.config import Config
+from utils.distributed import Ranks, on_main
 
 
-class Draw(NamedTuple):
-    """Which image, and the seed of its augmentation; the sampler yields these."""
+def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "TrainingSet":
+    """Images of the train split, their image-level labels and, for views base and local, the
+    pseudo-masks of gen_clip_masks.py.
 
-    index: int
-    seed: int
+    Raises InputError, on all ranks, where something is missing or does not fit the classes.
+    """
+    source, split = open_dataset(config.dataset, config.data_root), config.train_split
+    images = source.images(split)
+    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
+    check_trainable(classes, image_labels)
+    masks = None
+    if config.views != "dual":
+        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
+        on_main(ranks, lambda: check_some_masks(masks, read_mask, classes, image_labels))
+    transform = build_transform(config)
+    return TrainingSet(
+        images, image_labels, len(classes), transform, masks, cache=config.image_cache
+    )
+
+
+def build_transform(config: Config) -> TrainTransform:
+    """Augmentation of training images."""
+    return TrainTransform(
+        config.image_size,
+        config.scale_range,
+        config.crop_size,
+        photometric_distortion=config.photometric_distortion,
+    )
 
 
 class TrainingSet(Dataset):
@@ -35,19 +69,21 @@ class TrainingSet(Dataset):
     def __init__(
         self,
         images: dict[str, File],
-        image_labels: ImageLabels,
+        image_labels: ImageLabels | None,
         num_classes: int,
         transform: TrainTransform,
         masks: dict[str, File] | None = None,
         read_masks: Callable[[File], np.ndarray] = read_mask,
         cache: str | Path | None = None,
     ) -> None:
-        """`masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
+        """`image_labels` is None where they play no part; a sample then has none of the classes.
+        `masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
 
         `cache` is a folder for decoded images; None decodes them every time.
         Raises InputError when an image has no labels or no mask.
         """
-        require(images, image_labels, "image-level labels", "prepare_data.py makes them")
+        if image_labels is not None:
+            require(images, image_labels, "image-level labels", "prepare_data.py makes them")
         if masks is not None:
             advice = (
                 "gen_clip_masks.py makes pseudo-masks; ground truth comes with the data set "
@@ -66,6 +102,7 @@ class TrainingSet(Dataset):
         """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, if there are
         masks, pseudo_mask int64 (h,w); (h,w) is the transform's crop size."""
         name = self.names[draw.index]
+        labels = () if self.image_labels is None else self.image_labels[name]
         file = self.images[name]
         size, read = open_image(file) if self.cache is None else open_cached(self.cache, file)
         mask = None if self.masks is None else self._mask(self.masks[name], size)
@@ -76,7 +113,7 @@ class TrainingSet(Dataset):
             "name": name,
             "image": image,
             "valid": valid,
-            "image_labels": multi_hot(self.image_labels[name], self.num_classes),
+            "image_labels": multi_hot(labels, self.num_classes),
         }
         if mask is not None:
             sample["pseudo_mask"] = mask.long()
@@ -94,16 +131,16 @@ class EvaluationSet(Dataset):
     def __init__(
         self,
         images: dict[str, File],
-        resize_to: tuple[int, int] | None,
+        image_size: tuple[int, int] | None,
         ground_truth: dict[str, File] | None = None,
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
         keep_original: bool = False,
     ) -> None:
-        """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
+        """`image_size` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
             require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
         self.names = list(images)
-        self.images, self.resize_to = images, resize_to
+        self.images, self.image_size = images, image_size
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
         self.keep_original = keep_original
 
@@ -123,37 +160,10 @@ class EvaluationSet(Dataset):
             values = self.read_ground_truth(self.ground_truth[name])
             check_mask(values, self.ground_truth[name], size)
             sample["ground_truth"] = torch.from_numpy(values)
-        if self.resize_to is not None:
-            image = resize_image(image, fit_into(size, self.resize_to))
+        if self.image_size is not None:
+            image = resize_image(image, fit_into(size, self.image_size))
         sample["image"] = image.contiguous()
         return sample
-
-
-def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raise InputError when an image is not among `given`."""
-    images = dict.fromkeys(images)
-    missing = [name for name in images if name not in given]
-    if missing:
-        others = [name for name in given if name not in images]
-        alike = _alike(missing[0], others)
-        shown = f" (there are some of '{others[0]}')" if others else ""
-        if alike is not None:
-            shown = f" (there are some of '{alike}': {difference(missing[0], alike)})"
-        raise InputError(
-            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'"
-            f"{shown}; {advice}"
-        )
-
-
-def _alike(name: str, others: Sequence[str]) -> str | None:
-    """The first of `others` that a person can hardly tell from `name`."""
-    for other in others:
-        # Letters of two alphabets look the same, as the Latin and the Cyrillic a do.
-        pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]
-        is_lookalike = len(name) == len(other) and all(a.isascii() != b.isascii() for a, b in pairs)
-        if loose(name) == loose(other) or is_lookalike:
-            return other
-    return None
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -176,7 +176,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
     refused(r"another checkpoint \(", str(other))
     refused(r"another inference \(", "last.pt", "--flip")
     refused(r"another inference \(", "last.pt", "--bf16")
-    refused(r"another resize_to \(", "last.pt", "--set", "resize_to=[24, 32]")
+    refused(r"another resize_to \(", "last.pt", "--set", "image_size=[24, 32]")
     save_checkpoint(ckpt, later)
     refused(r"another step \(step: 8 -> 9\)", "last.pt")
     (out / "metrics.json").write_text(before[:50])
@@ -628,7 +628,7 @@ def test_a_picture_of_72_million_pixels_within_3_gib(tmp_path):
     labels.resize(size, Image.Resampling.NEAREST).save(tmp_path / "masks/val/a.png")
     (tmp_path / "classes.yaml").write_text(f"classes: {[f'c{k}' for k in range(19)]}\n")
     paths = {"data_root": str(tmp_path), "class_file": str(tmp_path / "classes.yaml")}
-    config = _write_config(tmp_path / "config.yaml", resize_to=[256, 512], **paths)
+    config = _write_config(tmp_path / "config.yaml", image_size=[256, 512], **paths)
     ckpt = str(_write_checkpoint(tmp_path / "run/last.pt", config))
     averaged = ["--scales", "0.75", "1.0", "--flip", "--window", "128", "256"]
     picture = [str(tmp_path / "images/val/a.jpg"), "--out", str(tmp_path / "out")]

@@ -95,7 +95,9 @@ def by_hand(root, name, *overrides):
     image = F.interpolate(image, to, mode="bilinear", align_corners=False).round().byte()
     labels = torch.zeros(1, 3)
     labels[0, LABELS[name]] = 1
-    return maskclip(normalize(image, config.clip_normalization), labels, (height, width))[0].numpy()
+    return maskclip(
+        normalize(image, config.arithmetic.clip_normalization), labels, (height, width)
+    )[0].numpy()
 
 
 def test_masks(root, generate):
@@ -114,7 +116,7 @@ def test_masks(root, generate):
     assert meta["made_from"]["num_images"] == len(SIZES)
     assert meta["made_from"]["prompts"] == [["road"], ["car"], ["sky"]]
     assert meta["made_from"]["options"]["activation"] == "quickgelu"
-    assert meta["config"]["resize_to"] == [48, 64]
+    assert meta["config"]["image_size"] == [48, 64]
 
 
 def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
@@ -138,9 +140,9 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
         (("--flip",), "flip"),
         (("--ratio", 2), "ratio"),
         (("--grid", "2x1"), "grid"),
-        (("--set", "clip_activation=gelu"), "options"),
-        (("--set", "clip_normalization=imagenet"), "normalization"),
-        (("--set", "resize_to=[32, 64]"), "resize_to"),
+        (("--set", "arithmetic.clip_activation=gelu"), "options"),
+        (("--set", "arithmetic.clip_normalization=imagenet"), "normalization"),
+        (("--set", "image_size=[32, 64]"), "resize_to"),
         (("--bf16",), "precision"),
     ],
 )

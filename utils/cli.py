@@ -62,7 +62,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite, --keep, --tensorboard, --trust."""
+    """And --run-dir, --overwrite, --keep-checkpoints, --tensorboard, --trust-torchscript."""
     result = parser(description)
     result.add_argument(
         "--run-dir", type=path, required=True, help="folder for checkpoints and logs"
@@ -73,7 +73,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         help="remove the run in the folder and start anew",
     )
     result.add_argument(
-        "--keep",
+        "--keep-checkpoints",
         action="store_true",
         help="keep every checkpoint as step_<number>.pt too, for experiments/learning_curves.py",
     )
@@ -102,7 +102,9 @@ def add_overrides(result: argparse.ArgumentParser, of: str = "the config") -> No
 
 
 def add_trust(result: argparse.ArgumentParser) -> None:
-    """--trust, for scripts that load CLIP."""
+    """--trust-torchscript, for scripts that load CLIP."""
     result.add_argument(
-        "--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's"
+        "--trust-torchscript",
+        action="store_true",
+        help="open a TorchScript clip_model that isn't OpenAI's",
     )

@@ -1,11 +1,11 @@
 """What eval.py leaves behind: scores and the Cityscapes server's zip."""
 
-import json
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from utils.made_from import changed
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, parse_json, replacing, write_json
@@ -23,15 +23,15 @@ def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None
         old = dict(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise InputError(f"{path} can't be read; name another --out, or --overwrite") from None
-    new = json.loads(json.dumps(made_from))  # tuples become lists, as in the file
+    new = dict(made_from)
     for content in (old, new):  # the same file however it is written
         for key in {"checkpoint", "masks"} & content.keys():
             content[key] = str(Path(str(content[key])).resolve())
-    changed = [key for key in new if old.get(key) != new[key]]
-    if changed:
+    texts = changed(old, new)
+    if texts:
+        keys = ", ".join(text.partition(":")[0] for text in texts)
         raise InputError(
-            f"{path} holds the numbers of another {', '.join(changed)} "
-            f"({changed[0]}: {old.get(changed[0])} -> {new[changed[0]]}); name another --out, or "
+            f"{path} holds the numbers of another {keys} ({texts[0]}); name another --out, or "
             "--overwrite to replace them"
         )
 

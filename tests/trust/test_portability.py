@@ -163,8 +163,7 @@ class NoDoubles(TorchDispatchMode):
 def test_nothing_on_the_device_is_in_double_precision(views, tmp_path) -> None:
     tiny.make_clip(tmp_path / "clip.pt")
     settings = official_config(
-        backbone="resnet18",
-        backbone_width=8,
+        backbone="resnet18_eighth",
         crop_size=[64, 64],
         patch_size=[32, 32],
         batch_size=2,
