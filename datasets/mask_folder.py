@@ -124,6 +124,7 @@ def mask_writer(
         yield write
         for one in writing:
             one.result()
+    barrier()  # all masks of all ranks are written
 
 
 @collection_paused()
