@@ -128,7 +128,7 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
     assert (out / "deep/b.png").read_bytes() == made
     assert (out / "a.png").read_bytes() == b"left alone"
     assert "5 masks are there, 1 of them made now" in capsys.readouterr().out
-    monkeypatch.setattr(gen_clip_masks, "build_maskclip", None)  # nothing left to make
+    monkeypatch.setattr(gen_clip_masks, "build_teacher", None)  # nothing left to make
     generate()
     assert "5 masks are there, 0 of them made now" in capsys.readouterr().out
     assert [*out.rglob("*.tmp*"), *out.rglob(".*")] == []
