@@ -26,7 +26,6 @@ from datasets.windows import (
     resize_window_nearest,
     source_window,
 )
-from utils.config import Config
 
 # RGB, for values of 0..255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -60,15 +59,6 @@ class TrainTransform:
     crop_size: Size
     flip_probability: float = 0.5  # as in the official code; no config key
     photometric_distortion: bool = True
-
-    @classmethod
-    def from_config(cls, config: Config) -> "TrainTransform":
-        return cls(
-            config.image_size,
-            config.scale_range,
-            config.crop_size,
-            photometric_distortion=config.photometric_distortion,
-        )
 
     def draw(self, size: Size, generator: torch.Generator) -> Augmentation:
         """Draw the augmentation of an image of `size`."""

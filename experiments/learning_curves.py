@@ -17,19 +17,18 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader
-
-import eval as evaluation
 from datasets import open_dataset
 from datasets.labels import load_classes
+from datasets.loader import image_loader
 from datasets.training import EvaluationSet
 from experiments.figures.runs import read_inputs
 from experiments.learning_output import draw, percent, write_csv
+from models.inference import predictions
 from models.trained import load_trained
 from utils.cli import overrides_parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
-from utils.inference import options_from
+from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_folder, parse_json, write_json
 
@@ -145,11 +144,10 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
             "name another --split"
         )
     data = EvaluationSet(images, config.image_size, truths, dataset.read_ground_truth)
-    loader = DataLoader(data, batch_size=None, num_workers=config.num_workers)
-    plain = evaluation.parse(["--ckpt", str(run.files[step])])
-    model = trained.model.to(ranks.device)
-    options = options_from(plain)
-    matrix = evaluation.evaluate(model, loader, classes, options, plain, Path(), ranks)
+    samples = image_loader(data, config.num_workers)
+    model, matrix = trained.model.to(ranks.device), ConfusionMatrix(len(classes), ranks.device)
+    for sample, labels in predictions(model, samples, ranks.device, {}):
+        matrix.update(labels, sample["ground_truth"])
     numbers = matrix.to_dict(classes.names, classes.small)
     return {
         "step": step,

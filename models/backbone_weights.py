@@ -1,18 +1,17 @@
 """Pretrained weights for the backbone: torchvision's ImageNet ones, a download, or a file."""
 
-import hashlib
 import re
 import urllib.error
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torchvision
 from torch import Tensor
 
 from models.resnet import ResNet
 from utils.distributed import first_on_each_machine
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 from utils.safe.tensors import read_tensors
 
 
@@ -105,7 +104,9 @@ def _imagenet_address(backbone: ResNet) -> str:
             "backbone_weights: imagenet has the 7x7 stem; for a backbone of name ..._v1c give the "
             "address or file of mmseg's weights, see configs/official/cityscapes.yaml"
         )
-    return torchvision.models.get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights  # takes more than a second to import
+
+    return get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
 
 
 def _file_name(address: str) -> str:
@@ -142,17 +143,16 @@ def _download(address: str) -> Path:
     return path
 
 
-def _check_hash(path: Path, sha256: str) -> None:
-    if not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+def _check_hash(path: Path, expected: str) -> None:
+    if not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
         raise InputError(
             "'backbone_weights' must end in #sha256= and a sha256, whole or its first 8 characters "
-            f"or more; found '{sha256}'"
+            f"or more; found '{expected}'"
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(sha256.lower()):
+    found = sha256(path)
+    if not found.startswith(expected.lower()):
         raise InputError(
-            f"{path}: sha256 is {found}, expected {sha256}; delete the file and download it "
+            f"{path}: sha256 is {found}, expected {expected}; delete the file and download it "
             "again, or correct 'backbone_weights'"
         )
 

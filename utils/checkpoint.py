@@ -1,11 +1,11 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from utils.old_config import translate
 from utils.safe.errors import InputError
@@ -45,7 +45,7 @@ def _is_log(state: Any) -> bool:
     )
 
 
-# What utils/resume.py writes: what it must be, and how that is seen.
+# What utils/run.py writes: what it must be, and how that is seen.
 _KINDS = {
     "stage": ("a text", lambda v: type(v) is str),
     "step": ("a whole number", lambda v: type(v) is int and v >= 0),
@@ -85,7 +85,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": version("torchvision"),
     }
 
 

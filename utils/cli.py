@@ -1,6 +1,7 @@
 """The command line that all scripts share."""
 
 import argparse
+from collections.abc import Callable
 
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
@@ -22,6 +23,22 @@ def path(text: str) -> str:
         return expand(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def number(high: float, zero: bool = False) -> Callable[[str], float]:
+    """The `type` of an argument that is a number above 0, with `zero` also 0, up to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not (0 < value <= high or (zero and value == 0)):
+            limits = f"from 0 to {high}" if zero else f"above 0 and at most {high}"
+            raise argparse.ArgumentTypeError(f"expected a number {limits}, found {text}")
+        return value
+
+    return parse
 
 
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ checkpoints hold all keys; what an older version wrote is translated by utils/ol
 import dataclasses
 import difflib
 import typing
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -193,18 +192,6 @@ def flatten(values: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
-
-
-def changes(
-    old: dict[str, Any], new: dict[str, Any], ignore: Collection[str]
-) -> dict[str, tuple[Any, Any]]:
-    """What differs between two whole settings, but for the keys `ignore`: key -> (old, new)."""
-    old, new = flatten(old), flatten(new)
-    return {
-        key: (old.get(key), value)
-        for key, value in new.items()
-        if old.get(key) != value and key.partition(".")[0] not in ignore
-    }
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from experiments.figures.runs import Run, Suite, read_stage
 from experiments.numbers import mean_std
 from experiments.suite_file import Row
-from utils.config import PLACE, SPEED, UPKEEP, Config, changes, flatten, keys_of, load_config
+from utils.config import PLACE, SPEED, UPKEEP, Config, flatten, keys_of, load_config
+from utils.made_from import changed
 from utils.safe.files import parse_json
 from utils.safe.yaml_file import read_yaml
 
@@ -91,12 +92,12 @@ def mean_of(cells: Iterable[Cell], key: str = "miou") -> tuple[float | None, flo
 
 def differences(config: Config) -> tuple[str, dict[str, Any]]:
     """The shipped config of the data set that is nearest, and what `config` has otherwise."""
-    found = []
+    flat, found = flatten(config.to_dict()), []
     for name, shipped in _shipped(config.dataset).items():
-        other = changes(shipped, config.to_dict(), ignore=_NEUTRAL)
-        found.append((name, {key: value for key, (_, value) in other.items()}))
+        keys = (text.partition(":")[0] for text in changed(flatten(shipped), flat, _NEUTRAL))
+        found.append((name, {key: flat[key] for key in keys}))
     if not found:
-        return "", {k: v for k, v in flatten(config.to_dict()).items() if k not in _NEUTRAL}
+        return "", {k: v for k, v in flat.items() if k not in _NEUTRAL}
     return min(found, key=lambda pair: len(pair[1]))
 
 

@@ -62,9 +62,9 @@ def trained(tmp_path_factory):
     [
         (test_inputs.add_two, "6 -> 8 images"),
         (test_inputs.rename, "'t1' -> 'u1'"),
-        (test_inputs.repaint, "files of 't2' differ"),
-        (test_inputs.other_mask, "mask files of 't3' differ"),
-        (test_inputs.other_prompt, "class 1 is pole -> post"),
+        (test_inputs.repaint, "bytes of image t2: "),
+        (test_inputs.other_mask, "bytes of mask t3: "),
+        (test_inputs.other_prompt, "prompts of class 1: pole -> post"),
         (test_inputs.other_order, "class 0 is road -> sky|'road' where the class file has 'sky'"),
     ],
 )

@@ -198,7 +198,7 @@ def test_runs_scored_in_another_way_or_at_another_step_do_not_mix(prepared, tmp_
     ablation.main(command)
     assert list(json.loads((out / "ablation.json").read_text())["rows"]["Base"]["seeds"]) == ["0"]
     plant(suite, out, {("Base + CARB", 0): {"miou": 0.3, "inference": {"flip": True}}})
-    with pytest.raises(InputError, match="were scored with other inference"):
+    with pytest.raises(InputError, match="were scored in other ways .inference"):
         ablation.main(command)
 
 

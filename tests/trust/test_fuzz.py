@@ -15,7 +15,7 @@ from tests.fuzz import __main__ as fuzz
 from tests.fuzz import reading as reader
 from tests.fuzz.inputs import copied
 from tests.fuzz.reading import Fault, Target, read
-from utils import resume
+from utils import run
 from utils.safe.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of odd tensors
@@ -262,9 +262,9 @@ def test_a_good_checkpoint_is_read_to_its_end(
 ) -> None:
     """A reader that refuses at the first look would hide what is behind."""
     reached: list[str] = []
-    load = resume.load_optimizer
+    load = run.load_optimizer
     monkeypatch.setattr(
-        resume, "load_optimizer", lambda *given: reached.append("resumed") or load(*given)
+        run, "load_optimizer", lambda *given: reached.append("resumed") or load(*given)
     )
     target = TARGETS["checkpoint-ours"]
     assert read("checkpoint-ours", target, target.dump(target.values[0]), reading) == "read"

@@ -68,6 +68,20 @@ print("all")
     assert done.stdout == "all\n", done.stderr
 
 
+def test_scripts_start_without_what_is_slow_to_import() -> None:
+    """torchvision alone takes more than a second, in each of the demo's ten processes."""
+    program = f"""
+import importlib, sys, torch
+before = {{*sys.modules}}
+for script in {SCRIPTS}:
+    importlib.import_module(script)
+slow = {{"torchvision", "matplotlib", "tensorboard", "sympy", "torch._dynamo", "scipy"}}
+print(sorted(slow & sys.modules.keys() - before))
+"""
+    done = python(program)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, a config."""

@@ -16,15 +16,14 @@ from steps import losses_of as losses_of_stage
 from tiny_clip import tiny_clip
 
 from datasets.labels import IGNORE_INDEX
-from datasets.transforms import TrainTransform
+from datasets.training import build_transform
 from models.build import build_criterion, build_model, build_network, build_sampler
 from models.carb import CARBCriterion, RegionRules, filtered_prediction, split_regions, upsample
-from models.fused_scores import mean_scores
+from models.inference import multi_view_scores, predict_logits
 from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.views import LocalViewSampler, crop, prepare_views
 from utils.config import config_from_dict, load_config
 from utils.distributed import Ranks
-from utils.inference import predict_logits
 from utils.metrics import ConfusionMatrix
 
 SIZE, BOX = (6, 8), (1, 2, 4, 5)  # of the image; top, left, height, width of the local view
@@ -184,7 +183,7 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
     ranks = Ranks(0, 1, torch.device("cpu"))
     network = build_network(model, config, ranks)
     maskclip = MaskCLIP(tiny_clip().visual, text)
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     pixels = torch.randint(0, 256, (3, 5, 7), generator=generator(1)).byte()
     samples = [
         transform.apply(pixels, None, transform.draw((5, 7), generator(seed))) for seed in (2, 1)
@@ -220,7 +219,8 @@ def test_pictures_smaller_than_a_patch_of_clip_have_masks_and_predictions(size, 
     maskclip = MaskCLIP(tiny_clip().visual, text)
     image = torch.randn(1, 3, *size, generator=generator(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
-        scores = mean_scores(maskclip, image, size, [0.1, 1.0, 2.0], (1, 1), True)
+        views = {"scales": [0.1, 1.0, 2.0], "grid": (1, 1), "flip": True}
+        scores = multi_view_scores(maskclip.upsampled_scores, image, size, **views)
         logits = predict_logits(network, image, size, scales=(0.5, 1.0), flip=True)
     for values in (scores, logits):
         assert values.shape == (1, 3, *size) and values.isfinite().all()

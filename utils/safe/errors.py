@@ -196,6 +196,7 @@ def _report(message: str) -> NoReturn:
     """What the exception that is being handled means, in one write: ranks print at once."""
     lines = map(printable, message.split("\n"))
     text = "\n".join(["error: " + next(lines), *lines, ""])
+    raise_on_sigterm()  # `utils.safe.stop`, which noted signals to save first, is over
     if "--debug" in sys.argv:
         text = traceback.format_exc() + text
     if os.environ.get("RANK", "0") != "0":
