@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     """RUN/{warmup,carb}; the warm-up went on beyond CARB's start."""
     folder = tmp_path / "demo"
     write_stage(folder / "warmup", [line(480, 0.6), line(960, 0.7), line(1200, 0.9)])
-    write_stage(folder / "carb", [line(1080, 0.75, w=0.125), line(1200, 0.8, w=0.0625)])
+    write_stage(folder / "carb", [line(1080, 0.75, w=0.125), line(1200, 0.8, balance=0.0625)])
     return folder
 
 
