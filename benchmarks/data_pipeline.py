@@ -19,8 +19,9 @@ from benchmarks.harness import Case, Options, main_of, on_one_thread
 from benchmarks.inputs import CLASSES
 from benchmarks.published import data as published
 from datasets.files import File
-from datasets.training import Draw, TrainingSet
+from datasets.training import TrainingSet
 from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
+from utils.batches import Draw
 
 SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
 GREY_LEVELS = 2  # mean difference of a sample: both ways round

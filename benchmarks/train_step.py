@@ -21,7 +21,7 @@ from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
 
 PHASES = ("CARB", "warm-up")
 # CPU-seconds of the official program: convolutional network, and CLIP with the rest. They were
-# taken where a convolution like the ASPP's ran at OFFICIAL_RATE FLOP per CPU-second; this is derived
+# taken where a convolution like the ASPP's ran at OFFICIAL_RATE FLOP per CPU-second, a rate derived
 # from the 194 GFLOP/s of two threads.
 OFFICIAL_NETWORK, OFFICIAL_REST = 16.9, 6.0
 OFFICIAL_RATE = 194e9 / 2
@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 
     changes: dict[str, Any]
     target: float | None
-    patch_draw: str = "batch"
+    local_view_per: str = "batch"
 
 
 ON_CPU = {
@@ -59,7 +59,7 @@ ON_CPU = {
 ON_GPU = {
     "bf16": Kind(BF16, 3.0),
     "bf16, compiled": Kind(BF16 | {"compile": True}, 3.0),
-    "bf16, a local view an image": Kind(BF16, 3.0, patch_draw="image"),
+    "bf16, a local view an image": Kind(BF16, 3.0, local_view_per="image"),
 }
 
 
@@ -70,7 +70,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
-    size, device = replace(setting(options), patch_draw=kind.patch_draw), options.device
+    size, device = replace(setting(options), local_view_per=kind.local_view_per), options.device
     balanced, on_gpu = phase == "CARB", device.startswith("cuda")
 
     @cache  # when its turn comes, not before: each way has a network of its own
@@ -82,7 +82,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
 
     def check() -> str:
         # The published way has one local view a batch: with one image both ways agree.
-        batch = 1 if kind.patch_draw == "image" else size.batch
+        batch = 1 if kind.local_view_per == "image" else size.batch
         fresh = replace(size, batch=batch, steps=2)
         theirs, their_update = two_steps(published_way(fresh, balanced, device, seed=1))
         own, own_update = two_steps(our_way(fresh, balanced, device, seed=1, **kind.changes))
@@ -138,8 +138,8 @@ def other_machine(result: Entry) -> str:
     deviation = result["published"]["cpu"] / here - 1
     return (
         f"theirs were measured at {OFFICIAL_RATE / 1e9:.0f} GFLOP per CPU-s of convolution "
-        f"(derived from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} CPU-s, of "
-        f"which published is {deviation:+.0%}"
+        f"(derived from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} "
+        f"CPU-s, of which published is {deviation:+.0%}"
     )
 
 

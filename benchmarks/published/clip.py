@@ -1,4 +1,4 @@
-"""The published CLIP pseudo-mask: MaskCLIP's ViT as the official program runs it, in fp32, nothing left out.
+"""The published CLIP pseudo-mask: MaskCLIP's ViT as the official program runs it, in fp32.
 
 The parameters are those of OpenAI's image tower, so that both ways share them. What is computed for
 nothing in the published program (the last block's attention, its queries and keys, the averaged
