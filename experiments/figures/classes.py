@@ -1,5 +1,6 @@
 """The IoU of every class in all runs, and the confusion matrix of the first."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,14 +8,14 @@ import numpy as np
 
 from datasets.labels import load_classes
 from experiments.figures.commands import evaluation
-from experiments.figures.confusion import draw_confusion
 from experiments.figures.label_sources import data_set
 from experiments.figures.pictures import stage_title
 from experiments.figures.runs import TITLES, Run, Stage
 from experiments.figures.style import (
+    BLUE,
     COLOURS,
     GREY,
-    NARROW,
+    SKY,
     WIDTH,
     Figure,
     Missing,
@@ -24,7 +25,8 @@ from experiments.figures.style import (
 )
 from utils.safe.errors import InputError
 
-_FIGURE = Figure("class_iou", "IoU of every class", "")
+_BARS = Figure("class_iou", "IoU of every class", "")
+_CONFUSION = Figure("confusion", "Confusion matrix", "")
 _BAR = 0.13  # inches
 _VALUE = (int, float, type(None))  # None: a class that is nowhere has no IoU
 
@@ -62,11 +64,11 @@ def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
         groups.setdefault(scored.names, []).append(scored)
     figures = []
     for number, group in enumerate(groups.values(), 1):
-        name = _FIGURE.name + (f"_{number}" if number > 1 else "")
+        name = _BARS.name + (f"_{number}" if number > 1 else "")
         of = f" ({data_set(group[0].stage.config)})" * (len(groups) > 1)
         figure = draw_bars(group, split, out, name)
         figures.append(figure._replace(title=figure.title + of))
-    first, *others = figures or [_FIGURE]
+    first, *others = figures or [_BARS]
     return [first._replace(missing=missing), *others]
 
 
@@ -113,8 +115,8 @@ def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
     parts = [scored[i : i + len(COLOURS)] for i in range(0, len(scored), len(COLOURS))]
     pictures: tuple[Path, ...] = ()
     for i, part in enumerate(parts, 1):
-        wide, narrow = (_draw_part(part, names, share, marked, order, w) for w in (WIDTH, NARROW))
-        pictures += save_figure(wide, out, name + (f"_part{i}" if i > 1 else ""), narrow)
+        drawing = partial(_draw_part, part, names, share, marked, order)
+        pictures += save_figure(drawing, out, name + (f"_part{i}" if i > 1 else ""))
     caption = (
         f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
     )
@@ -129,7 +131,7 @@ def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
         for k in order
     ]
     data = save_data(out, name, {"split": split, "classes": content})
-    return Figure(name, _FIGURE.title, caption + note, pictures, data)
+    return Figure(name, _BARS.title, caption + note, pictures, data)
 
 
 def _draw_part(
@@ -170,3 +172,74 @@ def _draw_part(
 
 def _share(percent: float) -> str:
     return f"{percent:.1f} %" if percent >= 0.1 else f"{percent:.2g} %"
+
+
+def draw_confusion(run: Run, split: str, out: Path) -> Figure:
+    """Rows: ground truth, normalised to 100 %; columns: prediction."""
+    stage = run.last
+    scores = stage.scores.get(split, {})
+    if "confusion" not in scores:
+        what = f"the confusion matrix of {stage.folder} on '{split}'"
+        return _CONFUSION._replace(missing=(Missing(what, evaluation(stage, split)),))
+    names = list(scores["classes"]) if isinstance(scores.get("classes"), dict) else []
+    try:
+        counts = np.array(scores["confusion"], np.int64)
+    except (ValueError, TypeError, OverflowError):
+        counts = np.zeros(0, np.int64)
+    if not names or counts.shape not in [(len(names) + more, len(names)) for more in (0, 1)]:
+        raise InputError(
+            f"{stage.folder}/eval_{split}/metrics.json: expected 'confusion', a row of pixel "
+            f"counts for each of 'classes'; eval.py writes it: {evaluation(stage, split)}"
+        )
+    row_names = [*names, *["other ids"] * (len(counts) - len(names))]
+    drawing = partial(_draw_matrix, percent_of_rows(counts), row_names, names)
+    absent = [name for name, row in zip(row_names, counts, strict=True) if not row.any()]
+    note = f" Not in the ground truth (grey): {', '.join(absent)}." if absent else ""
+    content = {
+        "run": str(stage.folder),
+        "split": split,
+        "rows_ground_truth": row_names,
+        "columns_prediction": names,
+        "pixels": counts.tolist(),
+    }
+    return _CONFUSION._replace(
+        caption=f"{stage.folder} on '{split}': of the pixels of each class (row), the share in % "
+        f"that is called each class (column). Empty: less than half a percent.{note}",
+        pictures=save_figure(drawing, out, _CONFUSION.name, for_phones=False),
+        data=save_data(out, _CONFUSION.name, content),
+    )
+
+
+def percent_of_rows(counts: np.ndarray) -> np.ndarray:
+    """(R,K) pixel counts -> (R,K) percent of each row; NaN for a row without pixels."""
+    sums = counts.sum(1, keepdims=True)
+    return np.where(sums > 0, 100 * counts / np.maximum(sums, 1), np.nan)
+
+
+def colour_map() -> Any:
+    """White to dark blue, in even steps of CIE lightness: the same to all eyes, and in print."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    places = ((0, "white"), (0.351, SKY), (0.627, BLUE), (1, "#00263f"))
+    return LinearSegmentedColormap.from_list("blues", places).with_extremes(bad="0.8")
+
+
+def _draw_matrix(percent: np.ndarray, row_names: list[str], names: list[str], width: float) -> Any:
+    pyplot = plotting()
+    cell = min(0.6, 7.4 / len(names))  # inches
+    figure, axes = pyplot.subplots(
+        figsize=(width, 1.4 + cell * len(row_names)), layout="constrained"
+    )
+    axes.imshow(percent, cmap=colour_map(), vmin=0, vmax=100)
+    size = min(9, 0.42 * 72 * cell)
+    for row, column in zip(*np.nonzero(percent >= 0.5), strict=True):
+        value = percent[row, column]
+        ink = "white" if value > 45 else "black"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=size)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(row_names)), row_names)
+    axes.set_xlabel("prediction", labelpad=8)
+    axes.set_ylabel("ground truth", labelpad=8)
+    axes.spines[:].set(visible=True, color="0.7")
+    axes.tick_params(length=0)
+    return figure

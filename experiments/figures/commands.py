@@ -1,7 +1,7 @@
 """The commands that make what the report lacks."""
 
-import argparse
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 from datasets import open_dataset
@@ -9,7 +9,7 @@ from datasets.labels import load_classes
 from datasets.split_labels import find_labels
 from experiments.figures.runs import Stage, Suite
 from experiments.suite_file import as_arguments
-from utils.config import load_config
+from utils.config import Config, load_config
 from utils.safe.errors import InputError
 
 
@@ -28,33 +28,51 @@ def evaluation(stage: Stage, split: str) -> str:
     return shlex.join(command)
 
 
+def masks(
+    stage: Path,
+    folder: Path,
+    split: str | None = None,
+    ratio: float = 1,
+    grid: tuple[int, int] = (1, 1),
+    score: bool = False,
+) -> str:
+    """The command that makes pseudo-masks in `folder` by the config of the run folder `stage`."""
+    command = ["python", "gen_clip_masks.py", "--config", str(stage / "config.yaml")]
+    command += ["--split", split] if split else []
+    command += ["--out", str(folder)]
+    command += ["--ratio", f"{ratio:g}"] * (ratio != 1)
+    command += ["--grid", "x".join(map(str, grid))] * (grid != (1, 1))
+    return shlex.join(command + ["--score"] * score)
+
+
+def labels(config: Config) -> str:
+    """The command that makes the image-level labels."""
+    command = ["python", "prepare_data.py", config.dataset, "--root", config.data_root]
+    command += ["--class-file", config.class_file, "--out", config.image_labels]
+    return shlex.join(command)
+
+
 def lacking(command: str) -> str:
     """Why the data can't serve a command of gen_clip_masks.py; empty where they can, or for others.
 
     Own data may have neither labels nor masks of the split that is shown.
     """
     _, script, *words = shlex.split(command)
-    if script != "gen_clip_masks.py":
-        return ""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    for option in ("--config", "--split"):
-        parser.add_argument(option)
-    parser.add_argument("--score", action="store_true")
-    options, _ = parser.parse_known_args(words)
-    if options.config is None:
+    given = dict(pairwise(words))
+    if script != "gen_clip_masks.py" or "--config" not in given:
         return ""
     try:
-        config = load_config(options.config)
-        split = options.split or config.train_split
+        config = load_config(given["--config"])
+        split = given.get("--split", config.train_split)
         classes = load_classes(config.class_file)
         source = open_dataset(config.dataset, config.data_root)
         images = source.images(split)
-        if options.score and not source.ground_truth(split):
+        if "--score" in words and not source.ground_truth(split):
             return f"'{split}' has no ground truth"
-        labels = find_labels(source, split, config.image_labels, classes, images)
+        labelled = find_labels(source, split, config.image_labels, classes, images)
     except (InputError, OSError):
         return ""  # the command will say it
-    without = len(images) - len(labels)
+    without = len(images) - len(labelled)
     return f"{without} images of '{split}' have no image-level labels" if without else ""
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from datasets import open_dataset
-from experiments.figures.cells import is_miniature
 from experiments.figures.runs import Run
+from experiments.figures.scored_runs import is_miniature
 from experiments.figures.style import count
 from utils.config import Config, load_config
 from utils.safe.errors import InputError

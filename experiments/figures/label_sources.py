@@ -1,6 +1,5 @@
 """Where Fig. 1 takes image-level labels from: a config, a file of labels, PASCAL VOC, MS COCO."""
 
-import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ from datasets.doctor.statistics import LabelCounts, count_labels
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.split_labels import find_labels
+from experiments.figures import commands
 from experiments.figures.style import Missing
 from experiments.object_labels import read_coco, read_voc
 from utils.config import Config, load_config
@@ -62,7 +62,7 @@ def _from_config(path: str) -> Labels | Missing:
     if not Path(config.data_root).is_dir():
         return Missing(f"the images of {title} in {config.data_root} (README, Data)")
     if not Path(config.image_labels).is_file():
-        return Missing(f"the image-level labels of {title}", labels_command(config))
+        return Missing(f"the image-level labels of {title}", commands.labels(config))
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(config.train_split)
@@ -72,7 +72,7 @@ def _from_config(path: str) -> Labels | Missing:
         raise InputError(
             f"{config.image_labels} has no label of the {len(images)} images in "
             f"'{config.train_split}' of {config.data_root}; make them again: "
-            f"{labels_command(config)}"
+            f"{commands.labels(config)}"
         )
     return Labels(title, "training images", classes.names, count_labels(known, len(classes)))
 
@@ -80,10 +80,3 @@ def _from_config(path: str) -> Labels | Missing:
 def data_set(config: Config) -> str:
     """Its name, for readers."""
     return _TITLES.get(config.dataset, Path(config.data_root).name)
-
-
-def labels_command(config: Config) -> str:
-    """What makes the image-level labels."""
-    words = ["python", "prepare_data.py", config.dataset, "--root", config.data_root]
-    words += ["--class-file", config.class_file, "--out", config.image_labels]
-    return shlex.join(words)

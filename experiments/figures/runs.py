@@ -45,6 +45,15 @@ class Run(NamedTuple):
         """CARB where there is one, else the warm-up or the supervised network."""
         return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
 
+    def masks(self, split: str, suffix: str = "") -> Path:
+        """Folder of CLIP's pseudo-masks: masks_<split><suffix> in or beside the run's folder, of a
+        suite pseudo_masks_<split><suffix> beside its runs."""
+        beside = self.folder.parent
+        own = [folder / f"masks_{split}{suffix}" for folder in (self.folder, beside)]
+        of_suite = beside / f"pseudo_masks_{split}{suffix}"
+        usual = of_suite if (beside / "ablation.json").is_file() else own[0]
+        return next((folder for folder in (*own, of_suite) if folder.is_dir()), usual)
+
     @property
     def log(self) -> list[dict[str, Any]]:
         """Lines of warm-up and CARB in the order of their steps."""
@@ -130,7 +139,7 @@ def read_stage(folder: Path) -> Stage:
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
+        log = [_line(line) for line in lines if line.endswith("}")]  # else half-written
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
     if not all(map(_is_line, log)):
@@ -143,6 +152,11 @@ def read_stage(folder: Path) -> Stage:
         for path in sorted(folder.glob("eval_*/metrics.json"))
     }
     return Stage(folder, load_config(folder / "config.yaml"), log, scores)
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Of metrics.jsonl; older runs call w 'balance'."""
+    return {"w" if key == "balance" else key: v for key, v in dict(parse_json(text)).items()}
 
 
 def _is_line(line: dict[str, Any]) -> bool:

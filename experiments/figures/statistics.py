@@ -1,5 +1,6 @@
 """Fig. 1 of the paper: classes per image, co-occurrence, and images with and without each class."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from datasets.doctor.statistics import LabelCounts
 from experiments.figures.label_sources import Labels, read_source
 from experiments.figures.style import (
     BLUE,
-    NARROW,
     ORANGE,
     WIDTH,
     Figure,
@@ -42,8 +42,7 @@ def draw(sources: list[str], out: Path) -> list[Figure]:
     pictures: list[Path] = []
     for i in range(0, len(sets), 2):
         name = figure.name + (f"_{i // 2 + 1}" if i else "")
-        wide, narrow = (_draw(sets[i : i + 2], sets, width) for width in (WIDTH, NARROW))
-        pictures += save_figure(wide, out, name, narrow)
+        pictures += save_figure(partial(_draw, sets[i : i + 2], sets), out, name)
     data = save_data(out, figure.name, {"data_sets": [describe(one) for one in sets]})
     tables = (table(sets),)
     return [figure._replace(pictures=tuple(pictures), data=data, tables=tables, missing=missing)]
@@ -95,7 +94,7 @@ def table(sets: list[Labels]) -> str:
     return markdown(head, rows)
 
 
-def _draw(shown: list[Labels], sets: list[Labels], width: float = WIDTH) -> Any:
+def _draw(shown: list[Labels], sets: list[Labels], width: float) -> Any:
     """One picture of one or two data sets; the axes hold all of `sets`."""
     pyplot = plotting()
     beside = 1 if width < WIDTH else len(shown)  # else below each other

@@ -1,4 +1,4 @@
-"""The parts of the report, one for each module of figures, and how one that fails is survived."""
+"""The sections of the report, one for each module of figures; one that fails is survived."""
 
 import argparse
 import traceback
@@ -22,7 +22,7 @@ from experiments.figures.runs import Run, Suite, run_of
 from experiments.figures.style import Figure, Missing
 from utils.safe.errors import InputError
 
-PARTS = [  # the run itself, then the paper's other figures
+SECTIONS = [  # the run itself, then the paper's other figures
     "summary",
     "qualitative",
     "regions",
@@ -45,7 +45,7 @@ def draw(
     A figure that fails is on the page too, with its error: the others are not lost.
     """
     figures, problems = [], {}
-    for name, part in parts(arguments, runs, suites, out).items():
+    for name, part in sections(arguments, runs, suites, out).items():
         try:
             found = part()
         except (InputError, OSError) as error:
@@ -61,10 +61,10 @@ def draw(
     return sorted(figures, key=lambda figure: (figure.absent, not figure.leads)), problems
 
 
-def parts(
+def sections(
     arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
 ) -> dict[str, Callable[[], list[Figure]]]:
-    """What draws the parts asked for, by name, in the order of the page."""
+    """What draws the sections asked for, by name, in the order of the page."""
     problem: Exception | None = None
     try:
         shown = pictured(arguments.inputs, runs, suites)
