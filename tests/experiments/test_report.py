@@ -20,8 +20,7 @@ import report
 import train_carb
 import train_warmup
 from experiments.figures.commands import lacking
-from experiments.figures.page import Report, write_markdown, write_page
-from experiments.figures.page_table import table_html
+from experiments.figures.page import Report, table_html, write_markdown, write_page
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import read_inputs, run_of
 from experiments.figures.sections import SECTIONS
