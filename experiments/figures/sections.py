@@ -3,7 +3,9 @@
 import argparse
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from experiments.figures import (
     classes,
@@ -22,17 +24,32 @@ from experiments.figures.runs import Run, Suite, run_of
 from experiments.figures.style import Figure, Missing
 from utils.safe.errors import InputError
 
-SECTIONS = [  # the run itself, then the paper's other figures
-    "summary",
-    "qualitative",
-    "regions",
-    "classes",
-    "curves",
-    "scales",
-    "statistics",
-    "sweeps",
-    "tables",
-]
+
+class Inputs(NamedTuple):
+    """What the sections draw. `shown`: the runs whose pictures are shown, the first of them alone
+    where one is."""
+
+    runs: list[Run]
+    suites: list[Suite]
+    shown: list[Run]
+    sources: list[str]  # of Fig. 1
+    split: str
+    images: int | Sequence[str]
+    out: Path
+
+
+SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # the run, then the paper's other figures
+    "summary": lambda i: summary.draw(i.shown, i.split, i.out),
+    "qualitative": lambda i: qualitative.draw(i.shown, i.split, i.images, i.out),
+    "regions": lambda i: regions.draw(i.shown[0], _number(i.images), i.out),
+    "classes": lambda i: classes.draw(i.shown, i.split, i.out),
+    "curves": lambda i: curves.draw(i.runs, i.suites, i.out),
+    "scales": lambda i: scales.draw(i.shown[0], i.split, i.images, i.out),
+    "statistics": lambda i: statistics.draw(i.sources, i.out),
+    "sweeps": lambda i: sweeps.draw(i.suites, i.out),
+    "tables": lambda i: tables.draw(i.runs, i.suites, i.out),
+}
+_OF_SHOWN = ("summary", "qualitative", "regions", "classes", "scales")
 
 
 def draw(
@@ -40,71 +57,52 @@ def draw(
 ) -> tuple[list[Figure], dict[str, str]]:
     """All figures in the order of the page, and by name what those that failed have to say.
 
-    Suites' tables come first, parts of the paper that no input has come last.
-
-    A figure that fails is on the page too, with its error: the others are not lost.
+    Suites' tables come first, parts of the paper that no input has come last. A figure that fails
+    is on the page too, with its error: the others are not lost.
     """
-    figures, problems = [], {}
-    for name, part in sections(arguments, runs, suites, out).items():
+    figures: list[Figure] = []
+    problems: dict[str, str] = {}
+
+    def add(name: str, section: Callable[[], list[Figure]]) -> None:
         try:
-            found = part()
-        except (InputError, OSError) as error:
-            problems[name] = f"{name}: {error}"
-        except Exception as error:  # a fault of ours; shown, and the other figures are drawn
-            traceback.print_exc()
-            problems[name] = f"{name}: {type(error).__name__}: {error}"
-        if name in problems:
+            found = section()
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, InputError | OSError):  # a fault of ours; the others are drawn
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {error}"
+            problems[name] = f"{name}: {reason}"
             found = [Figure(name, f"{name.capitalize()}: not drawn", problems[name])]
         for figure in found:
             print(f"{figure.title}{': not in these runs' * figure.absent}", flush=True)
-        figures += found
+        figures.extend(found)
+
+    shown: list[Run] = []
+
+    def look_for_pictures() -> list[Figure]:
+        shown.extend(pictured(arguments.inputs, runs, suites))
+        reason = "pictures: ablation.json is without the run folders beside it"
+        missing = () if shown else (Missing(reason, training(suites[0])),)
+        return [Figure("pictures", "Pictures", "", missing=missing)] if missing else []
+
+    add("pictures", look_for_pictures)
+    shown = shown or runs  # where it failed, which is said
+    config = shown[0].last.config if shown else None
+    sources = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
+    split = arguments.split or (config.val_split if config else "val")
+    inputs = Inputs(runs, suites, shown, sources, split, arguments.images, out)
+    if arguments.split or not isinstance(arguments.images, int):
+        check_choice([one.last.config for one in shown], split, arguments.images)
+    for name, section in SECTIONS.items():
+        drawable = (shown or name not in _OF_SHOWN) and (sources or name != "statistics")
+        if drawable and name in arguments.only:
+            add(name, partial(section, inputs))
     return sorted(figures, key=lambda figure: (figure.absent, not figure.leads)), problems
 
 
-def sections(
-    arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
-) -> dict[str, Callable[[], list[Figure]]]:
-    """What draws the sections asked for, by name, in the order of the page."""
-    problem: Exception | None = None
-    try:
-        shown = pictured(arguments.inputs, runs, suites)
-    except (InputError, OSError) as error:
-        shown, problem = runs, error
-    run = shown[0] if shown else None
-    data = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
-    split = arguments.split or (run.last.config.val_split if run else "val")
-    images = arguments.images
-    if arguments.split or not isinstance(images, int):
-        check_choice([one.last.config for one in shown], split, images)
-    number = images if isinstance(images, int) else len(images)  # regions are of training images
-
-    def no_run() -> list[Figure]:
-        if problem:
-            raise problem
-        reason = "pictures: ablation.json is without the run folders beside it"
-        why = Missing(reason, training(suites[0]))
-        return [Figure("pictures", "Pictures", "", missing=(why,))]
-
-    drawn: dict[str, Callable[[], list[Figure]]] = {
-        "pictures": no_run,
-        "summary": lambda: summary.draw(shown, split, out),
-        "qualitative": lambda: qualitative.draw(shown, split, images, out),
-        "regions": lambda: regions.draw(run, number, out),
-        "classes": lambda: classes.draw(shown, split, out),
-        "curves": lambda: curves.draw(runs, suites, out),
-        "scales": lambda: scales.draw(run, split, images, out),
-        "statistics": lambda: statistics.draw(data, out),
-        "sweeps": lambda: sweeps.draw(suites, out),
-        "tables": lambda: tables.draw(runs, suites, out),
-    }
-    wanted = set(arguments.only)
-    if run is None:
-        wanted -= {"summary", "qualitative", "regions", "classes", "scales"}
-        wanted |= {"pictures"}
-        wanted -= set() if data else {"statistics"}
-    if problem:  # said once, where the pictures of the suite would be
-        wanted |= {"pictures"}
-    return {name: part for name, part in drawn.items() if name in wanted}
+def _number(images: int | Sequence[str]) -> int:
+    """How many: the ids are not those of training images."""
+    return images if isinstance(images, int) else len(images)
 
 
 def pictured(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:

@@ -375,7 +375,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     suite = str(make_suite(tmp_path / "suite", **ROWS))
     out = tmp_path / "out"
     report.main([run, suite, other, "--out", str(out), "--images", "2", "--split", "test"])
-    assert list(parts) == SECTIONS
+    assert list(parts) == list(SECTIONS)
     runs, suites = read_inputs([run, suite, other])
     figures, config = out / "figures", str(tmp_path / "run/carb/config.yaml")
     assert {name: calls[0] for name, calls in parts.items()} == {
@@ -392,7 +392,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     said = capsys.readouterr().out.splitlines()
     assert said[:-1] == [f"Fig. 5: {name}" for name in SECTIONS]
     assert said[-1] == f"{out / 'index.html'}: 9 figures drawn, 0 commands missing"
-    assert Page((out / "index.html").read_text()).all("section", "id") == SECTIONS
+    assert Page((out / "index.html").read_text()).all("section", "id") == list(SECTIONS)
     assert (out / "report.md").read_text().count("\n## ") == 9
 
 
@@ -466,7 +466,7 @@ def test_a_part_that_fails_does_not_lose_the_others(
     assert "8 figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
-    assert page.all("section", "id") == SECTIONS
+    assert page.all("section", "id") == list(SECTIONS)
     assert message in page.text
     assert message.split(": ", 1)[1][:7] in (tmp_path / "out/report.md").read_text()
 
