@@ -145,7 +145,7 @@ def describe(runs: list[Run], suites: list[Suite]) -> str:
     """What the page is about, below its title."""
     parts = []
     for run in runs:
-        stages = " and ".join(TITLES[name] for name in TITLES if name in run.stages)
+        stages = " and ".join(title for name, title in TITLES.items() if name in run.stages)
         parts.append(f"{run.folder}: {stages} on {run.last.config.data_root}")
     for suite in suites:
         rows = suite.content["rows"].values()

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.labels import load_classes
-from experiments.figures.commands import evaluation
+from experiments.figures.commands import evaluation, not_evaluated
 from experiments.figures.label_sources import data_set
-from experiments.figures.pictures import stage_title
-from experiments.figures.runs import TITLES, Run, Stage
+from experiments.figures.runs import Run, Stage
 from experiments.figures.style import (
     BLUE,
     COLOURS,
@@ -18,7 +17,6 @@ from experiments.figures.style import (
     SKY,
     WIDTH,
     Figure,
-    Missing,
     plotting,
     save_data,
     save_figure,
@@ -38,13 +36,11 @@ class Scored(NamedTuple):
     stage: Stage
     scores: dict[str, Any]  # metrics.json
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.scores["classes"])
 
-    def column(self, key: str) -> np.ndarray:
-        """(K,) of "iou", "ground_truth", ...; NaN where there is no value."""
-        return np.array([row[key] for row in self.scores["classes"].values()], float)
+class Class(NamedTuple):
+    name: str
+    share: float  # of the labelled pixels, in percent
+    is_small: bool
 
 
 def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
@@ -55,13 +51,11 @@ def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
 def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
     """One figure for each set of classes that the runs are of."""
     missing = tuple(
-        Missing(f"the scores of {run.last.folder} on '{split}'", evaluation(run.last, split))
-        for run in runs
-        if split not in run.last.scores
+        not_evaluated(run.last, split, "the scores") for run in runs if split not in run.last.scores
     )
     groups: dict[tuple[str, ...], list[Scored]] = {}
     for scored in scored_stages(runs, split):
-        groups.setdefault(scored.names, []).append(scored)
+        groups.setdefault(tuple(scored.scores["classes"]), []).append(scored)
     figures = []
     for number, group in enumerate(groups.values(), 1):
         name = _BARS.name + (f"_{number}" if number > 1 else "")
@@ -76,10 +70,8 @@ def scored_stages(runs: list[Run], split: str) -> list[Scored]:
     """Every stage that was scored, as "RUN: STAGE" where a run has several."""
     found = []
     for run in runs:
-        for name in [name for name in TITLES if name in run.stages]:
-            stage = run.stages[name]
-            one = len(run.stages) == 1
-            label = run.label if one else f"{run.label}: {stage_title(name, stage)}"
+        for title, stage in run.titled.items():
+            label = run.label if len(run.stages) == 1 else f"{run.label}: {title}"
             if split in stage.scores:
                 check(stage, split)
                 found.append(Scored(label, stage, stage.scores[split]))
@@ -103,54 +95,44 @@ def check(stage: Stage, split: str) -> None:
 
 def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
     """Classes by their share of the labelled pixels, largest first; as many pictures as needed."""
-    names, truth = scored[0].names, scored[0].column("ground_truth")
-    share = 100 * truth / max(truth.sum(), 1)
-    order = np.argsort(-share, kind="stable")
     try:
-        classes = load_classes(scored[0].stage.config.class_file)
-        small = dict(zip(classes.names, classes.small, strict=True))
+        table = load_classes(scored[0].stage.config.class_file)
+        small = dict(zip(table.names, table.small, strict=True))
     except InputError:  # numbers are of use without it
         small = {}
-    marked = [small.get(name, False) for name in names]
-    parts = [scored[i : i + len(COLOURS)] for i in range(0, len(scored), len(COLOURS))]
+    pixels = {key: row["ground_truth"] for key, row in scored[0].scores["classes"].items()}
+    whole = max(sum(pixels.values()), 1)
+    classes = [Class(key, 100 * n / whole, bool(small.get(key))) for key, n in pixels.items()]
+    classes.sort(key=lambda one: -one.share)
     pictures: tuple[Path, ...] = ()
-    for i, part in enumerate(parts, 1):
-        drawing = partial(_draw_part, part, names, share, marked, order)
-        pictures += save_figure(drawing, out, name + (f"_part{i}" if i > 1 else ""))
+    for i in range(0, len(scored), len(COLOURS)):
+        drawing = partial(_draw_bars, scored[i : i + len(COLOURS)], classes)
+        part = f"_part{i // len(COLOURS) + 1}" * (i > 0)
+        pictures += save_figure(drawing, out, name + part)
     caption = (
         f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
     )
-    note = " Small classes are marked with a dot." if any(marked) else ""
+    caption += " Small classes are marked with a dot." * any(one.is_small for one in classes)
     content = [
-        {
-            "class": names[k],
-            "percent_of_pixels": share[k],
-            "small": bool(marked[k]),
-            "iou": {s.label: s.scores["classes"][names[k]]["iou"] for s in scored},
-        }
-        for k in order
+        {"class": key, "percent_of_pixels": share, "small": is_small}
+        | {"iou": {one.label: one.scores["classes"][key]["iou"] for one in scored}}
+        for key, share, is_small in classes
     ]
     data = save_data(out, name, {"split": split, "classes": content})
-    return Figure(name, _BARS.title, caption + note, pictures, data)
+    return Figure(name, _BARS.title, caption, pictures, data)
 
 
-def _draw_part(
-    scored: list[Scored],
-    names: tuple[str, ...],
-    share: np.ndarray,
-    small: list[bool],
-    order: np.ndarray,
-    width: float,
-) -> Any:
+def _draw_bars(scored: list[Scored], classes: list[Class], width: float) -> Any:
     pyplot = plotting()
     columns = min(3, len(scored)) if width == WIDTH else 1  # of the legend
     group = _BAR * len(scored) + 0.1  # inches a class
-    height = 0.8 + max(group, 0.22) * len(names) + 0.2 * -(-len(scored) // columns)
+    height = 0.8 + max(group, 0.22) * len(classes) + 0.2 * -(-len(scored) // columns)
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
     thick = _BAR / max(group, 0.22)
-    places = np.arange(len(names))
+    places = np.arange(len(classes))
     for i, (one, colour) in enumerate(zip(scored, COLOURS, strict=False)):
-        iou = 100 * one.column("iou")[order]
+        rows = one.scores["classes"]
+        iou = 100 * np.array([rows[shown.name]["iou"] for shown in classes], float)  # None: NaN
         at = places + (i - (len(scored) - 1) / 2) * thick
         miou = one.scores["miou"]
         label = one.label if miou is None else f"{one.label} (mIoU {100 * miou:.1f})"
@@ -160,11 +142,9 @@ def _draw_part(
             where = 0.4 if np.isnan(value) else value + 0.4
             size = 7 if width == WIDTH else 8.5
             axes.text(where, y, text, va="center", fontsize=size, color=GREY)
-    labels = [f"{'● ' if small[k] else ''}{names[k]} ({_share(share[k])})" for k in order]
-    axes.set_yticks(places, labels)
-    axes.set(
-        xlabel="IoU in %", xlim=(0, 105 if width == WIDTH else 118), ylim=(len(names) - 0.5, -0.5)
-    )
+    axes.set_yticks(places, [f"{'● ' * c.is_small}{c.name} ({_share(c.share)})" for c in classes])
+    limit = 105 if width == WIDTH else 118
+    axes.set(xlabel="IoU in %", xlim=(0, limit), ylim=(len(classes) - 0.5, -0.5))
     axes.tick_params(axis="y", length=0)
     figure.legend(loc="outside upper left", ncols=columns)
     return figure
@@ -179,8 +159,7 @@ def draw_confusion(run: Run, split: str, out: Path) -> Figure:
     stage = run.last
     scores = stage.scores.get(split, {})
     if "confusion" not in scores:
-        what = f"the confusion matrix of {stage.folder} on '{split}'"
-        return _CONFUSION._replace(missing=(Missing(what, evaluation(stage, split)),))
+        return _CONFUSION._replace(missing=(not_evaluated(stage, split, "the confusion matrix"),))
     names = list(scores["classes"]) if isinstance(scores.get("classes"), dict) else []
     try:
         counts = np.array(scores["confusion"], np.int64)

@@ -8,6 +8,7 @@ from datasets import open_dataset
 from datasets.labels import load_classes
 from datasets.split_labels import find_labels
 from experiments.figures.runs import Stage, Suite
+from experiments.figures.style import Missing
 from experiments.suite_file import as_arguments
 from utils.config import Config, load_config
 from utils.safe.errors import InputError
@@ -26,6 +27,11 @@ def evaluation(stage: Stage, split: str) -> str:
         command += ["--bf16"] * (inference.get("precision") == "bf16")
         command.append("--overwrite")
     return shlex.join(command)
+
+
+def not_evaluated(stage: Stage, split: str, what: str) -> Missing:
+    """`what`: "the scores"."""
+    return Missing(f"{what} of {stage.folder} on '{split}'", evaluation(stage, split))
 
 
 def masks(

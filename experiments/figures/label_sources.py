@@ -15,7 +15,7 @@ from utils.config import Config, load_config
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
 
-_TITLES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
+TITLES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 _CLASS_FILES = Path(__file__).parent.parent.parent / "datasets" / "classes"
 
 
@@ -52,7 +52,7 @@ def read_source(source: str) -> Labels | Missing:
         shipped = _CLASS_FILES / f"{kind}.yaml"
         names = load_classes(shipped if shipped.is_file() else expand(kind)).names
         labels = read_image_labels(path, len(names), names)
-        title = _TITLES.get(Path(kind).stem, Path(kind).stem)
+        title = TITLES.get(Path(kind).stem, Path(kind).stem)
     return Labels(title, counted, names, count_labels(list(labels.values()), len(names)))
 
 
@@ -79,4 +79,4 @@ def _from_config(path: str) -> Labels | Missing:
 
 def data_set(config: Config) -> str:
     """Its name, for readers."""
-    return _TITLES.get(config.dataset, Path(config.data_root).name)
+    return TITLES.get(config.dataset, Path(config.data_root).name)

@@ -13,7 +13,6 @@ from PIL import Image
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_image, read_mask
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
-from experiments.figures.runs import TITLES, Stage
 from experiments.figures.style import Figure, Gallery, save_data
 from utils.config import Config
 from utils.safe.errors import InputError
@@ -55,11 +54,6 @@ class Pictures(NamedTuple):
     def truth(self, name: str) -> np.ndarray:
         """(H,W) uint8; 255 is not labelled."""
         return self.dataset.read_ground_truth(self.ground_truth[name])
-
-
-def stage_title(name: str, stage: Stage) -> str:
-    """Of a stage of a run; a row of Table 1 without CARB took all of its steps as a warm-up."""
-    return "without CARB" if name == "warmup" and not stage.config.carb else TITLES[name]
 
 
 def open_pictures(config: Config, split: str) -> Pictures:

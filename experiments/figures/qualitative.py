@@ -24,10 +24,9 @@ from experiments.figures.pictures import (
     read_map,
     rows_of,
     save_gallery,
-    stage_title,
     with_gallery,
 )
-from experiments.figures.runs import TITLES, Run
+from experiments.figures.runs import Run
 from experiments.figures.style import ORANGE, Figure, Missing, save_data
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
@@ -103,17 +102,12 @@ def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
     first = runs[0]
     if "warmup" in first.stages or "carb" in first.stages:
         yield pseudo_masks(first, split)
-    names = [name for name in TITLES if name in first.stages]
-    shown = [(stage_title(name, first.stages[name]), first.stages[name]) for name in names]
+    shown = [*first.titled.items()]
     if len(shown) == 1 and len(runs) > 1:
         shown = [(first.label, first.last)]
     for title, stage in [*shown, *((run.label, run.last) for run in runs[1:])]:
-        miou = stage.scores.get(split, {}).get("miou")
-        what = f"predictions of {stage.folder} on '{split}'"
-        yield (
-            Column(title, stage.predictions(split), miou),
-            Missing(what, commands.evaluation(stage, split)),
-        )
+        column = Column(title, stage.predictions(split), stage.scores.get(split, {}).get("miou"))
+        yield column, commands.not_evaluated(stage, split, "predictions")
 
 
 def pseudo_masks(run: Run, split: str) -> tuple[Column, Missing]:
@@ -134,9 +128,8 @@ def draw_failures(
         return Figure(figure, title, "", missing=(Missing(f"ground truth of '{split}'"),))
     folder = run.last.predictions(split)
     if not all((folder / f"{name}.png").is_file() for name in pictures.images):
-        what = f"predictions of {run.last.folder} on '{split}'"
-        missing = (Missing(what, commands.evaluation(run.last, split)),)
-        return Figure(figure, title, "", missing=missing)
+        missing = commands.not_evaluated(run.last, split, "predictions")
+        return Figure(figure, title, "", missing=(missing,))
     scores = [score(pictures, name, folder) for name in pictures.images]
     scores = sorted((s for s in scores if s["miou"] is not None), key=lambda s: s["miou"])
     maps, notes = {}, []

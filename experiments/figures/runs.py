@@ -12,7 +12,6 @@ from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
 
-STAGES = ("warmup", "carb", "supervised")
 TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
 
 
@@ -44,6 +43,13 @@ class Run(NamedTuple):
     def last(self) -> Stage:
         """CARB where there is one, else the warm-up or the supervised network."""
         return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
+
+    @property
+    def titled(self) -> dict[str, Stage]:
+        """Title -> stage; a row of Table 1 without CARB took all of its steps as a warm-up."""
+        found = {TITLES[name]: self.stages[name] for name in TITLES if name in self.stages}
+        plain = "warmup" in self.stages and not self.stages["warmup"].config.carb
+        return {"without CARB" if t == "warm-up" and plain else t: s for t, s in found.items()}
 
     def masks(self, split: str, suffix: str = "") -> Path:
         """Folder of CLIP's pseudo-masks: masks_<split><suffix> in or beside the run's folder, of a
@@ -89,7 +95,7 @@ def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
         if (folder / "ablation.json").is_file():
             suites.append(Suite(label, folder, _read_suite(folder / "ablation.json")))
             continue
-        stages = {s: read_stage(folder / s) for s in STAGES if _is_stage(folder / s)}
+        stages = {s: read_stage(folder / s) for s in TITLES if _is_stage(folder / s)}
         if not stages and _is_stage(folder):
             stages = {_stage_name(folder): read_stage(folder)}
         if not stages:
@@ -198,7 +204,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in STAGES
+        and row.get("stage") in TITLES
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
@@ -229,4 +235,4 @@ def _stage_name(folder: Path) -> str:
     command = "".join(lines[-1:])
     if re.search(r"(train_|baselines[./])supervised", command):
         return "supervised"
-    return next((name for name in STAGES if f"train_{name}.py" in command), "warmup")
+    return next((name for name in TITLES if f"train_{name}.py" in command), "warmup")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures.commands import training
+from experiments.figures.label_sources import TITLES
 from experiments.figures.runs import Run, Suite
 from experiments.figures.scored_runs import (
     PAPER,
@@ -36,7 +37,6 @@ from experiments.suite_file import as_arguments
 from utils.safe.files import read_json
 
 AUTHORS = Path("runs/authors")  # eval.py --out runs/authors/<data set>_<views>, their checkpoints
-NAMES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 # The paper's name -> the row of Table 1 that it is.
 _OURS = {"Ours": "Dual + CARB", "DeepLab-ASPP (Full supervision)": SUPERVISED}
 # Of the README: where the paper's number stands.
@@ -179,7 +179,7 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
                 runs = line.get(split, [])
                 values += [percent(value), _value(runs) if runs else "not run" if row else "-"]
                 if row and not runs and not i:
-                    what = f"{NAMES[dataset]} {split}: {method}"
+                    what = f"{TITLES[dataset]} {split}: {method}"
                     missing += _not_run(what, dataset, split, row, line)
                 if runs:
                     column = f"{row}{', test' * (split == 'test')}{f', {settings}' * (i > 0)}"
