@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from datasets import SegmentationData
 from datasets.files import File
-from datasets.ids import IMAGE_SUFFIXES, match_ids
+from datasets.ids import IMAGE_SUFFIXES, match_ids, require
 from datasets.image_labels import (
     TABLE_SUFFIXES,
     ImageLabels,
@@ -21,7 +21,6 @@ from datasets.image_labels import (
 )
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
-from datasets.training import require
 from utils.collection import collection_paused
 from utils.safe.errors import InputError, warn
 

@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from datasets.files import File, is_plain_png, open_picture, read_image
+from datasets.files import File, check_mask, is_plain_png, open_picture, read_image
 from datasets.labels import IGNORE_INDEX
-from datasets.training import check_mask
 from datasets.windows import Size
 from utils.safe.errors import InputError, InputWarning
 

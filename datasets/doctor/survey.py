@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from datasets import SegmentationData
 from datasets.doctor.label_check import truth_oddities
-from datasets.files import File
+from datasets.files import File, check_mask
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
 from datasets.split_labels import label_keys, other_splits
-from datasets.training import check_mask
 from utils.ground_truth import ONE_CLASS
+from utils.progress import progress
 from utils.safe.errors import InputError, InputWarning, warn
 from utils.safe.files import replacing
 from utils.safe.signals import leave_signals_to_parent
@@ -163,14 +162,13 @@ def _write(
 def parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> Iterable[Any]:
     """The results in order, with a progress bar; in this process when `workers` is 0."""
     tasks = list(tasks)
-    progress = functools.partial(tqdm, total=len(tasks), desc=what, unit="image", disable=None)
     if workers == 0:
-        yield from progress(map(function, tasks))
+        yield from progress(map(function, tasks), what, total=len(tasks))
         return
     workers = min(workers, max(1, len(tasks)))
     with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
         try:
-            yield from progress(pool.map(function, tasks, chunksize=8))
+            yield from progress(pool.map(function, tasks, chunksize=8), what, total=len(tasks))
         except BrokenProcessPool:
             raise InputError(
                 f"one of the {workers} processes was ended, most likely for want of memory; "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from datasets.files import read_image
-from datasets.training import pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
 from experiments.figures import commands
 from experiments.figures.pictures import (
     Pictures,

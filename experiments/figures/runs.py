@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from experiments.numbers import MEASURES
 from experiments.suite_file import Row
-from utils.config import Config, load_config
-from utils.resume import CARB_KEYS
+from utils.config import CARB, Config, keys_of, load_config
+from utils.old_config import renamed
 from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
@@ -135,7 +135,7 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
         plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
         plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are no row
         for stage in map(read_stage, filter(_is_stage, plain)):
-            if not changed_settings(stage.config.to_dict(), last.config, CARB_KEYS):
+            if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):
                 stages.setdefault("warmup", stage)
     return Run(f"{name}, seed {seed}", last.folder, stages)
 
@@ -221,6 +221,8 @@ def _read_suite(path: Path) -> dict[str, Any]:
             "metrics; python -m experiments.ablation SUITE --out FOLDER --table-only writes it "
             "again"
         )
+    for row in rows.values():
+        row["settings"] = renamed(row["settings"])
     return content
 
 
