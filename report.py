@@ -23,8 +23,7 @@ import sys
 from pathlib import Path
 
 from experiments.figures import tables
-from experiments.figures.commands import lacking, suite_folder
-from experiments.figures.costs import cost
+from experiments.figures.commands import cost, lacking, suite_folder
 from experiments.figures.page import Report, write_markdown, write_page
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import TITLES, Run, Suite, read_inputs, run_of

@@ -8,8 +8,7 @@ import numpy as np
 
 from datasets.labels import load_classes
 from experiments.figures.commands import evaluation, not_evaluated
-from experiments.figures.label_sources import data_set
-from experiments.figures.runs import Run, Stage
+from experiments.figures.runs import Run, Stage, data_set
 from experiments.figures.style import (
     BLUE,
     COLOURS,

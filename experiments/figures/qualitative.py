@@ -14,7 +14,6 @@ import torch
 from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
 from experiments.figures import commands
-from experiments.figures.label_sources import data_set
 from experiments.figures.pictures import (
     Column,
     Pictures,
@@ -26,7 +25,7 @@ from experiments.figures.pictures import (
     save_gallery,
     with_gallery,
 )
-from experiments.figures.runs import Run
+from experiments.figures.runs import Run, data_set
 from experiments.figures.style import ORANGE, Figure, Missing, save_data
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError

@@ -12,6 +12,7 @@ from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
 
+DATA_SETS = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
 
 
@@ -138,6 +139,18 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
             if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):
                 stages.setdefault("warmup", stage)
     return Run(f"{name}, seed {seed}", last.folder, stages)
+
+
+def data_set(config: Config) -> str:
+    """Its name, for readers."""
+    return DATA_SETS.get(config.dataset, Path(config.data_root).name)
+
+
+def is_miniature(clip_model: str) -> bool:
+    return Path(clip_model).parts[-2:] in (
+        ("weights", "clip.pt"),
+        ("miniature", "clip.pt"),  # where it lay before
+    )
 
 
 def read_stage(folder: Path) -> Stage:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.figures.runs import Run, Suite, read_stage
+from experiments.figures.runs import Run, Suite, is_miniature, read_stage
 from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
 from utils.config import PLACE, SPEED, UPKEEP, Config, flatten, keys_of, load_config
@@ -147,13 +147,6 @@ def _has_clip_masks(config: Config) -> bool:
         return not is_miniature(made["config"]["clip_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def is_miniature(clip_model: str) -> bool:
-    return Path(clip_model).parts[-2:] in (
-        ("weights", "clip.pt"),
-        ("miniature", "clip.pt"),  # where it lay before
-    )
 
 
 @cache

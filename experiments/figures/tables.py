@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures.commands import training
-from experiments.figures.label_sources import TITLES
-from experiments.figures.runs import Run, Suite
+from experiments.figures.runs import DATA_SETS, Run, Suite
 from experiments.figures.scored_runs import (
     PAPER,
     SUPERVISED,
@@ -179,7 +178,7 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
                 runs = line.get(split, [])
                 values += [percent(value), _value(runs) if runs else "not run" if row else "-"]
                 if row and not runs and not i:
-                    what = f"{TITLES[dataset]} {split}: {method}"
+                    what = f"{DATA_SETS[dataset]} {split}: {method}"
                     missing += _not_run(what, dataset, split, row, line)
                 if runs:
                     column = f"{row}{', test' * (split == 'test')}{f', {settings}' * (i > 0)}"

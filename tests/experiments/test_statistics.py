@@ -12,8 +12,7 @@ from conftest import shared_data
 
 from datasets.doctor.statistics import count_labels, statistics
 from datasets.labels import load_classes
-from experiments.figures.label_sources import Labels, read_source
-from experiments.figures.statistics import _draw, binned_ratios, draw
+from experiments.figures.statistics import Labels, _draw, binned_ratios, draw, read_source
 from experiments.figures.style import WIDTH
 from utils.config import load_config
 from utils.safe.errors import InputError
