@@ -25,12 +25,12 @@ from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
 from datasets.doctor.examine import examine, told
-from datasets.doctor.label_source import LabelSource, all_or_error, label_source, write_labels
+from datasets.doctor.label_source import LabelSource, label_source, write_labels
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
 from datasets.doctor.survey import Found, convert, extract_labels, survey, tell_of_truth
 from datasets.labels import ClassTable, load_classes
-from datasets.split_labels import label_keys, other_splits
+from datasets.split_labels import all_or_error, label_keys, other_splits
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
@@ -85,7 +85,8 @@ def main(argv: list[str]) -> None:
             labels = extract_labels(found, len(classes), args.min_pixels)
             tell_of_truth(found, keys, images, classes)
         else:
-            labels = all_or_error(source(images | other_splits(dataset, splits)))
+            file = all_or_error(source(images | other_splits(dataset, splits)))
+            labels = file.labels | file.unknown
     if args.out:
         write_labels(args, labels, classes)
         if any(name != key for (_, name), key in keys.items()):

@@ -2,88 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from datasets.doctor.image_check import NOTE, Odd
 from datasets.files import File
-from datasets.ids import drop_suffix
-from datasets.image_labels import ImageLabels, check_label_classes, read_entries, twice
+from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, ClassTable
-from datasets.split_labels import label_files, label_keys, match_keys
+from datasets.split_labels import Images, LabelFile, label_keys
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 from utils.safe.errors import InputError, note, warn
 
-Images = dict[str, dict[str, File]]  # split -> image id -> file
 _FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
 _SOME = 16  # masks that are looked at before training
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
-
-
-class LabelFile(NamedTuple):
-    """Labels of a file under the keys of `label_keys`, and what is wrong with the file."""
-
-    labels: ImageLabels
-    unread: set[str]  # keys of images whose entry can't be read
-    unknown: ImageLabels  # of no image, under the file's own keys
-    problems: list[str]
-
-
-def read_all_labels(path: str | Path, classes: ClassTable, images: Images) -> LabelFile:
-    """JSON or CSV. images: of all splits. Raises InputError where nothing of it can be read."""
-    path = Path(path)
-    beside = [] if path.is_file() else label_files(path.parent, classes)
-    if beside:
-        raise InputError(
-            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
-            "file, or make them: prepare_data.py --out"
-        )
-    problems: dict[str, None] = {}  # each once, in their order
-    try:
-        check_label_classes(path, classes.names)
-    except InputError as error:
-        problems[str(error)] = None
-    labels: ImageLabels = {}
-    unread = []
-    for key, ids in read_entries(path, len(classes), classes.names):
-        if isinstance(ids, InputError):
-            problems[str(ids)] = None
-            unread.append(key)
-        elif key in labels:
-            problems[str(twice(path, key))] = None
-        else:
-            labels[key] = ids
-    return sort_labels(path, labels, images, unread, list(problems))
-
-
-def sort_labels(
-    path: str | Path,
-    labels: ImageLabels,
-    images: Images,
-    unread: Sequence[str] = (),
-    problems: Sequence[str] = (),
-) -> LabelFile:
-    """`labels`, under whatever keys a file has, by their images."""
-    own, problems = label_keys(images), list(problems)
-    try:
-        keys = match_keys(path, dict.fromkeys([*labels, *unread]), images)
-    except InputError as error:
-        return LabelFile({}, set(own.values()), {}, [*problems, str(error)])
-    closed = {own[place] for place, key in keys.of.items() if key not in labels}
-    for key, splits in keys.unclear.items():
-        name = drop_suffix(key)
-        files = " and ".join(str(images[split][name]) for split in images if name in images[split])
-        problems.append(
-            f"the image '{name}' is in two splits, {files}: the labels of '{key}' can't tell them "
-            f"apart; rename or remove one of them, or make the labels again: prepare_data.py "
-            f"writes '{splits[0]}/{name}' then"
-        )
-        closed |= {own[split, name] for split in splits if name in images[split]}
-    found = {own[place]: labels[key] for place, key in keys.of.items() if key in labels}
-    unknown = {key: labels[key] for key in keys.unknown if key in labels}
-    return LabelFile(found, closed, unknown, problems)
 
 
 def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> list[str]:
