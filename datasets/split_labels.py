@@ -87,8 +87,8 @@ def _labels_of(
     all_images = {split: others.get(split, {}) for split in dataset.splits()}
     file = read_label_file(beside or path, classes, all_images, [split])
     labels = all_or_error(file).labels
-    keys = label_keys(all_images)
-    return {n: labels[k] for n in images if (k := keys[split, n]) in labels}, file.unknown
+    prefix = f"{split}/" if _share_ids(all_images) else ""
+    return {n: labels[k] for n in images if (k := prefix + n) in labels}, file.unknown
 
 
 def read_label_file(
@@ -128,6 +128,10 @@ def sort_labels(
 
     splits: those that are needed; None: all. unread: keys of entries that can't be read.
     """
+    needed = [images[split].keys() for split in (images if splits is None else splits)]
+    is_plain = not (unread or _share_ids(images)) and all(ids <= labels.keys() for ids in needed)
+    if is_plain and labels.keys() <= set().union(*images.values()):
+        return LabelFile(labels, set(), {}, list(problems))  # as prepare_data.py writes them
     own, problems = label_keys(images), list(problems)
     try:
         keys = _match_keys(path, [*labels, *unread], images)
@@ -210,9 +214,13 @@ def label_keys(images: Images) -> dict[tuple[str, str], str]:
 
     The id, or "split/id" for all images where two splits share an id.
     """
-    total = sum(len(names) for names in images.values())
-    is_shared = len(set().union(*images.values())) < total
+    is_shared = _share_ids(images)
     return {(s, n): f"{s}/{n}" if is_shared else n for s, names in images.items() for n in names}
+
+
+def _share_ids(images: Images) -> bool:
+    """Whether an id is in two splits."""
+    return len(set().union(*images.values())) < sum(map(len, images.values()))
 
 
 def other_splits(
