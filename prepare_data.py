@@ -24,11 +24,12 @@ import warnings
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
-from datasets.doctor.examine import examine, told
+from datasets.doctor.check import check_dataset, format_findings
+from datasets.doctor.inspection import Inspection
 from datasets.doctor.label_source import LabelSource, label_source, write_labels
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
-from datasets.doctor.survey import Found, convert, extract_labels, survey, tell_of_truth
+from datasets.doctor.survey import convert, extract_labels, survey, tell_of_truth
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import all_or_error, label_keys, other_splits
 from models.clip_miniature import check_prompts
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     if args.out:
         _check_out(Path(args.out))
     source = label_source(dataset, splits, classes, args)
-    found: dict[str, Found] = {}
+    found: dict[str, Inspection] = {}
     if args.check:
         found = _check(args, dataset, splits, classes, source)
     elif source is None:
@@ -148,15 +149,15 @@ def _check(
     splits: list[str],
     classes: ClassTable,
     source: LabelSource | None,
-) -> dict[str, Found]:
+) -> dict[str, Inspection]:
     """Tell what is wrong and what is odd; ends the program if anything is wrong."""
     config = load_config(args.config) if args.config else None
-    findings = examine(dataset, splits, classes, source, args.min_pixels, config, args.workers)
-    for line in told(findings):
+    report = check_dataset(dataset, splits, classes, source, args.min_pixels, config, args.workers)
+    for line in format_findings(report):
         print(printable(line))
-    if findings.problems:
+    if report.problems:
         sys.exit(1)
-    return findings.found
+    return report.found
 
 
 def _check_out(out: Path) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from datasets.doctor.image_check import NOTE, Odd
+from datasets.doctor.inspection import NOTE, Finding
 from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, ClassTable
@@ -51,7 +51,7 @@ def empty_labels(labels: ImageLabels) -> list[str]:
 
 def disagreements(
     name: str, ids: Sequence[int], counts: np.ndarray, classes: ClassTable, min_pixels: int
-) -> list[Odd]:
+) -> list[Finding]:
     """Labels of an image without pixels in its mask, and pixels without label. counts: (256,).
 
     Nothing where there are no labels or no pixels at all: that is told by itself.
@@ -62,24 +62,24 @@ def disagreements(
     for k, class_name in enumerate(classes.names):
         if k in ids and counts[k] == 0:
             text = f"the labels of '{name}' have {class_name}, its mask has no pixel of it"
-            odd.append(Odd("label without pixels", f"{text}; correct one of the two"))
+            odd.append(Finding("label without pixels", f"{text}; correct one of the two"))
         if k not in ids and counts[k] >= min_pixels:
             text = (
                 f"the labels of '{name}' lack {class_name}, its mask has {counts[k]} pixels of it"
             )
             advice = "correct one of the two, or say what is enough: --min-pixels"
-            odd.append(Odd("pixels without label", f"{text}; {advice}"))
+            odd.append(Finding("pixels without label", f"{text}; {advice}"))
     return odd
 
 
-def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
+def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Finding]:
     """What keeps the labels of the training images from teaching all that they could."""
     odd = []
     seen = {k for ids in labels.values() for k in ids}
     unseen = [name for k, name in enumerate(classes.names) if k not in seen]
     if labels and unseen:
         text = f"no training image has {', '.join(unseen)}: these classes cannot be learned"
-        odd.append(Odd("unseen class", f"{text}; add images, or correct the class file"))
+        odd.append(Finding("unseen class", f"{text}; add images, or correct the class file"))
     if len(labels) > 1 and seen and len({*labels.values()}) == 1 < len(classes):
         same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
         text = (
@@ -87,7 +87,7 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
             "no class in one image rather than another; see that they are right"
         )
         is_odd = len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES
-        odd.append(Odd("same labels" if is_odd else NOTE, text))
+        odd.append(Finding("same labels" if is_odd else NOTE, text))
     return odd
 
 
@@ -146,7 +146,7 @@ def check_some_masks(
         )
 
 
-def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[Odd]:
+def truth_findings(counts: np.ndarray, classes: ClassTable, split: str) -> list[Finding]:
     """What keeps the ground truth of a split from telling networks apart. counts: (256,)."""
     pixels = counts[: len(classes)].tolist()
     notes = truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, split)
@@ -154,16 +154,16 @@ def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[
         return []  # that is a problem, told by itself
     if not notes and sum(map(bool, pixels)) < len(classes) / 2:
         notes = absent_note(pixels, classes.names, split)  # a small split may lack a few
-    return [Odd("ground truth", note) for note in notes]
+    return [Finding("ground truth", note) for note in notes]
 
 
 def nothing_in_common(
     labels: ImageLabels, counts: Mapping[str, np.ndarray], classes: ClassTable, split: str
-) -> list[Odd]:
+) -> list[Finding]:
     """Labels and masks of a split of which no image has one class in both. counts: (256,) each."""
     pairs = [(ids, counts[name]) for name, ids in labels.items() if name in counts and ids]
     pairs = [(ids, found) for ids, found in pairs if found[: len(classes)].any()]
     if not pairs or any(found[list(ids)].any() for ids, found in pairs):
         return []
     text = f"no image of {split} has a class that is in its labels and in its mask too: see that"
-    return [Odd("nothing in common", f"{text} both number the classes in the same way, from 0")]
+    return [Finding("nothing in common", f"{text} both number the classes in the same way, from 0")]
