@@ -31,7 +31,7 @@ from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
 from datasets.doctor.survey import convert, extract_labels, survey, tell_of_truth
 from datasets.labels import ClassTable, load_classes
-from datasets.split_labels import all_or_error, label_keys, other_splits
+from datasets.split_labels import Place, all_or_error, label_keys, other_splits
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     if args.out:
         _check_out(Path(args.out))
     source = label_source(dataset, splits, classes, args)
-    found: dict[str, Inspection] = {}
+    found: dict[Place, Inspection] = {}
     if args.check:
         found = _check(args, dataset, splits, classes, source)
     elif source is None:
@@ -80,22 +80,20 @@ def main(argv: list[str]) -> None:
     with warnings.catch_warnings():
         if args.check:
             warnings.simplefilter("ignore", InputWarning)  # all that is odd has been told
-        images = {split: dataset.images(split) for split in splits}
-        keys = label_keys(other_splits(dataset, splits) | images)
+        images = other_splits(dataset, splits) | {split: dataset.images(split) for split in splits}
         if source is None:
-            labels = extract_labels(found, len(classes), args.min_pixels)
-            tell_of_truth(found, keys, images, classes)
+            labels, unknown = extract_labels(found, len(classes), args.min_pixels), {}
+            tell_of_truth(found, classes)
         else:
-            file = all_or_error(source(images | other_splits(dataset, splits)))
-            labels = file.labels | file.unknown
+            labels, _, unknown, _ = all_or_error(source(images))
     if args.out:
-        write_labels(args, labels, classes)
+        keys = label_keys(images)
+        write_labels(args, {keys[place]: labels[place] for place in labels} | unknown, classes)
         if any(name != key for (_, name), key in keys.items()):
             print("some images of two splits have one name: the keys are '<split>/<image id>'")
     if args.stats:
         for split in splits:
-            of_split = [keys[split, name] for name in images[split]]
-            of_split = [labels[key] for key in of_split if key in labels]
+            of_split = [labels[split, n] for n in images[split] if (split, n) in labels]
             print(f"\n{split}: {statistics(of_split, classes)}")
 
 
@@ -149,7 +147,7 @@ def _check(
     splits: list[str],
     classes: ClassTable,
     source: LabelSource | None,
-) -> dict[str, Inspection]:
+) -> dict[Place, Inspection]:
     """Tell what is wrong and what is odd; ends the program if anything is wrong."""
     config = load_config(args.config) if args.config else None
     report = check_dataset(dataset, splits, classes, source, args.min_pixels, config, args.workers)

@@ -28,13 +28,14 @@ from utils.collection import collection_paused
 from utils.safe.errors import InputError, warn
 
 Images = Mapping[str, Mapping[str, File]]  # split -> image id -> file; of all splits
+Place = tuple[str, str]  # split, image id
 
 
 class LabelFile(NamedTuple):
-    """Labels of a file under the keys of `label_keys`, and what is wrong with the file."""
+    """Labels of a file by their images, and what is wrong with the file."""
 
-    labels: ImageLabels
-    unread: set[str]  # keys of images whose entry can't be read
+    labels: dict[Place, tuple[int, ...]]
+    unread: set[Place]  # images whose entry can't be read
     unknown: ImageLabels  # of no image, under the file's own keys
     problems: list[str]
 
@@ -87,8 +88,7 @@ def _labels_of(
     all_images = {split: others.get(split, {}) for split in dataset.splits()}
     file = read_label_file(beside or path, classes, all_images, [split])
     labels = all_or_error(file).labels
-    prefix = f"{split}/" if _share_ids(all_images) else ""
-    return {n: labels[k] for n in images if (k := prefix + n) in labels}, file.unknown
+    return {n: labels[split, n] for n in images if (split, n) in labels}, file.unknown
 
 
 def read_label_file(
@@ -131,15 +131,17 @@ def sort_labels(
     needed = [images[split].keys() for split in (images if splits is None else splits)]
     is_plain = not (unread or _share_ids(images)) and all(ids <= labels.keys() for ids in needed)
     if is_plain and labels.keys() <= set().union(*images.values()):
-        return LabelFile(labels, set(), {}, list(problems))  # as prepare_data.py writes them
-    own, problems = label_keys(images), list(problems)
+        found = {(s, n): labels[n] for s, names in images.items() for n in names if n in labels}
+        return LabelFile(found, set(), {}, list(problems))  # as prepare_data.py writes them
+    problems = list(problems)
     try:
         keys = _match_keys(path, [*labels, *unread], images)
     except InputError as error:
-        return LabelFile({}, set(own.values()), {}, [*problems, str(error)])
-    closed = {own[place] for place, key in keys.of.items() if key not in labels}
+        everywhere = {(split, name) for split, names in images.items() for name in names}
+        return LabelFile({}, everywhere, {}, [*problems, str(error)])
+    closed = {place for place, key in keys.of.items() if key not in labels}
     for key, places in keys.unclear.items():
-        closed |= {own[place] for place in places}
+        closed.update(places)
         if splits is None or any(split in splits for split, _ in places):
             name = places[0][1]
             both = [split for split in images if name in images[split]]
@@ -149,7 +151,7 @@ def sort_labels(
                 f"'{key}' can't tell {' and '.join(both)} apart; rename or remove one of them, or "
                 f"make the labels again: prepare_data.py writes '{'/'.join(places[0])}' then"
             )
-    found = {own[place]: labels[key] for place, key in keys.of.items() if key in labels}
+    found = {place: labels[key] for place, key in keys.of.items() if key in labels}
     unknown = {key: labels[key] for key in keys.unknown if key in labels}
     return LabelFile(found, closed, unknown, problems)
 
@@ -162,11 +164,11 @@ def all_or_error(file: LabelFile) -> LabelFile:
 
 
 class _Keys(NamedTuple):
-    """Which key of a label file is for which image; a place is (split, image id)."""
+    """Which key of a label file is for which image."""
 
-    of: dict[tuple[str, str], str]  # place -> key
+    of: dict[Place, str]  # place -> key
     unknown: list[str]  # keys of no image
-    unclear: dict[str, list[tuple[str, str]]]  # key -> the places that it may mean
+    unclear: dict[str, list[Place]]  # key -> the places that it may mean
 
 
 def _match_keys(path: str | Path, keys: Iterable[str], images: Images) -> _Keys:
@@ -179,7 +181,7 @@ def _match_keys(path: str | Path, keys: Iterable[str], images: Images) -> _Keys:
     if sum(map(len, images.values())) > len(owner):
         counts = Counter(chain.from_iterable(images.values()))
         shared = {name for name, count in counts.items() if count > 1}
-    with_split: dict[str, tuple[str, str]] = {}
+    with_split: dict[str, Place] = {}
     prefixes = tuple(f"{split}{mark}" for split in images for mark in "/\\")
     if any(key.lstrip("./").startswith(prefixes) for key in keys):
         with_split = {f"{s}/{name}": (s, name) for s, names in images.items() for name in names}
@@ -192,7 +194,7 @@ def _match_keys(path: str | Path, keys: Iterable[str], images: Images) -> _Keys:
             raise InputError(f"{path}: {error}") from None
     places = {key: with_split[name] for key, name in meant.items() if name in with_split}
     found = {place: key for key, place in places.items()}
-    unclear: dict[str, list[tuple[str, str]]] = {}
+    unclear: dict[str, list[Place]] = {}
     for key, name in meant.items():
         if key in places:
             continue
@@ -209,7 +211,7 @@ def _has_ending(key: str) -> bool:
     return key[-5:].lower().endswith(IMAGE_SUFFIXES)
 
 
-def label_keys(images: Images) -> dict[tuple[str, str], str]:
+def label_keys(images: Images) -> dict[Place, str]:
     """(split, image id) -> the key that labels are written under; images: of all splits.
 
     The id, or "split/id" for all images where two splits share an id.

@@ -26,12 +26,11 @@ from datasets.doctor.survey import labels_from_counts
 from datasets.files import File, TwiceError, walk
 from datasets.labels import ClassTable
 from datasets.leftovers import looks_like_picture
-from datasets.split_labels import Images, LabelFile, label_keys
+from datasets.split_labels import Images, LabelFile, Place
 from utils.config import Config
 from utils.ground_truth import ONE_CLASS
 from utils.safe.errors import InputError, InputNote, InputWarning
 
-Place = tuple[str, str]  # split, image id
 _MOST = 10  # lines about findings of one kind
 
 
@@ -40,7 +39,7 @@ class Report(NamedTuple):
 
     problems: list[str]
     odd: list[Finding]
-    found: dict[str, Inspection]  # by the keys of `label_keys`
+    found: dict[Place, Inspection]
 
 
 def check_dataset(
@@ -76,20 +75,17 @@ def check_dataset(
         for split in splits
         for name, file in images[split].items()
     }
-    inspected = inspect_all(
-        dataset, [*files.values()], len(classes), workers, "checking", crop_size
-    )
-    seen: dict[Place, Inspection] = dict(zip(files, inspected, strict=True))
-    keys = label_keys(images)
-    found = {keys[place]: one for place, one in seen.items()}
+    tasks = [*files.values()]
+    seen = inspect_all(dataset, tasks, len(classes), workers, "checking", crop_size)
+    found = dict(zip(files, seen, strict=True))
 
-    copies, odd = _copies(images, seen)
+    copies, odd = _copies(images, found)
     odd += settings
     for split in splits:
         problems += _unpaired(split, images[split], masks[split])
-    problems += [problem for one in seen.values() for problem in one.problems]
+    problems += [problem for one in found.values() for problem in one.problems]
     problems += copies
-    odd += [finding for one in seen.values() for finding in one.odd]
+    odd += [finding for one in found.values() for finding in one.odd]
     odd += [finding for split in splits for finding in _alike(images[split])]
     for text, message in listing.items():
         odd.append(Finding(NOTE if isinstance(message, InputNote) else "listing", text))
@@ -107,17 +103,20 @@ def check_dataset(
                 "file of labels: --labels"
             )
     for split in splits:
-        names = {keys[split, name]: name for name in images[split]}
-        counts = {k: found[k].counts for k in names if found[k].counts is not None}
-        of_split = {key: ids[key] for key in names if key in ids}
+        counts = {
+            name: found[split, name].counts
+            for name in images[split]
+            if found[split, name].counts is not None
+        }
         if labels is not None:
-            for key in of_split:
-                if key in counts and not found[key].problems:
-                    odd += disagreements(names[key], ids[key], counts[key], classes, min_pixels)
+            of_split = {name: ids[split, name] for name in counts if (split, name) in ids}
+            for name, given_ids in of_split.items():
+                if not found[split, name].problems:
+                    odd += disagreements(name, given_ids, counts[name], classes, min_pixels)
             odd += nothing_in_common(of_split, counts, classes, split)
         if counts:
             odd += truth_findings(np.sum([*counts.values()], 0), classes, split)
-    train = {n: ids[k] for n in images.get(TRAIN, ()) if (k := keys[TRAIN, n]) in ids}
+    train = {name: ids[TRAIN, name] for name in images.get(TRAIN, ()) if (TRAIN, name) in ids}
     problems += empty_labels(train)
     odd += poor_labels(train, classes)
     return Report(list(dict.fromkeys(problems)), odd, found)

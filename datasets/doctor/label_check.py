@@ -9,7 +9,7 @@ from datasets.doctor.inspection import NOTE, Finding
 from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, ClassTable
-from datasets.split_labels import Images, LabelFile, label_keys
+from datasets.split_labels import Images, LabelFile
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 from utils.safe.errors import InputError, note, warn
 
@@ -23,15 +23,13 @@ def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> 
 
     Only training reads image-level labels: images of the other splits may have them or not.
     """
-    keys = label_keys(images)
     known = {name for files in images.values() for name in files}
     example = f" (ids look like '{min(known)}')" if known else ""
+    labelled = labels.labels.keys() | labels.unread
     problems = [
         f"{file} ('{name}') has no image-level labels; add them or remove the image"
         for name, file in images.get(TRAIN, {}).items()
-        if TRAIN in splits
-        and keys[TRAIN, name] not in labels.labels
-        and keys[TRAIN, name] not in labels.unread
+        if TRAIN in splits and (TRAIN, name) not in labelled
     ]
     return problems + [
         f"there are labels for '{name}' but no such image{example}; "

@@ -12,9 +12,8 @@ from datasets import SegmentationData
 from datasets.doctor.inspection import Inspection, inspect_all, parallel
 from datasets.doctor.label_check import truth_findings
 from datasets.files import File
-from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
-from datasets.split_labels import label_keys, other_splits
+from datasets.split_labels import Place
 from utils.ground_truth import ONE_CLASS
 from utils.safe.errors import InputError, InputWarning, warn
 from utils.safe.files import replacing
@@ -23,36 +22,36 @@ from utils.visualize import save_mask
 
 def survey(
     dataset: SegmentationData, splits: Sequence[str], num_classes: int, workers: int
-) -> dict[str, Inspection]:
-    """Read every mask of the splits: key of the image, as of `label_keys`, -> inspection."""
-    images = {split: dataset.images(split) for split in splits}
-    keys = label_keys(other_splits(dataset, splits) | images)
-    tasks: dict[str, tuple[None, File | None]] = {}
-    for split, files in images.items():
-        masks = dataset.ground_truth(split)
+) -> dict[Place, Inspection]:
+    """Read every mask of the splits."""
+    tasks: dict[Place, tuple[None, File | None]] = {}
+    for split in splits:
+        files, masks = dataset.images(split), dataset.ground_truth(split)
         if masks and files.keys().isdisjoint(masks):
             (name, file), image = next(iter(masks.items())), next(iter(files))
             raise InputError(
                 f"none of the {len(masks)} masks of '{split}' is one of its images': the first is "
                 f"'{name}' ({file}), the first image '{image}'; give masks the names of the images"
             )
-        tasks |= {keys[split, name]: (None, masks.get(name)) for name in files}
+        tasks |= {(split, name): (None, masks.get(name)) for name in files}
     found = inspect_all(dataset, [*tasks.values()], num_classes, workers, "reading")
     return dict(zip(tasks, found, strict=True))
 
 
 def labels_from_counts(
-    found: Mapping[str, Inspection], num_classes: int, min_pixels: int = 1
-) -> ImageLabels:
+    found: Mapping[Place, Inspection], num_classes: int, min_pixels: int = 1
+) -> dict[Place, tuple[int, ...]]:
     """The classes with at least `min_pixels` pixels, of every image whose mask was read."""
     return {
-        name: tuple(np.flatnonzero(f.counts[:num_classes] >= min_pixels).tolist())
-        for name, f in found.items()
+        place: tuple(np.flatnonzero(f.counts[:num_classes] >= min_pixels).tolist())
+        for place, f in found.items()
         if f.counts is not None
     }
 
 
-def extract_labels(found: dict[str, Inspection], num_classes: int, min_pixels: int) -> ImageLabels:
+def extract_labels(
+    found: Mapping[Place, Inspection], num_classes: int, min_pixels: int
+) -> dict[Place, tuple[int, ...]]:
     """The same, but of all images or none. Raises InputError."""
     labels = labels_from_counts(found, num_classes, min_pixels)
     if not labels and not any(f.problems for f in found.values()):
@@ -61,7 +60,7 @@ def extract_labels(found: dict[str, Inspection], num_classes: int, min_pixels: i
             "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
             "--import-labels"
         )
-    for name, f in found.items():
+    for (_, name), f in found.items():
         if f.counts is None and not f.problems:
             f = Inspection(None, (f"the image '{name}' has no mask; add it or remove the image",))
         if f.problems:
@@ -80,17 +79,12 @@ def has_all_masks(dataset: SegmentationData, splits: Sequence[str]) -> bool:
     return True
 
 
-def tell_of_truth(
-    found: dict[str, Inspection],
-    keys: dict[tuple[str, str], str],
-    images: dict[str, dict[str, File]],
-    classes: ClassTable,
-) -> None:
+def tell_of_truth(found: Mapping[Place, Inspection], classes: ClassTable) -> None:
     """Warn of ground truth that can't tell networks apart: one class, or 255 for a class."""
     if len(classes) == 1:
         warn(ONE_CLASS)
-    for split, files in images.items():
-        counts = [found[keys[split, name]].counts for name in files]
+    for split in dict.fromkeys(split for split, _ in found):
+        counts = [one.counts for place, one in found.items() if place[0] == split]
         for odd in truth_findings(np.sum(counts, 0), classes, split):
             warn(odd.text)
 
