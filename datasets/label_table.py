@@ -128,21 +128,20 @@ def _columns(
     path: Path, header: list[str], num_classes: int, ids_of_names: Mapping[str, int]
 ) -> list[int]:
     """The class of each column but the first. Raises InputError."""
-    if len(header) < 2 or not (_is_image(header[0]) or header[0].lower() in _INDEX):
+    if not _fits(header):
         raise InputError(
             f"{path}: the first line must be 'image,labels' or 'image,<class>,<class>,...', "
             f"found '{','.join(header)}'"
         )
-    columns = []
-    for cell in header[1:]:
-        k = ids_of_names.get(cell.lower(), int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1)
+    as_ids = [int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1 for cell in header[1:]]
+    pairs = zip(header[1:], as_ids, strict=True)
+    columns = [ids_of_names.get(cell.lower(), k) for cell, k in pairs]
+    for cell, k in zip(header[1:], columns, strict=True):
         if not 0 <= k < num_classes:
             raise InputError(
                 f"{path}: first line: expected 'labels', or a class id 0..{num_classes - 1} or "
                 f"name for each column, found '{cell}'"
             )
-        columns.append(k)
-    as_ids = [int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1 for cell in header[1:]]
     if as_ids != columns and sorted(as_ids) == sorted(columns):
         raise InputError(
             f"{path}: the numbers of the first line may be class ids or names of classes; give the "
