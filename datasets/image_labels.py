@@ -5,9 +5,9 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.ids import drop_suffix
 from datasets.label_table import Row, parse_table, split_cell
@@ -60,20 +60,18 @@ def read_entries(
     file = _File(path, text, num_classes, names, {name.lower(): k for k, name in enumerate(names)})
     if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):
         rows, is_decided = parse_table(path, text, num_classes, file.ids_of_names)
-        numbers = (int, str)
     else:
-        rows, is_decided, numbers = _parse_json(file), False, (int,)
+        rows, is_decided = _parse_json(file), False
     if not rows:
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
     lists = [(key, values) for key, values in rows if isinstance(values, list)]
     if not is_decided:
-        lists = _expand_vectors(file, _numbers_or_names(file, lists, numbers))
+        lists = _expand_vectors(file, lists)
     entries = iter(_to_ids(file, lists))
     return [(key, row) if isinstance(row, InputError) else next(entries) for key, row in rows]
 
 
-@dataclass(frozen=True)
-class _File:
+class _File(NamedTuple):
     """A label file, and the classes that it is read for."""
 
     path: Path
@@ -81,10 +79,6 @@ class _File:
     num_classes: int
     names: Sequence[str]
     ids_of_names: Mapping[str, int]  # in small letters
-
-    def is_ours(self, lists: list[tuple[str, list]]) -> bool:
-        """Whether it has the form of `image_labels_text`, which holds ids."""
-        return self.text == image_labels_text(dict(lists))
 
 
 def twice(path: str | Path, name: str) -> InputError:
@@ -181,44 +175,9 @@ def _is_01(value: object) -> bool:
     return isinstance(value, int | float) and value in (0, 1)
 
 
-def _numbers_or_names(
-    file: _File, lists: list[tuple[str, list]], kinds: tuple[type, ...]
-) -> list[tuple[str, list]]:
-    """The lists, where class names are numbers: a bare number may be a class id or such a name.
-
-    kinds: the types that bare numbers have; in JSON a text is a name. Raises InputError where both
-    readings fit, and mean other classes.
-    """
-    if not any(name.isdecimal() for name in file.names):
-        return lists
-    values = chain.from_iterable(values for _, values in lists)
-    numbers = {v for v in values if type(v) in kinds and _is_number(v)}
-    as_ids = all(int(v) < file.num_classes for v in numbers)
-    as_names = all(str(v) in file.ids_of_names for v in numbers)
-    doubtful = [v for v in numbers if file.ids_of_names.get(str(v), int(v)) != int(v)]
-    if not doubtful or (as_names and not as_ids):
-        return lists
-    if as_ids and not as_names:
-        texts = {v for v in numbers if isinstance(v, str)}
-        return [
-            (key, [int(v) if isinstance(v, str) and v in texts else v for v in values])
-            for key, values in lists
-        ]
-    if file.is_ours(lists):
-        return lists
-    name = str(min(doubtful, key=int))
-    raise InputError(
-        f"{file.path}: {name} may be class id {name} or the class named '{name}', which has the id "
-        f"{file.ids_of_names[name]}; give the classes names that are no numbers ('grade {name}') "
-        "in the class file, and write those names here"
-    )
-
-
-def _is_number(value: int | str) -> bool:
+def _is_number(text: str) -> bool:
     """Whether it may be a class id. '01' is none: it may be 0s and 1s without separators."""
-    if isinstance(value, int):
-        return value >= 0
-    return value.isdecimal() and len(value) < 10 and (value[0] != "0" or value == "0")
+    return text.isdecimal() and len(text) < 10 and (text[0] != "0" or text == "0")
 
 
 def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[str, list]]:
@@ -227,12 +186,12 @@ def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[st
     A list of 0s and 1s only that has one of them twice can't be class ids. With two classes [0, 1]
     may be both.
     """
-    of_01 = {text: k for text, k in _01.items() if text not in file.names}
-    binary = [[of_01[v] for v in values] if _only(values, of_01) else None for _, values in lists]
+    binary = [[_01[v] for v in values] if _only(values, _01) else None for _, values in lists]
     vector = next((i for i, v in enumerate(binary) if v and _is_vector(lists[i][1])), None)
     if vector is None:
         is_doubtful = file.num_classes == 2 and all(v is not None and len(v) == 2 for v in binary)
-        if lists and is_doubtful and not file.is_ours(lists):
+        # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
+        if lists and is_doubtful and file.text != image_labels_text(dict(lists)):
             raise InputError(
                 f"{file.path}: {binary[0]} of '{lists[0][0]}' may be two class ids or one 0/1 for "
                 "each of the 2 classes, and so may all lists of the file; write class names"
@@ -312,8 +271,7 @@ def _number(file: _File, value: object) -> object:
     """The id of a name, or the number that a text holds; else the value."""
     if not isinstance(value, str):
         return value
-    number = int(value) if _is_number(value) else value
-    return file.ids_of_names.get(value.lower(), number)
+    return int(value) if _is_number(value) else file.ids_of_names.get(value.lower(), value)
 
 
 def _no_class(file: _File, value: object, from_one: bool) -> str:

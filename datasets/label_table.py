@@ -133,20 +133,15 @@ def _columns(
             f"{path}: the first line must be 'image,labels' or 'image,<class>,<class>,...', "
             f"found '{','.join(header)}'"
         )
-    as_ids = [int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1 for cell in header[1:]]
-    pairs = zip(header[1:], as_ids, strict=True)
-    columns = [ids_of_names.get(cell.lower(), k) for cell, k in pairs]
-    for cell, k in zip(header[1:], columns, strict=True):
+    columns = []
+    for cell in header[1:]:
+        k = ids_of_names.get(cell.lower(), int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1)
         if not 0 <= k < num_classes:
             raise InputError(
                 f"{path}: first line: expected 'labels', or a class id 0..{num_classes - 1} or "
                 f"name for each column, found '{cell}'"
             )
-    if as_ids != columns and sorted(as_ids) == sorted(columns):
-        raise InputError(
-            f"{path}: the numbers of the first line may be class ids or names of classes; give the "
-            "classes names that are no numbers in the class file, and write those names here"
-        )
+        columns.append(k)
     if sorted(columns) != list(range(num_classes)):
         raise InputError(
             f"{path}: expected one column for each of the {num_classes} classes, "
