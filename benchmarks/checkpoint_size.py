@@ -4,6 +4,7 @@ The published program keeps the frozen CLIP tower, its projection and the text e
 network that it saves.
 """
 
+from argparse import Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,8 +17,7 @@ from datasets.labels import load_classes
 from models.build import build_criterion, build_model
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.resume import save
-from utils.runlog import RunLog
+from utils.run import Run
 
 TARGET = 0.42
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,12 +51,19 @@ def write_published(folder: Path, model: nn.Module, visual: nn.Module) -> Path:
 
 def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
     """As a run saves it; only, a fresh optimizer has no momentum yet."""
+    arguments = Namespace(run_dir=folder, overwrite=False)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
-    criterion = build_criterion(config)
-    log = RunLog(folder, config, Ranks(0, 1, torch.device("cpu")), 0, 0, "")
-    log.close()
-    classes = load_classes(ROOT / config.class_file)
-    save(folder, ["last.pt"], "carb", 0, log, classes, model, optimizer, criterion)
+    run = Run(
+        arguments,
+        config,
+        Ranks(0, 1, torch.device("cpu")),
+        stage="carb",
+        end=0,
+        classes=load_classes(ROOT / config.class_file),
+        inputs=lambda: None,
+        parts={"model": model, "optimizer": optimizer, "criterion": build_criterion(config)},
+    )
+    run.save()
     return folder / "last.pt"
 
 

@@ -20,8 +20,9 @@ from benchmarks.published import data as published
 from benchmarks.threads import on_one_thread
 from benchmarks.timing import Case, Options
 from datasets.files import File
-from datasets.training import Draw, TrainingSet
+from datasets.training import TrainingSet
 from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
+from utils.batches import Draw
 
 SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
 GREY_LEVELS = 2  # mean difference of a sample: the authors' and our rounding

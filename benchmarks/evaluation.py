@@ -14,7 +14,7 @@ from benchmarks.inputs import CLASSES
 from benchmarks.published import evaluation as published
 from benchmarks.threads import on_one_thread
 from benchmarks.timing import Case, Options
-from utils.inference import label_map, predict_logits
+from models.inference import label_map, predict_logits
 from utils.metrics import ConfusionMatrix
 
 SIZE, STRIDE = (1024, 2048), 8

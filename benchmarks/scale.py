@@ -1,9 +1,9 @@
 """What two CPU processes gain over one, and what a step sends between processes.
 
 Runs train_warmup.py of the demo (synthetic scenes, miniature CLIP) on the same global batches by
-one process and by two of one thread each. Without `sync` the log has the loss of rank 0's half of
-the batch, with it that of the whole: then two processes are one up to rounding, which training
-magnifies from step to step.
+one process and by two of one thread each. Without `sync_region_stats` the log has the loss of rank
+0's half of the batch, with it that of the whole: then two processes are one up to rounding, which
+training magnifies from step to step.
 
     python -m benchmarks.scale [--json FILE] [--steps N]
 
@@ -38,7 +38,7 @@ TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_p
 RUNS = {  # name: launcher, settings
     "1 process": (ONE, []),
     "2 processes": (TWO, []),
-    "2 processes, sync": (TWO, ["sync=true"]),
+    "2 processes, sync": (TWO, ["sync_region_stats=true"]),
     "1 process, again": (ONE, []),  # other work on the machine shows here
 }
 

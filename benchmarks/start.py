@@ -34,6 +34,7 @@ from datasets.fingerprint import fingerprint
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.split_labels import labels_of_split
+from datasets.training import TrainingSet, build_transform
 from utils.cli import path
 from utils.collection import collection_paused
 from utils.config import load_config
@@ -112,11 +113,12 @@ def checks(settings: list[str]) -> dict[str, float]:
     read_only = collection_paused()(read_image_labels)  # as labels_of_split reads them
     _, read = timed(lambda: read_only(source, len(classes), classes.names))
     labels, matched = timed(lambda: labels_of_split(dataset, "train", source, classes, images))
+    samples = TrainingSet(images, labels, len(classes), build_transform(config))
     return {
         "labels of the split": matched - read,
         "what labels teach": timed(lambda: check_trainable(classes, labels))[1],
         "settings": timed(lambda: implausible(config, len(images)))[1],
-        "fingerprint": timed(lambda: fingerprint(classes, images, labels))[1],
+        "fingerprint": timed(lambda: fingerprint(classes, samples))[1],
     }
 
 

@@ -56,7 +56,7 @@ class Way:
 class Setting:
     """How large a step is; `steps` is how many one call takes.
 
-    patch_draw: one local view for the batch, as the authors, or one an image (our default).
+    local_view_per: one local view for the batch, as the authors, or one an image (our default).
     """
 
     batch: int
@@ -64,16 +64,16 @@ class Setting:
     patch: tuple[int, int]
     ratio: tuple[float, float]
     steps: int = 1
-    patch_draw: str = "batch"
+    local_view_per: str = "batch"
 
     def config(self, **changes: Any) -> Config:
         return official_config(
             batch_size=self.batch,
             crop_size=list(self.size),
             patch_size=list(self.patch),
-            local_ratio=list(self.ratio),
-            patch_draw=self.patch_draw,
+            local_resize=list(self.ratio),
             lr=LEARNING_RATE,
+            **{"arithmetic.local_view_per": self.local_view_per},
             **changes,
         )
 

@@ -48,7 +48,7 @@ class Kind(NamedTuple):
 
     changes: dict[str, Any]
     target: float | None
-    patch_draw: str = "batch"
+    local_view_per: str = "batch"
 
 
 ON_CPU = {
@@ -59,7 +59,7 @@ ON_CPU = {
 ON_GPU = {
     "bf16": Kind(BF16, 3.0),
     "bf16, compiled": Kind(BF16 | {"compile": True}, 3.0),
-    "bf16, a local view an image": Kind(BF16, 3.0, patch_draw="image"),
+    "bf16, a local view an image": Kind(BF16, 3.0, local_view_per="image"),
 }
 
 
@@ -70,7 +70,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
-    size, device = replace(setting(options), patch_draw=kind.patch_draw), options.device
+    size, device = replace(setting(options), local_view_per=kind.local_view_per), options.device
     balanced, on_gpu = phase == "CARB", device.startswith("cuda")
 
     @cache  # when its turn comes, not before: each way has a network of its own
@@ -82,7 +82,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
 
     def check() -> str:
         # The published way has one local view a batch: that of a single image is its own.
-        batch = 1 if kind.patch_draw == "image" else size.batch
+        batch = 1 if kind.local_view_per == "image" else size.batch
         fresh = replace(size, batch=batch, steps=2)
         theirs, their_update = two_steps(published_way(fresh, balanced, device, seed=1))
         own, own_update = two_steps(our_way(fresh, balanced, device, seed=1, **kind.changes))

@@ -4,7 +4,6 @@ One .npy file per image, uint8 (H,W,3), named after the image file, its size and
 of a changed file nothing old is read. What is left of old files stays until the folder is deleted.
 """
 
-import hashlib
 import os
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import numpy as np
 from datasets.files import File, Reader, read_image
 from datasets.windows import Size, Window
 from utils.safe.errors import InputError
-from utils.safe.files import replacing
+from utils.safe.files import replacing, sha256
 
 
 def open_cached(folder: Path, file: File) -> tuple[Size, Reader]:
@@ -40,7 +39,7 @@ def _entry(folder: Path, file: File) -> Path:
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror}") from None
     identity = (str(Path(file.path).absolute()), file.member, status.st_size, status.st_mtime_ns)
-    return folder / f"{hashlib.sha256(repr(identity).encode()).hexdigest()[:32]}.npy"
+    return folder / f"{sha256(repr(identity))[:32]}.npy"
 
 
 def _map(entry: Path) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datasets.ids import IMAGE_SUFFIXES, difference, drop_suffix, image_id, match_ids
+from datasets.labels import IGNORE_INDEX
 from datasets.leftovers import is_leftover, tell_unread
 from datasets.stored_numbers import check_bmp, class_ids, is_white_zero, num_pages, raw_mode
 from datasets.windows import Size, Window
@@ -342,6 +343,25 @@ def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
         ) from None
     except Exception as error:  # a damaged picture can fail in every way
         raise InputError(f"cannot decode {file}: {error}; copy or download it again") from None
+
+
+def check_mask(
+    values: np.ndarray, file: File, size: tuple[int, int], num_classes: int | None = None
+) -> None:
+    """Raise InputError when a mask does not fit its image or, if given, the class count."""
+    if values.shape != size:
+        raise InputError(
+            f"{file} is {values.shape[0]}x{values.shape[1]} (height x width), "
+            f"its image {size[0]}x{size[1]}; make the mask again from this image"
+        )
+    if num_classes is None:
+        return
+    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
+    wrong = [int(i) for i in found if num_classes <= i != IGNORE_INDEX]
+    if wrong:
+        raise InputError(
+            f"{file} holds the ids {wrong}; expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
+        )
 
 
 def _no_picture(file: File, data: bytes) -> str:

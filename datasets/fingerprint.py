@@ -1,9 +1,8 @@
 """What a run trains on, collected for `utils.inputs` to record and to compare."""
 
-import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -12,10 +11,12 @@ from typing import Any
 from datasets.files import File
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable
+from datasets.mask_folder import read_made_from
+from datasets.training import TrainingSet
 from utils.collection import collection_paused
 from utils.inputs import Inputs
-from utils.mask_folder import read_made_from
 from utils.safe.errors import warn
+from utils.safe.files import sha256
 
 _THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
 _QUICK = 2e-5  # seconds a file, of a local disk
@@ -24,17 +25,16 @@ _QUICK = 2e-5  # seconds a file, of a local disk
 @collection_paused()
 def fingerprint(
     classes: ClassTable,
-    images: Mapping[str, File],
-    image_labels: ImageLabels | None = None,
-    masks: Mapping[str, File] | None = None,
+    dataset: TrainingSet,
     mask_folder: str | None = None,
     clip: Mapping[str, str | None] | None = None,
 ) -> Inputs:
     """Ids and sizes of the files, not their content, which would take as long as training.
 
     Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
-    is `maskclip_sha256` of the CLIP that makes masks in training. Raises InputError.
+    is `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
     """
+    images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
     if image_labels is not None:
         parts["labels"] = {name: image_labels[name] for name in images}
@@ -56,13 +56,32 @@ def fingerprint(
     return Inputs(list(classes.names), parts)
 
 
+def data_of_masks(
+    dataset: str,
+    split: str,
+    class_names: Sequence[str],
+    images: Mapping[str, File],
+    image_labels: ImageLabels,
+) -> dict[str, Any]:
+    """The data that a folder of masks is made from, for its meta.json. Raises InputError."""
+    labels = json.dumps(sorted(image_labels.items()))
+    return {
+        "dataset": dataset,
+        "split": split,
+        "num_images": len(image_labels),
+        "images_sha256": images_sha256(images),
+        "image_labels_sha256": sha256(labels),
+        "class_names": list(class_names),
+    }
+
+
 def images_sha256(images: Mapping[str, File]) -> str:
     """Of ids and sizes: what tells that an image was replaced."""
     return _sha256(file_sizes(images))
 
 
 def _sha256(sizes: dict[str, int]) -> str:
-    return hashlib.sha256(json.dumps(sorted(sizes.items())).encode()).hexdigest()
+    return sha256(json.dumps(sorted(sizes.items())))
 
 
 def file_sizes(files: Mapping[str, File]) -> dict[str, int]:

@@ -6,8 +6,9 @@ ending of a picture that it has, in Unicode's composed form (NFC): macOS stores 
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from utils.safe.errors import InputError
 
@@ -98,3 +99,30 @@ def _check(found: dict[str, str], known: Iterable[str]) -> None:
             raise InputError(
                 f"'{key}' may mean two images, '{key}' and '{short}'; name both, or rename one"
             )
+
+
+def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: str) -> None:
+    """Raise InputError when an image is not among `given`."""
+    images = dict.fromkeys(images)
+    missing = [name for name in images if name not in given]
+    if missing:
+        others = [name for name in given if name not in images]
+        alike = _alike(missing[0], others)
+        shown = f" (there are some of '{others[0]}')" if others else ""
+        if alike is not None:
+            shown = f" (there are some of '{alike}': {difference(missing[0], alike)})"
+        raise InputError(
+            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'"
+            f"{shown}; {advice}"
+        )
+
+
+def _alike(name: str, others: Sequence[str]) -> str | None:
+    """The first of `others` that a person can hardly tell from `name`."""
+    for other in others:
+        # Letters of two alphabets look the same, as the Latin and the Cyrillic a do.
+        pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]
+        is_lookalike = len(name) == len(other) and all(a.isascii() != b.isascii() for a, b in pairs)
+        if loose(name) == loose(other) or is_lookalike:
+            return other
+    return None

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from datasets import SegmentationData
 from datasets.files import File
-from datasets.ids import IMAGE_SUFFIXES, drop_suffix, match_ids
+from datasets.ids import IMAGE_SUFFIXES, drop_suffix, match_ids, require
 from datasets.image_labels import (
     TABLE_SUFFIXES,
     ImageLabels,
@@ -23,7 +23,6 @@ from datasets.image_labels import (
 )
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
-from datasets.training import require
 from utils.collection import collection_paused
 from utils.safe.errors import InputError, warn
 

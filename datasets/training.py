@@ -4,30 +4,63 @@
 the caller hands it over (`baselines/supervised.py` does).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from datasets import open_dataset
 from datasets.cache import open_cached
-from datasets.files import MASK_SUFFIXES, File, list_files, open_image, read_image, read_mask
-from datasets.ids import difference, loose
+from datasets.doctor.label_check import check_some_masks, check_trainable
+from datasets.files import (
+    File,
+    check_mask,
+    open_image,
+    read_image,
+    read_mask,
+)
+from datasets.ids import require
 from datasets.image_labels import ImageLabels
-from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.labels import ClassTable, multi_hot
+from datasets.mask_folder import pseudo_mask_files
+from datasets.split_labels import labels_of_split
 from datasets.transforms import TrainTransform, fit_into, resize_image
-from utils.collection import collection_paused
-from utils.mask_folder import check_class_names
-from utils.safe.errors import InputError
+from utils.batches import Draw
+from utils.config import Config
+from utils.distributed import Ranks, on_main
 
 
-class Draw(NamedTuple):
-    """Which image, and the seed of its augmentation; the sampler yields these."""
+def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "TrainingSet":
+    """Images of the train split, their image-level labels and, for views base and local, the
+    pseudo-masks of gen_clip_masks.py.
 
-    index: int
-    seed: int
+    Raises InputError, on all ranks, where something is missing or does not fit the classes.
+    """
+    source, split = open_dataset(config.dataset, config.data_root), config.train_split
+    images = source.images(split)
+    image_labels = labels_of_split(source, split, config.image_labels, classes, images)
+    check_trainable(classes, image_labels)
+    masks = None
+    if config.views != "dual":
+        masks = pseudo_mask_files(config.pseudo_masks, images, classes.names, split)
+        on_main(ranks, lambda: check_some_masks(masks, read_mask, classes, image_labels))
+    transform = build_transform(config)
+    return TrainingSet(
+        images, image_labels, len(classes), transform, masks, cache=config.image_cache
+    )
+
+
+def build_transform(config: Config) -> TrainTransform:
+    """Augmentation of training images."""
+    return TrainTransform(
+        config.image_size,
+        config.scale_range,
+        config.crop_size,
+        photometric_distortion=config.photometric_distortion,
+    )
 
 
 class TrainingSet(Dataset):
@@ -36,19 +69,21 @@ class TrainingSet(Dataset):
     def __init__(
         self,
         images: dict[str, File],
-        image_labels: ImageLabels,
+        image_labels: ImageLabels | None,
         num_classes: int,
         transform: TrainTransform,
         masks: dict[str, File] | None = None,
         read_masks: Callable[[File], np.ndarray] = read_mask,
         cache: str | Path | None = None,
     ) -> None:
-        """`masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
+        """`image_labels` is None where they play no part; a sample then has none of the classes.
+        `masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
 
         `cache` is a folder for decoded images; None decodes them every time.
         Raises InputError when an image has no labels or no mask.
         """
-        require(images, image_labels, "image-level labels", "prepare_data.py makes them")
+        if image_labels is not None:
+            require(images, image_labels, "image-level labels", "prepare_data.py makes them")
         if masks is not None:
             advice = (
                 "gen_clip_masks.py makes pseudo-masks; ground truth comes with the data set "
@@ -67,6 +102,7 @@ class TrainingSet(Dataset):
         """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, if there are
         masks, pseudo_mask int64 (h,w); (h,w) is the transform's crop size."""
         name = self.names[draw.index]
+        labels = () if self.image_labels is None else self.image_labels[name]
         file = self.images[name]
         size, read = open_image(file) if self.cache is None else open_cached(self.cache, file)
         mask = None if self.masks is None else self._mask(self.masks[name], size)
@@ -77,7 +113,7 @@ class TrainingSet(Dataset):
             "name": name,
             "image": image,
             "valid": valid,
-            "image_labels": multi_hot(self.image_labels[name], self.num_classes),
+            "image_labels": multi_hot(labels, self.num_classes),
         }
         if mask is not None:
             sample["pseudo_mask"] = mask.long()
@@ -95,112 +131,39 @@ class EvaluationSet(Dataset):
     def __init__(
         self,
         images: dict[str, File],
-        resize_to: tuple[int, int] | None,
+        image_size: tuple[int, int] | None,
         ground_truth: dict[str, File] | None = None,
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
-        keep_picture: bool = False,
+        keep_original: bool = False,
     ) -> None:
-        """`resize_to` (height, width) is the box that images are fitted into; None leaves them."""
+        """`image_size` (height, width) is the box that images are fitted into; None leaves them."""
         if ground_truth is not None:
             require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
         self.names = list(images)
-        self.images, self.resize_to = images, resize_to
+        self.images, self.image_size = images, image_size
         self.ground_truth, self.read_ground_truth = ground_truth, read_ground_truth
-        self.keep_picture = keep_picture
+        self.keep_original = keep_original
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """name, image uint8 (3,h,w), size (H,W) before the resize and, if there is any,
-        ground_truth uint8 (H,W); if kept, picture uint8 (H,W,3)."""
+        ground_truth uint8 (H,W); if kept, original uint8 (H,W,3)."""
         name = self.names[index]
         image = _to_tensor(read_image(self.images[name]))
         size = tuple(image.shape[1:])
         sample = {"name": name, "size": size}
-        if self.keep_picture:
-            sample["picture"] = image.permute(1, 2, 0)
+        if self.keep_original:
+            sample["original"] = image.permute(1, 2, 0)
         if self.ground_truth is not None:
             values = self.read_ground_truth(self.ground_truth[name])
             check_mask(values, self.ground_truth[name], size)
             sample["ground_truth"] = torch.from_numpy(values)
-        if self.resize_to is not None:
-            image = resize_image(image, fit_into(size, self.resize_to))
+        if self.image_size is not None:
+            image = resize_image(image, fit_into(size, self.image_size))
         sample["image"] = image.contiguous()
         return sample
-
-
-@collection_paused()
-def pseudo_mask_files(
-    folder: str | Path,
-    names: Iterable[str],
-    class_names: Sequence[str] | None = None,
-    split: str | None = None,
-) -> dict[str, File]:
-    """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
-
-    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
-    than `class_names` or for another split.
-    """
-    if class_names is not None:
-        check_class_names(Path(folder), class_names, split)
-    # Whatever else lies there is ours; missing masks are told below.
-    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
-    missing = [name for name in names if name not in found]
-    if missing:
-        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
-        first = Path(folder) / f"{missing[0]}.png"
-        raise InputError(
-            f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
-            f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
-        )
-    return {name: found[name] for name in names}
-
-
-def check_mask(
-    values: np.ndarray, file: File, size: tuple[int, int], num_classes: int | None = None
-) -> None:
-    """Raise InputError when a mask does not fit its image or, if given, the class count."""
-    if values.shape != size:
-        raise InputError(
-            f"{file} is {values.shape[0]}x{values.shape[1]} (height x width), "
-            f"its image {size[0]}x{size[1]}; make the mask again from this image"
-        )
-    if num_classes is None:
-        return
-    found = np.flatnonzero(np.bincount(values.ravel(), minlength=256))
-    wrong = [int(i) for i in found if num_classes <= i != IGNORE_INDEX]
-    if wrong:
-        raise InputError(
-            f"{file} holds the ids {wrong}; expected 0 to {num_classes - 1} or {IGNORE_INDEX}"
-        )
-
-
-def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: str) -> None:
-    """Raise InputError when an image is not among `given`."""
-    images = dict.fromkeys(images)
-    missing = [name for name in images if name not in given]
-    if missing:
-        others = [name for name in given if name not in images]
-        alike = _alike(missing[0], others)
-        shown = f" (there are some of '{others[0]}')" if others else ""
-        if alike is not None:
-            shown = f" (there are some of '{alike}': {difference(missing[0], alike)})"
-        raise InputError(
-            f"{len(missing)} of {len(images)} images have no {what}, the first is '{missing[0]}'"
-            f"{shown}; {advice}"
-        )
-
-
-def _alike(name: str, others: Sequence[str]) -> str | None:
-    """The first of `others` that a person can hardly tell from `name`."""
-    for other in others:
-        # Letters of two alphabets look the same, as the Latin and the Cyrillic a do.
-        pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]
-        is_lookalike = len(name) == len(other) and all(a.isascii() != b.isascii() for a, b in pairs)
-        if loose(name) == loose(other) or is_lookalike:
-            return other
-    return None
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -26,7 +26,6 @@ from datasets.windows import (
     resize_window_nearest,
     source_window,
 )
-from utils.config import Config
 
 # RGB, for values of 0..255.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -55,21 +54,11 @@ class Augmentation:
 class TrainTransform:
     """The random joint transform of an image and its mask."""
 
-    resize_to: Size
-    ratio_range: tuple[float, float]
+    image_size: Size
+    scale_range: tuple[float, float]
     crop_size: Size
-    flip_probability: float = 0.5
+    flip_probability: float = 0.5  # as in the official code; no config key
     photometric_distortion: bool = True
-
-    @classmethod
-    def from_config(cls, config: Config) -> "TrainTransform":
-        return cls(
-            config.resize_to,
-            config.ratio_range,
-            config.crop_size,
-            config.flip_probability,
-            config.photometric_distortion,
-        )
 
     def draw(self, size: Size, generator: torch.Generator) -> Augmentation:
         """Draw the augmentation of an image of `size`."""
@@ -81,7 +70,7 @@ class TrainTransform:
         def integer(low: int, high: int) -> int:
             return int(torch.randint(low, high + 1, (), generator=generator))
 
-        resized = self.resized(size, uniform(*self.ratio_range))
+        resized = self.resized(size, uniform(*self.scale_range))
         top, left = (
             integer(0, max(r - c, 0)) for r, c in zip(resized, self.crop_size, strict=True)
         )
@@ -102,7 +91,7 @@ class TrainTransform:
 
     def resized(self, size: Size, ratio: float) -> Size:
         """The size of an image of `size` after the resize by a random `ratio`."""
-        return fit_into(size, (int(self.resize_to[0] * ratio), int(self.resize_to[1] * ratio)))
+        return fit_into(size, (int(self.image_size[0] * ratio), int(self.image_size[1] * ratio)))
 
     def apply(
         self,

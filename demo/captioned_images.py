@@ -13,10 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import trange
 
 from demo.make_scenes import SIZE, generate, render_object
 from demo.scenes.canvas import CLASSES
+from utils.progress import progress
 
 _STOCK, _STREET, _SUBJECT = "stock", "street", "subject"
 _SHARES = {_STOCK: 0.25, _STREET: 0.45, _SUBJECT: 0.3}
@@ -40,7 +40,7 @@ class CaptionedPictures:
         self.side = side
         self.images = np.empty((num_scenes, *SIZE, 3), np.uint8)
         self.masks = np.empty((num_scenes, *SIZE), np.uint8)
-        for i in trange(num_scenes, desc="drawing", disable=None):
+        for i in progress(range(num_scenes), "drawing"):
             self.images[i], self.masks[i] = generate(seed, i)
         self.classes = [np.unique(mask) for mask in self.masks]
         self.with_class = [

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from datasets.files import File, read_mask
 from datasets.image_labels import ImageLabels, write_image_labels
@@ -26,6 +25,8 @@ from demo.scenes.canvas import CLASSES
 from demo.scenes.layout import draw_scene
 from demo.scenes.stock import draw_object
 from utils.cli import path
+from utils.made_from import changed
+from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import parse_json, replacing, write_json
 from utils.visualize import save_mask
@@ -111,12 +112,12 @@ def write_dataset(
     ]
     write = functools.partial(_write, out=out, seed=seed, size=tuple(size))
     labels: ImageLabels = {}
-    progress = functools.partial(tqdm, total=len(tasks), desc="drawing", unit="image", disable=None)
     if num_workers == 0:
-        labels.update(progress(map(write, tasks)))
+        labels.update(progress(map(write, tasks), "drawing", total=len(tasks)))
     else:
         with ProcessPoolExecutor(num_workers) as pool:
-            labels.update(progress(pool.map(write, tasks, chunksize=8)))
+            drawn = pool.map(write, tasks, chunksize=8)
+            labels.update(progress(drawn, "drawing", total=len(tasks)))
     write_image_labels(out / "image_labels.json", labels)
 
 
@@ -156,14 +157,12 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
     meta = out / "meta.json"
     if meta.is_file():
         try:
-            old = parse_json(meta.read_text(encoding="utf-8"))
-            changed = [key for key in made_from if old.get(key) != made_from[key]]
-        except (ValueError, AttributeError):
+            other = changed(parse_json(meta.read_text(encoding="utf-8")), made_from)
+        except (ValueError, TypeError):
             raise InputError(f"{meta} can't be read; remove {out} and run again") from None
-        if changed:
-            differences = ", ".join(f"{k}: {old.get(k)} -> {made_from[k]}" for k in changed)
+        if other:
             raise InputError(
-                f"{out} holds other scenes ({differences}); remove it or name another folder"
+                f"{out} holds other scenes ({', '.join(other)}); remove it or name another folder"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} has files of another making; name an empty or a new folder")

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets import photometric
 from demo.make_scenes import render_object
 from demo.scenes.canvas import CLASSES
+from utils.progress import progress
 from utils.seed import derive
 
 PHOTOGRAPH = 96  # pixels: height and width of a stock photograph
@@ -27,7 +27,7 @@ def photographs(count: int, seed: int, purpose: int, title: str) -> tuple[Tensor
     `title` names the progress bar. Photograph i depends on (seed, purpose, i) only.
     """
     pictures = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
-    for i in tqdm(range(count), title, unit="image", disable=None):
+    for i in progress(range(count), title):
         rng = np.random.default_rng(derive(seed, purpose, i))
         drawn = render_object(CLASSES[i % len(CLASSES)], rng, (PHOTOGRAPH, PHOTOGRAPH))
         pictures[i] = torch.from_numpy(drawn).permute(2, 0, 1)

@@ -16,7 +16,6 @@ anew.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import hashlib
 import math
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ from models.resnet import DEPTHS, ResNet
 from utils.checkpoint import versions
 from utils.cli import path
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder, write_json
+from utils.safe.files import check_folder, sha256, write_json
 from utils.safe.tensors import write_tensors
 from utils.seed import derive
 
@@ -99,7 +98,7 @@ def main(argv: list[str]) -> None:
     accuracy, by_class = held_out_accuracy(model, seed)
     content = vars(arguments) | {
         "out": arguments.out.name,
-        "sha256": hashlib.sha256(arguments.out.read_bytes()).hexdigest(),
+        "sha256": sha256(arguments.out),
         "seconds": round(time.monotonic() - start),
         "threads": torch.get_num_threads(),
         "versions": versions() | {"numpy": np.__version__, "scenes": VERSION},

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         config = suite.config_of(rows[0], seeds[0])  # no such split: said before the training
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
-        masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep)
+        masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
         print(f"{len(plain)} runs to train without CARB and {len(carb)} with it", flush=True)
         if run_jobs(masks, parallel):
             raise InputError("nothing is trained: the pseudo-masks failed, see above")
@@ -83,7 +83,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the suite's")
     add_overrides(result, "the config for all rows (CARB's keys: of those with CARB)")
-    add("--keep", action="store_true", help="keep every checkpoint, for learning_curves.py")
+    keep = "keep every checkpoint, for learning_curves.py"
+    add("--keep-checkpoints", action="store_true", help=keep)
     add("--table-only", action="store_true", help="run nothing, make the tables of what is there")
     add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
@@ -106,7 +107,7 @@ def plan(
         train = [*SCRIPTS[row.stage], "--config", suite.config]
         train += as_arguments(suite.settings_of(row, seed))
         train += ["--init", str(init)] * bool(init) + ["--run-dir", str(folder)]
-        train += ["--keep"] * keep
+        train += ["--keep-checkpoints"] * keep
         # --overwrite: numbers of an earlier step or another way of inference are of no use here
         score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
         commands = [train] if row.stage == "start" else [train, [*score, "--overwrite"]]

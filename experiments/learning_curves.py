@@ -1,6 +1,6 @@
 """How good a run was at each of its checkpoints, and what CARB did meanwhile: where it helps.
 
-    python train_warmup.py ... --keep     # and train_carb.py: the runs must hold step_*.pt
+    python train_warmup.py ... --keep-checkpoints   # and train_carb.py: they must hold step_*.pt
     python -m experiments.learning_curves runs/base runs/carb --split val \\
         --out curves --labels Base CARB
 
@@ -17,19 +17,18 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader
-
-import eval as evaluation
 from datasets import open_dataset
 from datasets.labels import load_classes
+from datasets.loader import image_loader
 from datasets.training import EvaluationSet
 from experiments.figures.runs import read_inputs
 from experiments.learning_output import draw, percent, write_csv
+from models.inference import predictions
 from models.trained import load_trained
 from utils.cli import overrides_parser, path
 from utils.config import Config, load_config
 from utils.distributed import Ranks, setup
-from utils.inference import options_from
+from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_folder, parse_json, write_json
 
@@ -52,7 +51,7 @@ class Run(NamedTuple):
         """What a score belongs to; another file, split or data folder is scored anew."""
         file, c = self.files[step], self.config
         status = file.stat()
-        data = (self.split, c.data_root, c.resize_to and list(c.resize_to))
+        data = (self.split, c.data_root, c.image_size and list(c.image_size))
         return (str(file), status.st_size, status.st_mtime_ns, *map(str, data))
 
 
@@ -125,8 +124,8 @@ def read_run(folder: str, label: str, split: str | None, overrides: list[str]) -
         files |= found
     if not files:
         raise InputError(
-            f"no step_*.pt in {folder}; train_*.py --keep leaves them, start it anew with "
-            "--overwrite --keep"
+            f"no step_*.pt in {folder}; train_*.py --keep-checkpoints leaves them, start it "
+            "anew with --overwrite --keep-checkpoints"
         )
     num_images = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
     split, log = split or config.val_split, run.log or run.last.log
@@ -144,12 +143,11 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
             f"the split '{run.split}' of {config.data_root} has no ground truth; "
             "name another --split"
         )
-    data = EvaluationSet(images, config.resize_to, truths, dataset.read_ground_truth)
-    loader = DataLoader(data, batch_size=None, num_workers=config.num_workers)
-    plain = evaluation.parse(["--ckpt", str(run.files[step])])
-    model = trained.model.to(ranks.device)
-    options = options_from(plain)
-    matrix = evaluation.evaluate(model, loader, classes, options, plain, Path(), ranks)
+    data = EvaluationSet(images, config.image_size, truths, dataset.read_ground_truth)
+    samples = image_loader(data, config.num_workers)
+    model, matrix = trained.model.to(ranks.device), ConfusionMatrix(len(classes), ranks.device)
+    for sample, labels in predictions(model, samples, ranks.device, {}):
+        matrix.update(labels, sample["ground_truth"])
     numbers = matrix.to_dict(classes.names, classes.small)
     return {
         "step": step,

@@ -14,20 +14,22 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from datasets import open_dataset
-from datasets.files import File, read_mask
+from datasets.files import File, check_mask, read_mask
+from datasets.ids import require
 from datasets.labels import IGNORE_INDEX, multi_hot
+from datasets.mask_folder import pseudo_mask_files
 from datasets.split_labels import find_labels
-from datasets.training import EvaluationSet, check_mask, pseudo_mask_files, require
+from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from experiments.figures.style import markdown
 from models.carb import filtered_prediction, split_regions
+from models.inference import predict_logits
 from models.trained import Trained, load_trained
 from utils.cli import parser, path
 from utils.distributed import setup
-from utils.inference import predict_logits
+from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 
 
@@ -55,7 +57,7 @@ def main(argv: list[str]) -> None:
     require(names, truths, "ground truth", "it is what the masks are compared with")
     masks = pseudo_mask_files(config.pseudo_masks, names, classes.names)
     counts = torch.zeros(len(classes), 2, 3, dtype=torch.int64)
-    for image in tqdm(regions(trained, masks), "regions", len(names), disable=None):
+    for image in progress(regions(trained, masks), "regions", total=len(names)):
         counts += count(image, len(classes))
     print(table(counts, classes.names))
 
@@ -70,7 +72,7 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
     labels = find_labels(dataset, split, path, trained.classes, images)
     require(masks, labels, f"labels in {path}", "prepare_data.py makes them")
     device = next(trained.model.parameters()).device
-    samples = EvaluationSet({name: images[name] for name in masks}, config.resize_to)
+    samples = EvaluationSet({name: images[name] for name in masks}, config.image_size)
     for i, (name, file) in enumerate(masks.items()):
         sample = samples[i]
         mask = read_mask(file)
@@ -78,7 +80,7 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
         image = normalize(sample["image"][None].to(device), "imagenet")
         logits = predict_logits(trained.model, image, sample["size"])
         present = multi_hot(labels[name], num_classes)[None].to(device)
-        prediction = filtered_prediction(logits, present, config.absent_classes)[0].cpu()
+        prediction = filtered_prediction(logits, present, config.arithmetic.label_filter)[0].cpu()
         truth = dataset.read_ground_truth(truths[name]) if name in truths else None
         if truth is not None:
             check_mask(truth, truths[name], sample["size"])

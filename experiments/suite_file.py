@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config import Config, config_from_dict, parse_overrides
-from utils.resume import CARB_KEYS
+from utils.config import CARB, Config, config_from_dict, keys_of, parse_overrides, read_settings
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
 from utils.safe.yaml_file import read_yaml
@@ -61,7 +60,7 @@ class Suite:
         One without CARB leaves CARB's keys alone: rows that differ only there share its warm-up.
         """
         both = self.settings | row.settings
-        used = {k: v for k, v in both.items() if row.stage == "carb" or k not in CARB_KEYS}
+        used = {k: v for k, v in both.items() if row.stage == "carb" or k not in keys_of(CARB)}
         return used | {"carb": row.stage in ("carb", "start"), "seed": seed}
 
     def config_of(self, row: Row, seed: int) -> Config:
@@ -113,7 +112,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     check(bool(rows), f"{path}: 'rows' is empty")
     check_seeds(content["seeds"], f"{path}: 'seeds'")
     _check_contrasts(path, content["contrasts"], rows)
-    values = _mapping(content["config"], read_yaml(content["config"]), "the file")
+    values = read_settings(content["config"])
     content |= {"path": path, "settings": parse_overrides(settings), "rows": rows}
     suite = Suite(values=values, **content)
     for key in suite.settings:

@@ -7,13 +7,11 @@ from typing import Any
 from experiments.numbers import difference, scores_of, suite_tables, summary
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
-from utils.config import load_config
+from utils.config import UPKEEP, flatten, keys_of, load_config
+from utils.made_from import changed
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import read_json, replacing, write_json
-
-# Keys that decide neither a run nor what it is scored on.
-UNIMPORTANT = {"num_workers", "log_every", "checkpoint_every"}
 
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
@@ -29,15 +27,11 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     saved, last = folder / "config.yaml", folder / "last.pt"
     if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
         old = load_config(saved).to_dict()
-        changed = ", ".join(
-            f"{key}: {old[key]} -> {value}"
-            for key, value in config.to_dict().items()
-            if old[key] != value and key not in UNIMPORTANT
-        )
-        if changed:
+        other = changed(flatten(old), flatten(config.to_dict()), keys_of(UPKEEP))
+        if other:
             raise InputError(
-                f"{folder} holds a run with other settings ({changed}); choose another --out, or "
-                "remove that folder to run it anew"
+                f"{folder} holds a run with other settings ({', '.join(other)}); choose another "
+                "--out, or remove that folder to run it anew"
             )
     stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
     if stale or not metrics.is_file():
@@ -63,10 +57,10 @@ def collect(suite: Suite, out: Path) -> Scored:
             scored[row.name][seed] = cell
             how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
             first = first or (folder, how)
-            changed = ", ".join(key for key in how if how[key] != first[1][key])
-            if changed:
+            other = ", ".join(changed(first[1], how))
+            if other:
                 raise InputError(
-                    f"{folder} and {first[0]} were scored with other {changed}; remove the eval "
+                    f"{folder} and {first[0]} were scored in other ways ({other}); remove the eval "
                     "folder of one and run again"
                 )
     return scored

@@ -1,24 +1,21 @@
 """Pretrained weights for the backbone: torchvision's ImageNet ones, a download, or a file."""
 
-import hashlib
 import re
 import urllib.error
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-import torchvision
 from torch import Tensor
 
 from models.resnet import ResNet
 from utils.distributed import first_on_each_machine
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 from utils.safe.tensors import read_tensors
 
 
-def load_backbone_weights(
-    backbone: ResNet, source: str, sha256: str | None = None, partial: bool = False
-) -> None:
+def load_backbone_weights(backbone: ResNet, source: str, partial: bool = False) -> None:
     """Fill `backbone` in place.
 
     source: "imagenet" (torchvision's IMAGENET1K_V1, trained as the authors' weights were, not the
@@ -26,13 +23,15 @@ def load_backbone_weights(
     torchvision's or mmseg's, alone or under "state_dict"/"model", with or without "backbone." in
     front; the classifier fc.* and the stages that the backbone does not have are left out. Half
     precision is widened by the copy.
-    sha256: the hash of the file, whole or its first 8 characters or more; for an address it must be
-    given, or stand in the file's name as torch and OpenMMLab put it there (resnet50-0676ba61.pth).
+    An address or a file may end in #sha256=HASH, whole or its first 8 characters or more, which is
+    checked. An address must, unless the hash is in the file's name, where torch and OpenMMLab put
+    it (resnet50-0676ba61.pth).
     partial: accept a file that lacks tensors or has others, and print which ones.
     Raises InputError when the file is not there, is another file or does not fit.
     """
     if source == "imagenet":
         source = _imagenet_address(backbone)
+    source, _, sha256 = source.partition("#sha256=")
     if "://" in source:
         sha256 = sha256 or _hash_in_name(source)
         path = first_on_each_machine(lambda: _download(source))
@@ -43,7 +42,7 @@ def load_backbone_weights(
                 f"backbone_weights: no file at {path}; "
                 "give a file, an https:// address or 'imagenet'"
             )
-    if sha256 is not None:
+    if sha256:
         _check_hash(path, sha256)
     _fill(backbone, read_backbone_state(path, backbone.num_layers), str(path), partial)
 
@@ -87,8 +86,8 @@ def _fill(backbone: ResNet, state: dict[str, Tensor], source: str, partial: bool
     if (missing or unexpected) and not partial:
         raise InputError(
             f"{source} does not fit the backbone: missing {_short(missing) or 'nothing'}; "
-            f"not in the backbone {_short(unexpected) or 'nothing'}. Check 'backbone' and 'stem', "
-            "or accept it with backbone_weights_partial: true (what is missing starts at random)"
+            f"not in the backbone {_short(unexpected) or 'nothing'}. Check 'backbone', or "
+            "accept it with backbone_weights_partial: true (what is missing starts at random)"
         )
     backbone.load_state_dict(state, strict=False)
     if (missing or unexpected) and not (dist.is_initialized() and dist.get_rank() > 0):
@@ -102,10 +101,12 @@ def _fill(backbone: ResNet, state: dict[str, Tensor], source: str, partial: bool
 def _imagenet_address(backbone: ResNet) -> str:
     if backbone.deep_stem:
         raise InputError(
-            "backbone_weights: imagenet has the 7x7 stem (stem: conv7); for stem: v1c give the "
+            "backbone_weights: imagenet has the 7x7 stem; for a backbone of name ..._v1c give the "
             "address or file of mmseg's weights, see configs/official/cityscapes.yaml"
         )
-    return torchvision.models.get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
+    from torchvision.models import get_model_weights  # takes more than a second to import
+
+    return get_model_weights(f"resnet{backbone.depth}").IMAGENET1K_V1.url
 
 
 def _file_name(address: str) -> str:
@@ -122,8 +123,8 @@ def _hash_in_name(address: str) -> str:
     found = re.search(r"-([0-9a-f]{8,64})\.", _file_name(address))
     if not found:
         raise InputError(
-            f"backbone_weights: nothing says what {address} must hold; give its sha256 "
-            "(sha256sum FILE) as 'backbone_sha256', or download it and give the file"
+            f"backbone_weights: nothing says what {address} must hold; add its sha256 "
+            f"(sha256sum FILE) as {address}#sha256=HASH, or download it and give the file"
         )
     return found.group(1)
 
@@ -142,18 +143,17 @@ def _download(address: str) -> Path:
     return path
 
 
-def _check_hash(path: Path, sha256: str) -> None:
-    if not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+def _check_hash(path: Path, expected: str) -> None:
+    if not re.fullmatch("[0-9a-fA-F]{8,64}", expected):
         raise InputError(
-            "'backbone_sha256' must be null or a sha256, whole or its first 8 characters or more; "
-            f"found '{sha256}'"
+            "'backbone_weights' must end in #sha256= and a sha256, whole or its first 8 characters "
+            f"or more; found '{expected}'"
         )
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if not found.startswith(sha256.lower()):
+    found = sha256(path)
+    if not found.startswith(expected.lower()):
         raise InputError(
-            f"{path}: sha256 is {found}, expected {sha256}; delete the file and download it "
-            "again, or correct 'backbone_sha256'"
+            f"{path}: sha256 is {found}, expected {expected}; delete the file and download it "
+            "again, or correct 'backbone_weights'"
         )
 
 

@@ -20,7 +20,7 @@ from models.deeplabv3 import (
     TextClassifier,
 )
 from models.maskclip import MaskCLIP
-from models.resnet import ResNet
+from models.resnet import named_resnet
 from models.text import get_text_embeddings
 from models.training import TrainingNetwork
 from models.views import LocalViewSampler
@@ -50,21 +50,9 @@ def build_model(
     else:
         channels = CONV_CLASSIFIER_CHANNELS
         classifier = ConvClassifier(channels, num_classes)
-    backbone = ResNet(
-        depth=int(config.backbone.removeprefix("resnet")),
-        width=config.backbone_width,
-        layers=config.backbone_layers,
-        stem=config.stem,
-        output_stride=config.output_stride,
-        bottleneck_stride=config.bottleneck_stride,
-    )
+    backbone = named_resnet(config.backbone, config.output_stride)
     if pretrained and config.backbone_weights is not None:
-        load_backbone_weights(
-            backbone,
-            config.backbone_weights,
-            config.backbone_sha256,
-            config.backbone_weights_partial,
-        )
+        load_backbone_weights(backbone, config.backbone_weights, config.backbone_weights_partial)
     aspp = (ASPPV3 if config.aspp == "v3" else ASPPV2)(
         backbone.out_channels, channels, config.aspp_dilations, config.dropout
     )
@@ -85,17 +73,26 @@ def build_optimizer(config: Config, model: nn.Module) -> torch.optim.SGD:
     )
 
 
+def build_text(config: Config, classes: ClassTable, trust: bool = False) -> Tensor | None:
+    """Text embeddings (K, D) for ``classifier: text``; `trust`: see `load_clip`."""
+    if config.classifier != "text":
+        return None
+    return get_text_embeddings(config, classes, trust=trust)
+
+
 def build_teacher(
     config: Config,
     classes: ClassTable,
     device: torch.device | str,
     trust: bool = False,
-    bf16: bool = False,
+    bf16: bool | None = None,
 ) -> MaskCLIP:
     """CLIP and the text embeddings that the config names, on `device`. `trust`: see `load_clip`.
 
-    `bf16`: for use under autocast, see `MaskCLIP`. All ranks must call it.
+    `bf16`: for use under autocast, see `MaskCLIP`; None: as the config's precision says. All ranks
+    must call it.
     """
+    bf16 = config.precision == "bf16" if bf16 is None else bf16
     clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     text_embeddings = get_text_embeddings(config, classes, clip_model)
     options = build_maskclip_options(config)
@@ -104,34 +101,36 @@ def build_teacher(
 
 def build_maskclip_options(config: Config) -> MaskCLIPOptions:
     """How CLIP runs and how its scores become masks."""
+    arithmetic, teacher = config.arithmetic, config.teacher
     return MaskCLIPOptions(
-        activation=config.clip_activation,
-        layer_norm_eps=config.clip_layer_norm_eps,
-        residual=config.clip_residual,
-        mlp=config.clip_mlp,
-        padding=config.clip_padding,
-        position_embedding=config.clip_position_embedding,
-        key_smoothing=config.key_smoothing,
-        key_smoothing_norm=config.key_smoothing_norm,
-        prompt_denoising=config.prompt_denoising,
-        absent_classes=config.absent_classes,
+        activation=arithmetic.clip_activation,
+        layer_norm_eps=arithmetic.clip_layer_norm_eps,
+        residual=teacher.residual,
+        mlp=teacher.mlp,
+        padding=arithmetic.clip_padding,
+        position_embedding=arithmetic.clip_position_embedding,
+        key_smoothing=teacher.key_smoothing,
+        key_smoothing_norm=arithmetic.key_smoothing_norm,
+        prompt_denoising=teacher.prompt_denoising,
+        label_filter=arithmetic.label_filter,
     )
 
 
 def build_sampler(config: Config) -> LocalViewSampler:
     """Where the local views lie."""
+    rules = config.arithmetic
     return LocalViewSampler(
-        config.patch_size, config.local_ratio, config.patch_draw, config.patch_law
+        config.patch_size, config.local_resize, rules.local_view_per, rules.local_view_last_position
     )
 
 
 def build_region_rules(config: Config) -> RegionRules:
     """How regions are made and averaged."""
-    return RegionRules(config.absent_classes, config.empty_region, config.sync)
+    rules = config.arithmetic
+    return RegionRules(rules.label_filter, rules.empty_region, config.sync_region_stats)
 
 
 def build_criterion(config: Config) -> CARBCriterion:
     """The loss of stage 2."""
-    scale = config.balance_coefficient
-    weight = scale if config.balance == "fixed" else None
-    return CARBCriterion(config.queue_size, weight, scale, build_region_rules(config))
+    weight = None if config.region_weight == "adaptive" else config.region_weight
+    return CARBCriterion(config.queue_size, weight, build_region_rules(config))

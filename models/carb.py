@@ -24,11 +24,11 @@ from utils.distributed import all_reduce
 class RegionRules(NamedTuple):
     """How regions are made and averaged; the defaults are correct arithmetic.
 
-    absent_classes: see `suppress_absent`. empty_region: the mean over no pixel is "zero" or, as in
+    label_filter: see `suppress_absent`. empty_region: the mean over no pixel is "zero" or, as in
     the official code, "nan". sync: means are taken over the pixels of all ranks.
     """
 
-    absent_classes: str = "masked"
+    label_filter: str = "mask"
     empty_region: str = "zero"
     sync: bool = False
 
@@ -75,9 +75,9 @@ def segmentation_loss(losses: Tensor, pseudo_mask: Tensor, rules: RegionRules = 
     return region_means(losses, [pseudo_mask != IGNORE_INDEX], rules)[0][0]
 
 
-def filtered_prediction(logits: Tensor, image_labels: Tensor, absent_classes: str) -> Tensor:
+def filtered_prediction(logits: Tensor, image_labels: Tensor, label_filter: str) -> Tensor:
     """S of Eq. (4): arg-max among the classes of the image, (B, K, H, W) -> (B, H, W)."""
-    return suppress_absent(logits.detach(), image_labels, absent_classes).argmax(1)
+    return suppress_absent(logits.detach(), image_labels, label_filter).argmax(1)
 
 
 def split_regions(pseudo_mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ def regions_of(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> Re
     losses, local_losses = pixel_losses(
         full_logits, views.global_mask, views.local_mask, views.boxes
     )
-    prediction = filtered_prediction(full_logits, views.image_labels, rules.absent_classes)
+    prediction = filtered_prediction(full_logits, views.image_labels, rules.label_filter)
     means, counts = region_losses(losses, views.global_mask, prediction, rules)
     log = {
         "loss_consistent": means[0],
@@ -151,20 +151,19 @@ class CARBCriterion:
     """L_c + w L_i on both views, with w = mean(queue of L_c) / mean(queue of L_i).
 
     The queues hold the last `queue_size` losses of the global view, this step's included; w is the
-    unnumbered equation after Eq. 7, times `scale`. A number as `region_weight` is w itself. A
-    region without pixels takes a place in its queue that does not count (NaN); w is `scale` while
-    a queue holds no loss or mean(L_i) is 0. Everything stays on the device: no step waits for it.
+    unnumbered equation after Eq. 7. A number as `region_weight` is w itself. A region without
+    pixels takes a place in its queue that does not count (NaN); w is 1 while a queue holds no loss
+    or mean(L_i) is 0. Everything stays on the device: no step waits for it.
     """
 
     def __init__(
         self,
         queue_size: int = 5,
         region_weight: float | None = None,
-        scale: float = 1.0,
         rules: RegionRules = CORRECT,
     ) -> None:
         """A `region_weight` of None is adaptive."""
-        self.region_weight, self.scale, self.rules = region_weight, scale, rules
+        self.region_weight, self.rules = region_weight, rules
         # A place without a loss holds NaN, which nanmean skips; in the official code a NaN counts.
         self.nan_counts = rules.empty_region == "nan"
         places = [] if self.nan_counts else [torch.tensor(float("nan"))] * queue_size
@@ -199,7 +198,7 @@ class CARBCriterion:
         undefined = inconsistent == 0
         if not self.nan_counts:
             undefined |= (consistent / inconsistent).isnan()
-        return self.scale * torch.where(undefined, one, consistent / inconsistent)
+        return torch.where(undefined, one, consistent / inconsistent)
 
     def mean(self, queue: deque[Tensor]) -> Tensor:
         """Mean of the losses in a queue; NaN where it holds none."""

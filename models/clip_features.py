@@ -29,7 +29,7 @@ class MaskCLIPOptions:
     key_smoothing: float = 0.0  # threshold, 0 = off
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
-    absent_classes: str = "masked"  # "multiplied": scores times labels, so 0 beats a negative score
+    label_filter: str = "mask"  # "multiply": scores times labels, so 0 beats a negative score
 
 
 def dense_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:

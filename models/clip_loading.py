@@ -1,6 +1,5 @@
 """OpenAI's CLIP by name, from OpenAI's own file or from a state dict; always float32, frozen."""
 
-import hashlib
 import zipfile
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from models.clip_miniature import KnownTokens, set_output_stride
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 from utils.safe.tensors import read_tensors, refuse_damaged
 
 # Scalars that OpenAI's archives keep among the weights.
@@ -54,7 +54,7 @@ def clip_sha256(name_or_path: str) -> str | None:
     if name_or_path in addresses:
         return Path(addresses[name_or_path]).parent.name
     path = Path(name_or_path)
-    return _sha256(path) if path.is_file() else None
+    return sha256(path) if path.is_file() else None
 
 
 def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
@@ -232,15 +232,10 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _check_trust(clip: ModuleType, path: Path, trust: bool) -> None:
-    sha256 = _sha256(path)
-    if not trust and not any(sha256 in url for url in clip.clip._MODELS.values()):
+    digest = sha256(path)
+    if not trust and not any(digest in url for url in clip.clip._MODELS.values()):
         raise InputError(
-            f"{path} is a TorchScript archive, which is a program, and its sha256 {sha256} is not "
+            f"{path} is a TorchScript archive, which is a program, and its sha256 {digest} is not "
             "that of any of OpenAI's files. Download it again; if you made it yourself, save its "
-            "state dict with torch.save and name that (or add --trust)"
+            "state dict with torch.save and name that (or add --trust-torchscript)"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,5 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
-import hashlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from models.clip_features import (
 )
 from models.clip_loading import clip_sha256
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 
 
 class MaskCLIP(nn.Module):
@@ -50,13 +49,13 @@ class MaskCLIP(nn.Module):
     def sha256(self, clip_model: str) -> dict[str, str | None]:
         """What a run knows its teacher by: CLIP's weights and the text embeddings."""
         text = self.text_embeddings.float().cpu().contiguous().numpy().tobytes()
-        return {"weights": clip_sha256(clip_model), "text": hashlib.sha256(text).hexdigest()}
+        return {"weights": clip_sha256(clip_model), "text": sha256(text)}
 
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
         scores = self.upsampled_scores(image, size)
-        return to_pseudo_mask(scores, image_labels, self.options.absent_classes)
+        return to_pseudo_mask(scores, image_labels, self.options.label_filter)
 
     @torch.no_grad()
     def upsampled_scores(self, image: Tensor, size: tuple[int, int]) -> Tensor:
@@ -138,27 +137,27 @@ def upsample_scores(
     return F.grid_sample(scores, places, padding_mode="border", align_corners=False)
 
 
-def suppress_absent(scores: Tensor, image_labels: Tensor, how: str = "masked") -> Tensor:
+def suppress_absent(scores: Tensor, image_labels: Tensor, how: str = "mask") -> Tensor:
     """Label filtering: scores (B, K, h, w) of the classes that image_labels (B, K) deny.
 
-    "masked": -inf, so that they never win. "multiplied" (official code): 0, which beats a negative
+    "mask": -inf, so that they never win. "multiply" (official code): 0, which beats a negative
     score.
     """
     # Classes last in memory: the arg max after this runs along them.
     scores = scores.contiguous(memory_format=torch.channels_last)
     present = image_labels[:, :, None, None]
-    if how == "multiplied":
+    if how == "multiply":
         return scores * present
     return scores + torch.where(present == 0, float("-inf"), 0.0).to(scores.dtype)
 
 
-def to_pseudo_mask(scores: Tensor, image_labels: Tensor, how: str = "masked") -> Tensor:
+def to_pseudo_mask(scores: Tensor, image_labels: Tensor, how: str = "mask") -> Tensor:
     """Eq. (1) of Kim et al. 2024 after label filtering: (B, K, H, W), (B, K) -> (B, H, W), long.
 
-    An image without any label is IGNORE_INDEX everywhere ("multiplied", official code: class 0).
+    An image without any label is IGNORE_INDEX everywhere ("multiply", official code: class 0).
     """
     pseudo_mask = suppress_absent(scores, image_labels, how).argmax(1)
-    if how == "multiplied":
+    if how == "multiply":
         return pseudo_mask
     unlabelled = (image_labels == 0).all(1)
     return pseudo_mask.masked_fill(unlabelled[:, None, None], IGNORE_INDEX)

@@ -1,6 +1,10 @@
 """Dilated ResNet-18/34/50/101 with torchvision's parameter names."""
 
+from typing import Any
+
 from torch import Tensor, nn
+
+from utils.safe.errors import InputError
 
 # depth: (blocks per stage, bottleneck)
 DEPTHS = {
@@ -8,6 +12,19 @@ DEPTHS = {
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
     101: ((3, 4, 23, 3), True),
+}
+# Name in a config -> arguments of `ResNet`.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "resnet18": {"depth": 18},
+    "resnet34": {"depth": 34},
+    "resnet50": {"depth": 50},
+    "resnet101": {"depth": 101},
+    "resnet50_v1c": {"depth": 50, "stem": "v1c"},  # mmseg's, of the official code
+    "resnet101_v1c": {"depth": 101, "stem": "v1c"},
+    "resnet50_caffe_c4": {"depth": 50, "layers": 3, "bottleneck_stride": "1x1"},  # MSRA's of 2015
+    "resnet18_quarter": {"depth": 18, "width": 16, "layers": 3},  # the demo's
+    "resnet18_eighth": {"depth": 18, "width": 8},  # of the tests, as the next
+    "resnet18_v1c_quarter": {"depth": 18, "width": 16, "stem": "v1c"},
 }
 
 
@@ -170,6 +187,13 @@ class ResNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.stages(image)[-1]
+
+
+def named_resnet(name: str, output_stride: int) -> ResNet:
+    """The backbone of a name in `VARIANTS`. Raises InputError for another name."""
+    if name not in VARIANTS:
+        raise InputError(f"'backbone' must be one of {', '.join(VARIANTS)}; found '{name}'")
+    return ResNet(**VARIANTS[name], output_stride=output_stride)
 
 
 def initialize(module: nn.Module) -> None:

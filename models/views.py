@@ -28,23 +28,23 @@ class LocalView(NamedTuple):
 class LocalViewSampler:
     """Draws positions and resize ratios of local views.
 
-    patch_size (height, width) in pixels of the global view; ratio m ~ U[low, high).
-    ``draw="image"`` gives each image its own view; "batch" one view for all, as the authors.
-    ``law="inclusive"`` reaches every position; "official" never the last one, as the authors, whose
-    upper bound is exclusive.
+    patch_size (height, width) in pixels of the global view; resize ratio m ~ U[low, high).
+    ``per="image"`` gives each image its own view; "batch" one view for all (official code).
+    Without `last_position` no view lies at the last row and column that it could reach (official
+    code, whose upper bound is exclusive).
     """
 
     def __init__(
         self,
         patch_size: tuple[int, int],
-        ratio: tuple[float, float],
-        draw: str = "image",
-        law: str = "inclusive",
+        resize: tuple[float, float],
+        per: str = "image",
+        last_position: bool = True,
     ) -> None:
         self.patch_size = patch_size
-        self.ratio = ratio
-        self.per_image = draw == "image"
-        self.bound = 1 if law == "inclusive" else 0
+        self.resize = resize
+        self.per_image = per == "image"
+        self.bound = 1 if last_position else 0
 
     def draw(
         self, num_images: int, image_size: tuple[int, int], generator: torch.Generator
@@ -68,7 +68,7 @@ class LocalViewSampler:
             else 0
             for size, patch in zip(image_size, self.patch_size, strict=True)
         )
-        low, high = self.ratio
+        low, high = self.resize
         return self.view(top, left, low + (high - low) * torch.rand((), generator=generator))
 
     def view(self, top: int, left: int, ratio: Tensor | float) -> LocalView:
@@ -143,7 +143,7 @@ def prepare_views(
     config: Config,
     ranks: Ranks,
     teacher: MaskCLIP | None,
-    sampler: LocalViewSampler,
+    sampler: LocalViewSampler | None,
 ) -> Views:
     """Move a batch to the device and give it its pseudo-masks, M of Eq. (1) and M^l.
 
@@ -155,7 +155,7 @@ def prepare_views(
     )
     local_mask = boxes = None
     if config.views != "base":
-        clip_image = normalize(image, config.clip_normalization, valid)
+        clip_image = normalize(image, config.arithmetic.clip_normalization, valid)
         # Drawn for the batch of all ranks, so that the number of ranks changes nothing.
         views = sampler.draw(
             config.batch_size, image.shape[-2:], generator(config.seed, LOCAL_VIEWS, step)
@@ -164,12 +164,12 @@ def prepare_views(
         boxes = [view.box for view in views]
         with autocast(ranks.device, config.precision):
             local_mask = local_pseudo_mask(teacher, clip_image, image_labels, views)
-        if config.ignore_padding:
+        if config.arithmetic.ignore_padding:
             local_mask = ignore_padding(local_mask, valid, boxes)
     if config.views == "dual":
         with autocast(ranks.device, config.precision):
             global_mask = teacher(clip_image, image_labels, image.shape[-2:])
-        if config.ignore_padding:
+        if config.arithmetic.ignore_padding:
             global_mask = ignore_padding(global_mask, valid)
     else:
         global_mask = batch["pseudo_mask"].to(ranks.device, non_blocking=True)

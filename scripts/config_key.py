@@ -5,24 +5,23 @@ python -m scripts.config_key configs/cityscapes.yaml data_root --set data_root=/
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 import json
 import os
 import sys
 
 from utils.cli import add_overrides, path
-from utils.config import Config, load_config
+from utils.config import KEYS, flatten, load_config
 from utils.safe.errors import run_script
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=path, help="YAML file, see configs/")
-    names = [field.name for field in dataclasses.fields(Config)]
-    parser.add_argument("key", choices=names, metavar="key")
+    parser.add_argument("key", choices=KEYS, metavar="key")
     add_overrides(parser)
     arguments = parser.parse_args(argv)
-    value = getattr(load_config(arguments.file, arguments.overrides), arguments.key)
+    values = load_config(arguments.file, arguments.overrides).to_dict()
+    value = (values | flatten(values))[arguments.key]
     text = value if isinstance(value, str) else json.dumps(value)  # true, null: as in YAML
     # As the system writes file names, whatever the encoding of the console is.
     sys.stdout.buffer.write(os.fsencode(text) + b"\n")

@@ -56,7 +56,9 @@ def make_world(folder: Path) -> None:
         prepare_data.main(["folder", "--root", "data", "--out", "labels.json", "--workers", "0"])
         gen_clip_masks.main([*CONFIG, "--out", "masks"])
         train_warmup.main([*CONFIG, "--run-dir", "warmup"])
-        train_carb.main([*CONFIG, "--init", "warmup/warmup.pt", "--run-dir", "carb", "--keep"])
+        train_carb.main(
+            [*CONFIG, "--init", "warmup/warmup.pt", "--run-dir", "carb", "--keep-checkpoints"]
+        )
 
 
 def copy_world(world: Path, folder: Path) -> None:

@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
         print(f"{argv[2]}: {len(result)} results of {argv[1]}")
         return 0
     if len(argv) == 3 and argv[0] == "compare":
-        before, after = (json.loads(Path(file).read_text(encoding="utf-8")) for file in argv[1:])
+        before, after = map(read, argv[1:])
         return compare(before, after)
     print(__doc__)
     return 2
@@ -79,7 +79,7 @@ def record(tree: Path, folder: Path) -> dict[str, Any]:
     name = "dual, carb true, killed"
     result |= two_stages(tree, folder / "killed", name, [*common, "--set", "views=dual"], kill=True)
 
-    script = "baselines/supervised.py"
+    script = "train_supervised.py"
     if not (tree / script).exists():
         script = "baselines.supervised"
     run(tree, script, *common, "--run-dir", folder / "supervised")
@@ -161,15 +161,22 @@ def trained(run_dir: Path) -> dict[str, Any]:
     return {
         "weights": weights.hexdigest(),
         "momentum": momentum.hexdigest(),
-        "queues": [counted(queues) for queues in checkpoint["criterion"]],
+        "queues": checkpoint["criterion"],
         "log": lines,
     }
 
 
-def counted(queues: dict[str, list]) -> dict[str, list]:
-    """The losses in the queues of one process, without the places that hold none."""
-    losses = {name: [loss for loss in queue if loss is not None] for name, queue in queues.items()}
-    return {name: queue for name, queue in losses.items() if queue}
+def read(file: str) -> dict[str, Any]:
+    """A record; of the queues the losses, without the places that hold none."""
+    results = json.loads(Path(file).read_text(encoding="utf-8"))
+    for result in results.values():
+        if "queues" in result:
+            result["queues"] = [
+                [[loss for loss in queue if loss is not None] for queue in queues.values()]
+                for queues in result["queues"]
+                if any(queues.values())
+            ]
+    return results
 
 
 def images(folder: Path) -> dict[str, str]:

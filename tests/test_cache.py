@@ -10,9 +10,10 @@ from PIL import Image
 
 from datasets.cache import open_cached
 from datasets.files import File, open_image, read_image
-from datasets.training import Draw, TrainingSet
+from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform, resize_image
 from datasets.windows import resize_window, resize_window_nearest, source_window
+from utils.batches import Draw
 from utils.safe.errors import InputError
 
 WINDOWS = [(0, 0, 60, 90), (7, 11, 20, 30), (59, 89, 1, 1), (0, 40, 60, 3)]

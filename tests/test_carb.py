@@ -25,12 +25,15 @@ from models.views import LocalViewSampler, crop
 
 def official_criterion(header: dict, empty_region: str = "nan") -> CARBCriterion:
     adaptive, scale = bool(header.get("adaptive", True)), float(header.get("coeff", 1.0))
-    return CARBCriterion(
+    criterion = CARBCriterion(
         queue_size=int(header.get("queue_size", 5)),
         region_weight=None if adaptive else scale,
-        scale=scale,
-        rules=RegionRules("multiplied", empty_region),
+        rules=RegionRules("multiply", empty_region),
     )
+    if adaptive and scale != 1:  # the official code can scale w; none of its configs does
+        weight = criterion.weight
+        criterion.weight = lambda like: scale * weight(like)
+    return criterion
 
 
 def as_ring(queue, counter: int) -> np.ndarray:
@@ -69,7 +72,7 @@ def check_loss_step(case: dict, header: dict, criterion: CARBCriterion) -> None:
     global_mask = torch.from_numpy(case["P_g"]).long()
     patch = tuple(int(side) for side in header["patch_size"])
     # The drawn numbers -> box and size of the patch that CLIP sees.
-    sampler = LocalViewSampler(patch, (1.0, 2.0), "batch", "official")
+    sampler = LocalViewSampler(patch, (1.0, 2.0), "batch", last_position=False)
     view = sampler.view(int(case["hpos"]), int(case["wpos"]), float(case["multiplier"]))
     assert view.size == tuple(case["local_clip_size"])
     assert float(case["multiplier"]) == pytest.approx(1 + float(case["rand"]))
@@ -80,12 +83,12 @@ def check_loss_step(case: dict, header: dict, criterion: CARBCriterion) -> None:
     result = losses_of(criterion, balanced, logits, labels, global_mask, local_mask, boxes)
     result["loss"].backward()
     size = global_mask.shape[-2:]
-    prediction = filtered_prediction(upsample(logits, size), labels, "multiplied")
+    prediction = filtered_prediction(upsample(logits, size), labels, "multiply")
     checks = {
         "total": result["loss"],
         "grad": logits.grad,
         "acc_seg": 100 * result["mask_agreement"][None],
-        "w": criterion.weight(logits) if balanced else torch.tensor(criterion.scale),
+        "w": criterion.weight(logits) if balanced else torch.tensor(float(header["coeff"])),
     }
     queues = (criterion.queue_consistent, criterion.queue_inconsistent)
     if bool(header["adaptive"]):
@@ -152,7 +155,7 @@ def two_by_two() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_regions_and_losses_of_a_2x2_image() -> None:
     log_probabilities, pseudo_mask, labels = two_by_two()
-    prediction = filtered_prediction(log_probabilities, labels, "masked")
+    prediction = filtered_prediction(log_probabilities, labels, "mask")
     assert prediction.tolist() == [[[0, 1], [0, 1]]]
     consistent, inconsistent = split_regions(pseudo_mask, prediction)
     assert consistent.tolist() == [[[True, False], [False, False]]]
@@ -178,9 +181,9 @@ def test_an_absent_class_is_never_predicted() -> None:
     logits = torch.full((1, 3, 2, 2), -5.0)
     logits[:, 2] = -6.0
     labels = torch.tensor([[0.0, 0.0, 1.0]])
-    assert (filtered_prediction(logits, labels, "masked") == 2).all()
+    assert (filtered_prediction(logits, labels, "mask") == 2).all()
     # The authors' product lifts absent classes to 0, above every negative logit.
-    assert (filtered_prediction(logits, labels, "multiplied") == 0).all()
+    assert (filtered_prediction(logits, labels, "multiply") == 0).all()
 
 
 # --- queues
@@ -221,11 +224,9 @@ def test_weight_does_not_depend_on_the_scale_of_the_losses() -> None:
     assert one.item() == pytest.approx(ten.item())
 
 
-def test_fixed_weight_and_coefficient() -> None:
-    assert criterion_fed([(1, 4)], region_weight=0.1).weight(
-        torch.zeros(())
-    ).item() == pytest.approx(0.1)
-    assert criterion_fed([(1, 4)], scale=0.5).weight(torch.zeros(())).item() == pytest.approx(0.125)
+def test_fixed_weight() -> None:
+    weight = criterion_fed([(1, 4)], region_weight=0.1).weight(torch.zeros(()))
+    assert weight.item() == pytest.approx(0.1)
 
 
 def test_queues_survive_a_checkpoint(tmp_path) -> None:

@@ -2,13 +2,14 @@
 
 import pickle
 import random
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from utils import resume
+from utils import run
 from utils.checkpoint import (
     load_checkpoint,
     load_optimizer,
@@ -16,8 +17,9 @@ from utils.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from utils.config import load_config
 from utils.distributed import Ranks
-from utils.resume import restore
+from utils.run import Run
 from utils.safe.errors import InputError
 from utils.safe.tensors import read_tensors
 
@@ -33,7 +35,7 @@ class Trap:
 
 
 def whole_content() -> dict:
-    """Everything that utils/resume.py saves."""
+    """Everything that utils/run.py saves."""
     return {
         "stage": "carb",
         "step": 4,
@@ -229,10 +231,19 @@ def test_weights_that_do_not_fit_are_listed() -> None:
 def test_machines_that_see_different_checkpoints_do_not_start(tmp_path, monkeypatch) -> None:
     model = torch.nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    monkeypatch.setattr(resume, "gather_objects", lambda own: [own, ("last.pt", 400)])
+    monkeypatch.setattr(run, "gather_objects", lambda own: [own, ("last.pt", 400)])
     ranks = Ranks(0, 2, torch.device("cpu"))
     with pytest.raises(InputError, match=r"different checkpoints in .*: None, \('last.pt', 400\)"):
-        restore(tmp_path, "warmup", 8, ranks, model, optimizer)
+        Run(
+            Namespace(run_dir=tmp_path, overwrite=False),
+            load_config("configs/tiny_cpu.yaml"),
+            ranks,
+            stage="warmup",
+            end=8,
+            classes=None,
+            inputs=lambda: None,
+            parts={"model": model, "optimizer": optimizer},
+        )
 
 
 def test_a_checkpoint_from_before_the_log_was_kept(tmp_path) -> None:

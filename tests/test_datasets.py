@@ -20,9 +20,11 @@ from datasets.doctor.survey import labels_from_counts, survey
 from datasets.files import File, read_image, read_mask
 from datasets.image_labels import read_image_labels
 from datasets.labels import default_palette, load_classes, multi_hot
-from datasets.training import Draw, EvaluationSet, TrainingSet, pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
+from datasets.training import EvaluationSet, TrainingSet
 from datasets.transforms import TrainTransform
 from datasets.wilddash2 import _read_panoptic, categories
+from utils.batches import Draw
 from utils.safe.errors import InputError, InputWarning
 
 CLASSES = Path(__file__).resolve().parent.parent / "datasets" / "classes"

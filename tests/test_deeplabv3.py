@@ -150,14 +150,9 @@ def test_text_classifier_is_frozen_and_saved():
 
 def _config(**changes):
     values = {
-        "backbone": "resnet18",
-        "backbone_width": 8,
-        "backbone_layers": 4,
-        "stem": "conv7",
-        "bottleneck_stride": "3x3",
+        "backbone": "resnet18_eighth",
         "output_stride": 8,
         "backbone_weights": None,
-        "backbone_sha256": None,
         "backbone_weights_partial": False,
         "aspp": "v3",
         "aspp_dilations": (2, 4),

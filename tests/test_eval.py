@@ -166,7 +166,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
     other = ckpt.with_name("other.pt")
     shutil.copy(ckpt, other)
     later = load_checkpoint(ckpt) | {"step": 9}
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr(evaluation, "predictions", lambda *_: pytest.fail("refused too late"))
 
     def refused(message, *arguments):
         with pytest.raises(InputError, match=rf"metrics\.json .*{message}.*--out.*--overwrite"):
@@ -176,7 +176,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
     refused(r"another checkpoint \(", str(other))
     refused(r"another inference \(", "last.pt", "--flip")
     refused(r"another inference \(", "last.pt", "--bf16")
-    refused(r"another resize_to \(", "last.pt", "--set", "resize_to=[24, 32]")
+    refused(r"another resize_to \(", "last.pt", "--set", "image_size=[24, 32]")
     save_checkpoint(ckpt, later)
     refused(r"another step \(step: 8 -> 9\)", "last.pt")
     (out / "metrics.json").write_text(before[:50])
@@ -190,7 +190,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
 def test_output_folders_that_cannot_be_written_are_named_before_the_loop(folder, monkeypatch):
     file = folder["tmp"] / "file"
     file.write_text("")
-    monkeypatch.setattr(evaluation, "evaluate", lambda *_: pytest.fail("refused too late"))
+    monkeypatch.setattr(evaluation, "predictions", lambda *_: pytest.fail("refused too late"))
     arguments = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--out"]
     for out in (file, file / "below"):
         with pytest.raises(InputError, match=f"--out {out}: (File exists|Not a directory); name"):
@@ -347,6 +347,105 @@ def test_golden_official_checkpoint_of_another_class_count(tmp_path):
         evaluation.main(["--ckpt", str(path), "--config", str(config), "--device", "cpu"])
 
 
+# --- masks
+
+
+def _masks(folder, values) -> tuple[Path, list[str]]:
+    """Masks of another program; `values` gives the ids of one from those of the ground truth."""
+    masks = folder["tmp"] / "masks"
+    masks.mkdir()
+    for i in range(5):
+        truth = np.array(Image.open(folder["data"] / "masks" / "val" / f"p{i}.png"))
+        Image.fromarray(values(truth).astype(np.uint8)).save(masks / f"p{i}.png")
+    return masks, ["--masks", str(masks), "--config", str(folder["config"]), "--device", "cpu"]
+
+
+def _half(truth: np.ndarray) -> np.ndarray:
+    """Wrong by one class below, without a label in every second column."""
+    mask = np.where(truth == 255, 0, truth)
+    mask[20:] = (mask[20:] + 1) % 4
+    mask[:, ::2] = 255
+    return mask
+
+
+def test_masks_of_any_program_are_scored_where_they_have_labels(folder, capsys):
+    masks, arguments = _masks(folder, _half)
+    evaluation.main([*arguments, "--save-vis"])
+    counts, known, given = np.zeros((4, 4), np.int64), 0, 0
+    for i in range(5):
+        truth = np.array(Image.open(folder["data"] / "masks" / "val" / f"p{i}.png"))
+        mask = np.array(Image.open(masks / f"p{i}.png"))
+        both = (truth != 255) & (mask != 255)
+        np.add.at(counts, (truth[both], mask[both]), 1)
+        known, given = known + (truth != 255).sum(), given + both.sum()
+        shown = np.array(Image.open(folder["tmp"] / "masks_vis" / f"p{i}_overlay.png"))
+        assert shown.shape == (*truth.shape, 3)
+    right = counts.diagonal()
+    found = json.loads((masks / "score.json").read_text())
+    iou = right / (counts.sum(0) + counts.sum(1) - right)
+    assert found["miou"] == pytest.approx(iou.mean(), abs=1e-12)
+    assert found["confusion"] == counts.tolist()
+    assert found["labelled_pixels"] == pytest.approx(given / known) and found["num_images"] == 5
+    assert f"labelled pixels: {100 * given / known:.2f} %" in capsys.readouterr().out
+    assert not [*masks.glob("*/")] and len([*masks.iterdir()]) == 6
+
+
+def test_scores_of_masks_are_replaced_when_asked_only(folder):
+    _, arguments = _masks(folder, _half)
+    evaluation.main(arguments)
+    evaluation.main(arguments)
+    other = folder["tmp"] / "scores"
+    evaluation.main([*arguments, "--out", str(other), "--save-vis"])
+    assert {path.name for path in other.iterdir()} == {"score.json", "vis"}
+    (folder["tmp"] / "masks").rename(folder["tmp"] / "moved")
+    arguments[1] = str(folder["tmp"] / "moved")
+    evaluation.main(arguments)
+    with pytest.raises(InputError, match=r"another masks \(.*--overwrite"):
+        evaluation.main([*arguments, "--out", str(other)])
+
+
+def test_masks_without_ground_truth_can_be_looked_at(folder):
+    shutil.rmtree(folder["data"] / "masks")
+    (folder["data"] / "masks").mkdir()
+    masks = folder["tmp"] / "masks"
+    masks.mkdir()
+    for i in range(5):
+        Image.fromarray(np.zeros(SIZES[i % 3], np.uint8)).save(masks / f"p{i}.png")
+    arguments = ["--masks", str(masks), "--config", str(folder["config"]), "--device", "cpu"]
+    with pytest.raises(InputError, match=r"'val' .* no ground truth to score; add --save-vis"):
+        evaluation.main(arguments)
+    evaluation.main([*arguments, "--save-vis"])
+    assert len([*(folder["tmp"] / "masks_vis").iterdir()]) == 6 and len([*masks.iterdir()]) == 5
+
+
+def test_masks_that_do_not_fit(folder, capsys):
+    masks, arguments = _masks(folder, _half)
+    for wrong in (["--ckpt", "x"], ["--flip"], ["--scales", "2"], ["--save-predictions"]):
+        with pytest.raises(SystemExit):
+            evaluation.main([*arguments, *wrong])
+        assert wrong[0] in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        evaluation.main(arguments[:2])
+    assert "--masks needs --config" in capsys.readouterr().err
+    Image.fromarray(np.full(SIZES[1], 4, np.uint8)).save(masks / "p1.png")
+    with pytest.raises(InputError, match=r"p1\.png holds the ids \[4\]; expected 0 to 3 or 255"):
+        evaluation.main(arguments)
+    Image.fromarray(np.zeros((9, 9), np.uint8)).save(masks / "p1.png")
+    with pytest.raises(InputError, match=r"p1\.png is 9x9 .*, its image 48x64"):
+        evaluation.main(arguments)
+    (masks / "p1.png").unlink()
+    with pytest.raises(
+        InputError, match=r"1 of 5 pseudo-masks are missing, the first is .*p1\.png"
+    ):
+        evaluation.main(arguments)
+    meta = {"made_from": {"class_names": ["road", "car", "sky", "sea"], "split": "train"}}
+    (masks / "meta.json").write_text(json.dumps(meta))
+    with pytest.raises(InputError, match="'sea' where the class file has 'tree'"):
+        evaluation.main([*arguments, "--split", "val"])
+    with pytest.raises(InputError, match="no split 'train'|no images"):  # the masks' own
+        evaluation.main(arguments)
+
+
 # --- what a user gets wrong
 
 
@@ -450,11 +549,11 @@ def test_predict_replaces_its_results_when_asked_only(folder, tmp_path):
     assert len(list(out.iterdir())) == 12 and (out / "p3_overlay.png").read_bytes() != b"mine"
 
 
-@pytest.mark.parametrize("name, other", [("legend", "the legend"), ("p0_overlay", "picture 'p0'")])
+@pytest.mark.parametrize("name, other", [("legend", "the legend"), ("p0_overlay", "image 'p0'")])
 def test_predict_refuses_names_that_collide(folder, tmp_path, name, other):
     source = folder["data"] / "images" / "val"
     (source / "p1.jpg").rename(source / f"{name}.jpg")
-    with pytest.raises(InputError, match=rf"{other} and the picture '{name}' would both.*rename"):
+    with pytest.raises(InputError, match=rf"{other} and the image '{name}' would both.*rename"):
         predict.main(["--ckpt", str(folder["ckpt"]), str(source), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
@@ -463,7 +562,7 @@ def test_predict_refuses_names_that_collide(folder, tmp_path, name, other):
 def test_predict_opacity_out_of_bounds(alpha, capsys):
     with pytest.raises(SystemExit):
         predict.main(["--ckpt", "x", "y", "--out", "z", "--alpha", alpha])
-    assert "argument --alpha: expected 0 to 1" in capsys.readouterr().err
+    assert "argument --alpha: expected a number from 0 to 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -481,7 +580,7 @@ def test_two_processes_predict_each_picture_once(folder):
         timeout=300,
     )
     assert done.returncode != 0 and "p1.jpg" in done.stderr
-    assert done.stdout.count("4 of 5 pictures done") == 1
+    assert done.stdout.count("4 of 5 images done") == 1
     files = sorted(p.name for p in out.iterdir())
     names = [f"p{i}{end}.png" for i in (0, 2, 3, 4) for end in ("", "_overlay")]
     assert files == sorted([*names, "legend.png"])
@@ -503,10 +602,10 @@ def test_predict_never_overwrites_its_input(folder):
     png = folder["data"] / "masks" / "val" / "p0.png"
     with pytest.raises(InputError, match="would overwrite"):
         predict.main([*arguments, str(png), "--out", str(png.parent)])
-    with pytest.raises(InputError, match="no picture or folder"):
+    with pytest.raises(InputError, match="no image or folder"):
         predict.main([*arguments, str(source / "gone"), "--out", "x"])
     (folder["tmp"] / "empty").mkdir()
-    with pytest.raises(InputError, match="no pictures"):
+    with pytest.raises(InputError, match="no images"):
         predict.main([*arguments, str(folder["tmp"] / "empty"), "--out", "x"])
 
 
@@ -529,7 +628,7 @@ def test_a_picture_of_72_million_pixels_within_3_gib(tmp_path):
     labels.resize(size, Image.Resampling.NEAREST).save(tmp_path / "masks/val/a.png")
     (tmp_path / "classes.yaml").write_text(f"classes: {[f'c{k}' for k in range(19)]}\n")
     paths = {"data_root": str(tmp_path), "class_file": str(tmp_path / "classes.yaml")}
-    config = _write_config(tmp_path / "config.yaml", resize_to=[256, 512], **paths)
+    config = _write_config(tmp_path / "config.yaml", image_size=[256, 512], **paths)
     ckpt = str(_write_checkpoint(tmp_path / "run/last.pt", config))
     averaged = ["--scales", "0.75", "1.0", "--flip", "--window", "128", "256"]
     picture = [str(tmp_path / "images/val/a.jpg"), "--out", str(tmp_path / "out")]

@@ -29,13 +29,12 @@ SIZE, PATCH = (128, 192), (80, 72)
 
 def config(**changes: object) -> Config:
     return official_config(
-        backbone="resnet18",
-        backbone_width=16,
+        backbone="resnet18_v1c_quarter",
         crop_size=list(SIZE),
         patch_size=list(PATCH),
         batch_size=2,
         lr=1e-5,
-        patch_draw="image",
+        **{"arithmetic.local_view_per": "image"},
         **changes,
     )
 

@@ -43,7 +43,7 @@ def test_golden_head_end2end() -> None:
     aspp.load_state_dict(initial)
     aspp.train()
     classifier = TextClassifier(text)
-    criterion = CARBCriterion(rules=RegionRules("multiplied", "nan"))
+    criterion = CARBCriterion(rules=RegionRules("multiply", "nan"))
     lr, momentum, decay = (float(golden[k]) for k in ("lr", "momentum", "weight_decay"))
     optimizer = torch.optim.SGD(aspp.parameters(), lr, momentum, weight_decay=decay)
     image, labels = (torch.from_numpy(golden[k]) for k in ("img", "img_label"))

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from utils import inference
-from utils.inference import label_map, predict_labels, predict_logits, resize
+from models import inference
+from models.inference import label_map, predict_labels, predict_logits, resize
 from utils.safe.errors import InputError
 
 

@@ -1,12 +1,10 @@
 """What a run was trained on: recorded, and held against the data that is there now."""
 
 import json
-import shlex
 import shutil
-import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,8 +20,7 @@ from datasets.labels import load_classes
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.inputs import Inputs, differences, read_parts
-from utils.other_steps import other_steps
-from utils.safe import signals
+from utils.run_folder import other_steps
 from utils.safe.errors import InputError, InputWarning
 
 
@@ -111,13 +108,13 @@ def other_order(data: Path) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        (relabel, "labels of 't1' differ"),
+        (relabel, r"labels of t1: \[0, 1, 2\] -> \[1\]"),
         (add_two, "6 -> 8 images"),
         (rename, "'t1' -> 'u1'"),
-        (repaint, "files of 't2' differ"),
-        (other_mask, "mask files of 't3' differ"),
-        (other_prompt, "class 1 is pole -> post"),
-        (other_order, "class 0 is road -> sky|'road' where the class file has 'sky' .class 0"),
+        (repaint, "bytes of image t2: .* -> "),
+        (other_mask, "bytes of mask t3: .* -> "),
+        (other_prompt, "prompts of class 1: pole -> post"),
+        (other_order, "'road' where the class file has 'sky' .class 0"),
     ],
 )
 def test_a_run_does_not_go_on_with_other_data(trained, tmp_path, change, told) -> None:
@@ -146,7 +143,7 @@ def test_several_changes_are_all_named(trained, tmp_path) -> None:
     (tmp_path / "copy/config.yaml").unlink()
     for change in (add_two, relabel):
         change(tmp_path / "copy/data")
-    with pytest.raises(InputError, match=r"other data \(6 -> 8 images; labels of 't1' differ\)"):
+    with pytest.raises(InputError, match=r"other data \(6 -> 8 images; labels of t1: .*\)"):
         run(train_warmup, tmp_path / "copy", "warmup")
     (tmp_path / "copy/warmup/inputs.json").unlink()  # then the checkpoint alone knows
     with pytest.raises(InputError, match=r"other data \(other images, labels, masks\)"):
@@ -173,8 +170,10 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     masks = list_files(tmp_path / "data/masks/train")
     folder = tmp_path / "data/masks/train"
 
+    dataset = SimpleNamespace(images=images, image_labels=None, masks=masks)
+
     def look() -> dict:
-        return fingerprint(classes, images, None, masks, str(folder)).parts()
+        return fingerprint(classes, dataset, str(folder)).parts()
 
     plain = look()
     assert plain["masks"]["sizes"] == file_sizes(masks)
@@ -187,7 +186,7 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
     with pytest.warns(InputWarning, match="were made when image files had another size"):
         second = look()
-    assert differences(first, second) == "masks made with other ratio"
+    assert differences(first, second) == "masks made with other settings (ratio: [1.0] -> [2.0])"
     assert differences(plain, second) == "other masks"
     assert differences(first, first) == "" and differences({}, first) == ""
 
@@ -214,42 +213,18 @@ def test_a_damaged_record_is_no_error_of_its_own(tmp_path, text) -> None:
 # ---- more or fewer steps
 
 
-def commands(monkeypatch, *command: str) -> Callable[..., list[list[str]]]:
-    """What `other_steps` advises a run of that command line."""
-    monkeypatch.setattr(sys, "orig_argv", ["python", *command])
+def test_more_steps_need_another_run_and_another_warm_up() -> None:
     config = load_config("configs/tiny_cpu.yaml", ["steps=20"])
-
-    def advised(run_dir: str, init: str | None = None) -> list[list[str]]:
-        text = other_steps(Path(run_dir), {"steps": 8}, config, init)
-        assert "learning rate" in text
-        return [shlex.split(line) for line in text.splitlines() if line.startswith("    ")]
-
-    return advised
-
-
-@pytest.mark.parametrize("form", [["--run-dir", "runs/a"], ["--run-dir=runs/a/"]])
-def test_the_command_for_more_steps_starts_anew(monkeypatch, form) -> None:
-    advised = commands(monkeypatch, "train_warmup.py", "--set", "steps=20", *form, "--overwrite")
-    (line,) = advised("runs/a")
-    assert line[:4] == ["python", "train_warmup.py", "--set", "steps=20"]
-    assert line[-1].endswith("runs/a_20_steps") and "--overwrite" not in line
-
-
-def test_more_steps_of_carb_need_another_warm_up(monkeypatch) -> None:
-    advised = commands(
-        monkeypatch, "train_carb.py", "--init", "w/last.pt", "--set", "steps=20", "--run-dir", "c"
-    )
-    first, second = advised("c", "w/last.pt")
-    settings = ["--set", "steps=20", "--run-dir"]
-    assert first == ["python", "train_warmup.py", *settings, "w_20_steps"]
-    init = ["--init", "w_20_steps/last.pt"]
-    assert second == ["python", "train_carb.py", *init, *settings, "c_20_steps"]
+    text = other_steps(Path("runs/a"), {"steps": 8}, config)
+    assert "learning rate" in text and text.endswith("Start anew with --run-dir runs/a_20_steps")
+    text = other_steps(Path("c"), {"steps": 8}, config, "w/last.pt")
+    expected = "--run-dir c_20_steps and the warm-up too: --run-dir w_20_steps"
+    assert text.endswith(f"Start anew with {expected}")
 
 
 def test_as_many_steps_need_no_word() -> None:
     config = load_config("configs/tiny_cpu.yaml")
     assert other_steps(Path("a"), {"steps": config.steps}, config) == ""
-    assert "--overwrite" not in signals.same_command()
 
 
 def test_sizes_of_a_slow_disk_are_asked_for_at_once(tmp_path, monkeypatch) -> None:

@@ -154,7 +154,7 @@ def test_golden_masks(small_clip, vit_case, text):
             size, kind = tuple(map(int, kind[3:].split("x"))), "f32"
         labels = labels_for(vit_case.file, image, kind)
         maskclip = MaskCLIP(small_clip.visual, text, QUICK if quick else AUTHORS)
-        filtered = suppress_absent(maskclip.upsampled_scores(image, size), labels, "multiplied")
+        filtered = suppress_absent(maskclip.upsampled_scores(image, size), labels, "multiply")
         assert filtered.dtype == labels.dtype
         best = filtered.topk(2, dim=1).values
         margin = best[:, 0] - best[:, 1]
@@ -171,7 +171,7 @@ def test_golden_vit_single_keys(small_clip, vit_case, text):
         gold = vit_case["weakmaskclip_test"]
         scores = MaskCLIP(small_clip.visual, text, AUTHORS).scores(image[: len(gold)])
         labels = labels_for(vit_case.file, gold)
-        assert_near(suppress_absent(scores, labels, "multiplied"), gold)
+        assert_near(suppress_absent(scores, labels, "multiply"), gold)
 
 
 def test_golden_vit_no_key_is_left_out():
@@ -362,7 +362,7 @@ def test_absent_classes_never_win_unless_multiplied():
     scores = torch.tensor([-0.3, -0.1, 0.9, 0.2]).reshape(1, 4, 1, 1).expand(1, 4, 2, 3)
     labels = torch.tensor([[1.0, 1.0, 0.0, 0.0]])
     assert (to_pseudo_mask(scores, labels) == 1).all()
-    assert (to_pseudo_mask(scores, labels, "multiplied") == 2).all()  # 0 beats -0.1
+    assert (to_pseudo_mask(scores, labels, "multiply") == 2).all()  # 0 beats -0.1
     masked = suppress_absent(scores, labels)
     assert torch.equal(masked[:, :2], scores[:, :2])
     assert (masked[:, 2:] == float("-inf")).all()
@@ -376,7 +376,7 @@ def test_masks_hold_present_classes_only(vit):
     for i in range(2):
         assert set(mask[i].unique().tolist()) <= set(labels[i].nonzero().flatten().tolist())
     assert (mask[2] == IGNORE_INDEX).all()
-    multiplied = MaskCLIP(vit, text_rows(), replace(DEFAULT, absent_classes="multiplied"))
+    multiplied = MaskCLIP(vit, text_rows(), replace(DEFAULT, label_filter="multiply"))
     assert (multiplied(random(1, 3, 32, 32), torch.zeros(1, 5), (8, 8)) == 0).all()
 
 
@@ -440,18 +440,12 @@ def test_text_of_another_width_is_refused(vit):
 def test_options_follow_the_config():
     config = load_config("configs/tiny_cpu.yaml")
     assert build_maskclip_options(config) == DEFAULT
-    changed = replace(
-        config,
-        clip_activation="gelu",
-        clip_layer_norm_eps=1e-6,
-        clip_residual=False,
-        clip_mlp=False,
-        clip_padding="stretch",
-        clip_position_embedding="count",
-        key_smoothing=0.5,
-        key_smoothing_norm="tokens",
-        prompt_denoising=0.25,
-        absent_classes="multiplied",
+    changed = load_config(
+        "configs/tiny_cpu.yaml",
+        [
+            "teacher={residual: false, mlp: false, key_smoothing: 0.5, prompt_denoising: 0.25}",
+            "arithmetic=official",
+        ],
     )
     options = build_maskclip_options(changed)
     same = [f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)]

@@ -238,3 +238,14 @@ def test_a_large_picture_is_counted_in_parts(monkeypatch):
     monkeypatch.setattr(metrics, "_AT_A_TIME", 100)
     parts.update(prediction, truth, ignore_index=7)
     assert whole.counts.sum() > 400 and torch.equal(parts.counts, whole.counts)
+
+
+def test_pixels_without_a_prediction_are_counted_by_their_class():
+    matrix = ConfusionMatrix(2)
+    mask = torch.tensor([[0, 255, 255, 1, 255, 0]], dtype=torch.uint8)
+    truth = torch.tensor([[0, 0, 7, 0, 255, 255]], dtype=torch.uint8)
+    matrix.update_labelled(mask, truth)
+    assert matrix.counts.tolist() == [[1, 1], [0, 0], [0, 0]]
+    assert matrix.unlabelled.tolist() == [1, 0, 1] and matrix.ignored == 2
+    assert matrix.labelled_share() == 2 / 4
+    assert ConfusionMatrix(2).labelled_share() == 0

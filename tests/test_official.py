@@ -4,9 +4,9 @@ import pytest
 import torch
 from conftest import golden_path, load_golden
 
+from models.inference import predict_logits
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import load_checkpoint
-from utils.inference import predict_logits
 from utils.safe.errors import InputError
 
 

@@ -16,7 +16,7 @@ SMALL = [
     "warmup_steps=960",
     "checkpoint_every=50",
     "log_every=10",
-    "resize_to=[160, 320]",
+    "image_size=[160, 320]",
     "crop_size=[128, 256]",
     "patch_size=[128, 64]",
     "aspp_dilations=[3, 6, 9]",
@@ -35,9 +35,9 @@ def small(*changes: str) -> Config:
 )
 def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:
     config = load_config(path, [f"pseudo_masks={tmp_path}"])
-    assert implausible(config, 1000, [config.resize_to] * 3) == []
+    assert implausible(config, 1000, [config.image_size] * 3) == []
     assert implausible(config, 1000) == []
-    assert crop_to_reach(config, [config.resize_to]) == config.crop_size
+    assert crop_to_reach(config, [config.image_size]) == config.crop_size
 
 
 @pytest.mark.parametrize(
@@ -53,8 +53,8 @@ def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:
         (["aspp_dilations=[12, 32]"], r"reach beyond the map of 32x64 cells .*: \[6, 12, 18\]"),
         (["crop_size=[1024, 2048]"], "pictures of 160x320, .* fill 3 % of crop_size 1024x2048"),
         (
-            ["resize_to=[512, 1024]", "crop_size=[256, 512]"],
-            r"the pictures \(typically 160x320\) are enlarged 3.2 times to resize_to 512x1024",
+            ["image_size=[512, 1024]", "crop_size=[256, 512]"],
+            r"the pictures \(typically 160x320\) are enlarged 3.2 times to image_size 512x1024",
         ),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
@@ -72,13 +72,13 @@ def test_without_images_of_the_split() -> None:
 
 
 def test_upright_pictures_under_a_lying_crop() -> None:
-    config = small("ratio_range=[0.5, 0.5]", "crop_size=[64, 160]", "patch_size=[64, 32]")
+    config = small("scale_range=[0.5, 0.5]", "crop_size=[64, 160]", "patch_size=[64, 32]")
     assert implausible(config, 30, [(160, 320)]) == []
     assert "rest is padding; lower or turn" in implausible(config, 30, [(320, 80)] * 3)[0]
 
 
 def test_pictures_that_clip_needs_enlarged_are_not_odd() -> None:
-    config = small("resize_to=[224, 224]", "crop_size=[176, 176]")
+    config = small("image_size=[224, 224]", "crop_size=[176, 176]")
     tiny = [(32, 32)] * 5
     assert implausible(config, 30, tiny) == [] and crop_to_reach(config, tiny) is None
     assert crop_to_reach(config, [(300, 300)] * 5) == (176, 176)

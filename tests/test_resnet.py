@@ -10,7 +10,7 @@ from conftest import load_golden, shared_data
 
 from models import backbone_weights
 from models.backbone_weights import load_backbone_weights
-from models.resnet import ResNet
+from models.resnet import ResNet, named_resnet
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -125,6 +125,10 @@ def test_unknown_networks_are_refused():
         ResNet(20)
     with pytest.raises(ValueError, match="layers=5"):
         ResNet(18, layers=5)
+    with pytest.raises(
+        InputError, match="'backbone' must be one of resnet18, .*; found 'resnet20'"
+    ):
+        named_resnet("resnet20", output_stride=8)
     with pytest.raises(ValueError, match="no ResNet with stem='conv3'"):
         ResNet(18, stem="conv3")
 
@@ -136,7 +140,7 @@ def test_config_allows_the_strides_of_the_network(output_stride):
 
 
 def test_config_names_the_strides_there_are():
-    with pytest.raises(InputError, match="'output_stride' must be one of 4, 8, 16; found 2"):
+    with pytest.raises(InputError, match="'output_stride' must be one of 4, 8, 16, found 2"):
         load_config("configs/cityscapes.yaml", ["output_stride=2"])
 
 
@@ -244,7 +248,7 @@ def test_wrong_files_are_input_errors(tmp_path):
         load_backbone_weights(target, wide, partial=True)
     with pytest.raises(InputError, match="https://"):
         load_backbone_weights(target, "http://example.org/w.pth")
-    with pytest.raises(InputError, match="conv7"):
+    with pytest.raises(InputError, match="7x7 stem"):
         load_backbone_weights(_trunk(stem="v1c"), "imagenet")
 
 
@@ -252,10 +256,10 @@ def test_hash_is_checked_whole_or_by_its_first_characters(tmp_path):
     path = tmp_path / "w.pth"
     _save(path, _trunk(1).state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    load_backbone_weights(_trunk(2), str(path), digest)
-    load_backbone_weights(_trunk(2), str(path), digest[:8].upper())
+    load_backbone_weights(_trunk(2), f"{path}#sha256={digest}")
+    load_backbone_weights(_trunk(2), f"{path}#sha256={digest[:8].upper()}")
     with pytest.raises(InputError, match=f"sha256 is {digest}, expected deadbeef"):
-        load_backbone_weights(_trunk(2), str(path), "deadbeef")
+        load_backbone_weights(_trunk(2), f"{path}#sha256=deadbeef")
 
 
 def test_imagenet_takes_torchvisions_first_weights(tmp_path, monkeypatch):
@@ -268,7 +272,7 @@ def test_imagenet_takes_torchvisions_first_weights(tmp_path, monkeypatch):
         load_backbone_weights(ResNet(18), "imagenet")
     cached = tmp_path / "checkpoints" / "resnet18-f37072fd.pth"
     digest = hashlib.sha256(cached.read_bytes()).hexdigest()
-    load_backbone_weights(ResNet(18), "imagenet", digest)
+    load_backbone_weights(ResNet(18), f"{cached}#sha256={digest}")
 
 
 def test_failed_download_says_how_to_go_on(tmp_path, monkeypatch):

@@ -144,8 +144,8 @@ def test_log_holds_the_means_between_log_steps(config, clock, tmp_path):
     for step in range(1, 6):
         clock[0] += 2.0
         log.add(step, 0.1 * step, values(step), ["a"])
-    log.flush(5, 0.5)  # a checkpoint between two log steps
-    log.flush(5, 0.5)  # nothing since
+    log.flush(5)  # a checkpoint between two log steps
+    log.flush(5)  # nothing since
     lines = read(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert [line["loss"] for line in lines] == [1.5, 3.5, 5.0]
@@ -207,7 +207,7 @@ def test_a_log_that_cannot_be_written_is_named(config, tmp_path):
     log = open_log(tmp_path, config, 0, 8)
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(InputError, match=r"metrics\.jsonl can't be written: Is a directory"):
-        log.flush(1, 0.1) or log.add(2, 0.1, values(2), ["a"])
+        log.flush(1) or log.add(2, 0.1, values(2), ["a"])
 
 
 def test_a_finished_run_is_left_alone(config, tmp_path, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
+from steps import counted
 
 import eval as evaluation
 import gen_clip_masks
@@ -60,7 +61,7 @@ def test_every_row_of_table_1_trains_and_evaluates(prepared, tmp_path, views, ca
     if carb == "true":
         lines += tiny.read_metrics(run)
         assert "w" in lines[-1] and "w" not in lines[0]
-        assert len(checkpoint["criterion"][0]["queue_consistent"]) == 4
+        assert len(counted(checkpoint["criterion"][0])["queue_consistent"]) == 4
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert ("loss_consistent_local" in lines[0]) == (views != "base")
     assert all(0 <= line["consistent_fraction"] <= 1 for line in lines)
@@ -101,7 +102,7 @@ def same_content(one: Path, other: Path) -> bool:
 
 def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep"]
+    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep-checkpoints"]
     warmup, carb = tmp_path / "warmup", tmp_path / "carb"
     train_warmup.main([*arguments, "--run-dir", str(warmup)])
     train_carb.main([*arguments, "--init", str(warmup / "warmup.pt"), "--run-dir", str(carb)])
@@ -225,7 +226,7 @@ def test_a_warmup_serves_other_carb_settings(prepared, tmp_path) -> None:
     run_row(prepared, tmp_path, "base", "false")
     init = ["--init", str(tmp_path / "warmup" / "warmup.pt")]
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "balance=fixed", *init]
+    arguments += ["--set", "views=base", "--set", "region_weight=1", *init]
     train_carb.main([*arguments, "--run-dir", str(tmp_path / "fixed")])
     assert tiny.read_metrics(tmp_path / "fixed")[-1]["w"] == 1
 

@@ -50,11 +50,11 @@ def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
     assert config.image_labels == str(root / "labels.csv")
     assert config.class_file == str(root / "classes.yaml")
     assert (config.train_split, config.val_split) == ("train", "val")
-    assert config.resize_to == (240, 320) and config.crop_size == (192, 256)
+    assert config.image_size == (240, 320) and config.crop_size == (192, 256)
     assert config.patch_size == (192, 96) and config.aspp_dilations == (4, 8, 12)
     assert (config.steps, config.warmup_steps, config.batch_size) == (1000, 530, 8)
     printed = capsys.readouterr().out
-    for key in ("resize_to", "steps", "log_every", "num_workers", "image_labels"):
+    for key in ("image_size", "steps", "log_every", "num_workers", "image_labels"):
         assert f"\n  {key} " in printed
         (line,) = (line for line in out.read_text().splitlines() if line.startswith(f"{key}:"))
         assert str(yaml.safe_load(line)[key]) in printed
@@ -103,7 +103,7 @@ def test_measures_of_known_sets(tmp_path, monkeypatch) -> None:
     )
     monkeypatch.setattr(Folder, "images", lambda *_: {str(i): None for i in range(2975)})
     config, paper = load_config(write(root)[1]), load_config("configs/cityscapes.yaml")
-    for key in ("resize_to", "crop_size", "patch_size", "aspp_dilations", "ratio_range"):
+    for key in ("image_size", "crop_size", "patch_size", "aspp_dilations", "scale_range"):
         assert getattr(config, key) == getattr(paper, key)
     for key in ("steps", "warmup_steps", "batch_size", "log_every", "checkpoint_every"):
         assert getattr(config, key) == getattr(paper, key)
@@ -120,12 +120,12 @@ def test_data_sets_with_a_shipped_class_file(tmp_path) -> None:
     prepare_data.main(["camvid", "--root", str(tmp_path), "--write-config", str(out)])
     config = load_config(out)
     assert config.class_file == "datasets/classes/camvid.yaml"
-    assert (config.dataset, config.resize_to, config.batch_size) == ("camvid", (360, 480), 2)
+    assert (config.dataset, config.image_size, config.batch_size) == ("camvid", (360, 480), 2)
 
 
 def test_upright_and_mixed_pictures(tmp_path) -> None:
     tall = load_config(write(make(tmp_path / "tall", [(640, 360)] * 5))[1])
-    assert tall.resize_to == (640, 360) and tall.crop_size[0] > tall.crop_size[1]
+    assert tall.image_size == (640, 360) and tall.crop_size[0] > tall.crop_size[1]
     mixed = load_config(write(make(tmp_path / "mixed", [(640, 480), (480, 640)] * 3))[1])
     assert mixed.crop_size == (384, 384)
     assert mixed.batch_size == 4 and mixed.val_split == "train"  # there is no other split

@@ -18,7 +18,6 @@ import prepare_data
 import train_carb
 import train_warmup
 from datasets.labels import load_classes
-from utils import tensorboard
 from utils.checkpoint import load_checkpoint
 from utils.safe.errors import InputError
 
@@ -79,21 +78,27 @@ def test_training_is_the_same_bit_for_bit(prepared, tmp_path, monkeypatch, views
     train(prepared, tmp_path / "without", "--set", f"views={views}")
 
     seen = []
-    draw = tensorboard.Board.pictures
+    build = train_warmup.build_preview
 
-    def watch(board, step, model, *rest):
+    def watched(config, classes, ranks, model, *rest):
+        draw = build(config, classes, ranks, model, *rest)
+        return lambda: watch(draw, model)
+
+    def watch(draw, model):
         before = [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
         buffers = {name: value.clone() for name, value in model.state_dict().items()}
-        draw(board, step, model, *rest)
+        picture = draw()
         after = [torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())]
         assert before == after
         assert all(torch.equal(value, buffers[name]) for name, value in model.state_dict().items())
         assert all(module.training for module in model.modules())
-        seen.append(step)
+        seen.append(picture.shape)
+        return picture
 
-    monkeypatch.setattr(tensorboard.Board, "pictures", watch)
+    for script in (train_warmup, train_carb):
+        monkeypatch.setattr(script, "build_preview", watched)
     train(prepared, tmp_path / "with", "--tensorboard", "--set", f"views={views}")
-    assert seen == [2, 4, 6, 8]
+    assert len(seen) == 4 and len(set(seen)) == 1
     for stage in ("warmup", "carb"):
         runs = [tmp_path / kind / stage for kind in ("without", "with")]
         assert logged(runs[0]) == logged(runs[1])

@@ -15,9 +15,9 @@ def test_a_config_file_takes_the_place_of_the_own_one(tmp_path) -> None:
     run = make_run(tmp_path) / "warmup"
     values = yaml.safe_load((run / "config.yaml").read_text())
     other = tmp_path / "other.yaml"
-    other.write_text(yaml.safe_dump(values | {"resize_to": [30, 40], "seed": 7}))
+    other.write_text(yaml.safe_dump(values | {"image_size": [30, 40], "seed": 7}))
     trained = load_trained(run / "warmup.pt", str(other), ["seed=8"])
-    assert trained.config.resize_to == (30, 40) and trained.config.seed == 8
+    assert trained.config.image_size == (30, 40) and trained.config.seed == 8
     assert trained.classes.names == ("road", "pole", "sky")
     assert trained.origin == {"stage": "warmup", "step": 4}
 

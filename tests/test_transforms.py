@@ -117,7 +117,7 @@ def replay(
 ) -> tuple[float, Augmentation]:
     """The draws of the authors' pipeline from NumPy's global generator, in its order."""
     random = np.random.RandomState(seed)
-    low, high = transform.ratio_range
+    low, high = transform.scale_range
     ratio = random.random_sample() * (high - low) + low
     resized = transform.resized(size, ratio)
     top = random.randint(0, max(resized[0] - transform.crop_size[0], 0) + 1)

@@ -10,15 +10,15 @@ from utils.safe.errors import InputError
 from utils.seed import generator
 
 
-def positions(law: str, count: int = 400) -> set[tuple[int, int]]:
-    sampler = LocalViewSampler((2, 3), (1.0, 2.0), "image", law)
+def positions(last: bool, count: int = 400) -> set[tuple[int, int]]:
+    sampler = LocalViewSampler((2, 3), (1.0, 2.0), "image", last)
     views = sampler.draw(count, (4, 5), generator(0))
     return {view.box[:2] for view in views}
 
 
-def test_inclusive_law_reaches_the_last_position_and_the_official_one_does_not() -> None:
-    assert positions("inclusive") == {(top, left) for top in range(3) for left in range(3)}
-    assert positions("official") == {(top, left) for top in range(2) for left in range(2)}
+def test_the_last_position_is_reached_or_not() -> None:
+    assert positions(True) == {(top, left) for top in range(3) for left in range(3)}
+    assert positions(False) == {(top, left) for top in range(2) for left in range(2)}
 
 
 def test_one_draw_per_image_or_per_batch() -> None:

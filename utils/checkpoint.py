@@ -1,12 +1,13 @@
 """Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
 
 import platform
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
+from utils.old_config import translate
 from utils.safe.errors import InputError
 from utils.safe.tensors import read_tensors, write_tensors
 from utils.safe.yaml_file import fault_of
@@ -44,7 +45,7 @@ def _is_log(state: Any) -> bool:
     )
 
 
-# What utils/resume.py writes: what it must be, and how that is seen.
+# What utils/run.py writes: what it must be, and how that is seen.
 _KINDS = {
     "stage": ("a text", lambda v: type(v) is str),
     "step": ("a whole number", lambda v: type(v) is int and v >= 0),
@@ -84,7 +85,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
+        "torchvision": version("torchvision"),
     }
 
 
@@ -105,6 +106,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
+    if isinstance(content.get("config"), dict):
+        content["config"] = translate(content["config"], f"{path} (config)")
     return content
 
 
@@ -120,6 +123,9 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     for key in ("log", "inputs"):
         content.setdefault(key, {})  # from before it was kept
+    sums = content["log"].get("sums") if isinstance(content["log"], dict) else None
+    if isinstance(sums, dict) and "balance" in sums:  # its name in earlier versions
+        sums["w"] = sums.pop("balance")
     missing = [key for key in _KINDS if key not in content]
     if missing:
         raise InputError(f"{path}: the checkpoint lacks {', '.join(missing)}; {_ANOTHER}")

@@ -1,6 +1,7 @@
 """The command line that all scripts share."""
 
 import argparse
+from collections.abc import Callable
 
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
@@ -24,6 +25,22 @@ def path(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def number(high: float, zero: bool = False) -> Callable[[str], float]:
+    """The `type` of an argument that is a number above 0, with `zero` also 0, up to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = -1.0
+        if not (0 < value <= high or (zero and value == 0)):
+            limits = f"from 0 to {high}" if zero else f"above 0 and at most {high}"
+            raise argparse.ArgumentTypeError(f"expected a number {limits}, found {text}")
+        return value
+
+    return parse
+
+
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
     """--config, --set, --device. (--debug is taken by `utils.safe.errors.run_script`.)"""
     result = overrides_parser(description)
@@ -45,7 +62,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite, --keep, --tensorboard, --trust."""
+    """And --run-dir, --overwrite, --keep-checkpoints, --tensorboard, --trust-torchscript."""
     result = parser(description)
     result.add_argument(
         "--run-dir", type=path, required=True, help="folder for checkpoints and logs"
@@ -56,7 +73,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         help="remove the run in the folder and start anew",
     )
     result.add_argument(
-        "--keep",
+        "--keep-checkpoints",
         action="store_true",
         help="keep every checkpoint as step_<number>.pt too, for experiments/learning_curves.py",
     )
@@ -85,7 +102,9 @@ def add_overrides(result: argparse.ArgumentParser, of: str = "the config") -> No
 
 
 def add_trust(result: argparse.ArgumentParser) -> None:
-    """--trust, for scripts that load CLIP."""
+    """--trust-torchscript, for scripts that load CLIP."""
     result.add_argument(
-        "--trust", action="store_true", help="open a TorchScript clip_model that isn't OpenAI's"
+        "--trust-torchscript",
+        action="store_true",
+        help="open a TorchScript clip_model that isn't OpenAI's",
     )

@@ -1,7 +1,7 @@
-"""One flat YAML file -> one frozen, validated dataclass.
+"""A YAML file that states what differs from the defaults -> one frozen, validated dataclass.
 
-Every key must be in the file: a run is described whole by one page, without inheritance and without
-hidden defaults. `configs/cityscapes.yaml` says in comments what each key does.
+The defaults are those of configs/cityscapes.yaml, which explains every key. Run folders and
+checkpoints hold all keys; what an older version wrote is translated by utils/old_config.py.
 """
 
 import dataclasses
@@ -9,120 +9,159 @@ import difflib
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from utils.config_values import convert
+from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
 
+# What a key decides; stated beside each key below, RESULT where nothing is stated.
+RESULT = "result"  # the numbers of a run
+CARB = "carb"  # the numbers of the second stage only: one warm-up serves several of these
+SPEED = "speed"  # the time, and with it the last bits
+PLACE = "place"  # where a file or folder lies; utils/inputs.py compares what lies there
+UPKEEP = "upkeep"  # how often something is written, and by how many processes
 
-def _choice(*options: str) -> Any:
-    return field(metadata={"choices": options})
+
+def _key(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """A key with limits of its number or numbers, or of another group than RESULT."""
+    return field(default=default, metadata={"low": low, "high": high} | more)
 
 
-def _bounded(low: float | None = None, high: float | None = None) -> Any:
-    return field(metadata={"low": low, "high": high})
+def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
+    """A file or folder, ~ and variables in it replaced (`utils.safe.paths`).
+
+    With `address` it may be an address; with `of_data` it belongs to the data set.
+    """
+    return field(default=default, metadata={"path": True, "group": group} | more)
 
 
-def _path(address: bool = False, **more: Any) -> Any:
-    """A file or folder, ~ and variables replaced (`utils.safe.paths`); or, if so, an address."""
-    return field(metadata={"path": True, "address": address}, **more)
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """How CLIP's class scores are made; the defaults are the preset `maskclip`."""
+
+    residual: bool = True
+    mlp: bool = True
+    key_smoothing: float = _key(0.0, 0, 1)
+    prompt_denoising: float = _key(0.0, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arithmetic:
+    """Where the official code computes otherwise; the defaults are the preset `correct`."""
+
+    clip_activation: Literal["quickgelu", "gelu"] = "quickgelu"
+    clip_layer_norm_eps: float = _key(1e-5, 0)
+    clip_normalization: Literal["clip", "imagenet"] = "clip"
+    clip_padding: Literal["crop", "stretch"] = "crop"
+    clip_position_embedding: Literal["grid", "count"] = "grid"
+    key_smoothing_norm: Literal["channels", "tokens"] = "channels"
+    label_filter: Literal["mask", "multiply"] = "mask"
+    ignore_padding: bool = True
+    local_view_per: Literal["image", "batch"] = "image"
+    local_view_last_position: bool = True
+    empty_region: Literal["zero", "nan"] = "zero"
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "teacher": {
+        "maskclip": TeacherSettings(),  # as CARB runs it
+        "maskclip_plain": TeacherSettings(residual=False, mlp=False),  # MaskCLIP's paper
+    },
+    "arithmetic": {
+        "correct": Arithmetic(),
+        "official": Arithmetic(
+            clip_activation="gelu",
+            clip_layer_norm_eps=1e-6,
+            clip_normalization="imagenet",
+            clip_padding="stretch",
+            clip_position_embedding="count",
+            key_smoothing_norm="tokens",
+            label_filter="multiply",
+            ignore_padding=False,
+            local_view_per="batch",
+            local_view_last_position=False,
+            empty_region="nan",
+        ),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides a result. Sizes are (height, width) in pixels.
 
-    A key added later has a default, which changes nothing, so that older runs can still be read.
+    A key added later has a default that changes nothing, so that older runs can still be read.
     Paths are held, saved and compared with ~ and variables replaced.
     """
 
     # data
-    dataset: str = _choice("cityscapes", "camvid", "wilddash2", "folder")
-    data_root: str = _path()
-    class_file: str = _path()
-    image_labels: str = _path()
-    pseudo_masks: str | None = _path()
-    train_split: str
-    val_split: str
-    num_workers: int = _bounded(0)
-    image_cache: str | None = _path(default=None)
+    dataset: Literal["cityscapes", "camvid", "wilddash2", "folder"] = "cityscapes"
+    data_root: str = _path("data/cityscapes", of_data=True)
+    class_file: str = _path("datasets/classes/cityscapes.yaml", of_data=True)
+    image_labels: str = _path("data/cityscapes/image_labels.json", of_data=True)
+    pseudo_masks: str | None = _path("data/cityscapes/clip_masks", of_data=True)
+    clip_text: str = _path("data/cityscapes/clip_text.pt", of_data=True)
+    train_split: str = "train"
+    val_split: str = "val"
 
-    # image augmentation
-    resize_to: tuple[int, int] = _bounded(1)
-    ratio_range: tuple[float, float] = _bounded(0.01)
-    crop_size: tuple[int, int] = _bounded(1)
-    flip_probability: float = _bounded(0, 1)
-    photometric_distortion: bool
-    ignore_padding: bool
+    # sizes and augmentation
+    image_size: tuple[int, int] = _key((1024, 2048), 1)
+    scale_range: tuple[float, float] = _key((0.5, 2.0), 0.01)
+    crop_size: tuple[int, int] = _key((512, 1024), 1)
+    patch_size: tuple[int, int] = _key((512, 256), 1)
+    local_resize: tuple[float, float] = _key((1.0, 2.0), 0.01)
+    photometric_distortion: bool = True
 
-    # CLIP and its pseudo-masks
-    clip_model: str = _path()
-    clip_text: str = _path()
-    prompt_templates: str = _path()
-    clip_activation: str = _choice("quickgelu", "gelu")
-    clip_layer_norm_eps: float = _bounded(0)
-    clip_normalization: str = _choice("clip", "imagenet")
-    clip_residual: bool
-    clip_mlp: bool
-    clip_padding: str = _choice("crop", "stretch")
-    clip_position_embedding: str = _choice("grid", "count")
-    key_smoothing: float = _bounded(0, 1)
-    key_smoothing_norm: str = _choice("channels", "tokens")
-    prompt_denoising: float = _bounded(0, 1)
-    absent_classes: str = _choice("masked", "multiplied")
+    # schedule
+    steps: int = _key(30000, 1)
+    warmup_steps: int = _key(16000, 0)
+    batch_size: int = _key(8, 1)
+    lr: float = _key(0.005, 0)
+    seed: int = _key(0, 0)
 
-    # segmentation network
-    backbone: str = _choice("resnet18", "resnet34", "resnet50", "resnet101")
-    backbone_width: int = _bounded(1)
-    backbone_layers: int = _bounded(1, 4)
-    stem: str = _choice("conv7", "v1c")
-    bottleneck_stride: str = _choice("3x3", "1x1")
-    output_stride: int = _choice(4, 8, 16)
-    backbone_weights: str | None = _path(address=True)
-    backbone_sha256: str | None
-    backbone_weights_partial: bool
-    aspp: str = _choice("v3", "v2")
-    aspp_dilations: tuple[int, ...] = _bounded(1)
-    dropout: float = _bounded(0, 1)
-    classifier: str = _choice("text", "conv")
+    # machine
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = _key(False, group=SPEED)
+    compile: bool = _key(False, group=SPEED)
+    num_workers: int = _key(4, 0, group=UPKEEP)
+    image_cache: str | None = _path(None, group=UPKEEP)
+    log_every: int = _key(50, 1, group=UPKEEP)
+    checkpoint_every: int = _key(2000, 1, group=UPKEEP)
 
-    # views
-    views: str = _choice("base", "local", "dual")
-    patch_size: tuple[int, int] = _bounded(1)
-    local_ratio: tuple[float, float] = _bounded(0.01)
-    patch_draw: str = _choice("image", "batch")
-    patch_law: str = _choice("inclusive", "official")
+    # the method
+    views: Literal["base", "local", "dual"] = "dual"
+    carb: bool = _key(True, group=CARB)
+    queue_size: int = _key(5, 1, group=CARB)
+    region_weight: Literal["adaptive"] | float = _key("adaptive", 0, group=CARB)
+    clip_model: str = _path("ViT-B/16")
+    prompt_templates: str = _path("clip85", group=RESULT)
+    teacher: TeacherSettings = TeacherSettings()
 
-    # CARB
-    carb: bool
-    warmup_steps: int = _bounded(0)
-    queue_size: int = _bounded(1)
-    balance: str = _choice("adaptive", "fixed")
-    balance_coefficient: float = _bounded(0)
-    empty_region: str = _choice("zero", "nan")
-    sync: bool
+    # network and optimiser
+    backbone: str = "resnet50"
+    backbone_weights: str | None = _path("imagenet", address=True)
+    backbone_weights_partial: bool = False
+    output_stride: Literal[4, 8, 16] = 8
+    aspp: Literal["v3", "v2"] = "v3"
+    aspp_dilations: tuple[int, ...] = _key((12, 24, 36), 1)
+    dropout: float = _key(0.0, 0, 1)
+    classifier: Literal["text", "conv"] = "text"
+    min_lr: float = _key(0.0001, 0)
+    poly_power: float = _key(0.9, 0)
+    momentum: float = _key(0.9, 0, 1)
+    weight_decay: float = _key(0.0005, 0)
 
-    # optimisation
-    steps: int = _bounded(1)
-    batch_size: int = _bounded(1)
-    lr: float = _bounded(0)
-    min_lr: float = _bounded(0)
-    power: float = _bounded(0)
-    momentum: float = _bounded(0, 1)
-    weight_decay: float = _bounded(0)
-    precision: str = _choice("fp32", "bf16")
-    channels_last: bool
-    compile: bool
-    seed: int = _bounded(0)
-    log_every: int = _bounded(1)
-    checkpoint_every: int = _bounded(1)
+    # leave alone
+    sync_region_stats: bool = False
+    arithmetic: Arithmetic = Arithmetic()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists: what YAML and a checkpoint can hold."""
+        """Plain numbers, strings, lists and dicts: what YAML and a checkpoint can hold."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
@@ -131,6 +170,28 @@ class Config:
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 _TYPES = typing.get_type_hints(Config)
+_PARTS = {
+    key: {f.name: f for f in dataclasses.fields(type(Config.__dict__[key]))} for key in PRESETS
+}
+_PART_TYPES = {key: typing.get_type_hints(type(Config.__dict__[key])) for key in PRESETS}
+# Every key as a config or --set may name it: lr, teacher, teacher.mlp, ...
+KEYS = (*_FIELDS, *(f"{key}.{part}" for key, parts in _PARTS.items() for part in parts))
+
+
+def keys_of(*groups: str) -> frozenset[str]:
+    """The keys of these groups: RESULT, CARB, SPEED, PLACE, UPKEEP."""
+    return frozenset(n for n, f in _FIELDS.items() if f.metadata.get("group", RESULT) in groups)
+
+
+def flatten(values: dict[str, Any]) -> dict[str, Any]:
+    """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}."""
+    flat = {}
+    for key, value in values.items():
+        if key in PRESETS and isinstance(value, dict):
+            flat |= {f"{key}.{part}": one for part, one in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -139,17 +200,25 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises InputError naming the file, the key, the type expected and, for an unknown key, the
     nearest valid one.
     """
+    values = read_settings(path) | parse_overrides(overrides or [])
+    return config_from_dict(values, source=str(path))
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """What a config file states; of an older version's run folder, under today's names."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no config file at {path}; the shipped ones are in configs/")
     values = read_yaml(path)
+    if values is None:  # comments only: the defaults
+        return {}
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected 'key: value' lines, found {type(values).__name__}")
-    return config_from_dict(values | parse_overrides(overrides or []), source=str(path))
+    return translate(values, str(path))
 
 
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
-    """``["lr=1e-3", "crop_size=[512, 512]"]`` -> the values.
+    """``["lr=1e-3", "crop_size=[512, 512]", "teacher.mlp=false"]`` -> the values.
 
     They are read as YAML, but the value of a text key stands for itself: a path may hold `#` or
     `: ` or be a number. Quotes around the whole of it and null mean what they mean in YAML.
@@ -178,39 +247,76 @@ def _stands_for_itself(key: str, text: str) -> bool:
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """Validate `values`; `source` (a file name) opens every message."""
-    for key in values:
-        if key not in _FIELDS:
-            near = difflib.get_close_matches(str(key).lower(), _FIELDS, n=1)
-            hint = f"did you mean '{near[0]}'?" if near else "configs/cityscapes.yaml has every key"
-            raise InputError(f"{source}: unknown key '{key}'; {hint}")
-    missing = [
-        k for k, f in _FIELDS.items() if k not in values and f.default is dataclasses.MISSING
-    ]
-    if missing:
+    """Validate `values`, whose other keys have their defaults; `source` opens every message.
+
+    ``teacher.mlp`` changes a part of ``teacher``, be that a preset's name or a mapping.
+    """
+    for key, value in values.items():
+        if key not in KEYS:
+            raise InputError(f"{source}: {_unknown(str(key), value)}")
+    whole = {key: value for key, value in values.items() if key in _FIELDS}
+    needed = [n for n, f in _FIELDS.items() if f.metadata.get("of_data") and n not in whole]
+    if whole.get("dataset", Config.dataset) != Config.dataset and needed:
         raise InputError(
-            f"{source}: missing key{'s' * (len(missing) > 1)} {', '.join(missing)}; "
-            "configs/cityscapes.yaml has every key with a comment"
+            f"{source}: missing key{'s' * (len(needed) > 1)} {', '.join(needed)}; without them "
+            f"'dataset: {whole['dataset']}' would use files of Cityscapes"
         )
-    config = Config(
-        **{
-            key: convert(source, key, value, _TYPES[key], _FIELDS[key].metadata)
-            for key, value in values.items()
-        }
-    )
+    converted = {}
+    for key in _FIELDS:
+        if key in PRESETS:
+            prefix = f"{key}."
+            parts = {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}
+            converted[key] = _with_parts(source, key, whole.get(key, {}), parts)
+        elif key in whole:
+            metadata = _FIELDS[key].metadata
+            converted[key] = convert(source, key, whole[key], _TYPES[key], metadata)
+    config = Config(**converted)
     _check_together(config, source)
     return config
 
 
+def _unknown(key: str, value: Any) -> str:
+    if found := new_name(key, value):
+        return found
+    near = difflib.get_close_matches(key.lower(), KEYS, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "configs/cityscapes.yaml has every key"
+    return f"unknown key '{key}'; {hint}"
+
+
+def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any:
+    """A preset, or the first one with the parts of a mapping; then with `parts`."""
+    presets = PRESETS[key]
+    if isinstance(value, dict):
+        base, parts = next(iter(presets.values())), value | parts
+    elif isinstance(value, str) and value in presets:
+        base = presets[value]
+    else:
+        raise InputError(
+            f"{source}: '{key}' must be {', '.join(presets)}, or a mapping of its parts "
+            f"({', '.join(_PARTS[key])}); found {value!r}"
+        )
+    for part in parts:
+        if part not in _PARTS[key]:
+            raise InputError(f"{source}: {_unknown(f'{key}.{part}', parts[part])}")
+    types = _PART_TYPES[key]
+    return dataclasses.replace(
+        base,
+        **{
+            part: convert(source, f"{key}.{part}", one, types[part], _PARTS[key][part].metadata)
+            for part, one in parts.items()
+        },
+    )
+
+
 def save_config(config: Config, path: str | Path) -> None:
-    """Write the resolved config as YAML that `load_config` reads back to an equal one."""
+    """Write all keys as YAML that `load_config` reads back to an equal config."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
     with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def _check_together(config: Config, source: str) -> None:
-    for key in ("ratio_range", "local_ratio"):
+    for key in ("scale_range", "local_resize"):
         low, high = getattr(config, key)
         if low > high:
             raise InputError(f"{source}: '{key}' must be [low, high], found {[low, high]}")
@@ -224,14 +330,12 @@ def _check_together(config: Config, source: str) -> None:
     if config.views != "dual" and config.pseudo_masks is None:
         raise InputError(
             f"{source}: views: {config.views} trains on stored masks, so 'pseudo_masks' must name "
-            "their folder"
-            " (made by gen_clip_masks.py)"
+            "their folder (made by gen_clip_masks.py)"
         )
     if config.carb and config.warmup_steps == 0:
         raise InputError(f"{source}: 'warmup_steps' must be at least 1 with carb: true")
     if config.carb and config.warmup_steps >= config.steps:
         raise InputError(
             f"{source}: 'warmup_steps' ({config.warmup_steps}) must be below 'steps' "
-            f"({config.steps}) "
-            "with carb: true"
+            f"({config.steps}) with carb: true"
         )

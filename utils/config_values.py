@@ -3,14 +3,14 @@
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
 
 
 def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:
-    """`value` as the type `expected`, within the choices or limits of `metadata`; a path expanded.
+    """`value` as the type `expected`, within the limits of `metadata`; a path expanded.
 
     Raises InputError naming `source` (a file), the key, and what was expected.
     """
@@ -29,16 +29,15 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
                 "UTF-8; rename that (convmv)"
             ) from None
     is_path = "path" in metadata and converted is not None
-    if is_path and not (metadata["address"] and "://" in converted):
+    if is_path and not (metadata.get("address") and "://" in converted):
         try:
             return expand(converted)
         except InputError as error:
             raise InputError(f"{source}: '{key}': {error}") from None
-    if "choices" in metadata and converted not in metadata["choices"]:
-        options = ", ".join(map(str, metadata["choices"]))
-        raise InputError(f"{source}: '{key}' must be one of {options}; found {value!r}")
+    low, high = metadata.get("low"), metadata.get("high")
     for number in converted if isinstance(converted, tuple) else (converted,):
-        low, high = metadata.get("low"), metadata.get("high")
+        if isinstance(number, str):  # a word in place of a number
+            continue
         if (low is not None and number < low) or (high is not None and number > high):
             limits = f"at least {low}" if high is None else f"between {low} and {high}"
             raise InputError(f"{source}: '{key}' must be {limits}, found {value!r}")
@@ -49,9 +48,14 @@ _WRONG = object()
 
 
 def _to_type(expected: Any, value: Any) -> Any:
-    if isinstance(expected, types.UnionType):  # X | None
-        return None if value is None else _to_type(typing.get_args(expected)[0], value)
-    if typing.get_origin(expected) is tuple:
+    kind = typing.get_origin(expected)
+    if kind in (types.UnionType, typing.Union):
+        found = (_to_type(one, value) for one in typing.get_args(expected))
+        return next((one for one in found if one is not _WRONG), _WRONG)
+    if kind is Literal:
+        good = (type(value) is type(one) and value == one for one in typing.get_args(expected))
+        return value if any(good) else _WRONG
+    if kind is tuple:
         item_types = typing.get_args(expected)
         if not isinstance(value, list | tuple) or not value:
             return _WRONG
@@ -76,12 +80,13 @@ def _to_type(expected: Any, value: Any) -> Any:
 
 
 def _describe(expected: Any) -> str:
-    if isinstance(expected, types.UnionType):
-        return f"{_describe(typing.get_args(expected)[0])} or null"
-    if typing.get_origin(expected) is tuple:
-        item_types = typing.get_args(expected)
-        count = "" if item_types[-1] is Ellipsis else f"{len(item_types)} "
-        return f"a list of {count}{_describe(item_types[0]).removeprefix('a ')}s"
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
-        expected
-    ]
+    kind, parts = typing.get_origin(expected), typing.get_args(expected)
+    if kind in (types.UnionType, typing.Union):
+        return " or ".join(map(_describe, parts))
+    if kind is Literal:
+        return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if kind is tuple:
+        count = "" if parts[-1] is Ellipsis else f"{len(parts)} "
+        return f"a list of {count}{_describe(parts[0]).removeprefix('a ')}s"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(expected, "null")

@@ -126,6 +126,23 @@ def gather_objects(value: object) -> list:
     return values
 
 
+def on_main(ranks: Ranks, function: Callable[[], Result]) -> Result:
+    """`function()`, called on rank 0 alone; its result, a small Python object, on every rank.
+
+    All ranks call this together. An InputError of rank 0 is raised on all of them.
+    """
+    outcome = (None, None)
+    if ranks.is_main:
+        try:
+            outcome = (function(), None)
+        except InputError as error:
+            outcome = (None, str(error))
+    result, problem = gather_objects(outcome)[0]
+    if problem is not None:
+        raise InputError(problem)
+    return result
+
+
 def first_on_each_machine(load: Callable[[], Result]) -> Result:
     """`load()`, on one process of each machine first: what it downloads or makes, others find.
 

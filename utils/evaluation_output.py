@@ -1,46 +1,48 @@
-"""What eval.py leaves behind: metrics.json and the Cityscapes server's zip."""
+"""What eval.py leaves behind: scores and the Cityscapes server's zip."""
 
-import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets.labels import ClassTable
+from utils.made_from import changed
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, parse_json, replacing, write_json
 
 
-def check_out(
-    out: Path, made_from: dict[str, Any], submission: str | None, overwrite: bool
-) -> None:
-    """Raises InputError when `out` holds another evaluation or can't be written."""
-    check_folder(out, "--out")
-    if submission:
-        check_folder(Path(submission), "--export-submission")
-    if overwrite:
-        return
-    if submission and zip_path(Path(submission)).exists():
-        raise InputError(
-            f"{zip_path(Path(submission))} is a finished submission; name another "
-            "folder for --export-submission, or --overwrite to replace it"
-        )
-    path = out / "metrics.json"
-    if not path.exists():
+def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None:
+    """Raise InputError when `path` holds the scores of something else or can't be written.
+
+    made_from: what makes the scores, as it will stand in the file.
+    """
+    check_folder(path.parent, "--out")
+    if overwrite or not path.exists():
         return
     try:
         old = dict(parse_json(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise InputError(f"{path} can't be read; name another --out, or --overwrite") from None
-    new = json.loads(json.dumps(made_from))  # tuples become lists, as in the file
+    new = dict(made_from)
     for content in (old, new):  # the same file however it is written
-        content["checkpoint"] = str(Path(str(content.get("checkpoint"))).resolve())
-    changed = [key for key in new if old.get(key) != new[key]]
-    if changed:
+        for key in {"checkpoint", "masks"} & content.keys():
+            content[key] = str(Path(str(content[key])).resolve())
+    texts = changed(old, new)
+    if texts:
+        keys = ", ".join(text.partition(":")[0] for text in texts)
         raise InputError(
-            f"{path} holds the numbers of another {', '.join(changed)} "
-            f"({changed[0]}: {old.get(changed[0])} -> {new[changed[0]]}); name another --out, or "
+            f"{path} holds the numbers of another {keys} ({texts[0]}); name another --out, or "
             "--overwrite to replace them"
+        )
+
+
+def check_submission(folder: Path, overwrite: bool) -> None:
+    """Raise InputError when a submission can't be written to `folder` or its zip is finished."""
+    check_folder(folder, "--export-submission")
+    if zip_path(folder).exists() and not overwrite:
+        raise InputError(
+            f"{zip_path(folder)} is a finished submission; name another folder for "
+            "--export-submission, or --overwrite to replace it"
         )
 
 
@@ -64,17 +66,25 @@ def zip_submission(folder: Path, names: list[str]) -> None:
 
 
 def report(
-    matrix: ConfusionMatrix, classes: ClassTable, out: Path, content: dict[str, Any]
+    matrix: ConfusionMatrix,
+    names: Sequence[str],
+    small: Sequence[bool],
+    path: Path,
+    content: dict[str, Any],
 ) -> None:
-    """Write metrics.json, whole or not at all; then print the table and what it can't say."""
-    path = out / "metrics.json"
-    write_json(path, content | matrix.to_dict(classes.names, classes.small))
-    print(matrix.table(classes.names, classes.small))
+    """Write the scores, whole or not at all; then print the table and what it can't say.
+
+    content: what the scores are of, split and num_images among it.
+    """
+    write_json(path, content | matrix.to_dict(names, small))
+    print(matrix.table(names, small))
+    if "labelled_pixels" in content:
+        print(f"labelled pixels: {100 * content['labelled_pixels']:.2f} %")
     if matrix.counts[-1].any():
         print(
             f"note: {int(matrix.counts[-1].sum())} labelled pixels have an id outside "
-            f"0..{len(classes) - 1} (and not 255); predictions there count as wrong"
+            f"0..{len(names) - 1} (and not 255); predictions there count as wrong"
         )
-    for note in matrix.notes(classes.names, content["split"]):
+    for note in matrix.notes(names, content["split"]):
         print(f"note: {note}")
     print(f"{content['num_images']} images of {content['split']}; written to {path}")

@@ -1,23 +1,30 @@
-"""What a run was trained on: recorded when it starts, compared before it goes on.
+"""Record of what a run is trained on: written when it starts, compared before it resumes.
 
 RUN_DIR/inputs.json has every image with its size and labels, so that a message can name what has
 changed; a checkpoint has a digest of each part. `datasets/fingerprint.py` collects them.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from utils.class_names import compare_class_names
+from utils.made_from import changed
 from utils.safe.errors import InputError
-from utils.safe.files import parse_json, replacing
+from utils.safe.files import parse_json, replacing, sha256
 
 FILE = "inputs.json"
 # labels: id -> class ids; masks: what they were made from, and id -> bytes; prompts: of each class;
 # clip: sha256 of weights and text embeddings. What is not used is left out.
 _PARTS = ("images", "labels", "masks", "prompts", "clip")
+_WORDS = {
+    "images": "bytes of image",
+    "labels": "labels of",
+    "masks": "bytes of mask",
+    "prompts": "prompts of",
+    "clip": "sha256 of CLIP's",
+}
 
 
 class Inputs:
@@ -29,9 +36,7 @@ class Inputs:
 
     def digests(self) -> dict[str, str]:
         """Part -> sha256, for a checkpoint."""
-        return {
-            part: hashlib.sha256(text.encode()).hexdigest() for part, text in self.texts.items()
-        }
+        return {part: sha256(text) for part, text in self.texts.items()}
 
     def parts(self) -> dict[str, Any]:
         """As `read_parts` would give them."""
@@ -54,49 +59,39 @@ def read_parts(run_dir: Path) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What has changed, in words: "3 -> 5 images; labels of 'b' differ"; empty when nothing has.
+    """What has changed: "6 -> 8 images; labels of 'b': [0] -> [1]"; empty when nothing has.
 
     A part that only one of them has is not compared.
     """
-    changed = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
-    other = f"other {', '.join(changed)}" if changed else ""
+    parts = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
     try:
-        texts = [_difference(part, old[part], new[part]) for part in changed]
-        return "; ".join(filter(None, texts)) or other
-    except (AttributeError, KeyError, TypeError, IndexError):  # a damaged inputs.json
-        return other
+        texts = [_difference(part, old[part], new[part]) for part in parts]
+        return "; ".join(filter(None, texts)) or ", ".join(f"other {part}" for part in parts)
+    except (AttributeError, KeyError, TypeError, ValueError):  # a damaged inputs.json
+        return ", ".join(f"other {part}" for part in parts)
 
 
 def _difference(part: str, old: Any, new: Any) -> str:
-    """Empty where it follows from another part: masks of images that have come or gone."""
-    if part == "clip":
-        if old["weights"] == new["weights"]:
-            return "other text embeddings (clip_text)"
-        return f"another CLIP (sha256 {str(old['weights'])[:12]} -> {str(new['weights'])[:12]})"
-    if part == "prompts":
-        if len(old) != len(new):
-            return f"{len(old)} -> {len(new)} classes"
-        k = next(k for k in range(len(old)) if old[k] != new[k])
-        return f"class {k} is {', '.join(old[k])} -> {', '.join(new[k])}"
+    """Empty where it follows from another part: labels of images that have come or gone."""
     if part == "masks":
         before, after = old["made_from"], new["made_from"]
         if bool(before) != bool(after):
             return "other masks"
-        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        if keys:
-            return f"masks made with other {', '.join(keys)}"
+        settings = changed(before, dict.fromkeys(before) | after)
+        if settings:
+            return f"masks made with other settings ({', '.join(settings)})"
         old, new = old["sizes"], new["sizes"]
+    elif part == "prompts":
+        old, new = ({f"class {k}": ", ".join(p) for k, p in enumerate(all_)} for all_ in (old, new))
     texts = []
-    if part == "images" and old.keys() != new.keys():
-        gone = [name for name in old if name not in new]
-        fresh = [name for name in new if name not in old]
+    if part in ("images", "prompts") and old.keys() != new.keys():
+        gone, fresh = ([name for name in a if name not in b] for a, b in ((old, new), (new, old)))
         by_name = f"'{gone[0]}' -> '{fresh[0]}'" if len(gone) == len(fresh) else ""
-        texts.append(by_name or f"{len(old)} -> {len(new)} images")
-    names = [name for name in old if name in new and old[name] != new[name]]
-    if names:
-        more = f" and of {len(names) - 1} more" if len(names) > 1 else ""
-        what = {"images": "files", "labels": "labels", "masks": "mask files"}[part]
-        texts.append(f"{what} of '{names[0]}'{more} differ")
+        texts.append(by_name or f"{len(old)} -> {len(new)} {part}")
+    found = changed(old, {name: value for name, value in new.items() if name in old})
+    if found:
+        more = f", and of {len(found) - 1} more" if len(found) > 1 else ""
+        texts.append(f"{_WORDS[part]} {found[0]}{more}")
     return "; ".join(texts)
 
 
@@ -112,13 +107,13 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
         "give the class file that it was trained with, or train anew in another --run-dir",
     )
     stored, now = checkpoint["inputs"], inputs.digests()
-    changed = [part for part in now if stored.get(part, now[part]) != now[part]]
-    if changed:
+    parts = [part for part in now if stored.get(part, now[part]) != now[part]]
+    if parts:
         recorded = read_parts(path.parent)
         is_its_own = Inputs([], recorded).digests() == stored
         told = differences(recorded, inputs.parts()) if is_its_own else ""
         raise InputError(
-            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(changed)}); "
+            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(parts)}); "
             "restore the data to go on, or train all stages on this data: in another --run-dir, or "
             "with --overwrite"
         )

@@ -26,6 +26,8 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
         self.ignored = torch.zeros((), dtype=torch.int64, device=device)  # pixels left out
+        # Pixels of each class, and of ids that are no class, without a prediction.
+        self.unlabelled = torch.zeros(num_classes + 1, dtype=torch.int64, device=device)
 
     def update(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
         """Count two integer maps of one shape, (H,W) or (B,H,W); `ignore_index` is in 0..255.
@@ -54,6 +56,19 @@ class ConfusionMatrix:
             if some.numel():
                 self._count(some, truths, ignore_index)
 
+    def update_labelled(self, mask: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
+        """`update` with the pixels that have a label in `mask`, uint8 as `ground_truth`.
+
+        Of the others, `ignore_index` in `mask`, those with ground truth are counted by its class.
+        """
+        mask, ground_truth = mask.to(self.counts.device), ground_truth.to(self.counts.device)
+        unlabelled = mask == ignore_index
+        lost = ground_truth[unlabelled & (ground_truth != ignore_index)].long()
+        lost = lost.clamp(max=self.num_classes).bincount(minlength=self.num_classes + 1)
+        self.unlabelled += lost
+        self.update(mask, ground_truth.masked_fill(unlabelled, ignore_index), ignore_index)
+        self.ignored -= lost.sum()
+
     def _count(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int) -> None:
         K, device = self.num_classes, self.counts.device
         prediction, ground_truth = prediction.to(device), ground_truth.to(device)
@@ -80,6 +95,7 @@ class ConfusionMatrix:
         """Sum the counts over all ranks, in place."""
         all_reduce(self.counts)
         all_reduce(self.ignored)
+        all_reduce(self.unlabelled)
 
     def areas(self) -> tuple[Tensor, Tensor, Tensor]:
         """(K,) int64 pixel counts per class: intersection, ground truth, prediction; on the CPU."""
@@ -99,6 +115,11 @@ class ConfusionMatrix:
         """Share of the labelled pixels that are right."""
         intersection, truth, _ = self.areas()
         return (intersection.sum().double() / truth.sum()).item()
+
+    def labelled_share(self) -> float:
+        """Share of the pixels with ground truth that have a prediction: 0 to 1; 0 without any."""
+        counted = int(self.counts.sum())
+        return counted / max(1, counted + int(self.unlabelled.sum()))
 
     def miou_by_size(self, small: Sequence[bool]) -> dict[str, float]:
         """Mean IoU over the classes marked in `small` (K) and over the others; NaN without a value.
@@ -123,7 +144,7 @@ class ConfusionMatrix:
     def notes(self, class_names: Sequence[str], split: str) -> list[str]:
         """Lines to stand beside the scores where these mean little; usually none."""
         intersection, truth, _ = self.areas()
-        right, pixels = int(intersection.sum()), truth.tolist()
+        right, pixels = int(intersection.sum()), (truth + self.unlabelled[:-1].cpu()).tolist()
         return score_notes(pixels, int(self.ignored), right, class_names, split)
 
     def to_dict(self, class_names: Sequence[str], small: Sequence[bool] = ()) -> dict[str, Any]:

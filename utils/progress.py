@@ -1,8 +1,8 @@
-"""How far a loop is, how fast, and how long it will take."""
+"""Progress of a loop: how far it is, how fast, and how long it will take."""
 
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -13,17 +13,24 @@ Item = TypeVar("Item")
 
 
 def progress(
-    items: Collection[Item], what: str, ranks: Ranks, every: float = 30.0
+    items: Iterable[Item],
+    what: str,
+    ranks: Ranks | None = None,
+    total: int | None = None,
+    every: float = 30.0,
 ) -> Iterator[Item]:
-    """The items; on rank 0 with a bar, or where standard error is no terminal, a line on it every
-    so many seconds. It counts this rank's items.
+    """Yield the items. Rank 0 shows a bar or, where standard error is no terminal, prints a line to
+    it every so many seconds; it counts its own items.
+
+    total: number of items, needed where they have no length.
     """
-    shown = tqdm(items, what, disable=None if ranks.is_main else True)
+    is_main = ranks is None or ranks.is_main
+    shown = tqdm(items, what, total, disable=None if is_main else True)
     start = last = time.monotonic()
     for done, item in enumerate(shown, 1):
         yield item
         now = time.monotonic()
-        if ranks.is_main and shown.disable and now - last >= every:
+        if is_main and shown.disable and now - last >= every:
             last = now
-            line = tqdm.format_meter(done, len(items), now - start, ncols=0, prefix=what)
+            line = tqdm.format_meter(done, shown.total, now - start, ncols=0, prefix=what)
             print(line.strip(), file=sys.stderr, flush=True)

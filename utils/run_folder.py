@@ -1,4 +1,4 @@
-"""The run folder: made, opened again, or emptied; one process at a time writes to it."""
+"""Run folder: made, opened again, or emptied; one process at a time writes to it."""
 
 import atexit
 import shutil
@@ -9,30 +9,14 @@ from typing import Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from utils.config import Config, load_config, save_config
-from utils.distributed import Ranks, gather_objects
+from utils.config import PLACE, UPKEEP, Config, flatten, keys_of, load_config, save_config
+from utils.distributed import Ranks, on_main
 from utils.inputs import FILE
-from utils.other_steps import other_steps
+from utils.made_from import changed
 from utils.safe.errors import InputError
 from utils.safe.files import remove_unfinished, replacing
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
-
-# Where and how often, not what: a run may go on after these have changed. What lies there is
-# compared by utils/inputs.py.
-_FREE_KEYS = {
-    "data_root",
-    "class_file",
-    "image_labels",
-    "pseudo_masks",
-    "clip_model",
-    "clip_text",
-    "backbone_weights",
-    "num_workers",
-    "image_cache",
-    "log_every",
-    "checkpoint_every",
-}
 
 # What --overwrite removes: of what the scripts write there all but config.yaml and lock.
 _WRITTEN = ("last.pt*", "previous.pt", "warmup.pt", "step_*.pt", "metrics.jsonl", "command.txt")
@@ -42,32 +26,31 @@ _WRITTEN += ("git.txt", "tensorboard", "eval_*")
 def changed_settings(
     old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
 ) -> str:
-    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does."""
-    return ", ".join(
-        f"{key}: {old.get(key)} -> {value}"
-        for key, value in config.to_dict().items()
-        if old.get(key) != value and key not in _FREE_KEYS and key not in ignore
-    )
+    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does.
+
+    Where files lie and how often something is written may change: see utils/config.py.
+    """
+    free = keys_of(PLACE, UPKEEP) | set(ignore)
+    return ", ".join(changed(flatten(old), flatten(config.to_dict()), free))
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
-    """Make the run folder, or go on with the one that is there. Called once all input is checked.
+    """Make the run folder, or resume the one that exists. Called once all input is checked.
 
     Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
-    `overwrite` starts anew and says so.
+    `overwrite` empties it and says so.
     """
-    run_dir, problem = Path(run_dir), None
-    if ranks.is_main:
+    run_dir = Path(run_dir)
+
+    def attempt() -> None:
         try:
             _open(run_dir, config, overwrite)
-        except InputError as error:
-            problem = str(error)
         except OSError as error:
-            problem = f"can't write the run folder {run_dir}: {error.strerror}"
-            problem += "; choose another --run-dir"
-    problem = gather_objects(problem)[0]
-    if problem:
-        raise InputError(problem)
+            raise InputError(
+                f"can't write the run folder {run_dir}: {error.strerror}; choose another --run-dir"
+            ) from None
+
+    on_main(ranks, attempt)
     return run_dir
 
 
@@ -83,10 +66,10 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         )
     if saved.is_file() and not overwrite and any(run_dir.glob("*.pt")):
         old = load_config(saved).to_dict()
-        changed = changed_settings(old, config)
-        if changed:
+        settings = changed_settings(old, config)
+        if settings:
             raise InputError(
-                f"{run_dir} holds a run with other settings ({changed}); choose another "
+                f"{run_dir} holds a run with other settings ({settings}); choose another "
                 f"--run-dir, or --overwrite to start anew{other_steps(run_dir, old, config)}"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -102,6 +85,24 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     remove_unfinished(run_dir, below=False)
     with replacing(saved) as temporary:
         save_config(config, temporary)
+
+
+def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | None = None) -> str:
+    """Why a run can't take more or fewer `steps` than it was started for, and what to do instead;
+    empty where the `old` config has as many.
+
+    init: --init of train_carb.py, whose warm-up must be trained anew too.
+    """
+    if old.get("steps") == config.steps:
+        return ""
+    new = f"--run-dir {run_dir}_{config.steps}_steps"
+    if init is not None:
+        new += f" and the warm-up too: --run-dir {Path(init).parent}_{config.steps}_steps"
+    return (
+        f"\nA run of {config.steps} steps is not one of {old.get('steps')} with steps added or "
+        "taken away: the learning rate falls from lr to min_lr over `steps`, so it differs at "
+        f"every step. Start anew with {new}"
+    )
 
 
 def _take(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run says of itself: command.txt, git.txt, metrics.jsonl, and one progress line."""
+"""Log of a training run: command.txt, git.txt, metrics.jsonl, and one progress line."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from utils.config import Config
 from utils.distributed import Ranks
-from utils.inputs import Inputs
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, replacing
@@ -27,9 +26,9 @@ _LEGEND = (
 
 
 def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = False) -> str:
-    """What is trained on what: lines that open a run, for `RunLog`.
+    """Lines that open a run: what is trained on what.
 
-    `dataset` is a TrainingSet; `supervised` says that its masks are ground truth.
+    dataset: a TrainingSet. supervised: whether its masks are ground truth.
     """
     if supervised:
         labels = "pixel by pixel, from ground truth"
@@ -52,9 +51,8 @@ class RunLog:
     """Means of the logged values between two log steps: to metrics.jsonl and to a progress line.
 
     The line is a bar where standard error is a terminal, else printed at each log step. The first
-    step of each start is shown as well, by itself, and not written to the file. With `tensorboard`
-    there is a `board` on rank 0, which takes the means too. `state` is that of the checkpoint which
-    the run goes on from. `about` is said before the first step: what is trained on what.
+    step of each start is shown as well, by itself, and not written to the file. state: "log" of the
+    checkpoint that is resumed. about: printed before the first step. board: takes the means too.
     """
 
     def __init__(
@@ -64,15 +62,14 @@ class RunLog:
         ranks: Ranks,
         step: int,
         end: int,
-        description: str,
-        tensorboard: bool = False,
+        title: str,
         state: dict[str, Any] | None = None,
         about: str = "",
-        inputs: Inputs | None = None,
+        board: Any = None,
     ) -> None:
         self.path = run_dir / "metrics.jsonl"
         self.config, self.ranks, self.first_step, self.end = config, ranks, step, end
-        self.inputs = inputs.digests() if inputs else {}  # for checkpoints
+        self.board, self.lr = board, 0.0
         self.names: list[str] = []
         self.start_time = self.first_time = time.perf_counter()
         self.sums: dict[str, torch.Tensor] = {}
@@ -81,7 +78,6 @@ class RunLog:
             self.sums = {key: value.to(ranks.device) for key, value in state["sums"].items()}
             self.num_steps = state["num_steps"]
             self.start_time -= state["seconds"]
-        self.board = None
         if ranks.is_main and step < end:
             self._forget_after(step)
             escaped = {"encoding": "utf-8", "errors": "surrogateescape"}  # names in any encoding
@@ -90,13 +86,9 @@ class RunLog:
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
             (run_dir / "git.txt").write_text(f"{commit}\n{changes}", **escaped)
             self._begin(run_dir, about)
-            if tensorboard:
-                from utils.tensorboard import Board  # optional, and it imports what imports this
-
-                self.board = Board(run_dir, step, config)
         hidden = not (ranks.is_main and sys.stderr.isatty())
         self.progress = tqdm(
-            total=end, initial=step, desc=description, disable=hidden, dynamic_ncols=True
+            total=end, initial=step, desc=title, disable=hidden, dynamic_ncols=True
         )
 
     def _begin(self, run_dir: Path, about: str) -> None:
@@ -124,22 +116,22 @@ class RunLog:
         """Take one step's values (`step` steps are done); no host wait between log steps."""
         for key, value in values.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value.detach().clone()
-        self.names = names
+        self.lr, self.names = lr, names
         self.num_steps += 1
         self.progress.update(1)
         if step % self.config.log_every == 0:
-            self.flush(step, lr)
+            self.flush(step)
         elif step == self.first_step + 1 and self.ranks.is_main:
             own = {key: value.tolist() for key, value in values.items()}
             self._show(step, self._line(own))
 
-    def flush(self, step: int, lr: float) -> None:
+    def flush(self, step: int) -> None:
         """Write the means since the last time. Raises InputError when the loss is not finite."""
         if not self.num_steps:
             return
         means = self._means(step)
         seconds = time.perf_counter() - self.start_time
-        line: dict[str, Any] = {"step": step, "lr": lr} | means
+        line: dict[str, Any] = {"step": step, "lr": self.lr} | means
         line["images_per_second"] = self.num_steps * self.config.batch_size / seconds
         if self.ranks.on_cuda:
             line["max_memory_mib"] = torch.cuda.max_memory_allocated() / 2**20
@@ -169,8 +161,8 @@ class RunLog:
         if not abs(means["loss"]) < float("inf"):
             raise InputError(
                 f"the loss is not finite at step {step} (last images: {', '.join(self.names)}); no "
-                "checkpoint was written since the last log line. Lower lr, or with empty_region: "
-                "nan choose zero"
+                "checkpoint was written since the last log line. Lower lr, or with "
+                "arithmetic.empty_region: nan choose zero"
             )
         return means
 

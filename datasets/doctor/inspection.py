@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image
-from tqdm import tqdm
 
 from datasets import SegmentationData
-from datasets.files import File, is_plain_png, open_picture, read_image
+from datasets.files import File, check_mask, is_plain_png, open_picture, read_image
 from datasets.labels import IGNORE_INDEX
-from datasets.training import check_mask
 from datasets.windows import Size
+from utils.progress import progress
 from utils.safe.errors import InputError, InputWarning
 from utils.safe.signals import leave_signals_to_parent
 
@@ -102,14 +101,13 @@ def inspect_all(
 
 def parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> Iterator[Any]:
     """The results in order, with a progress bar; in this process when `workers` is 0."""
-    progress = functools.partial(tqdm, total=len(tasks), desc=what, unit="image", disable=None)
     if workers == 0:
-        yield from progress(map(function, tasks))
+        yield from progress(map(function, tasks), what, total=len(tasks))
         return
     workers = min(workers, max(1, len(tasks)))
     with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
         try:
-            yield from progress(pool.map(function, tasks, chunksize=8))
+            yield from progress(pool.map(function, tasks, chunksize=8), what, total=len(tasks))
         except BrokenProcessPool:
             raise InputError(
                 f"one of the {workers} processes was ended, most likely for want of memory; "

@@ -79,29 +79,29 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
             f"{as_text(cells)} cells (crop_size / output_stride), where there is only padding; "
             f"e.g. aspp_dilations: {dilations(min(cells))}"
         )
-    typical = median_size(sizes) if sizes else config.resize_to
-    filled = statistics.mean(_filled(config, size) for size in sizes or [config.resize_to])
+    typical = median_size(sizes) if sizes else config.image_size
+    filled = statistics.mean(_filled(config, size) for size in sizes or [config.image_size])
     if filled < 0.5:
         found.append(
-            f"pictures of {as_text(typical)}, scaled to resize_to {as_text(config.resize_to)} and "
-            f"by ratio_range, fill {100 * filled:.0f} % of crop_size {as_text(config.crop_size)}, "
-            "the rest is padding; lower or turn crop_size"
+            f"pictures of {as_text(typical)}, scaled to image_size {as_text(config.image_size)} "
+            f"and by scale_range, fill {100 * filled:.0f} % of crop_size "
+            f"{as_text(config.crop_size)}, the rest is padding; lower or turn crop_size"
         )
-    fitted = fit_into(typical, config.resize_to)
+    fitted = fit_into(typical, config.image_size)
     factor = max(fitted) / max(typical)
     if (factor > 2 or _is_below(typical, config.crop_size)) and min(fitted) > CLIP_SIDE:
         found.append(
             f"the pictures (typically {as_text(typical)}) are enlarged {factor:.1f} times to "
-            f"resize_to {as_text(config.resize_to)}, for crop_size {as_text(config.crop_size)}: "
+            f"image_size {as_text(config.image_size)}, for crop_size {as_text(config.crop_size)}: "
             "more work, no more to see; lower both"
         )
     return found
 
 
 def _filled(config: Config, size: Size) -> float:
-    """Share of a crop that a picture fills at the middle of ratio_range."""
-    ratio = sum(config.ratio_range) / 2
-    box = tuple(max(1, int(side * ratio)) for side in config.resize_to)
+    """Share of a crop that a picture fills at the middle of scale_range."""
+    ratio = sum(config.scale_range) / 2
+    box = tuple(max(1, int(side * ratio)) for side in config.image_size)
     inside = map(min, fit_into(size, box), config.crop_size)
     return math.prod(inside) / math.prod(config.crop_size)
 

@@ -1,7 +1,6 @@
 """A config to start from: sizes, steps and intervals derived from the pictures of a data set."""
 
 import math
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from datasets.doctor.sizes import median_size, sample_sizes
 from datasets.labels import load_classes
 from datasets.split_labels import labels_beside
 from datasets.windows import Size
-from utils.config import Config, config_from_dict, load_config
+from utils.config import Config, config_from_dict, load_config, read_settings
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, replacing
 from utils.safe.yaml_file import parse_yaml
@@ -133,10 +132,10 @@ def _numbers(
     num_images: int, sizes: Sequence[Size], template: Config, start: Start
 ) -> dict[str, Choice]:
     """Sizes, dilations, batch, steps and intervals."""
-    resize_to, why = _resize_to(sizes, start)
-    crop, crop_why = _crop(resize_to, sizes, start)
-    close = max(crop) > 0.55 * max(resize_to) or min(crop) > 0.55 * min(resize_to)
-    ratio = [0.75, 1.5] if close else list(template.ratio_range)
+    image_size, why = _image_size(sizes, start)
+    crop, crop_why = _crop(image_size, sizes, start)
+    close = max(crop) > 0.55 * max(image_size) or min(crop) > 0.55 * min(image_size)
+    ratio = [0.75, 1.5] if close else list(template.scale_range)
     height = min(crop[0], 512, 2 * crop[1])
     patch = [_multiple(height), _multiple(height / 2)]
     cells = min(-(-side // template.output_stride) for side in crop)
@@ -147,8 +146,8 @@ def _numbers(
     last = steps - warmup
     workers = min(template.num_workers, available_cores() - 1)
     return {
-        "resize_to": Choice(list(resize_to), why),
-        "ratio_range": Choice(ratio, "random scale on top of that"),
+        "image_size": Choice(list(image_size), why),
+        "scale_range": Choice(ratio, "random scale on top of that"),
         "crop_size": Choice(list(crop), crop_why),
         "patch_size": Choice(patch, "the local view, as in the paper half as wide as high"),
         "aspp_dilations": Choice(
@@ -165,7 +164,7 @@ def _numbers(
     }
 
 
-def _resize_to(sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
+def _image_size(sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
     typical = median_size(sizes)
     found = f"the pictures are typically {as_text(typical)} (median of {len(sizes)})"
     factor = max(1.0, start.side / min(typical))
@@ -177,16 +176,16 @@ def _resize_to(sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
     return (height, width), f"{found}; {why}"
 
 
-def _crop(resize_to: Size, sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
+def _crop(image_size: Size, sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
     portrait = sum(height > width for height, width in sizes) / len(sizes)
     if 1 - _PORTRAIT < portrait < _PORTRAIT:
-        side = _multiple(min(0.8 * min(resize_to), math.sqrt(start.crop_pixels)))
+        side = _multiple(min(0.8 * min(image_size), math.sqrt(start.crop_pixels)))
         return (
             side,
             side,
         ), f"{100 * portrait:.0f} % of the pictures are upright: a square fits all"
-    factor = min(0.8, math.sqrt(start.crop_pixels / math.prod(resize_to)))
-    height, width = (_multiple(factor * side) for side in resize_to)
+    factor = min(0.8, math.sqrt(start.crop_pixels / math.prod(image_size)))
+    height, width = (_multiple(factor * side) for side in image_size)
     return (height, width), f"{100 * factor:.0f} % of the sides: the global view"
 
 
@@ -211,14 +210,17 @@ def _outlook(
 
 
 def _write(path: Path, chosen: dict[str, Choice], start: Start, source: str) -> None:
-    """The shipped config with the chosen values, each with its reason."""
-    text = (_ROOT / start.template).read_text(encoding="utf-8")
-    body = text[text.index("\n\n") :]
+    """The chosen values, each with its reason, and what else the shipped config states."""
+    lines = [
+        f"# Written by prepare_data.py --write-config from {source}; change what you like.",
+        "# configs/cityscapes.yaml explains every key and has the value of those that aren't here.",
+    ]
     for key, (value, why) in chosen.items():
-        line = f"{key}: {_yaml(value)}" + (f"   # {why}" if why else "")
-        body = re.sub(rf"^{key}:.*$", lambda _, line=line: line, body, flags=re.MULTILINE)
-    head = f"# Written by prepare_data.py --write-config from {source}; change what you like."
-    text = f"{head}\n# configs/cityscapes.yaml says what each key does.{body}"
+        lines.append(f"{key}: {_yaml(value)}" + (f"   # {why}" if why else ""))
+    for key, value in read_settings(_ROOT / start.template).items():
+        if key not in chosen:
+            lines.append(f"{key}: {_yaml(value)}")
+    text = "\n".join(lines) + "\n"
     config_from_dict(parse_yaml(text), str(path))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

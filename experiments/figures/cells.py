@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from experiments.figures.runs import Run, Suite, read_stage
 from experiments.numbers import mean_std
 from experiments.suite_file import Row
-from utils.config import Config, load_config
+from utils.config import PLACE, SPEED, UPKEEP, Config, flatten, keys_of, load_config
+from utils.made_from import changed
 from utils.safe.files import parse_json
 from utils.safe.yaml_file import read_yaml
 
@@ -18,12 +19,10 @@ PAPER: dict[str, Any] = read_yaml(ROOT / "experiments" / "paper.yaml")
 SUPERVISED = "Supervised (upper bound)"
 VIEWS = {"base": "Base", "local": "Local", "dual": "Dual"}
 # What the paper's sweeps change, and with it the method: not a row of its tables.
-_SWEPT = ("patch_size", "local_ratio", "balance")
+_SWEPT = ("patch_size", "local_resize", "region_weight")
 _SWEEP = "a sweep over"
 # Where files lie and how a run is carried out; what a row's name says already.
-_NEUTRAL = {"data_root", "image_labels", "pseudo_masks", "image_cache", "clip_model", "clip_text"}
-_NEUTRAL |= {"backbone_weights", "backbone_sha256", "channels_last", "compile"}
-_NEUTRAL |= {"num_workers", "log_every", "checkpoint_every", "seed", "views", "carb"}
+_NEUTRAL = keys_of(PLACE, SPEED, UPKEEP) - {"class_file"} | {"seed", "views", "carb"}
 
 
 class Cell(NamedTuple):
@@ -77,9 +76,8 @@ def by_settings(cells: Iterable[Cell]) -> list[dict[str, list[Cell]]]:
     """The runs of equal settings but for the seed, scored in the same way: by split."""
     found: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells:
-        values = cell.config.to_dict()
-        for key in ("seed", "num_workers", "image_cache", "log_every", "checkpoint_every"):
-            del values[key]
+        ignored = keys_of(UPKEEP) | {"seed"}
+        values = {k: v for k, v in cell.config.to_dict().items() if k not in ignored}
         how = [cell.metrics.get(key) for key in ("inference", "resize_to")]
         group = found.setdefault(json.dumps([cell.stage, values, how]), {})
         group.setdefault(str(cell.metrics.get("split")), []).append(cell)
@@ -94,12 +92,13 @@ def mean_of(cells: Iterable[Cell], key: str = "miou") -> tuple[float | None, flo
 
 def differences(config: Config) -> tuple[str, dict[str, Any]]:
     """The shipped config of the data set that is nearest, and what `config` has otherwise."""
-    values = {key: v for key, v in config.to_dict().items() if key not in _NEUTRAL}
-    found = [
-        (name, {key: value for key, value in values.items() if shipped[key] != value})
-        for name, shipped in _shipped(config.dataset).items()
-    ]
-    return min(found, key=lambda pair: len(pair[1])) if found else ("", values)
+    flat, found = flatten(config.to_dict()), []
+    for name, shipped in _shipped(config.dataset).items():
+        keys = (text.partition(":")[0] for text in changed(flatten(shipped), flat, _NEUTRAL))
+        found.append((name, {key: flat[key] for key in keys}))
+    if not found:
+        return "", {k: v for k, v in flat.items() if k not in _NEUTRAL}
+    return min(found, key=lambda pair: len(pair[1]))
 
 
 def why_not(cell: Cell) -> str:
@@ -109,14 +108,13 @@ def why_not(cell: Cell) -> str:
     split, number = metrics.get("split"), metrics.get("num_images")
     if not images:
         return "another data set"
-    network = (c.backbone, c.backbone_width, c.backbone_layers)
     uses_masks = cell.stage != "supervised"
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
         "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
-        "another backbone": network != ("resnet50", 64, 4),
+        "another backbone": c.backbone not in ("resnet50", "resnet50_v1c"),
         "no or partial ImageNet weights": c.backbone_weights is None or c.backbone_weights_partial,
         f"{number} images, the split '{split}' has {images.get(split)}": number
         != images.get(split),

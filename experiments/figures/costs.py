@@ -16,7 +16,7 @@ from utils.safe.errors import InputError
 from utils.safe.yaml_file import read_yaml
 
 # What decides the seconds of an image: a run with the same values tells them.
-_SPEED = ("dataset", "crop_size", "backbone", "backbone_width", "output_stride", "clip_model")
+_SPEED = ("dataset", "crop_size", "backbone", "output_stride", "clip_model")
 
 
 class Work(NamedTuple):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from datasets.files import read_image
 from datasets.labels import IGNORE_INDEX
-from datasets.training import pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
 from experiments.figures.label_sources import labels_command
 from experiments.figures.pictures import (
     Pictures,

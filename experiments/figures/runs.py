@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from experiments.numbers import MEASURES
 from experiments.suite_file import Row
-from utils.config import Config, load_config
-from utils.resume import CARB_KEYS
+from utils.config import CARB, Config, keys_of, load_config
+from utils.old_config import renamed
 from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
@@ -120,7 +120,7 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
         plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
         plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are no row
         for stage in map(read_stage, filter(_is_stage, plain)):
-            if not changed_settings(stage.config.to_dict(), last.config, CARB_KEYS):
+            if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):
                 stages.setdefault("warmup", stage)
     return Run(f"{name}, seed {seed}", last.folder, stages)
 
@@ -133,6 +133,9 @@ def read_stage(folder: Path) -> Stage:
         log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
+    for line in log:
+        if "balance" in line:  # of an earlier version
+            line["w"] = line.pop("balance")
     if not all(map(_is_line, log)):
         raise InputError(
             f"{path}: expected 'step', a whole number, and other numbers in each line, as "
@@ -201,6 +204,8 @@ def _read_suite(path: Path) -> dict[str, Any]:
             "metrics; python -m experiments.ablation SUITE --out FOLDER --table-only writes it "
             "again"
         )
+    for row in rows.values():
+        row["settings"] = renamed(row["settings"])
     return content
 
 

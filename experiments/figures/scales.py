@@ -21,6 +21,7 @@ from experiments.figures.pictures import (
 )
 from experiments.figures.runs import Run
 from experiments.figures.style import Figure, Missing, markdown, save_data
+from utils.made_from import changed
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
 
@@ -134,12 +135,11 @@ def _check(there: dict[Masks, Path]) -> None:
         made_from = {"precision": "fp32"} | read_json(folder / "meta.json").get("made_from", {})
         expected = (first or made_from) | {"ratio": [way.ratio], "grid": list(way.grid)}
         expected |= {"flip": False}
-        keys = {**expected, **made_from}
-        other = [key for key in keys if made_from.get(key) != expected.get(key)]
+        other = changed(dict.fromkeys(expected) | made_from, dict.fromkeys(made_from) | expected)
         if other:
             raise InputError(
                 f"the masks in {folder} are not those of Fig. 3 {way.title}: made with other "
-                f"{', '.join(other)}; move them away, or make them anew with --overwrite"
+                f"settings ({', '.join(other)}); move them away, or make them anew with --overwrite"
             )
         first = first or made_from
 

@@ -68,14 +68,15 @@ def patch_sizes(rows: Rows) -> Sweep:
 
 
 def fixed_weights(rows: Rows) -> Sweep:
-    fixed = {s["balance_coefficient"]: n for n, s in rows.items() if s.get("balance") == "fixed"}
-    adaptive = [name for name, s in rows.items() if s.get("balance", "adaptive") == "adaptive"]
+    weights = {name: s.get("region_weight", "adaptive") for name, s in rows.items()}
+    fixed = {weight: name for name, weight in weights.items() if weight != "adaptive"}
+    adaptive = [name for name, weight in weights.items() if weight == "adaptive"]
     level = ("adaptive w", adaptive[0]) if adaptive else None
     return Sweep("weight w of the inconsistent region", [Line("fixed w", fixed, BLUE)], level)
 
 
 def resize_ratios(rows: Rows) -> Sweep:
-    ratios = {name: s["local_ratio"] for name, s in rows.items() if "local_ratio" in s}
+    ratios = {name: s["local_resize"] for name, s in rows.items() if "local_resize" in s}
     fixed = {low: name for name, (low, high) in ratios.items() if low == high}
     drawn = [(f"drawn from U[{a:g}, {b:g}]", n) for n, (a, b) in ratios.items() if a < b]
     level = drawn[0] if drawn else None
@@ -96,7 +97,7 @@ KINDS = (
     Kind(
         "fig6b_weight",
         "Fig. 6 (b): fixed weight against the adaptive one",
-        ("balance", "balance_coefficient"),
+        ("region_weight",),
         fixed_weights,
         {
             "weights on Cityscapes": _CITY.format("weight"),
@@ -106,7 +107,7 @@ KINDS = (
     Kind(
         "resize_ratio",
         "Resize ratio of the local view",
-        ("local_ratio",),
+        ("local_resize",),
         resize_ratios,
         {
             "ratios on Cityscapes": _CITY.format("resize_ratio"),

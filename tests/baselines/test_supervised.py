@@ -39,7 +39,7 @@ def test_it_reads_ground_truth_and_the_others_do_not(prepared, tmp_path) -> None
 
 def test_keep_leaves_every_checkpoint(prepared, tmp_path) -> None:
     arguments = ["--config", str(prepared / "config.yaml"), "--device", "cpu"]
-    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep"]
+    arguments += ["--set", "views=base", "--set", "checkpoint_every=3", "--keep-checkpoints"]
     data = tmp_path / "data"
     shutil.copytree(prepared / "ground_truth", data / "gtFine")
     (data / "leftImg8bit").symlink_to(prepared / "data" / "leftImg8bit")
@@ -62,9 +62,9 @@ def trained(tmp_path_factory):
     [
         (test_inputs.add_two, "6 -> 8 images"),
         (test_inputs.rename, "'t1' -> 'u1'"),
-        (test_inputs.repaint, "files of 't2' differ"),
-        (test_inputs.other_mask, "mask files of 't3' differ"),
-        (test_inputs.other_prompt, "class 1 is pole -> post"),
+        (test_inputs.repaint, "bytes of image t2: "),
+        (test_inputs.other_mask, "bytes of mask t3: "),
+        (test_inputs.other_prompt, "prompts of class 1: pole -> post"),
         (test_inputs.other_order, "class 0 is road -> sky|'road' where the class file has 'sky'"),
     ],
 )
@@ -111,15 +111,15 @@ def test_torchscript_is_opened_after_the_hash_or_trust_alone(
     program.write_bytes(as_program(None))
     more = ["--set", f"clip_model={program}", "--set", "classifier=text"]
     monkeypatch.chdir(security_world)
-    with pytest.raises(InputError, match=r"is a program.*--trust"):
+    with pytest.raises(InputError, match=r"is a program.*--trust-torchscript"):
         supervised.main([*NEW, *more])
     assert not opened
     with pytest.raises(InputError, match=r"program\.pt.*can't be read"):
-        supervised.main([*NEW, *more, "--trust"])
+        supervised.main([*NEW, *more, "--trust-torchscript"])
     assert opened.pop() == str(program)
     with pytest.raises(SystemExit):
         supervised.main(["--help"])
-    assert "--trust" in capsys.readouterr().out
+    assert "--trust-torchscript" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def test_published_warmup_loss_is_the_mean_over_labelled_pixels() -> None:
 
 
 def test_published_network_is_plain_and_in_training() -> None:
-    network = build_network(official_config(backbone_width=8), torch.randn(19, 16))
+    network = build_network(official_config(backbone="resnet18_v1c_quarter"), torch.randn(19, 16))
     assert network.training
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     assert convolutions and all(type(m) is nn.Conv2d for m in convolutions)
@@ -214,16 +214,16 @@ def test_flops_agree_with_the_specification() -> None:
     assert step_flops((256, 512), [(384, 192)] * 2) < one
 
 
-@pytest.mark.parametrize("patch_draw", ["batch", "image"])
-def test_matrix_rate_and_share_are_plausible(monkeypatch, patch_draw: str) -> None:
+@pytest.mark.parametrize("local_view_per", ["batch", "image"])
+def test_matrix_rate_and_share_are_plausible(monkeypatch, local_view_per: str) -> None:
     rate = matrix_rate("cpu", torch.float32, side=256, repeats=2)
     assert 1e8 < rate < 1e15
     result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
     result = replace(result, ours=result.ours | {"cpu": 1.0, "wall": 2.0})
-    setting = step_ways.Setting(2, (128, 256), (128, 64), (1.0, 2.0), 3, patch_draw)
+    setting = step_ways.Setting(2, (128, 256), (128, 64), (1.0, 2.0), 3, local_view_per)
     views = [setting.local_views(setting.config(), step) for step in range(3)]
     sizes = [[view.size for view in draw] for draw in views]
-    assert len({size for draw in sizes for size in draw}) == (6 if patch_draw == "image" else 3)
+    assert len({size for draw in sizes for size in draw}) == (6 if local_view_per == "image" else 3)
     flops = sum(step_flops((128, 256), draw) for draw in sizes) / 3
     for rate, verdict in ((flops / 2 / 0.39, "MISSED"), (flops / 2 / 0.41, "met")):
         monkeypatch.setattr(train_step, "matrix_rate", lambda device, rate=rate: rate)
@@ -406,7 +406,7 @@ def tensor_bytes(state: dict[str, torch.Tensor]) -> int:
 
 def test_checkpoint_sizes_are_those_of_the_files(tmp_path) -> None:
     """Theirs holds network, CLIP's tower and a counter; ours the network. Neither has momentum."""
-    config = official_config(backbone="resnet18", backbone_width=16)
+    config = official_config(backbone="resnet18_v1c_quarter")
     text = F.normalize(torch.randn(19, 64), dim=1)
     model, visual = build_model(config, 19, text, pretrained=False), tiny_clip().visual
     theirs = checkpoint_size.write_published(tmp_path, model, visual)
@@ -477,10 +477,10 @@ def test_a_step_is_checked_on_inputs_of_its_own(monkeypatch, second, angle, agre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("patch_draw", ["batch", "image"])
-def test_both_ways_of_a_step_agree(monkeypatch, patch_draw: str) -> None:
+@pytest.mark.parametrize("local_view_per", ["batch", "image"])
+def test_both_ways_of_a_step_agree(monkeypatch, local_view_per: str) -> None:
     """In float32. In bfloat16 the small size leaves too few pixels in a consistent region."""
-    kind = train_step.Kind(train_step.FP32, None, patch_draw)
+    kind = train_step.Kind(train_step.FP32, None, local_view_per)
     monkeypatch.setattr(train_step, "ON_CPU", {"fp32": kind})
     assert "differ by" in train_step.cases(Options("cpu", quick=True))[0].check()
 

@@ -41,7 +41,7 @@ def start(copy: Path, *arguments: str, **variables: object) -> subprocess.Popen:
     settings = {
         "clip_model": copy.parent / "tiny clip.pt",
         "prompt_templates": "single",
-        "backbone_width": 8,
+        "backbone": "resnet18_eighth",
         "output_stride": 8,
         "backbone_weights": None,
         "crop_size": [64, 128],

@@ -23,7 +23,7 @@ SHIPPED = Path("demo/weights/backbone.pt")
 
 def _train(out: Path, monkeypatch, *more: str) -> dict:
     monkeypatch.setattr(train_backbone, "NUM_HELD_OUT", 12)
-    sizes = ["--steps", "2", "--batch-size", "4", "--photographs", "12", "--width", "4"]
+    sizes = ["--steps", "2", "--batch-size", "4", "--photographs", "12", "--layers", "3"]
     train_backbone.main(["--out", str(out), *sizes, *more])
     return json.loads(out.with_suffix(".json").read_text())
 
@@ -31,16 +31,14 @@ def _train(out: Path, monkeypatch, *more: str) -> dict:
 def test_a_short_run_writes_what_build_model_takes(tmp_path, monkeypatch):
     log = _train(tmp_path / "backbone.pt", monkeypatch)
     state = torch.load(tmp_path / "backbone.pt", weights_only=True)
-    expected = {name for name in ResNet(18, width=4).state_dict() if "num_batches" not in name}
+    network = ResNet(18, width=16, layers=3)
+    expected = {name for name in network.state_dict() if "num_batches" not in name}
     assert set(state) == expected
     assert all(value.dtype == torch.float16 for value in state.values())
     config = load_config(
         "configs/tiny_cpu.yaml",
         [
-            "backbone=resnet18",
-            "backbone_width=4",
-            "backbone_layers=3",
-            "stem=conv7",
+            "backbone=resnet18_quarter",
             "output_stride=4",
             "classifier=conv",
             "backbone_weights_partial=false",

@@ -69,7 +69,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     suite = write_suite(tmp_path, prepared / "config.yaml")
     out = tmp_path / "out"
     command = [str(suite), "--out", str(out), "--jobs", "2"]
-    ablation.main([*command, "--keep"])
+    ablation.main([*command, "--keep-checkpoints"])
     shown = capsys.readouterr().out
     assert "2 runs to train without CARB and 2 with it" in shown
     content = json.loads((out / "ablation.json").read_text())
@@ -198,18 +198,18 @@ def test_runs_scored_in_another_way_or_at_another_step_do_not_mix(prepared, tmp_
     ablation.main(command)
     assert list(json.loads((out / "ablation.json").read_text())["rows"]["Base"]["seeds"]) == ["0"]
     plant(suite, out, {("Base + CARB", 0): {"miou": 0.3, "inference": {"flip": True}}})
-    with pytest.raises(InputError, match="were scored with other inference"):
+    with pytest.raises(InputError, match="were scored in other ways .inference"):
         ablation.main(command)
 
 
 def test_shared_warm_ups(prepared, tmp_path) -> None:
     rows = {
-        "Dual, w = 0.5": {"stage": "carb", "balance": "fixed", "balance_coefficient": 0.5},
+        "Dual, w = 0.5": {"stage": "carb", "region_weight": 0.5},
         "Dual": {"stage": "warmup"},
         "Dual + CARB": {"stage": "carb"},
         "Slow + CARB": {"stage": "carb", "lr": 0.001},
         "Slow": {"stage": "warmup", "lr": 0.001},
-        "Slow, w = 1": {"stage": "carb", "lr": 0.001, "balance": "fixed"},
+        "Slow, w = 1": {"stage": "carb", "lr": 0.001, "region_weight": 1},
     }
     path = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={}, seeds=[5])
     suite = read_suite(str(path), ["batch_size=2"])
@@ -225,17 +225,17 @@ def test_shared_warm_ups(prepared, tmp_path) -> None:
         "slow_w_1_5": str(out / "slow_5/warmup.pt"),
     }
     train = carb[0].commands[0]
-    assert train[0] == "train_carb.py" and "balance_coefficient=0.5" in train
-    assert "batch_size=2" in train and "seed=5" in train and "--keep" not in train
+    assert train[0] == "train_carb.py" and "region_weight=0.5" in train
+    assert "batch_size=2" in train and "seed=5" in train and "--keep-checkpoints" not in train
     for jobs in ablation.plan(suite, rows_of(suite), [5], out, keep=True)[1:]:
-        assert all("--keep" in job.commands[0] for job in jobs)
+        assert all("--keep-checkpoints" in job.commands[0] for job in jobs)
 
 
 def test_rows_without_a_plain_row_have_a_warm_up_of_their_own(prepared, tmp_path) -> None:
     """One for all that differ in CARB's keys; it stops where CARB starts and is no line."""
     rows = {
-        "w = 0": {"stage": "carb", "balance": "fixed", "balance_coefficient": 0},
-        "w = 1": {"stage": "carb", "balance": "fixed"},
+        "w = 0": {"stage": "carb", "region_weight": 0},
+        "w = 1": {"stage": "carb", "region_weight": 1},
         "Slow": {"stage": "carb", "lr": 0.003},
     }
     path = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={})
@@ -305,20 +305,20 @@ def test_refused_masks_stop_everything(prepared, tmp_path, monkeypatch) -> None:
 
 def test_set_leaves_the_plain_rows_without_carbs_keys(prepared, tmp_path) -> None:
     path = write_suite(tmp_path, prepared / "config.yaml")
-    suite = read_suite(str(path), ["balance=fixed", "queue_size=7", "lr=0.02"])
+    suite = read_suite(str(path), ["region_weight=1", "queue_size=7", "lr=0.02"])
     plain, carb = (suite.config_of(row, 0) for row in rows_of(suite))
     default = read_suite(str(path), ["lr=0.02"])
     assert plain == default.config_of(default.rows["Base"], 0)
-    assert (carb.balance, carb.queue_size, carb.lr) == ("fixed", 7, 0.02)
+    assert (carb.region_weight, carb.queue_size, carb.lr) == (1, 7, 0.02)
     assert suite.start_row(suite.rows["Base + CARB"]).name == "Base"
     # so the plain runs of another table serve this one
     out = tmp_path / "out"
     plant(path, out, {("Base", 0): {"miou": 0.3}})
-    command = [str(path), "--out", str(out), "--table-only", "--set", "balance=fixed", "lr=0.01"]
+    command = [str(path), "--out", str(out), "--table-only", "--set", "region_weight=1", "lr=0.01"]
     ablation.main(command)
     text = (out / "ablation.md").read_text(encoding="utf-8")
     assert "| Base | 1 | 30.0 " in text
-    assert f'{prepared / "config.yaml"} with balance="fixed", lr=0.01; split val' in text
+    assert f"{prepared / 'config.yaml'} with region_weight=1, lr=0.01; split val" in text
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     """RUN/{warmup,carb}; the warm-up went on beyond CARB's start."""
     folder = tmp_path / "demo"
     write_stage(folder / "warmup", [line(480, 0.6), line(960, 0.7), line(1200, 0.9)])
-    write_stage(folder / "carb", [line(1080, 0.75, balance=0.125), line(1200, 0.8, balance=0.0625)])
+    write_stage(folder / "carb", [line(1080, 0.75, w=0.125), line(1200, 0.8, w=0.0625)])
     return folder
 
 
@@ -111,7 +111,7 @@ def test_several_runs_have_a_colour_each(run, tmp_path) -> None:
 def test_steps_of_a_long_training_do_not_run_into_each_other(tmp_path, monkeypatch) -> None:
     """Fig. 5 at the paper's 30 000 steps; a run that logged no regions is not in its legend."""
     pytest.importorskip("matplotlib")
-    write_stage(tmp_path / "long", [line(s, balance=0.1) for s in range(1000, 30001, 1000)])
+    write_stage(tmp_path / "long", [line(s, w=0.1) for s in range(1000, 30001, 1000)])
     write_stage(tmp_path / "supervised", [KNOWN | {"step": 600}])
     kept = []
 
@@ -142,7 +142,7 @@ def test_of_a_suite_seeds_are_a_mean_and_a_shared_warm_up_is_drawn_once(tmp_path
         steps = (480, 960, 1200)
         write_stage(tmp_path / f"dual_{seed}", [line(s, area) for s in steps], seed, carb=False)
         # seed 1 was logged less often: of the curve are the steps of both
-        late = [line(s, area, balance=0.1 * (1 + seed)) for s in ((1080, 1200), (1200,))[seed]]
+        late = [line(s, area, w=0.1 * (1 + seed)) for s in ((1080, 1200), (1200,))[seed]]
         write_stage(tmp_path / f"dual_carb_{seed}", late, seed)
     content = {
         name: {"stage": stage, "seeds": {"0": {}, "1": {}}} for name, (stage, _) in rows.items()

@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = tiny.make_config(folder, views="dual")
     root, labels = str(folder / "data"), str(folder / "image_labels.json")
     prepare_data.main(["cityscapes", "--root", root, "--out", labels, "--splits", "train", "val"])
-    arguments = ["--config", str(config), "--device", "cpu", "--keep"]
+    arguments = ["--config", str(config), "--device", "cpu", "--keep-checkpoints"]
     base, carb = folder / "base", folder / "carb"
     train_warmup.main([*arguments, "--set", "carb=false", "--run-dir", str(base)])
     train_carb.main([*arguments, "--init", str(base / "warmup.pt"), "--run-dir", str(carb)])
@@ -159,7 +159,7 @@ def test_what_cannot_be_used_is_said(trained, tmp_path) -> None:
     bare = shutil.copytree(trained / "carb", tmp_path / "bare")
     for file in bare.glob("step_*.pt"):
         file.unlink()
-    with pytest.raises(InputError, match="--keep"):
+    with pytest.raises(InputError, match="--keep-checkpoints"):
         start(tmp_path, bare)
     with pytest.raises(InputError, match="no ground truth"):
         start(tmp_path, trained / "carb", options=("--split", "test"))

@@ -25,8 +25,8 @@ from experiments.figures.regions import (
 )
 from experiments.figures.runs import Run
 from experiments.region_quality import Regions, count, regions, shares, table
+from models.inference import predict_logits
 from models.trained import load_trained
-from utils.inference import predict_logits
 from utils.safe.errors import InputError
 from utils.visualize import gallery
 

@@ -118,7 +118,7 @@ def test_a_line_that_is_being_written_is_left_out(tmp_path):
 ROWS = {
     "Base": ("warmup", {"views": "base"}),
     "Dual": ("warmup", {"views": "dual"}),
-    "Fixed": ("carb", {"views": "dual", "balance": "fixed"}),
+    "Fixed": ("carb", {"views": "dual", "region_weight": 1.0}),
     "Base + CARB": ("carb", {"views": "base"}),
     "Dual + CARB": ("carb", {"views": "dual"}),
 }
@@ -151,8 +151,10 @@ def test_the_run_that_stands_for_a_suite(tmp_path, folders, label, stages):
     suite = make_suite(tmp_path / "suite", **ROWS)
     for name in folders:
         views = "base" if name.startswith("base") else "dual"
-        balance = "fixed" if name.startswith("fixed") else "adaptive"
-        make_stage(suite / name, range(1, 3), views=views, balance=balance, carb="carb" in name)
+        weight = 1.0 if name.startswith("fixed") else "adaptive"
+        make_stage(
+            suite / name, range(1, 3), views=views, region_weight=weight, carb="carb" in name
+        )
     run = run_of(read_inputs([str(suite)])[1][0])
     assert (run.label if run else None) == label
     found = {name: stage.folder.name for name, stage in run.stages.items()} if run else {}

@@ -97,8 +97,7 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
         (cell(clip_model="demo/weights/clip.pt", stage="supervised"), ""),
         (cell(views="local"), "masks not known to be CLIP's"),  # none lie there
         (cell(backbone="resnet18"), "another backbone"),
-        (cell(backbone_width=32), "another backbone"),
-        (cell(backbone_layers=3), "another backbone"),
+        (cell(backbone="resnet50_caffe_c4"), "another backbone"),
         (cell(backbone_weights=None), "no or partial ImageNet weights"),
         (cell(backbone_weights_partial=True), "no or partial ImageNet weights"),
         (cell(num_images=10), "10 images, the split 'val' has 500"),
@@ -106,7 +105,7 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
         (cell(inference={"flip": True}), "several scales, flips or windows"),
         (cell(stage="warmup"), "the warm-up alone"),
         (cell(patch_size=(512, 512)), "a sweep over patch_size"),
-        (cell(balance="fixed"), "a sweep over balance"),
+        (cell(region_weight=0.5), "a sweep over region_weight"),
         (cell("configs/official/camvid.yaml", num_images=101), ""),  # with ratios of its own
     ],
 )

@@ -14,7 +14,6 @@ run. Needs hypothesis (requirements-dev.txt).
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import contextlib
-import hashlib
 import io
 import shutil
 import sys
@@ -36,6 +35,7 @@ from tests.fuzz.inputs import damaged, edited, repacked, soup
 from tests.fuzz.reading import ROOT, Fault, Target, read
 from utils.cli import path
 from utils.safe.errors import InputError, run_script
+from utils.safe.files import sha256
 
 ROUND = 60  # files of a target before it is the turn of the next
 PARTS = {
@@ -152,7 +152,7 @@ def fuzz(
             check()
     except (Fault, Flaky):  # flaky: memory that is taken once is there the next time
         kind, content = worst[0]
-        digest = hashlib.sha256(kind.encode()).hexdigest()[:8]
+        digest = sha256(kind)[:8]
         path = out / f"{name}.{digest}{target.suffix}"
         path.write_bytes(content)
         return kind, path

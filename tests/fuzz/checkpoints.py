@@ -3,6 +3,7 @@
 import functools
 import io
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tests.fuzz.reading import NAMES, ROOT, Target, allowed
 from utils.checkpoint import FORMAT
 from utils.config import config_from_dict, load_config
 from utils.distributed import Ranks
-from utils.resume import load_warmup, restore
+from utils.run import Run, load_warmup
 
 _RANKS = Ranks(0, 1, torch.device("cpu"))
 _OFFICIAL = str(ROOT / "configs/official/cityscapes.yaml")
@@ -49,17 +50,23 @@ def checkpoint_targets() -> dict[str, Target]:
     """Our checkpoints, the authors', CLIP's weights, a backbone's, text embeddings."""
     torch.manual_seed(0)
     text = torch.nn.functional.normalize(torch.randn(3, 8), dim=1)
-    changed = {"backbone_width": 4, "aspp": "v2", "class_file": "none.yaml", "views": "base"}
+    changed = {
+        "backbone": "resnet18_eighth",
+        "aspp": "v2",
+        "class_file": "none.yaml",
+        "views": "base",
+    }
     config = config_from_dict(
         load_config(ROOT / "configs/tiny_cpu.yaml").to_dict() | changed, "tiny"
     )
     table = ClassTable(NAMES, tuple((n,) for n in NAMES), default_palette(3))
 
-    def parts() -> tuple[DeepLabV3, torch.optim.SGD, CARBCriterion]:
+    def parts() -> dict[str, Any]:
         model = build_model(config, 3, text, pretrained=False)
-        return model, torch.optim.SGD(model.parameters(), 0.1, 0.9), CARBCriterion(queue_size=2)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1, 0.9)
+        return {"model": model, "optimizer": optimizer, "criterion": CARBCriterion(queue_size=2)}
 
-    model, optimizer, criterion = parts()
+    model, optimizer, criterion = parts().values()
     model(torch.randn(2, 3, 32, 32)).sum().backward()
     optimizer.step()
     criterion.push(torch.tensor([1.0, 2.0]), torch.tensor([1, 1]))
@@ -91,6 +98,11 @@ def checkpoint_targets() -> dict[str, Target]:
     authors = {"state_dict": state, "meta": {"CLASSES": names, "epoch": 1}}
     clips = [_miniature((1, 1, 1, 1), None), _miniature(1, 8)]
 
+    def resume(folder: Path) -> None:
+        arguments = Namespace(run_dir=folder, overwrite=False)
+        options = {"classes": table, "inputs": lambda: None, "parts": parts()}
+        Run(arguments, config, _RANKS, stage="warmup", end=8, **options)
+
     def as_ours(path: Path) -> None:
         run = path.parent / "run"
         run.mkdir(exist_ok=True)
@@ -98,7 +110,7 @@ def checkpoint_targets() -> dict[str, Target]:
         allowed(
             lambda: load_trained(path).model(torch.zeros(1, 3, 32, 32)),
             lambda: load_warmup(str(path), config, table, path.parent),
-            lambda: restore(run, "warmup", 8, _RANKS, *parts()),
+            lambda: resume(run),
         )
 
     def as_backbone(path: Path) -> None:

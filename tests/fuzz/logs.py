@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from datasets.mask_folder import check_class_names, open_mask_folder
 from tests.fuzz.labels import dump_json, of_json
 from tests.fuzz.reading import NAMES, ROOT, Target, allowed
 from utils.config import config_from_dict, load_config, save_config
 from utils.distributed import Ranks
-from utils.evaluation_output import check_out
-from utils.mask_folder import check_class_names, open_mask_folder
+from utils.evaluation_output import check_scores
 from utils.runlog import RunLog
 
 _CONFIG = load_config(ROOT / "configs/tiny_cpu.yaml").to_dict()
@@ -59,7 +59,7 @@ def log_targets() -> dict[str, Target]:
         folder = run_folder(path)
         shutil.copyfile(path, folder / "eval_val/metrics.json")
         again = {"checkpoint": "last.pt", "split": "val", "inference": INFERENCE}
-        check_out(folder / "eval_val", again, None, False)
+        check_scores(folder / "eval_val/metrics.json", again, False)
 
     def as_masks(path: Path) -> None:
         folder = run_folder(path)

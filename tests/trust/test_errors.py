@@ -14,6 +14,7 @@ import torch
 
 from utils.safe import errors
 from utils.safe.errors import InputError, run_script
+from utils.safe.signals import same_command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -193,6 +194,7 @@ import sys
 sys.path.insert(0, sys.argv.pop(1))
 from pathlib import Path
 from utils.safe.errors import InputError, run_script
+from utils.safe.signals import same_command
 def main(argv):
     for _ in range(5000):
         print("дорога 汽车 caf\\udce9")
@@ -278,3 +280,11 @@ def test_names_that_the_system_cannot_write_are_refused(tmp_path, monkeypatch, c
     assert "error: 'caf\\udce9.png' can't be written in utf-8: it is the" in capsys.readouterr().err
     assert run(monkeypatch, lambda argv: "\u0434".encode("latin-1")) == 2
     assert "set PYTHONUTF8=1" in capsys.readouterr().err
+
+
+def test_the_printed_command_does_not_overwrite(monkeypatch):
+    """It is there to resume: --overwrite, also shortened, would start anew."""
+    command = ["python", "train_warmup.py", "--run-dir", "my run"]
+    for form in ("--overwrite", "--over"):
+        monkeypatch.setattr(sys, "orig_argv", [*command, form])
+        assert same_command() == "python train_warmup.py --run-dir 'my run'"

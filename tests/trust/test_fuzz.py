@@ -15,7 +15,7 @@ from tests.fuzz import __main__ as fuzz
 from tests.fuzz import reading as reader
 from tests.fuzz.inputs import copied
 from tests.fuzz.reading import Fault, Target, read
-from utils import resume
+from utils import run
 from utils.safe.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of odd tensors
@@ -181,8 +181,10 @@ CHECKPOINTS = {
         changed("optimizer/param_groups", [{"lr": "x"}]),
         changed("config", [1]),
         changed("config/lr", 10**400),
-        changed("config/backbone_width", 10**6),
-        changed("config/backbone_width", 2**62),
+        changed("config/backbone", 300 * "x"),
+        changed("config/aspp_dilations", [2**62]),
+        changed("config/teacher", [1]),
+        changed("config/arithmetic/empty_region", {}),
         changed("config/class_file", "\0"),
         changed("config/class_file", 300 * "x"),
         changed("class_names", [1, 2, 3]),
@@ -260,9 +262,9 @@ def test_a_good_checkpoint_is_read_to_its_end(
 ) -> None:
     """A reader that refuses at the first look would hide what is behind."""
     reached: list[str] = []
-    load = resume.load_optimizer
+    load = run.load_optimizer
     monkeypatch.setattr(
-        resume, "load_optimizer", lambda *given: reached.append("resumed") or load(*given)
+        run, "load_optimizer", lambda *given: reached.append("resumed") or load(*given)
     )
     target = TARGETS["checkpoint-ours"]
     assert read("checkpoint-ours", target, target.dump(target.values[0]), reading) == "read"

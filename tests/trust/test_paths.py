@@ -170,7 +170,7 @@ def paths_of(monkeypatch, main) -> set[str]:
 @pytest.mark.parametrize(
     ("script", "options"),
     [
-        ("eval", "--config --ckpt --out --export-submission"),
+        ("eval", "--config --ckpt --masks --out --export-submission"),
         ("predict", "--config input --ckpt --out"),
         ("gen_clip_masks", "--config --out"),
         ("prepare_data", "--config --root --class-file --out --import-labels --labels --convert"),

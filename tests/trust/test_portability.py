@@ -68,6 +68,20 @@ print("all")
     assert done.stdout == "all\n", done.stderr
 
 
+def test_scripts_start_without_what_is_slow_to_import() -> None:
+    """torchvision alone takes more than a second, in each of the demo's ten processes."""
+    program = f"""
+import importlib, sys, torch
+before = {{*sys.modules}}
+for script in {SCRIPTS}:
+    importlib.import_module(script)
+slow = {{"torchvision", "matplotlib", "tensorboard", "sympy", "torch._dynamo", "scipy"}}
+print(sorted(slow & sys.modules.keys() - before))
+"""
+    done = python(program)
+    assert done.stdout == "[]\n", done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, a config."""
@@ -149,8 +163,7 @@ class NoDoubles(TorchDispatchMode):
 def test_nothing_on_the_device_is_in_double_precision(views, tmp_path) -> None:
     tiny.make_clip(tmp_path / "clip.pt")
     settings = official_config(
-        backbone="resnet18",
-        backbone_width=8,
+        backbone="resnet18_eighth",
         crop_size=[64, 64],
         patch_size=[32, 32],
         batch_size=2,

@@ -16,15 +16,14 @@ from steps import losses_of as losses_of_stage
 from tiny_clip import tiny_clip
 
 from datasets.labels import IGNORE_INDEX
-from datasets.transforms import TrainTransform
+from datasets.training import build_transform
 from models.build import build_criterion, build_model, build_network, build_sampler
 from models.carb import CARBCriterion, RegionRules, filtered_prediction, split_regions, upsample
-from models.fused_scores import mean_scores
+from models.inference import multi_view_scores, predict_logits
 from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.views import LocalViewSampler, crop, prepare_views
 from utils.config import config_from_dict, load_config
 from utils.distributed import Ranks
-from utils.inference import predict_logits
 from utils.metrics import ConfusionMatrix
 
 SIZE, BOX = (6, 8), (1, 2, 4, 5)  # of the image; top, left, height, width of the local view
@@ -67,13 +66,13 @@ def losses_of(
 
 
 def empty_consistent(data: dict[str, torch.Tensor]) -> None:
-    prediction = filtered_prediction(upsample(data["logits"], SIZE), data["labels"], "masked")
+    prediction = filtered_prediction(upsample(data["logits"], SIZE), data["labels"], "mask")
     data["mask"] = (prediction + 1) % data["logits"].shape[1]
     data["local"] = crop(data["mask"], [BOX] * 2)
 
 
 def empty_inconsistent(data: dict[str, torch.Tensor]) -> None:
-    data["mask"] = filtered_prediction(upsample(data["logits"], SIZE), data["labels"], "masked")
+    data["mask"] = filtered_prediction(upsample(data["logits"], SIZE), data["labels"], "mask")
     data["local"] = crop(data["mask"], [BOX] * 2)
 
 
@@ -124,7 +123,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("absent", ["masked", "multiplied"])
+@pytest.mark.parametrize("absent", ["mask", "multiply"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
 def test_losses_gradients_queues_and_w_are_finite(case, absent: str, dtype: torch.dtype) -> None:
     """Three steps of warm-up and three of CARB, in which the case is the second and later ones."""
@@ -176,7 +175,7 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
     """Through transform, CLIP, network and descent. 5x7 pixels against a local view of 40x58, a
     CLIP patch of 8 and an output stride of 8: what is not image is padding and teaches nothing."""
     values = load_config("configs/tiny_cpu.yaml").to_dict()
-    changed = {"precision": precision, "resize_to": [5, 7], "patch_size": [40, 58]}
+    changed = {"precision": precision, "image_size": [5, 7], "patch_size": [40, 58]}
     config = config_from_dict(values | changed | {"batch_size": 2}, "test")
     text = torch.nn.functional.normalize(torch.randn(3, 64, generator=generator(0)), dim=1)
     torch.manual_seed(0)
@@ -184,7 +183,7 @@ def test_an_image_smaller_than_the_patch_and_one_without_labels(precision, balan
     ranks = Ranks(0, 1, torch.device("cpu"))
     network = build_network(model, config, ranks)
     maskclip = MaskCLIP(tiny_clip().visual, text)
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     pixels = torch.randint(0, 256, (3, 5, 7), generator=generator(1)).byte()
     samples = [
         transform.apply(pixels, None, transform.draw((5, 7), generator(seed))) for seed in (2, 1)
@@ -220,7 +219,8 @@ def test_pictures_smaller_than_a_patch_of_clip_have_masks_and_predictions(size, 
     maskclip = MaskCLIP(tiny_clip().visual, text)
     image = torch.randn(1, 3, *size, generator=generator(1))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), torch.no_grad():
-        scores = mean_scores(maskclip, image, size, [0.1, 1.0, 2.0], (1, 1), True)
+        views = {"scales": [0.1, 1.0, 2.0], "grid": (1, 1), "flip": True}
+        scores = multi_view_scores(maskclip.upsampled_scores, image, size, **views)
         logits = predict_logits(network, image, size, scales=(0.5, 1.0), flip=True)
     for values in (scores, logits):
         assert values.shape == (1, 3, *size) and values.isfinite().all()
@@ -323,8 +323,8 @@ def test_local_views_lie_in_the_image_and_have_pixels(data, seed) -> None:
     patch, more = data.draw(sides), data.draw(st.tuples(st.integers(0, 9), st.integers(0, 9)))
     image = (patch[0] + more[0], patch[1] + more[1])
     ratio = sorted(data.draw(st.tuples(st.floats(0.01, 3), st.floats(0.01, 3))))
-    law, how = data.draw(st.sampled_from(["inclusive", "official"])), data.draw(st.booleans())
-    sampler = LocalViewSampler(patch, tuple(ratio), "image" if how else "batch", law)
+    last, how = data.draw(st.booleans()), data.draw(st.booleans())
+    sampler = LocalViewSampler(patch, tuple(ratio), "image" if how else "batch", last)
     for (top, left, *sides), size in sampler.draw(3, image, generator(seed)):
         assert tuple(sides) == patch
         assert 0 <= top <= more[0] and 0 <= left <= more[1]

@@ -19,16 +19,17 @@ import eval as evaluation
 from datasets import open_dataset
 from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
-from datasets.loader import training_loader
-from datasets.training import TrainingSet, pseudo_mask_files
-from datasets.transforms import TrainTransform
+from datasets.mask_folder import pseudo_mask_files
+from datasets.training import TrainingSet, build_transform
 from models.build import build_criterion, build_model, build_network, build_sampler, build_teacher
 from models.carb import CARBCriterion, RegionRules
 from models.kernels.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
 from models.views import prepare_views
+from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
-from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, setup
+from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
+from utils.safe.errors import InputError
 from utils.schedule import poly_lr
 
 STEPS, IMAGES, CLASSES = 4, 4, 3
@@ -112,6 +113,27 @@ def test_without_sync_each_process_keeps_its_own_queues() -> None:
     first, second = (queues for _, _, queues in together(2, criterion_run, False))
     assert first != second
     assert first == criterion_run(ALONE, False, slice(0, 2))[2]
+
+
+# ---- what rank 0 does alone
+
+
+def once(ranks: Ranks) -> tuple[int, str]:
+    """The result, and the message, that this rank gets."""
+    called = []
+
+    def refuse() -> None:
+        called.append(ranks.rank)
+        raise InputError("no such folder")
+
+    with pytest.raises(InputError) as error:
+        on_main(ranks, refuse)
+    assert called == [0] * ranks.is_main
+    return on_main(ranks, lambda: ranks.rank + 7), str(error.value)
+
+
+def test_all_ranks_get_the_result_and_the_error_of_rank_0() -> None:
+    assert together(2, once) == [(7, "no such folder")] * 2 and once(ALONE) == (7, "no such folder")
 
 
 # ---- batch normalisation
@@ -203,7 +225,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     tiny.make_cityscapes(folder / "data", num_val=7)
     tiny.make_clip(folder / "clip.pt")
-    config = load_config(tiny.make_config(folder, sync=True, steps=40, warmup_steps=10))
+    config = load_config(
+        tiny.make_config(folder, sync_region_stats=True, steps=40, warmup_steps=10)
+    )
     classes = load_classes(config.class_file)
     generator = torch.Generator().manual_seed(0)
     labels = {}
@@ -231,7 +255,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
     images = open_dataset(config.dataset, config.data_root).images("train")
     labels = read_image_labels(config.image_labels, len(classes), classes.names)
     masks = pseudo_mask_files(config.pseudo_masks, images) if views != "dual" else None
-    transform = TrainTransform.from_config(config)
+    transform = build_transform(config)
     dataset = TrainingSet(images, labels, len(classes), transform, masks)
     maskclip = build_teacher(config, classes, ranks.device) if views != "base" else None
     torch.manual_seed(0)
@@ -242,7 +266,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
     network = build_network(model, config, ranks)
     found: dict[str, list[float]] = {}
     for step, one in enumerate(training_loader(dataset, config, ranks, 0, 20)):
-        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.power)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         inputs = prepare_views(one, step, config, ranks, maskclip, sampler)
         inputs = inputs._replace(image=inputs.image.to(dtype))
         losses = train_one_step(network, criterion, optimizer, inputs, step, lr, step >= 10)

@@ -33,7 +33,7 @@ _TORCH = {  # a RuntimeError's name or text -> what it means to the user
     r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); mend "
     "what it says, and the same command again goes on",
     r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory": "no memory "
-    "is left ({}); make less at a time (batch_size, crop_size, resize_to, --scales), or use a "
+    "is left ({}); make less at a time (batch_size, crop_size, image_size, --scales), or use a "
     "machine with more",
     r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
     "process has failed, most likely for want of memory ({}); start fewer (num_workers), in Docker "
@@ -196,6 +196,7 @@ def _report(message: str) -> NoReturn:
     """What the exception that is being handled means, in one write: ranks print at once."""
     lines = map(printable, message.split("\n"))
     text = "\n".join(["error: " + next(lines), *lines, ""])
+    raise_on_sigterm()  # `utils.safe.stop`, which noted signals to save first, is over
     if "--debug" in sys.argv:
         text = traceback.format_exc() + text
     if os.environ.get("RANK", "0") != "0":

@@ -1,6 +1,7 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and their SHA-256."""
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -85,3 +86,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} can't be read; remove it and run again")
     return content
+
+
+def sha256(content: str | bytes | Path) -> str:
+    """Hexadecimal digest of a text (as UTF-8), of bytes, or of the content of a file."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -25,11 +25,6 @@ def exit_status(stopped: KeyboardInterrupt) -> int:
 
 def same_command() -> str:
     """The command line of this run, ready to be copied into a shell; without --overwrite."""
-    return shlex.join(this_command())
-
-
-def this_command() -> list[str]:
-    """Its parts."""
     command = sys.orig_argv
     if "TORCHELASTIC_RUN_ID" in os.environ:
         try:
@@ -37,7 +32,7 @@ def this_command() -> list[str]:
             command = os.fsdecode(launcher).split("\0")[:-1]
         except OSError:  # no Linux
             command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
-    return [a for a in command if len(a) < 3 or not "--overwrite".startswith(a)]
+    return shlex.join(a for a in command if len(a) < 3 or not "--overwrite".startswith(a))
 
 
 def leave_signals_to_parent(worker: int = 0) -> None:

@@ -1,9 +1,9 @@
-"""datasets/loader.py: batches are a function of (seed, step), whatever the ranks or the start."""
+"""utils/batches.py: batches are a function of (seed, step), whatever the ranks or the start."""
 
 import pytest
 import torch
 
-from datasets.loader import StepSampler, training_loader
+from utils.batches import StepSampler, training_loader
 from utils.config import load_config
 from utils.distributed import Ranks
 from utils.safe.errors import InputError

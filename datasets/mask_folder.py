@@ -1,0 +1,257 @@
+"""A folder of pseudo-masks: <image id>.png, and meta.json that says what they were made from."""
+
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets import SegmentationData
+from datasets.files import MASK_SUFFIXES, File, check_mask, list_files, read_image, read_mask, walk
+from datasets.labels import ClassTable
+from utils.class_names import compare_class_names
+from utils.collection import collection_paused
+from utils.distributed import Ranks, barrier, on_main
+from utils.evaluation_output import report
+from utils.made_from import changed
+from utils.metrics import ConfusionMatrix
+from utils.progress import progress
+from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import UNFINISHED, parse_json, write_json
+from utils.visualize import legend, overlay, save_image, save_mask
+
+_WRITERS = 2
+
+
+def open_mask_folder(
+    folder: Path,
+    names: list[str],
+    made_from: dict[str, Any],
+    overwrite: bool,
+    ranks: Ranks,
+) -> list[str]:
+    """The images to make masks of, alike on all ranks: those that have none in the folder.
+
+    Removes the files that a killed run left half-written. `made_from` holds all that decides the
+    masks; that of rank 0 counts. Raises InputError, on all ranks, when the folder holds masks made
+    from something else; with `overwrite` all are to be made.
+    """
+
+    def look() -> list[bool]:
+        files = _list(folder)
+        if not overwrite:
+            has_masks = not files.isdisjoint(f"{name}.png" for name in names)
+            _check(folder / "meta.json", made_from, has_masks)
+        for file in filter(UNFINISHED.search, files):
+            (folder / file).unlink(missing_ok=True)
+        return [overwrite or f"{name}.png" not in files for name in names]
+
+    # The others know from rank 0: a network disk may show each machine another moment.
+    return list(itertools.compress(names, on_main(ranks, look)))
+
+
+def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
+    """Raise InputError where images would lie among the data set's own, maybe in their place.
+
+    Compares folders: a data set has few of them, and maybe a million files.
+    """
+    files = (file.path for file in inputs if file.member is None)
+    of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
+    of_masks = {(folder / name).resolve() for name in {name.rpartition("/")[0] for name in names}}
+    # Below them too: there the masks would be listed as images.
+    if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
+        raise InputError(
+            f"{folder} holds images or ground truth of the data set, or lies in a folder of them; "
+            "name another folder"
+        )
+
+
+def _list(folder: Path) -> set[str]:
+    """Relative paths of all files below `folder`; none when it does not exist.
+
+    One listing: asking a network disk for a million files one by one takes minutes.
+    """
+    start = len(str(folder)) + 1
+    return {
+        f"{where}/{file}"[start:].replace(os.sep, "/")
+        for where, files in walk(folder)
+        for file in files
+    }
+
+
+@contextmanager
+def mask_writer(
+    folder: Path,
+    names: Sequence[str],
+    palette: np.ndarray,
+    meta: dict[str, Any],
+    overwrite: bool,
+    ranks: Ranks,
+) -> Iterator[Callable[[str, np.ndarray], None]]:
+    """write(name, mask), (H,W) uint8, for a share of the masks `names`; meta.json is written first.
+
+    meta: "made_from" of `open_mask_folder`, and what else to note. overwrite: remove the masks
+    `names` first, and say so. Entered by all ranks, which wait for that, once all that makes masks
+    has been loaded.
+
+    Threads write the masks: no GPU waits for PNG encoding and the disk. What goes wrong in one is
+    raised by one of the next calls, at the latest at the end.
+    """
+    file = folder / "meta.json"
+    if ranks.is_main and overwrite:
+        print(f"--overwrite: making the masks in {folder} anew")
+        for old in (file, *(folder / f"{name}.png" for name in names)):
+            old.unlink(missing_ok=True)
+    if ranks.is_main and not file.exists():
+        versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}
+        write_json(file, meta | versions)
+    barrier()
+    writing: deque[Future] = deque()
+
+    def write(name: str, mask: np.ndarray) -> None:
+        writing.append(pool.submit(save_mask, folder / f"{name}.png", mask, palette))
+        if len(writing) > 2 * _WRITERS:
+            writing.popleft().result()
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        yield write
+        for one in writing:
+            one.result()
+
+
+@collection_paused()
+def pseudo_mask_files(
+    folder: str | Path,
+    names: Iterable[str],
+    class_names: Sequence[str] | None = None,
+    split: str | None = None,
+) -> dict[str, File]:
+    """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
+
+    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
+    than `class_names` or for another split.
+    """
+    if class_names is not None:
+        check_class_names(Path(folder), class_names, split)
+    # Whatever else lies there is ours; missing masks are told below.
+    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
+    missing = [name for name in names if name not in found]
+    if missing:
+        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
+        first = Path(folder) / f"{missing[0]}.png"
+        raise InputError(
+            f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
+            f"make them: python gen_clip_masks.py --config <the same config> --out {folder}"
+        )
+    return {name: found[name] for name in names}
+
+
+def score_masks(
+    folder: Path,
+    dataset: SegmentationData,
+    split: str,
+    classes: ClassTable,
+    ranks: Ranks,
+    scores: Path | None = None,
+    vis: Path | None = None,
+) -> None:
+    """Compare the masks in `folder` with the ground truth of a split; show them on the images.
+
+    scores: the JSON file for the mIoU over the pixels that have a label in the masks, and for the
+    share of these. vis: the folder for overlays and a legend. Without them neither the ground truth
+    nor the images are read. Raises InputError when masks are missing or don't fit.
+    """
+    images = dataset.images(split)
+    masks = pseudo_mask_files(folder, images, classes.names, split)
+    if vis is not None:
+        check_no_inputs(vis, images, images.values())
+    truths = {} if scores is None else dataset.ground_truth(split)
+    matrix = ConfusionMatrix(len(classes), ranks.device)
+    for name in progress(list(images)[ranks.rank :: ranks.world_size], "score", ranks):
+        mask = read_mask(masks[name])
+        if scores is not None:
+            truth = dataset.read_ground_truth(truths[name])
+            check_mask(mask, masks[name], truth.shape, len(classes))
+            matrix.update_labelled(torch.from_numpy(mask), torch.from_numpy(truth))
+        if vis is not None:
+            image = read_image(images[name])
+            check_mask(mask, masks[name], image.shape[:2], len(classes))
+            save_image(vis / f"{name}_overlay.png", overlay(image, mask, classes.palette))
+    matrix.all_reduce()
+    if vis is not None and ranks.is_main:
+        save_image(vis / "legend.png", legend(classes.names, classes.palette))
+        print(f"{vis}: {len(masks)} overlays, colours in {vis / 'legend.png'}")
+    if scores is not None and ranks.is_main:
+        content = {} if scores.parent == folder else {"masks": str(folder)}
+        content |= {"split": split, "num_images": len(masks)}
+        content["labelled_pixels"] = matrix.labelled_share()
+        report(matrix, classes.names, classes.small, scores, content)
+
+
+def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:
+    """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes or, if
+    it is given, for another split.
+
+    Masks without a meta.json are taken as they are.
+    """
+    parent, made_from = read_made_from(folder)
+    if not made_from:
+        return
+    remedy = "make them again: gen_clip_masks.py --overwrite"
+    what = f"the masks in {parent} were made"
+    compare_class_names(made_from["class_names"], class_names, what, remedy)
+    if split is not None and made_from.get("split", split) != split:
+        raise InputError(
+            f"the masks in {parent} are those of the split '{made_from['split']}', needed are "
+            f"those of '{split}'; make these in a folder of their own: gen_clip_masks.py --out"
+        )
+
+
+def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """What gen_clip_masks.py made the masks from, and the folder of the meta.json that says so.
+
+    It may also lie further up. Empty for masks of other programs.
+    """
+    for parent in (folder, *folder.parents):
+        try:
+            meta = parse_json((parent / "meta.json").read_text(encoding="utf-8"))
+            names = list(meta["made_from"]["class_names"])
+            return parent, {"precision": "fp32"} | meta["made_from"] | {"class_names": names}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # not there, or not of gen_clip_masks.py
+    return folder, {}
+
+
+def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
+    if not meta.exists():
+        if has_masks:
+            raise InputError(
+                f"{meta.parent} holds masks but no meta.json, so gen_clip_masks.py did not make "
+                "them; name another --out, or --overwrite to replace them"
+            )
+        return
+    try:
+        old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
+        # As all were, before there was a choice or before it was kept.
+        old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
+        texts = changed(old, made_from)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
+    keys = [text.partition(":")[0] for text in texts]
+    if keys == ["images_sha256"]:
+        raise InputError(
+            f"{meta.parent} holds masks of other images: image files have another size now, or "
+            "other names; --overwrite makes the masks anew (name another --out to keep both)"
+        )
+    if keys:
+        raise InputError(
+            f"{meta.parent} holds masks made with other {', '.join(keys)} ({texts[0]}); name "
+            "another --out, or --overwrite to make them anew"
+        )

@@ -1,0 +1,254 @@
+"""From a normalised image to pixel scores and label maps: several scales, mirrored, in parts.
+
+A network and MaskCLIP are scored alike, as a `Score`. Sizes are (height, width).
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from datasets.transforms import normalize
+from utils.cli import number
+from utils.distributed import autocast
+from utils.safe.errors import InputError
+
+Size = tuple[int, int]
+Score = Callable[[Tensor, Size], Tensor]  # view (B,3,h,w), size (H,W) -> its scores (B,K,H,W)
+_MAX_SCALE = 8  # 64 times the pixels: more is a slip of the keyboard, and memory runs out
+_WHOLE, _STRIP = 1 << 30, 1 << 23  # bytes of scores: made at once up to the first; of one strip
+
+
+def predictions(
+    model: nn.Module,
+    samples: Iterable[dict[str, Any]],
+    device: torch.device,
+    options: dict[str, Any],
+    bf16: bool = False,
+) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """Each sample with its label map, uint8 (H,W) on `device`, at the size before the resize.
+
+    samples: of an `EvaluationSet`. options: those of `multi_view_scores`. bf16: run the network in
+    bfloat16.
+    """
+    for sample in samples:
+        image = normalize(sample["image"][None].to(device), "imagenet")
+        with autocast(device, "bf16" if bf16 else "fp32"):
+            labels = predict_labels(model, image, tuple(sample["size"]), **options)
+        yield sample, labels[0]
+
+
+def predict_logits(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
+    """image (B,3,h,w), normalised -> scores (B,K,H,W) float32 of a network at `size`.
+
+    The options are those of `multi_view_scores`. One view gives the raw logits, several the mean of
+    their probabilities.
+    """
+    return multi_view_scores(network_score(model), image, size, softmax=True, **options)
+
+
+@torch.inference_mode()
+def predict_labels(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
+    """image (B,3,h,w), normalised -> uint8 (B,H,W) at `size`, the class of the highest score.
+
+    The scores are those of `predict_logits`. Scores that would take more than 1 GiB are made in
+    strips of rows: then memory grows with the network's input, not with the image. The labels are
+    the same, but where two scores are equal up to rounding.
+    """
+    count, views = _views(network_score(model), image, size, **options)
+    first = next(views)
+    row = first[..., 0, 0].numel() * size[1] * 4  # bytes
+    if row * size[0] <= _WHOLE:
+        return label_map(_mean(count, itertools.chain([first], views), size))
+    logits, height = [first, *views], max(1, _STRIP // row)
+    labels = image.new_empty((len(image), *size), dtype=torch.uint8)
+    for top in range(0, size[0], height):
+        strip = range(top, min(top + height, size[0]))
+        labels[:, top : strip.stop] = label_map(_mean(count, logits, size, strip))
+    return labels
+
+
+@torch.inference_mode()
+def multi_view_scores(
+    score: Score, image: Tensor, size: Size, softmax: bool = False, **options: Any
+) -> Tensor:
+    """Mean over several views of an image: normalised (B,3,h,w) -> (B,K,H,W) at `size`.
+
+    scales=(1.0,): sizes of the image, relative to its own. flip=False: also mirrored.
+    window=None, stride=window: score overlapping windows of the scaled image and average these.
+    grid=None: score grid=(rows, columns) crops, each scaled by itself, and put them together (Fig.
+    3 (c) of the paper). softmax: average probabilities, unless there is one view only.
+    """
+    count, views = _views(score, image, size, **options)
+    return _mean(count, views, size, softmax=softmax)
+
+
+def network_score(model: nn.Module) -> Score:
+    """The `Score` of a network that gives logits (B,K,h',w') of any size: resized, in float32."""
+
+    def score(view: Tensor, size: Size) -> Tensor:
+        # With the scores of a pixel side by side, resizing and the choice of the class take a third
+        # of the time.
+        return resize(model(view).float().contiguous(memory_format=torch.channels_last), size)
+
+    return score
+
+
+def resize(maps: Tensor, size: Size) -> Tensor:
+    """Bilinear, align_corners=False; the tensor itself when it has that size."""
+    if maps.shape[-2:] == tuple(size):
+        return maps
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def label_map(scores: Tensor) -> Tensor:
+    """(B,K,H,W) -> uint8 (B,H,W), the class of the highest score; the first one of equals.
+
+    max also copies the scores, and still takes a third less time than argmax.
+    """
+    return scores.max(1).indices.to(torch.uint8)
+
+
+def _views(
+    score: Score,
+    image: Tensor,
+    size: Size,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    window: Size | None = None,
+    stride: Size | None = None,
+    grid: Size | None = None,
+) -> tuple[int, Iterator[Tensor]]:
+    """Their number, and the scores of each, mirrored back: those of a grid at `size`, others at the
+    size of the scaled image."""
+    if not scales or min(scales) <= 0:
+        raise InputError(f"--scales must be one or more positive numbers, found {list(scales)}")
+    pairs = [(scale, is_mirrored) for scale in scales for is_mirrored in (False, True)[: 1 + flip]]
+
+    def run(scale: float, is_mirrored: bool) -> Tensor:
+        if grid is not None:
+            view = image.flip(-1) if is_mirrored else image
+            scores = _grid_scores(score, view, size, scale, grid)
+        else:
+            view = resize(image, tuple(max(1, int(n * scale + 0.5)) for n in image.shape[-2:]))
+            view = view.flip(-1) if is_mirrored else view
+            scores = _window_scores(score, view, window, stride)
+        return scores.flip(-1) if is_mirrored else scores
+
+    return len(pairs), itertools.starmap(run, pairs)
+
+
+def _mean(
+    count: int,
+    views: Iterable[Tensor],
+    size: Size,
+    rows: range | None = None,
+    softmax: bool = True,
+) -> Tensor:
+    """Mean of the views' scores at `size`, or of these rows of them; of one view its raw scores."""
+    total = None
+    for scores in views:
+        scores = resize(scores, size) if rows is None else _resize_rows(scores, size, rows)
+        if count == 1:
+            return scores
+        scores = scores.softmax(1) if softmax else scores
+        total = scores if total is None else total + scores
+    return total / count
+
+
+def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
+    """These rows of `resize(maps, size)`, up to rounding."""
+    height = maps.shape[-2]
+    if maps.shape[-2:] == tuple(size):
+        return maps[..., rows.start : rows.stop, :]
+    # As F.interpolate finds its sources: a float32 scale, and one rounding at the end.
+    scale = (torch.tensor(float(height)) / size[0]).double()
+    middle = torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5
+    place = (middle * scale - 0.5).float().clamp(min=0)
+    above = place.long().clamp(max=height - 1)
+    below = (above + 1).clamp(max=height - 1)
+    first, last = int(above[0]), int(below[-1])
+    wide = resize(maps[..., first : last + 1, :], (last + 1 - first, size[1]))
+    weight = (place - above)[:, None].to(maps.device)
+    above, below = (lines.sub(first).to(maps.device) for lines in (above, below))
+    upper, lower = wide.index_select(-2, above), wide.index_select(-2, below)
+    return upper.mul_(1 - weight).add_(lower.mul_(weight))
+
+
+def _window_scores(score: Score, view: Tensor, window: Size | None, stride: Size | None) -> Tensor:
+    """Scores (B,K,h,w) of a view (B,3,h,w): of the whole, or averaged over overlapping windows."""
+    size = view.shape[-2:]
+    if window is None:
+        return score(view, size)
+    stride = stride or window
+    if min(window) < 1 or min(stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
+        raise InputError(f"--stride {list(stride)} must be within 1..--window {list(window)}")
+    total, count = 0, view.new_zeros(1, 1, *size)
+    for top, left in itertools.product(*map(_starts, size, window, stride)):
+        part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+        crop = view[part]
+        scores = score(crop, crop.shape[-2:])
+        if isinstance(total, int):
+            total = scores.new_zeros(*scores.shape[:2], *size)
+        total[part] += scores
+        count[part] += 1
+    return total / count
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Starts of windows that cover 0..length; the last one is moved back to end at `length`."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def _grid_scores(score: Score, view: Tensor, size: Size, scale: float, grid: Size) -> Tensor:
+    """Scores (B,K,*size) of a view cut into grid=(rows, columns) crops, each scaled by itself."""
+    rows = []
+    for vertical, height in _cells(view.shape[-2], size[0], grid[0]):
+        row = []
+        for horizontal, width in _cells(view.shape[-1], size[1], grid[1]):
+            crop = view[..., vertical, horizontal]
+            crop = resize(crop, tuple(max(1, round(n * scale)) for n in crop.shape[-2:]))
+            row.append(score(crop, (height, width)))
+        rows.append(torch.cat(row, dim=-1))
+    return torch.cat(rows, dim=-2)
+
+
+def _cells(side: int, out_side: int, parts: int) -> list[tuple[slice, int]]:
+    """`parts` equal stretches of one axis: where each lies in the view, how long its scores are."""
+    edges = [(side * i // parts, out_side * i // parts) for i in range(parts + 1)]
+    return [(slice(a, b), out_b - out_a) for (a, out_a), (b, out_b) in pairwise(edges)]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """--scales (each 0 < s <= 8), --flip, --window, --stride and --bf16 for a script."""
+    group = parser.add_argument_group("inference (default: the whole image once, float32)")
+    pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
+    group.add_argument(
+        "--scales",
+        type=number(_MAX_SCALE),
+        nargs="+",
+        default=[1.0],
+        help="e.g. 0.75 1 1.25, averaged",
+    )
+    group.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    group.add_argument("--window", **pair, help="slide a window over the image")
+    group.add_argument("--stride", **pair, help="step of the window (its size)")
+    group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
+
+
+def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `multi_view_scores` that the command line asks for."""
+    if arguments.stride and not arguments.window:
+        raise InputError("--stride needs --window")
+    return {
+        "scales": tuple(arguments.scales),
+        "flip": arguments.flip,
+        "window": tuple(arguments.window) if arguments.window else None,
+        "stride": tuple(arguments.stride) if arguments.stride else None,
+    }
