@@ -24,13 +24,14 @@ import warnings
 from pathlib import Path
 
 from datasets import DATASETS, SegmentationData, open_dataset
-from datasets.doctor.examine import examine, told
-from datasets.doctor.label_source import LabelSource, all_or_error, label_source, write_labels
+from datasets.doctor.check import check_dataset, format_findings
+from datasets.doctor.inspection import Inspection
+from datasets.doctor.label_source import LabelSource, label_source, write_labels
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
-from datasets.doctor.survey import Found, convert, extract_labels, survey, tell_of_truth
+from datasets.doctor.survey import convert, extract_labels, survey, tell_of_truth
 from datasets.labels import ClassTable, load_classes
-from datasets.split_labels import label_keys, other_splits
+from datasets.split_labels import Place, all_or_error, label_keys, other_splits
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
@@ -69,7 +70,7 @@ def main(argv: list[str]) -> None:
     if args.out:
         _check_out(Path(args.out))
     source = label_source(dataset, splits, classes, args)
-    found: dict[str, Found] = {}
+    found: dict[Place, Inspection] = {}
     if args.check:
         found = _check(args, dataset, splits, classes, source)
     elif source is None:
@@ -79,21 +80,20 @@ def main(argv: list[str]) -> None:
     with warnings.catch_warnings():
         if args.check:
             warnings.simplefilter("ignore", InputWarning)  # all that is odd has been told
-        images = {split: dataset.images(split) for split in splits}
-        keys = label_keys(other_splits(dataset, splits) | images)
+        images = other_splits(dataset, splits) | {split: dataset.images(split) for split in splits}
         if source is None:
-            labels = extract_labels(found, len(classes), args.min_pixels)
-            tell_of_truth(found, keys, images, classes)
+            labels, unknown = extract_labels(found, len(classes), args.min_pixels), {}
+            tell_of_truth(found, classes)
         else:
-            labels = all_or_error(source(images | other_splits(dataset, splits)))
+            labels, _, unknown, _ = all_or_error(source(images))
     if args.out:
-        write_labels(args, labels, classes)
+        keys = label_keys(images)
+        write_labels(args, {keys[place]: labels[place] for place in labels} | unknown, classes)
         if any(name != key for (_, name), key in keys.items()):
             print("some images of two splits have one name: the keys are '<split>/<image id>'")
     if args.stats:
         for split in splits:
-            of_split = [keys[split, name] for name in images[split]]
-            of_split = [labels[key] for key in of_split if key in labels]
+            of_split = [labels[split, n] for n in images[split] if (split, n) in labels]
             print(f"\n{split}: {statistics(of_split, classes)}")
 
 
@@ -147,15 +147,15 @@ def _check(
     splits: list[str],
     classes: ClassTable,
     source: LabelSource | None,
-) -> dict[str, Found]:
+) -> dict[Place, Inspection]:
     """Tell what is wrong and what is odd; ends the program if anything is wrong."""
     config = load_config(args.config) if args.config else None
-    findings = examine(dataset, splits, classes, source, args.min_pixels, config, args.workers)
-    for line in told(findings):
+    report = check_dataset(dataset, splits, classes, source, args.min_pixels, config, args.workers)
+    for line in format_findings(report):
         print(printable(line))
-    if findings.problems:
+    if report.problems:
         sys.exit(1)
-    return findings.found
+    return report.found
 
 
 def _check_out(out: Path) -> None:

@@ -1,6 +1,5 @@
 """CamVid: 11 classes, in the four forms it is found in."""
 
-import csv
 import functools
 from pathlib import Path
 
@@ -45,7 +44,6 @@ class CamVid:
             self.layout = "segnet"
         elif (self.root / "train").is_dir() and (self.root / "train_labels").is_dir():
             self.layout = "kaggle"
-            _check_class_dict(self.root / "class_dict.csv")
         elif (self.root / "701_StillsRaw_full").is_dir():
             self.layout = "original"
         else:
@@ -147,28 +145,3 @@ def _color_table() -> np.ndarray:
 def _colors() -> list[dict]:
     """Name, colour and class of every label colour but Void's."""
     return yaml.safe_load((_CLASSES / "camvid_colors.yaml").read_text(encoding="utf-8"))["colors"]
-
-
-def _check_class_dict(path: Path) -> None:
-    """Raise InputError when the file is there and gives a class another colour than the release."""
-    if not path.is_file():
-        return
-    known = {"void": [0, 0, 0]} | {item["name"].lower(): item["color"] for item in _colors()}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [
-                (row["name"].strip(), [int(row[letter]) for letter in "rgb"])
-                for row in csv.DictReader(file, skipinitialspace=True)
-            ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise InputError(
-            f"{path} is no table of CamVid's colours ({type(error).__name__}: {error}); expected "
-            "the columns name,r,g,b: copy or download it again, or remove it"
-        ) from None
-    for name, color in rows:
-        if known.get(name.lower()) != color:
-            raise InputError(
-                f"{path}: '{name}' has the colour {color}, in CamVid's release "
-                f"{known.get(name.lower(), 'there is no such class')}; the labels are of another "
-                "form: turn them into ids (img/ and mask/)"
-            )

@@ -191,11 +191,10 @@ def _by_id(
     return files
 
 
-def read_split_list(path: Path, known: Collection[str] | None = None) -> list[str]:
+def read_split_list(path: Path, known: Collection[str]) -> list[str]:
     """Image ids of a split list: a line or its first word, with or without folders and ending.
 
-    known: the ids that a line may mean (see `match_ids`). Without them it means its first word,
-    without folders. Raises InputError when a line means no image.
+    known: the ids that a line may mean (see `match_ids`). Raises InputError when one means none.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -204,26 +203,23 @@ def read_split_list(path: Path, known: Collection[str] | None = None) -> list[st
     lines = [line.strip() for line in lines if line.strip()]
     if not lines:
         raise InputError(f"the split list {path} is empty; expected one image name a line")
-    if known is None:
-        return [drop_suffix(_file_name(_word(line))) for line in lines]
+
+    def word(line: str) -> str:
+        return line.split()[0]
+
+    def file_name(line: str) -> str:
+        return line.replace("\\", "/").rpartition("/")[2]
+
     found: dict[str, str] = {}
-    for form in (str, _word, lambda line: _file_name(_word(line)), _file_name):
+    for form in (str, word, lambda line: file_name(word(line)), file_name):
         forms = {line: form(line) for line in lines if line not in found}
         ids = match_ids(forms.values(), known)
         found |= {line: ids[key] for line, key in forms.items() if key in ids}
     for line in lines:
         if line not in found:
-            name = drop_suffix(_file_name(_word(line)))
+            name = drop_suffix(file_name(word(line)))
             raise InputError(f"{path} names '{name}', but there is no such image")
     return [found[line] for line in lines]
-
-
-def _word(line: str) -> str:
-    return line.split()[0]
-
-
-def _file_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]
 
 
 def read_image(file: File, data: bytes | None = None) -> np.ndarray:
@@ -270,27 +266,23 @@ def _with_8_bits(picture: Image.Image, raw: str, file: File) -> Image.Image:
     """
     if picture.mode == "F":
         raise InputError(f"{file}: floating point pixels; save it as an 8 bit picture")
-    if not picture.mode.startswith("I"):
-        # Pillow has dropped the lower 8 bits of colours.
-        if ";16" in raw and raw != "BGR;16":  # that is 16 bits for all three
-            num_colors = min(3, len(picture.mode.removesuffix("A")))
-            brightest = max(high for _, high in picture.getextrema()[:num_colors])
-            if brightest == 0:
-                raise InputError(f"{file}: 16 bits a channel, all below 256: black; {_SAVE_8}")
-            if brightest < 16:
-                _warn_of_folder(file, _DARK)
-        return picture
-    values = np.array(picture)
-    if values.min() < 0 or values.max() > 0xFFFF:
-        raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
-    bits = 12 if raw == "I;12" else 16
-    # Pillow turns 8 bits only.
-    values = (1 << bits) - 1 - values if is_white_zero(picture) else values
-    if bits == 16 and 0 < values.max() < 256:
-        raise InputError(f"{file}: 16 bits a pixel, none above {values.max()}: black; {_SAVE_8}")
-    if bits == 16 and 0 < values.max() < 4096:
-        _warn_of_folder(file, _DARK)
-    return Image.fromarray((values >> bits - 8).astype(np.uint8))
+    is_deep = ";16" in raw and raw != "BGR;16"  # that is 16 bits for all three
+    if picture.mode.startswith("I"):
+        values = np.array(picture)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise InputError(f"{file}: expected at most 16 bits a channel; save it as 8 bit")
+        bits = 12 if raw == "I;12" else 16
+        # Pillow turns 8 bits only.
+        values = (1 << bits) - 1 - values if is_white_zero(picture) else values
+        is_deep = bits == 16 and values.any()
+        picture = Image.fromarray((values >> bits - 8).astype(np.uint8))
+    if is_deep:  # the lower 8 bits are gone; Pillow drops those of colours
+        colors = np.atleast_3d(np.asarray(picture))[..., : len(picture.mode.removesuffix("A"))]
+        if colors.max() == 0:
+            raise InputError(f"{file}: 16 bits a channel, all below 256: black; {_SAVE_8}")
+        if colors.max() < 16:
+            _warn_of_folder(file, _DARK)
+    return picture
 
 
 def _decode(picture: Image.Image, data: bytes, file: File, window: Window) -> np.ndarray:

@@ -27,10 +27,11 @@ _SPLIT_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SHORT = {"tr": "train", "trn": "train", "te": "test", "tst": "test", "vl": "val", "vld": "val"}
-_SHORT_ALONE = ("trn", "tst", "vld")  # the others are codes of countries too
 _IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask")
-_SPLIT_WORD = r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation|trainval)"
+_SPLIT_WORD = (
+    r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation|trainval|trn|tst|vld)"
+)
 _OTHER_WORD = r"(images?|imgs?|pictures|frames|masks?|labels?|set|data|split|dev|std|mini|new|all)"
 # train2017, train_images, val-set, test-dev, minival, trainA: such a name can only mean a split.
 _LIKE_SPLIT = re.compile(
@@ -104,9 +105,13 @@ class Folder:
 
     def _tell_unread(self, ids: Iterable[str]) -> None:
         """Name what lies beside the folders of the splits, and splits of other names."""
-        for other in _others(self.root, self._images.name, _IMAGES):
-            warn(f"{other} is not read: the images are those of {self._images}")
-        folders, names = _entries(self._images)
+        for name in _entries(self.root)[0]:
+            if (
+                name.casefold() in _IMAGES
+                and name != self._images.name
+                and _count(self.root / name)
+            ):
+                warn(f"{self.root / name} is not read: the images are those of {self._images}")
         if self._folders == {"train": ""}:
             self._tell_pooled(ids)
             return
@@ -114,21 +119,17 @@ class Folder:
         renamed = [f"'{folder}' is read as '{split}'" for folder, split in other]
         if renamed:
             note(f"the splits in {self._images}: {', '.join(renamed)}")
-        pictures = list(filter(_is_picture, names))
-        if pictures:
-            warn(
-                f"{self._images} has {_number(pictures)} not read ({min(pictures)}), beside "
-                f"{', '.join(self._folders.values())}; move into one of these folders, or away",
-                self._images,
-            )
-        for folder in folders:
-            count = _count(self._images / folder) if folder not in self._folders.values() else ""
-            if count:
-                warn(
-                    f"{self._images / folder} with {count} is not read: it is no split (train, "
-                    "val, test); rename it if it is meant as one",
-                    self._images / folder,
-                )
+        folders, names = _entries(self._images)
+        read = [*self._folders.values()]
+        _tell_loose(
+            self._images,
+            names,
+            f", beside {', '.join(read)}; move into one of these folders, or away",
+        )
+        for folder in (self._images / name for name in folders if name not in read):
+            if count := _count(folder):
+                text = "is not read: it is no split (train, val, test)"
+                warn(f"{folder} with {count} {text}; rename it if it is meant as one", folder)
 
     def _tell_pooled(self, ids: Iterable[str]) -> None:
         """Name the folders that would be splits if their names were known as such."""
@@ -143,30 +144,28 @@ class Folder:
     def _tell_unread_masks(self, folders: list[str], names: list[str]) -> None:
         """Name what may be the ground truth of a split that has none where it is looked for."""
         expected = " or ".join(str(self._masks / folder) for folder in self._folders.values())
-        expected = f"ground truth lies in {expected}, named <image id>.png"
+        expected = f": ground truth lies in {expected}, named <image id>.png"
         has_splits = self._folders != {"train": ""}
         known = _splits(self._masks, folders).values() if has_splits else ()
         unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
         if not _count(self._masks):
-            tell, unread = note, self._beside()
+            tell, no_masks = note, (*_IMAGES, *_MASKS)
+            beside = [n for n in _entries(self.root)[0] if n.casefold() not in no_masks]
+            unread = [self.root / n for n in beside if not _is_own_output(self.root / n)]
             expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
             expected += " meant as ground truth"
-        loose = list(filter(_is_picture, names))
-        if loose and has_splits:
-            warn(
-                f"{self._masks} has {_number(loose)} not read ({min(loose)}): {expected}",
-                self._masks,
-            )
+        if has_splits:
+            _tell_loose(self._masks, names, expected)
         for folder in unread:
             with contextlib.suppress(InputError):  # one that nobody needs may be locked
                 if count := _count(folder):
-                    tell(f"{folder} has {count} not read: {expected}", folder)
+                    tell(f"{folder} has {count} not read{expected}", folder)
 
-    def _beside(self) -> list[Path]:
-        """Folders of the root that may hold ground truth under another name."""
-        no_masks = (*_IMAGES, *_MASKS)
-        folders = [name for name in _entries(self.root)[0] if name.casefold() not in no_masks]
-        return [self.root / name for name in folders if not _is_own_output(self.root / name)]
+
+def _tell_loose(folder: Path, names: list[str], what: str) -> None:
+    """Warn of pictures among the files `names` that lie beside the splits in `folder`."""
+    if pictures := list(filter(_is_picture, names)):
+        warn(f"{folder} has {_number(pictures)} not read ({min(pictures)}){what}", folder)
 
 
 def _is_own_output(folder: Path) -> bool:
@@ -194,12 +193,6 @@ def _named(folders: list[str], names: tuple[str, ...]) -> str:
     return found[0] if len(found) == 1 else names[0]
 
 
-def _others(root: Path, used: str, names: tuple[str, ...]) -> list[Path]:
-    """Folders with pictures that go by one of `names` and are not the one that is used."""
-    folders = [f for f in _entries(root)[0] if f.casefold() in names and f != used]
-    return [root / folder for folder in folders if _count(root / folder)]
-
-
 def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
     """Split -> folder, in the order train, val, test. Raises InputError where two claim one."""
     found: dict[str, str] = {}
@@ -217,11 +210,10 @@ def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
 
 def _check_no_splits(parent: Path, folders: list[str]) -> None:
     """Raise InputError where folders of images, none of which is a split, are meant as splits."""
-    meant = [f for f in folders if _LIKE_SPLIT.fullmatch(_form(f)) or _form(f) in _SHORT_ALONE]
-    for words_of in (_split_words, _misspelt):  # train_berlin and val_berlin; trian and vaild
-        words = {folder: words_of(folder) for folder in folders}
-        if len(set().union(*words.values())) > 1:
-            meant = meant or [folder for folder in folders if words[folder]]
+    meant = [folder for folder in folders if _LIKE_SPLIT.fullmatch(_form(folder))]
+    hints = {folder: _hints(folder) for folder in folders}
+    if len(set().union(*hints.values())) > 1:  # train_berlin and val_berlin; trian and vaild
+        meant = meant or [folder for folder in folders if hints[folder]]
     if meant:
         names = " and ".join(str(parent / folder) for folder in meant[:3])
         raise InputError(
@@ -235,18 +227,14 @@ def _form(folder: str) -> str:
     return unicodedata.normalize("NFKC", folder).casefold()
 
 
-def _split_words(folder: str) -> set[str]:
-    return {_SPLIT_OF[w] for w in re.split(r"[\W_\d]+", _form(folder)) if w in _SPLIT_OF}
-
-
-def _misspelt(folder: str) -> set[str]:
-    """Splits that a name may mean by a short form or a wrong letter; other words may be close."""
+def _hints(folder: str) -> set[str]:
+    """Splits that a name may mean: by a word in it, a short form or a wrong letter."""
     name = _form(folder)
-    if name in _SHORT:
-        return {_SHORT[name]}
     close = difflib.get_close_matches(name, _SPLIT_OF, cutoff=0.8)
     # trains, tester, rain are words of their own
-    return {_SPLIT_OF[word] for word in close if word not in name and name not in word}
+    close = [word for word in close if word not in name and name not in word]
+    words = {_SPLIT_OF.get(word) for word in (*re.split(r"[\W_\d]+", name), *close)}
+    return (words | {_SHORT.get(name)}) - {None}
 
 
 def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -> None:

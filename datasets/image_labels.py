@@ -1,15 +1,16 @@
 """Image-level labels as JSON or CSV: which classes are in an image."""
 
-import contextlib
 import difflib
+import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets.ids import drop_suffix
-from datasets.label_table import parse_table, split_cell
+from datasets.label_table import Row, parse_table, split_cell
 from utils.class_names import compare_class_names
 from utils.safe.errors import InputError, warn
 from utils.safe.file_kinds import stand_in
@@ -21,7 +22,7 @@ _01 = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # True is 1, and 1.0 too
 
 
 def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] = ()) -> ImageLabels:
-    """Read labels: image id -> sorted class ids. A picture suffix in an image id is dropped.
+    """Read labels: image id -> sorted class ids. The suffix of an image is dropped from its id.
 
     The forms are those of `read_entries`. A script that has the images calls `labels_of_split`,
     which knows their ids. Raises InputError naming the file and the image.
@@ -40,7 +41,7 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
 def read_entries(
     path: str | Path, num_classes: int, names: Sequence[str] = ()
 ) -> list[tuple[str, tuple[int, ...] | InputError]]:
-    """Every entry of a label file: its key as it stands, and sorted class ids or what is wrong.
+    """Read every entry of a label file: its key, and its sorted class ids or what is wrong.
 
     JSON: ``{"image id": [0, 3, "car"]}``, a mapping of class names to true and false for the list,
     or one 0/1 for each class. CSV with a header: ``image,labels`` with ids or names separated by
@@ -56,48 +57,28 @@ def read_entries(
             "then 0001.jpg,road;car) and name it as image_labels"
         )
     text = _text(path)
-    ids_of_names = {name.lower(): i for i, name in enumerate(names)}
+    file = _File(path, text, num_classes, names, {name.lower(): k for k, name in enumerate(names)})
     if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):
-        is_table = True
-        rows, is_decided = parse_table(path, text, num_classes, ids_of_names)
+        rows, is_decided = parse_table(path, text, num_classes, file.ids_of_names)
     else:
-        is_table = False
-        rows, is_decided = _parse_json(path, text, ids_of_names), False
+        rows, is_decided = _parse_json(file), False
     if not rows:
         raise InputError(f"{path} has no image in it; prepare_data.py makes such a file")
+    lists = [(key, values) for key, values in rows if isinstance(values, list)]
     if not is_decided:
-        if any(name.isdecimal() for name in names):
-            rows = _numbers_or_names(path, text, rows, num_classes, ids_of_names, is_table)
-        rows = _decide(path, text, rows, num_classes, names)
-    lists = [values for _, values in rows if isinstance(values, list)]
-    class_id, known = _class_ids(path, lists, num_classes, names, ids_of_names)
-    entries: list[tuple[str, tuple[int, ...] | InputError]] = []
-    for key, values in rows:
-        try:
-            if isinstance(values, InputError):
-                raise values
-            if known is None or not known.keys() >= {*values}:
-                ids = {class_id(value, f"image '{drop_suffix(key)}'") for value in values}
-            else:
-                ids = {known[value] for value in values}
-            if len(ids) < len(values):
-                _check_repeated(path, key, values)
-            entries.append((key, tuple(sorted(ids))))
-        except InputError as error:
-            entries.append((key, error))
-    return entries
+        lists = _expand_vectors(file, lists)
+    entries = iter(_to_ids(file, lists))
+    return [(key, row) if isinstance(row, InputError) else next(entries) for key, row in rows]
 
 
-def _check_repeated(path: Path, key: str, values: list) -> None:
-    """Raise InputError for a number that stands twice; names may, as in a list of the objects."""
-    numbers = [value for value in values if not isinstance(value, str) or value.isdecimal()]
-    repeated = next((value for value in numbers if numbers.count(value) > 1), None)
-    if repeated is not None:
-        raise InputError(
-            f"{path}: image '{drop_suffix(key)}': {_shown(values)} has {_shown(repeated)} twice; "
-            "expected each class id once (and no counts or 0/1 vectors)"
-        )
-    warn(f"{path}: lists like that of '{drop_suffix(key)}' name a class twice; it counts once")
+class _File(NamedTuple):
+    """A label file, and the classes that it is read for."""
+
+    path: Path
+    text: str
+    num_classes: int
+    names: Sequence[str]
+    ids_of_names: Mapping[str, int]  # in small letters
 
 
 def twice(path: str | Path, name: str) -> InputError:
@@ -158,37 +139,33 @@ def _text(path: Path) -> str:
         raise InputError(f"{path} is not a text file of labels: {error}; {advice}") from None
 
 
-def _parse_json(
-    path: Path, text: str, ids_of_names: dict[str, int]
-) -> list[tuple[str, list | InputError]]:
+def _parse_json(file: _File) -> list[Row]:
     try:
         # A dict would hide doubled keys. As tuples, mappings differ from lists.
-        pairs = parse_json(text, object_pairs_hook=tuple)
+        pairs = parse_json(file.text, object_pairs_hook=tuple)
     except ValueError as error:
         raise InputError(
-            f"{path} is not valid JSON: {error}; mend it there, or make it again: prepare_data.py"
+            f"{file.path} is not valid JSON: {error}; mend it there, or make it again: "
+            "prepare_data.py"
         ) from None
-    expected = f'{path}: expected {{"image id": [class ids or names]}}'
+    expected = f'{file.path}: expected {{"image id": [class ids or names]}}'
     if not isinstance(pairs, tuple):
-        raise InputError(f"{expected}, found {text[:40]!r}")
-    rows: list[tuple[str, list | InputError]] = []
+        raise InputError(f"{expected}, found {file.text[:40]!r}")
+    rows: list[Row] = []
     for key, value in pairs:
-        if isinstance(value, list):
-            rows.append((key, value))
-        elif isinstance(value, str):
-            rows.append((key, split_cell(value, ids_of_names)))
+        if isinstance(value, str):
+            value = split_cell(value, file.ids_of_names)
         elif isinstance(value, tuple) and all(_is_01(present) for _, present in value):
-            rows.append((key, [name for name, present in value if present]))
-        else:
-            shown = _plain(value)
-            rows.append((key, InputError(f"{expected}, found {shown} for '{key}'")))
-    wrong = [values for _, values in rows if isinstance(values, InputError)]
-    if len(wrong) == len(rows) and wrong:
-        raise wrong[0]  # another kind of file
+            value = [name for name, present in value if present]
+        elif not isinstance(value, list):
+            value = InputError(f"{expected}, found {_shown(value)} for '{key}'")
+        rows.append((key, value))
+    if rows and all(isinstance(value, InputError) for _, value in rows):
+        raise rows[0][1]  # another kind of file
     return rows
 
 
-def _plain(value: object) -> str:
+def _shown(value: object) -> str:
     """A value of JSON as it stood there, in its first letters."""
     text = json.dumps(dict(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 40 else f"{text[:40]}..."
@@ -198,99 +175,53 @@ def _is_01(value: object) -> bool:
     return isinstance(value, int | float) and value in (0, 1)
 
 
-def _decide(
-    path: Path,
-    text: str,
-    rows: list[tuple[str, list | InputError]],
-    num_classes: int,
-    names: Sequence[str],
-) -> list[tuple[str, list | InputError]]:
-    """The rows as class ids, also where the file holds one 0/1 for each class.
+def _is_number(text: str) -> bool:
+    """Whether it may be a class id. '01' is none: it may be 0s and 1s without separators."""
+    return text.isdecimal() and len(text) < 10 and (text[0] != "0" or text == "0")
+
+
+def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[str, list]]:
+    """The lists as class ids, also where the file holds one 0/1 for each class.
 
     A list of 0s and 1s only that has one of them twice can't be class ids. With two classes [0, 1]
     may be both.
     """
-    of_01 = {text: k for text, k in _01.items() if text not in names}
-    lists = [(key, values) for key, values in rows if isinstance(values, list)]
-    only_01 = [(key, values) for key, values in lists if _only(values, of_01)]
-    both = [(key, [of_01[v] for v in values]) for key, values in only_01]
-    vectors = {key: v for (key, v), (_, raw) in zip(both, only_01, strict=True) if _is_vector(raw)}
-    if not vectors:
-        is_doubtful = len(both) == len(lists) and {len(v) for _, v in both} == {num_classes} == {2}
+    binary = [[_01[v] for v in values] if _only(values, _01) else None for _, values in lists]
+    vector = next((i for i, v in enumerate(binary) if v and _is_vector(lists[i][1])), None)
+    if vector is None:
+        is_doubtful = file.num_classes == 2 and all(v is not None and len(v) == 2 for v in binary)
         # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
-        if is_doubtful and text != image_labels_text(dict(lists)):
+        if lists and is_doubtful and file.text != image_labels_text(dict(lists)):
             raise InputError(
-                f"{path}: {both[0][1]} of '{both[0][0]}' may be two class ids or one 0/1 for each "
-                "of the 2 classes, and so may all lists of the file; write class names"
-                + (f': ["{names[0]}", "{names[1]}"]' if names else "")
+                f"{file.path}: {binary[0]} of '{lists[0][0]}' may be two class ids or one 0/1 for "
+                "each of the 2 classes, and so may all lists of the file; write class names"
+                + (f': ["{file.names[0]}", "{file.names[1]}"]' if file.names else "")
             )
-        return rows
-    first, vector = next(iter(vectors.items()))
-    shown = f"{_plain(vector)} of '{first}' looks like one 0/1 for each class"
-    ids = [k for k, present in enumerate(vector) if present]
-    other = [(key, v) for key, v in lists if len(v) != num_classes or not _only(v, of_01)]
-    if len(vector) != num_classes:
+        return lists
+    name, places = lists[vector][0], binary[vector]
+    shown = f"{_shown(places)} of '{name}' looks like one 0/1 for each class"
+    ids = _ids_of(places)
+    if len(places) != file.num_classes:
         raise InputError(
-            f"{path}: {shown}, but has {len(vector)} places for {num_classes} classes; expected "
-            f"class ids, here {ids}, or {num_classes} places"
+            f"{file.path}: {shown}, but has {len(places)} places for {file.num_classes} classes; "
+            f"expected class ids, here {ids}, or {file.num_classes} places"
         )
-    if other:
-        raise InputError(
-            f"{path}: {shown} (ids {ids}), {_plain(other[0][1])} of '{other[0][0]}' like class "
-            "ids; write one of the two in the whole file"
-        )
+    for (key, values), other in zip(lists, binary, strict=True):
+        if other is None or len(other) != file.num_classes:
+            raise InputError(
+                f"{file.path}: {shown} (ids {ids}), {_shown(values)} of '{key}' like class ids; "
+                "write one of the two in the whole file"
+            )
     warn(
-        f"{path}: its lists are read as one 0/1 for each of the {num_classes} classes, not as "
-        f"class ids ('{first}' has the classes {ids})"
+        f"{file.path}: its lists are read as one 0/1 for each of the {file.num_classes} classes, "
+        f"not as class ids ('{name}' has the classes {ids})"
     )
-    as_ids = {key: [k for k, present in enumerate(v) if present] for key, v in both}
-    return [(key, as_ids.get(key, values)) for key, values in rows]
+    return [(key, _ids_of(places)) for (key, _), places in zip(lists, binary, strict=True)]
 
 
-def _numbers_or_names(
-    path: Path,
-    text: str,
-    rows: list[tuple[str, list | InputError]],
-    num_classes: int,
-    ids_of_names: Mapping[str, int],
-    is_table: bool,
-) -> list[tuple[str, list | InputError]]:
-    """The rows, where class names are numbers: a bare number may be a class id or such a name.
-
-    In JSON a text is a name. Raises InputError where both readings fit, and mean other classes.
-    """
-    lists = [values for _, values in rows if isinstance(values, list)]
-    kinds = (int, str) if is_table else (int,)
-    numbers = {v for v in chain.from_iterable(lists) if type(v) in kinds and _is_number(v)}
-    as_ids = all(int(v) < num_classes for v in numbers)
-    as_names = all(str(v) in ids_of_names for v in numbers)
-    doubtful = [v for v in numbers if ids_of_names.get(str(v), int(v)) != int(v)]
-    if not doubtful or (as_names and not as_ids):
-        return rows
-    if as_ids and not as_names and not is_table:
-        return rows
-    if as_ids and not as_names:
-        ids = {v: int(v) for v in numbers}
-        return [
-            (key, [ids.get(v, v) for v in values] if isinstance(values, list) else values)
-            for key, values in rows
-        ]
-    # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
-    if not is_table and text == image_labels_text({k: v for k, v in rows if isinstance(v, list)}):
-        return rows
-    name = str(min(doubtful, key=int))
-    raise InputError(
-        f"{path}: {name} may be class id {name} or the class named '{name}', which has the id "
-        f"{ids_of_names[name]}; give the classes names that are no numbers ('grade {name}') in the "
-        "class file, and write those names here"
-    )
-
-
-def _is_number(value: int | str) -> bool:
-    """Whether it may be a class id. '01' is none: it may be 0s and 1s without separators."""
-    if isinstance(value, int):
-        return value >= 0
-    return value.isdecimal() and len(value) < 10 and (value[0] != "0" or value == "0")
+def _ids_of(places: list[int]) -> list[int]:
+    """[0, 1, 1] -> [1, 2]."""
+    return [k for k, present in enumerate(places) if present]
 
 
 def _only(values: list, allowed: Mapping[object, int]) -> bool:
@@ -307,55 +238,69 @@ def _is_vector(values: list) -> bool:
     )
 
 
-def _class_ids(
-    path: Path,
-    lists: list[list],
-    num_classes: int,
-    names: Sequence[str],
-    ids_of_names: dict[str, int],
-) -> tuple[Callable[[object, str], int], dict[object, int] | None]:
-    """What turns an id or a name into an id; its InputError says what the whole file suggests.
+def _to_ids(
+    file: _File, lists: list[tuple[str, list]]
+) -> list[tuple[str, tuple[int, ...] | InputError]]:
+    """Sorted class ids of each list, or what is wrong with it."""
+    types = {type(value) for _, values in lists for value in values}
+    found = {*chain.from_iterable(v for _, v in lists)} if types <= {int, str} else set()
+    numbers = [number for v in found if isinstance(number := _number(file, v), int)]
+    from_one = bool(numbers) and min(numbers) == 1 and max(numbers) == file.num_classes
 
-    Also the ids of all that occurs in the file and has one, where the types leave no doubt.
-    """
+    def class_id(value: object) -> int:
+        """The class with this id or name. Raises ValueError."""
+        k = _number(file, value)
+        if isinstance(k, int) and not isinstance(k, bool) and 0 <= k < file.num_classes:
+            return k
+        raise ValueError(_no_class(file, value, from_one))
 
-    def number(value: object) -> object:
-        is_name = isinstance(value, str) and value.lower() in ids_of_names
-        is_digits = isinstance(value, str) and _is_number(value)
-        return int(value) if is_digits and not is_name else value
+    of_text_or_int = functools.cache(class_id)  # a file has few different ones
+    entries: list[tuple[str, tuple[int, ...] | InputError]] = []
+    for key, values in lists:
+        try:
+            ids = {of_text_or_int(v) if type(v) in (int, str) else class_id(v) for v in values}
+            if len(ids) < len(values):
+                _check_repeated(file.path, key, values)
+            entries.append((key, tuple(sorted(ids))))
+        except ValueError as error:
+            entries.append((key, InputError(f"{file.path}: image '{drop_suffix(key)}': {error}")))
+    return entries
 
-    types = {*map(type, chain.from_iterable(lists))}
-    found = {*chain.from_iterable(lists)} if types <= {int, str} else set()
-    numbers = {v for v in map(number, found) if isinstance(v, int)}
-    from_one = numbers and min(numbers) == 1 and max(numbers) == num_classes
 
-    def class_id(value: object, where: str) -> int:
-        if isinstance(value, str) and value.lower() in ids_of_names:
-            return ids_of_names[value.lower()]
-        written, value = value, number(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
-            known = f"class id 0..{num_classes - 1}" + (" or a class file's name" if names else "")
-            near = difflib.get_close_matches(str(value).lower(), ids_of_names, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            if from_one:
-                hint = (
-                    "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, "
-                    "or write class names"
-                )
-            if isinstance(written, str) and re.fullmatch(r"0\d+", written):
-                hint = f"; if it is an id, write {int(written)}"
-            if isinstance(written, str) and re.fullmatch("[01]{2,}", written):
-                value = written
-                hint += f"; if it is one 0/1 for each class, separate them: {';'.join(written)}"
-            raise InputError(f"{path}: {where}: expected a {known}, found {_shown(value)}{hint}")
+def _number(file: _File, value: object) -> object:
+    """The id of a name, or the number that a text holds; else the value."""
+    if not isinstance(value, str):
         return value
-
-    known = {}
-    for value in found:
-        with contextlib.suppress(InputError):
-            known[value] = class_id(value, "")
-    return class_id, known if found else None
+    return int(value) if _is_number(value) else file.ids_of_names.get(value.lower(), value)
 
 
-def _shown(value: object) -> str:
-    return _plain(value) if isinstance(value, list | tuple) else repr(value)
+def _no_class(file: _File, value: object, from_one: bool) -> str:
+    """'expected a class id ..., found ...' and what may be meant."""
+    shown = _number(file, value)
+    near = difflib.get_close_matches(str(shown).lower(), file.ids_of_names, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    if from_one:
+        hint = (
+            "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, or write "
+            "class names"
+        )
+    if isinstance(value, str) and re.fullmatch(r"0\d+", value):
+        hint = f"; if it is an id, write {int(value)}"
+    if isinstance(value, str) and re.fullmatch("[01]{2,}", value):
+        shown = value
+        hint += f"; if it is one 0/1 for each class, separate them: {';'.join(value)}"
+    known = f"class id 0..{file.num_classes - 1}" + (" or a class file's name" * bool(file.names))
+    found = _shown(shown) if isinstance(shown, list | tuple) else repr(shown)
+    return f"expected a {known}, found {found}{hint}"
+
+
+def _check_repeated(path: Path, key: str, values: list) -> None:
+    """Raise ValueError for a number that stands twice; names may, as in a list of the objects."""
+    numbers = [value for value in values if not isinstance(value, str) or value.isdecimal()]
+    repeated = next((value for value in numbers if numbers.count(value) > 1), None)
+    if repeated is not None:
+        raise ValueError(
+            f"{_shown(values)} has {repeated!r} twice; expected each class id once (and no counts "
+            "or 0/1 vectors)"
+        )
+    warn(f"{path}: lists like that of '{drop_suffix(key)}' name a class twice; it counts once")

@@ -128,7 +128,7 @@ def _columns(
     path: Path, header: list[str], num_classes: int, ids_of_names: Mapping[str, int]
 ) -> list[int]:
     """The class of each column but the first. Raises InputError."""
-    if len(header) < 2 or not (_is_image(header[0]) or header[0].lower() in _INDEX):
+    if not _fits(header):
         raise InputError(
             f"{path}: the first line must be 'image,labels' or 'image,<class>,<class>,...', "
             f"found '{','.join(header)}'"
@@ -142,12 +142,6 @@ def _columns(
                 f"name for each column, found '{cell}'"
             )
         columns.append(k)
-    as_ids = [int(cell) if re.fullmatch(r"\d{1,3}", cell) else -1 for cell in header[1:]]
-    if as_ids != columns and sorted(as_ids) == sorted(columns):
-        raise InputError(
-            f"{path}: the numbers of the first line may be class ids or names of classes; give the "
-            "classes names that are no numbers in the class file, and write those names here"
-        )
     if sorted(columns) != list(range(num_classes)):
         raise InputError(
             f"{path}: expected one column for each of the {num_classes} classes, "

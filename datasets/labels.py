@@ -1,5 +1,6 @@
 """Class names, prompts and colours, read from YAML; the one value that means "no label"."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,11 @@ def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] |
     name = item.get("name") if isinstance(item, dict) else None
     if not isinstance(name, str) or not name.isprintable():
         raise InputError(f"{where}: expected a name or {{name: ..., prompt: ...}}, found {item!r}")
+    if re.fullmatch(r"\s*\d+(\.\d*)?\s*", name):
+        raise InputError(
+            f"{where}: in labels, {name} may be class id {name} or the class named '{name}'; give "
+            f"the classes names that are no numbers, for example 'grade {name}'"
+        )
     unknown = sorted(map(str, set(item) - {"name", "prompt", "color", "small"}))
     if unknown:
         raise InputError(f"{where}: unknown key {unknown}; name, prompt, color, small")

@@ -1,17 +1,19 @@
-"""The image-level labels of a split: which entry of a label file is for which image.
+"""The image-level labels of a data set: which entry of a label file is for which image.
 
 An image is found by its id, or by "split/id": so prepare_data.py writes the keys of all images
 where an id is in two splits (train/0.jpg and val/0.jpg).
 """
 
 import contextlib
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from datasets import SegmentationData
 from datasets.files import File
-from datasets.ids import IMAGE_SUFFIXES, match_ids, require
+from datasets.ids import IMAGE_SUFFIXES, drop_suffix, match_ids, require
 from datasets.image_labels import (
     TABLE_SUFFIXES,
     ImageLabels,
@@ -24,15 +26,17 @@ from datasets.labels import ClassTable
 from utils.collection import collection_paused
 from utils.safe.errors import InputError, warn
 
-Splits = Mapping[str, Collection[str]]  # split -> image ids
+Images = Mapping[str, Mapping[str, File]]  # split -> image id -> file; of all splits
+Place = tuple[str, str]  # split, image id
 
 
-class Keys(NamedTuple):
-    """Which key of a label file is for which image."""
+class LabelFile(NamedTuple):
+    """Labels of a file by their images, and what is wrong with the file."""
 
-    of: dict[tuple[str, str], str]  # (split, image id) -> key
-    unknown: list[str]  # keys of no image
-    unclear: dict[str, list[str]]  # key -> the splits of which it may mean an image
+    labels: dict[Place, tuple[int, ...]]
+    unread: set[Place]  # images whose entry can't be read
+    unknown: ImageLabels  # of no image, under the file's own keys
+    problems: list[str]
 
 
 @collection_paused()
@@ -50,9 +54,9 @@ def labels_of_split(
     for other classes.
     """
     images = dataset.images(split) if images is None else images
-    labels, unknown = _read(dataset, split, path, classes, images)
+    labels, unknown = _labels_of(dataset, split, path, classes, images)
     advice = "prepare_data.py makes them"
-    require(images, labels | dict.fromkeys(unknown, ()), f"labels in {path}", advice)
+    require(images, labels | unknown, f"labels in {path}", advice)
     return labels
 
 
@@ -64,52 +68,119 @@ def find_labels(
     images: dict[str, File],
 ) -> ImageLabels:
     """The same of those images that have labels."""
-    return _read(dataset, split, path, classes, images)[0]
+    return _labels_of(dataset, split, path, classes, images)[0]
 
 
-def _read(
+def _labels_of(
     dataset: SegmentationData,
     split: str,
     path: str | Path,
     classes: ClassTable,
     images: dict[str, File],
-) -> tuple[ImageLabels, list[str]]:
-    """The labels of the images, and the keys that are of no image."""
-    path = existing_labels(Path(path), classes)
-    check_label_classes(path, classes.names)
-    labels = {}
+) -> tuple[ImageLabels, ImageLabels]:
+    """The labels of the images, and those of no image. Raises InputError."""
+    path = Path(path)
+    beside = None if path.is_file() else labels_beside(path.parent, classes, path, is_needed=True)
+    if beside is not None:
+        warn(f"no image labels at {path}: those of {beside} are read")
+    others = other_splits(dataset, [split]) | {split: images}
+    all_images = {split: others.get(split, {}) for split in dataset.splits()}
+    file = read_label_file(beside or path, classes, all_images, [split])
+    labels = all_or_error(file).labels
+    return {n: labels[split, n] for n in images if (split, n) in labels}, file.unknown
+
+
+def read_label_file(
+    path: Path, classes: ClassTable, images: Images, splits: Collection[str] | None = None
+) -> LabelFile:
+    """JSON or CSV, sorted by image. splits: as of `sort_labels`.
+
+    Raises InputError where nothing of the file can be read.
+    """
+    problems: dict[str, None] = {}  # each once, in their order
+    try:
+        check_label_classes(path, classes.names)
+    except InputError as error:
+        problems[str(error)] = None
+    labels: ImageLabels = {}
+    unread = []
     for key, ids in read_entries(path, len(classes), classes.names):
         if isinstance(ids, InputError):
-            raise ids
-        if key in labels:
-            raise twice(path, key)
-        labels[key] = ids
-    others = other_splits(dataset, [split])
-    known = {*images}.union(*others.values())
-    is_once = len(known) == len(images) + sum(map(len, others.values()))
-    if is_once and images.keys() <= labels.keys() <= known:  # as prepare_data.py writes them
-        return {name: labels[name] for name in images}, []
-    all_images = dict.fromkeys(dataset.splits(), ()) | others
-    keys = match_keys(path, labels, all_images | {split: images})
-    unclear = [key for key, splits in keys.unclear.items() if split in splits]
-    if unclear:
-        splits = " and of ".join(keys.unclear[unclear[0]])
-        raise InputError(
-            f"{path}: '{unclear[0]}' is an image of {splits}, and the file can't say which it "
-            f"means ({len(unclear)} like this); make it again: prepare_data.py --out {path} "
-            f"--overwrite, or write '{split}/{unclear[0]}'"
-        )
-    found = {name: keys.of.get((split, name)) for name in images}
-    return {name: labels[key] for name, key in found.items() if key is not None}, keys.unknown
+            problems[str(ids)] = None
+            unread.append(key)
+        elif key in labels:
+            problems[str(twice(path, key))] = None
+        else:
+            labels[key] = ids
+    return sort_labels(path, labels, images, splits, unread, list(problems))
 
 
-def match_keys(path: str | Path, keys: Iterable[str], images: Splits) -> Keys:
-    """Find the image of each key. images: of all splits. Raises InputError naming the file."""
-    keys = list(keys)
+def sort_labels(
+    path: str | Path,
+    labels: ImageLabels,
+    images: Images,
+    splits: Collection[str] | None = None,
+    unread: Sequence[str] = (),
+    problems: Sequence[str] = (),
+) -> LabelFile:
+    """`labels`, under whatever keys a file has, by their images.
+
+    splits: those that are needed; None: all. unread: keys of entries that can't be read.
+    """
+    needed = [images[split].keys() for split in (images if splits is None else splits)]
+    is_plain = not (unread or _share_ids(images)) and all(ids <= labels.keys() for ids in needed)
+    if is_plain and labels.keys() <= set().union(*images.values()):
+        found = {(s, n): labels[n] for s, names in images.items() for n in names if n in labels}
+        return LabelFile(found, set(), {}, list(problems))  # as prepare_data.py writes them
+    problems = list(problems)
+    try:
+        keys = _match_keys(path, [*labels, *unread], images)
+    except InputError as error:
+        everywhere = {(split, name) for split, names in images.items() for name in names}
+        return LabelFile({}, everywhere, {}, [*problems, str(error)])
+    closed = {place for place, key in keys.of.items() if key not in labels}
+    for key, places in keys.unclear.items():
+        closed.update(places)
+        if splits is None or any(split in splits for split, _ in places):
+            name = places[0][1]
+            both = [split for split in images if name in images[split]]
+            files = " and ".join(str(images[split][name]) for split in both)
+            problems.append(
+                f"{path}: the image '{drop_suffix(key)}' is in two splits, {files}: the labels of "
+                f"'{key}' can't tell {' and '.join(both)} apart; rename or remove one of them, or "
+                f"make the labels again: prepare_data.py writes '{'/'.join(places[0])}' then"
+            )
+    found = {place: labels[key] for place, key in keys.of.items() if key in labels}
+    unknown = {key: labels[key] for key in keys.unknown if key in labels}
+    return LabelFile(found, closed, unknown, problems)
+
+
+def all_or_error(file: LabelFile) -> LabelFile:
+    """A file in which nothing is wrong. Raises InputError."""
+    if file.problems:
+        raise InputError(file.problems[0])
+    return file
+
+
+class _Keys(NamedTuple):
+    """Which key of a label file is for which image."""
+
+    of: dict[Place, str]  # place -> key
+    unknown: list[str]  # keys of no image
+    unclear: dict[str, list[Place]]  # key -> the places that it may mean
+
+
+def _match_keys(path: str | Path, keys: Iterable[str], images: Images) -> _Keys:
+    """Find the image of each key. Raises InputError naming the file."""
+    keys = list(dict.fromkeys(keys))
     owner: dict[str, str] = {}  # of an id in two splits the last one
     for split, names in images.items():
         owner |= dict.fromkeys(names, split)
-    with_split: dict[str, tuple[str, str]] = {}
+    shared = set()
+    if sum(map(len, images.values())) > len(owner):
+        counts = Counter(chain.from_iterable(images.values()))
+        shared = {name for name, count in counts.items() if count > 1}
+    with_split: dict[str, Place] = {}
     prefixes = tuple(f"{split}{mark}" for split in images for mark in "/\\")
     if any(key.lstrip("./").startswith(prefixes) for key in keys):
         with_split = {f"{s}/{name}": (s, name) for s, names in images.items() for name in names}
@@ -122,54 +193,47 @@ def match_keys(path: str | Path, keys: Iterable[str], images: Splits) -> Keys:
             raise InputError(f"{path}: {error}") from None
     places = {key: with_split[name] for key, name in meant.items() if name in with_split}
     found = {place: key for key, place in places.items()}
-    unclear: dict[str, list[str]] = {}
-    if sum(map(len, images.values())) == len(owner):  # an id is in one split
-        for key, name in meant.items():
-            if key not in places and found.setdefault((owner[name], name), key) != key:
-                other = found[owner[name], name]
-                raise InputError(f"{path}: '{other}' and '{key}' both mean '{name}'; keep one")
-    else:
-        for key, name in meant.items():
-            splits = [s for s in images if name in images[s] and (s, name) not in found]
-            is_shared = sum(name in names for names in images.values()) > 1
-            if key not in places and is_shared and splits:
-                unclear[key] = splits
-            elif key not in places and splits:
-                found[splits[0], name] = key
-    return Keys(found, [key for key in keys if key not in meant], unclear)
+    unclear: dict[str, list[Place]] = {}
+    for key, name in meant.items():
+        if key in places:
+            continue
+        if name in shared:
+            both = [(split, name) for split in images if name in images[split]]
+            unclear[key] = [place for place in both if place not in found]
+        elif (other := found.setdefault((owner[name], name), key)) != key:
+            raise InputError(f"{path}: '{other}' and '{key}' both mean '{name}'; keep one")
+    unclear = {key: open_places for key, open_places in unclear.items() if open_places}
+    return _Keys(found, [key for key in keys if key not in meant], unclear)
 
 
 def _has_ending(key: str) -> bool:
     return key[-5:].lower().endswith(IMAGE_SUFFIXES)
 
 
-def label_keys(images: Splits) -> dict[tuple[str, str], str]:
+def label_keys(images: Images) -> dict[Place, str]:
     """(split, image id) -> the key that labels are written under; images: of all splits.
 
     The id, or "split/id" for all images where two splits share an id.
     """
-    total = sum(len(names) for names in images.values())
-    is_shared = len(set().union(*images.values())) < total
+    is_shared = _share_ids(images)
     return {(s, n): f"{s}/{n}" if is_shared else n for s, names in images.items() for n in names}
 
 
-def other_splits(dataset: SegmentationData, splits: Collection[str]) -> dict[str, Collection[str]]:
-    """Image ids of all other splits than these; of a split that can't be listed none."""
-    others: dict[str, Collection[str]] = {}
+def _share_ids(images: Images) -> bool:
+    """Whether an id is in two splits."""
+    return len(set().union(*images.values())) < sum(map(len, images.values()))
+
+
+def other_splits(
+    dataset: SegmentationData, splits: Collection[str]
+) -> dict[str, Mapping[str, File]]:
+    """Images of all other splits than these; of a split that can't be listed none."""
+    others: dict[str, Mapping[str, File]] = {}
     for other in dataset.splits():
         if other not in splits:
             with contextlib.suppress(InputError):
                 others[other] = dataset.images(other)
     return others
-
-
-def existing_labels(path: Path, classes: ClassTable) -> Path:
-    """`path`, or the one file of labels beside it where it is not there. Raises InputError."""
-    beside = None if path.is_file() else labels_beside(path.parent, classes, path, is_needed=True)
-    if beside is None:
-        return path  # where it is not there either, reading it says what to do
-    warn(f"no image labels at {path}: those of {beside} are read")
-    return beside
 
 
 def labels_beside(

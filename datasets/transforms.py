@@ -146,11 +146,6 @@ def resize_image(image: torch.Tensor, size: Size) -> torch.Tensor:
     return F.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
-def resize_mask(mask: torch.Tensor, size: Size) -> torch.Tensor:
-    """uint8 (H,W) -> `size`, nearest: never a class that was not there."""
-    return resize_window_nearest(mask, size, (0, 0, *size))
-
-
 def _pad(pixels: torch.Tensor, padding: tuple[int, ...], value: float) -> torch.Tensor:
     """F.pad, which copies even where there is nothing to pad."""
     return F.pad(pixels, padding, value=value) if any(padding) else pixels

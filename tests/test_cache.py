@@ -11,7 +11,7 @@ from PIL import Image
 from datasets.cache import open_cached
 from datasets.files import File, open_image, read_image
 from datasets.training import TrainingSet
-from datasets.transforms import TrainTransform, resize_image, resize_mask
+from datasets.transforms import TrainTransform, resize_image
 from datasets.windows import resize_window, resize_window_nearest, source_window
 from utils.batches import Draw
 from utils.safe.errors import InputError
@@ -144,5 +144,6 @@ def test_a_resized_window_is_that_of_the_resized_picture(
         expected = whole[:, top : top + height, left : left + width].int()
         assert part.shape == expected.shape and (part - expected).abs().max() <= 1
         nearest = resize_window_nearest(mask, resized, window)
-        expected = resize_mask(mask, resized)[top : top + height, left : left + width]
+        whole_mask = resize_window_nearest(mask, resized, (0, 0, *resized))
+        expected = whole_mask[top : top + height, left : left + width]
         assert torch.equal(nearest, expected)

@@ -19,7 +19,7 @@ from rights import modes_bind, ordinary_user
 
 import prepare_data
 from datasets import open_dataset
-from datasets.doctor import examine as doctor
+from datasets.doctor import check as doctor
 from datasets.labels import load_classes
 from utils.config import load_config
 from utils.safe.errors import InputError
@@ -518,7 +518,7 @@ def test_a_worker_that_is_killed_is_one_message(data, monkeypatch):
     monkeypatch.setattr(dataset, "read_ground_truth", Suicide(), raising=False)
     classes = load_classes(data.root / "classes.yaml")
     with pytest.raises(InputError, match=r"one of the 1 processes was ended.*--workers"):
-        doctor.examine(dataset, ["train"], classes, None, 1, None, workers=1)
+        doctor.check_dataset(dataset, ["train"], classes, None, 1, None, workers=1)
 
 
 class Suicide:

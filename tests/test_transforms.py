@@ -24,10 +24,14 @@ from datasets.transforms import (
     fit_into,
     normalize,
     resize_image,
-    resize_mask,
 )
+from datasets.windows import resize_window_nearest
 
 GREY_LEVELS = 2  # tolerance of the reference cases, in the mean
+
+
+def resize_mask(mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return resize_window_nearest(mask, size, (0, 0, *size))
 
 
 RESIZE = r"resize_\d+x\d+_img"

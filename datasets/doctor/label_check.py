@@ -2,88 +2,20 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from datasets.doctor.image_check import NOTE, Odd
+from datasets.doctor.inspection import NOTE, Finding
 from datasets.files import File
-from datasets.ids import drop_suffix
-from datasets.image_labels import ImageLabels, check_label_classes, read_entries, twice
+from datasets.image_labels import ImageLabels
 from datasets.labels import IGNORE_INDEX, ClassTable
-from datasets.split_labels import label_files, label_keys, match_keys
+from datasets.split_labels import Images, LabelFile
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 from utils.safe.errors import InputError, note, warn
 
-Images = dict[str, dict[str, File]]  # split -> image id -> file
 _FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
 _SOME = 16  # masks that are looked at before training
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
-
-
-class LabelFile(NamedTuple):
-    """Labels of a file under the keys of `label_keys`, and what is wrong with the file."""
-
-    labels: ImageLabels
-    unread: set[str]  # keys of images whose entry can't be read
-    unknown: ImageLabels  # of no image, under the file's own keys
-    problems: list[str]
-
-
-def read_all_labels(path: str | Path, classes: ClassTable, images: Images) -> LabelFile:
-    """JSON or CSV. images: of all splits. Raises InputError where nothing of it can be read."""
-    path = Path(path)
-    beside = [] if path.is_file() else label_files(path.parent, classes)
-    if beside:
-        raise InputError(
-            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
-            "file, or make them: prepare_data.py --out"
-        )
-    problems: dict[str, None] = {}  # each once, in their order
-    try:
-        check_label_classes(path, classes.names)
-    except InputError as error:
-        problems[str(error)] = None
-    labels: ImageLabels = {}
-    unread = []
-    for key, ids in read_entries(path, len(classes), classes.names):
-        if isinstance(ids, InputError):
-            problems[str(ids)] = None
-            unread.append(key)
-        elif key in labels:
-            problems[str(twice(path, key))] = None
-        else:
-            labels[key] = ids
-    return sort_labels(path, labels, images, unread, list(problems))
-
-
-def sort_labels(
-    path: str | Path,
-    labels: ImageLabels,
-    images: Images,
-    unread: Sequence[str] = (),
-    problems: Sequence[str] = (),
-) -> LabelFile:
-    """`labels`, under whatever keys a file has, by their images."""
-    own, problems = label_keys(images), list(problems)
-    try:
-        keys = match_keys(path, dict.fromkeys([*labels, *unread]), images)
-    except InputError as error:
-        return LabelFile({}, set(own.values()), {}, [*problems, str(error)])
-    closed = {own[place] for place, key in keys.of.items() if key not in labels}
-    for key, splits in keys.unclear.items():
-        name = drop_suffix(key)
-        files = " and ".join(str(images[split][name]) for split in images if name in images[split])
-        problems.append(
-            f"the image '{name}' is in two splits, {files}: the labels of '{key}' can't tell them "
-            f"apart; rename or remove one of them, or make the labels again: prepare_data.py "
-            f"writes '{splits[0]}/{name}' then"
-        )
-        closed |= {own[split, name] for split in splits if name in images[split]}
-    found = {own[place]: labels[key] for place, key in keys.of.items() if key in labels}
-    unknown = {key: labels[key] for key in keys.unknown if key in labels}
-    return LabelFile(found, closed, unknown, problems)
 
 
 def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> list[str]:
@@ -91,15 +23,13 @@ def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> 
 
     Only training reads image-level labels: images of the other splits may have them or not.
     """
-    keys = label_keys(images)
     known = {name for files in images.values() for name in files}
     example = f" (ids look like '{min(known)}')" if known else ""
+    labelled = labels.labels.keys() | labels.unread
     problems = [
         f"{file} ('{name}') has no image-level labels; add them or remove the image"
         for name, file in images.get(TRAIN, {}).items()
-        if TRAIN in splits
-        and keys[TRAIN, name] not in labels.labels
-        and keys[TRAIN, name] not in labels.unread
+        if TRAIN in splits and (TRAIN, name) not in labelled
     ]
     return problems + [
         f"there are labels for '{name}' but no such image{example}; "
@@ -119,7 +49,7 @@ def empty_labels(labels: ImageLabels) -> list[str]:
 
 def disagreements(
     name: str, ids: Sequence[int], counts: np.ndarray, classes: ClassTable, min_pixels: int
-) -> list[Odd]:
+) -> list[Finding]:
     """Labels of an image without pixels in its mask, and pixels without label. counts: (256,).
 
     Nothing where there are no labels or no pixels at all: that is told by itself.
@@ -130,24 +60,24 @@ def disagreements(
     for k, class_name in enumerate(classes.names):
         if k in ids and counts[k] == 0:
             text = f"the labels of '{name}' have {class_name}, its mask has no pixel of it"
-            odd.append(Odd("label without pixels", f"{text}; correct one of the two"))
+            odd.append(Finding("label without pixels", f"{text}; correct one of the two"))
         if k not in ids and counts[k] >= min_pixels:
             text = (
                 f"the labels of '{name}' lack {class_name}, its mask has {counts[k]} pixels of it"
             )
             advice = "correct one of the two, or say what is enough: --min-pixels"
-            odd.append(Odd("pixels without label", f"{text}; {advice}"))
+            odd.append(Finding("pixels without label", f"{text}; {advice}"))
     return odd
 
 
-def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
+def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Finding]:
     """What keeps the labels of the training images from teaching all that they could."""
     odd = []
     seen = {k for ids in labels.values() for k in ids}
     unseen = [name for k, name in enumerate(classes.names) if k not in seen]
     if labels and unseen:
         text = f"no training image has {', '.join(unseen)}: these classes cannot be learned"
-        odd.append(Odd("unseen class", f"{text}; add images, or correct the class file"))
+        odd.append(Finding("unseen class", f"{text}; add images, or correct the class file"))
     if len(labels) > 1 and seen and len({*labels.values()}) == 1 < len(classes):
         same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
         text = (
@@ -155,7 +85,7 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Odd]:
             "no class in one image rather than another; see that they are right"
         )
         is_odd = len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES
-        odd.append(Odd("same labels" if is_odd else NOTE, text))
+        odd.append(Finding("same labels" if is_odd else NOTE, text))
     return odd
 
 
@@ -214,7 +144,7 @@ def check_some_masks(
         )
 
 
-def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[Odd]:
+def truth_findings(counts: np.ndarray, classes: ClassTable, split: str) -> list[Finding]:
     """What keeps the ground truth of a split from telling networks apart. counts: (256,)."""
     pixels = counts[: len(classes)].tolist()
     notes = truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, split)
@@ -222,16 +152,16 @@ def truth_oddities(counts: np.ndarray, classes: ClassTable, split: str) -> list[
         return []  # that is a problem, told by itself
     if not notes and sum(map(bool, pixels)) < len(classes) / 2:
         notes = absent_note(pixels, classes.names, split)  # a small split may lack a few
-    return [Odd("ground truth", note) for note in notes]
+    return [Finding("ground truth", note) for note in notes]
 
 
 def nothing_in_common(
     labels: ImageLabels, counts: Mapping[str, np.ndarray], classes: ClassTable, split: str
-) -> list[Odd]:
+) -> list[Finding]:
     """Labels and masks of a split of which no image has one class in both. counts: (256,) each."""
     pairs = [(ids, counts[name]) for name, ids in labels.items() if name in counts and ids]
     pairs = [(ids, found) for ids, found in pairs if found[: len(classes)].any()]
     if not pairs or any(found[list(ids)].any() for ids, found in pairs):
         return []
     text = f"no image of {split} has a class that is in its labels and in its mask too: see that"
-    return [Odd("nothing in common", f"{text} both number the classes in the same way, from 0")]
+    return [Finding("nothing in common", f"{text} both number the classes in the same way, from 0")]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datasets import SegmentationData
-from datasets.doctor.label_check import Images, LabelFile, read_all_labels, sort_labels
 from datasets.doctor.official_labels import import_official_labels
 from datasets.doctor.survey import has_all_masks
 from datasets.image_labels import (
@@ -17,7 +16,14 @@ from datasets.image_labels import (
     write_image_labels,
 )
 from datasets.labels import ClassTable
-from datasets.split_labels import labels_beside
+from datasets.split_labels import (
+    Images,
+    LabelFile,
+    label_files,
+    labels_beside,
+    read_label_file,
+    sort_labels,
+)
 from utils.config import load_config
 from utils.safe.errors import InputError
 from utils.safe.files import write_json
@@ -55,14 +61,12 @@ def label_source(
         return None
     if arguments.labels is None:
         print(f"labels: those of {path} (--labels names others)")
-    return functools.partial(read_all_labels, path, classes)
-
-
-def all_or_error(labels: LabelFile) -> ImageLabels:
-    """The labels of a file in which nothing is wrong. Raises InputError."""
-    if labels.problems:
-        raise InputError(labels.problems[0])
-    return labels.labels | labels.unknown
+    elif not Path(path).is_file() and (beside := label_files(Path(path).parent, classes)):
+        raise InputError(
+            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
+            "file, or make them: prepare_data.py --out"
+        )
+    return functools.partial(read_label_file, Path(path), classes)
 
 
 def write_labels(arguments: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:

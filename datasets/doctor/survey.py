@@ -1,84 +1,57 @@
-"""Looking through a whole data set: pixels per class, conversion."""
+"""All masks of a data set: the image-level labels that they give, and other forms of it."""
 
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from datasets import SegmentationData
-from datasets.doctor.label_check import truth_oddities
-from datasets.files import File, check_mask
-from datasets.image_labels import ImageLabels
+from datasets.doctor.inspection import Inspection, inspect_all, parallel
+from datasets.doctor.label_check import truth_findings
+from datasets.files import File
 from datasets.labels import ClassTable
-from datasets.split_labels import label_keys, other_splits
+from datasets.split_labels import Place
 from utils.ground_truth import ONE_CLASS
-from utils.progress import progress
 from utils.safe.errors import InputError, InputWarning, warn
 from utils.safe.files import replacing
-from utils.safe.signals import leave_signals_to_parent
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was seen of one mask: pixels per id (256,), and what is wrong with it."""
-
-    counts: np.ndarray | None
-    problems: tuple[str, ...]
+from utils.visualize import save_mask
 
 
 def survey(
     dataset: SegmentationData, splits: Sequence[str], num_classes: int, workers: int
-) -> dict[str, Found]:
-    """Read every mask of the splits: key of the image, as of `label_keys`, -> found."""
-    images = {split: dataset.images(split) for split in splits}
-    keys = label_keys(other_splits(dataset, splits) | images)
-    tasks: dict[str, File | None] = {}
-    for split, files in images.items():
-        masks = dataset.ground_truth(split)
+) -> dict[Place, Inspection]:
+    """Read every mask of the splits."""
+    tasks: dict[Place, tuple[None, File | None]] = {}
+    for split in splits:
+        files, masks = dataset.images(split), dataset.ground_truth(split)
         if masks and files.keys().isdisjoint(masks):
             (name, file), image = next(iter(masks.items())), next(iter(files))
             raise InputError(
                 f"none of the {len(masks)} masks of '{split}' is one of its images': the first is "
                 f"'{name}' ({file}), the first image '{image}'; give masks the names of the images"
             )
-        tasks |= {keys[split, name]: masks.get(name) for name in files}
-    look = functools.partial(_look, read_mask=dataset.read_ground_truth, num_classes=num_classes)
-    return dict(zip(tasks, parallel(look, tasks.values(), workers, "reading"), strict=True))
-
-
-def _look(mask: File | None, read_mask: Callable[[File], np.ndarray], num_classes: int) -> Found:
-    if mask is None:
-        return Found(None, ())
-    counts = None
-    try:
-        values = read_mask(mask)
-        counts = np.bincount(values.ravel(), minlength=256)
-        check_mask(values, mask, values.shape, num_classes)
-    except InputError as error:
-        return Found(counts, (str(error),))
-    return Found(counts, ())
+        tasks |= {(split, name): (None, masks.get(name)) for name in files}
+    found = inspect_all(dataset, [*tasks.values()], num_classes, workers, "reading")
+    return dict(zip(tasks, found, strict=True))
 
 
 def labels_from_counts(
-    found: dict[str, Found], num_classes: int, min_pixels: int = 1
-) -> ImageLabels:
+    found: Mapping[Place, Inspection], num_classes: int, min_pixels: int = 1
+) -> dict[Place, tuple[int, ...]]:
     """The classes with at least `min_pixels` pixels, of every image whose mask was read."""
     return {
-        name: tuple(np.flatnonzero(f.counts[:num_classes] >= min_pixels).tolist())
-        for name, f in found.items()
+        place: tuple(np.flatnonzero(f.counts[:num_classes] >= min_pixels).tolist())
+        for place, f in found.items()
         if f.counts is not None
     }
 
 
-def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -> ImageLabels:
+def extract_labels(
+    found: Mapping[Place, Inspection], num_classes: int, min_pixels: int
+) -> dict[Place, tuple[int, ...]]:
     """The same, but of all images or none. Raises InputError."""
     labels = labels_from_counts(found, num_classes, min_pixels)
     if not labels and not any(f.problems for f in found.values()):
@@ -87,9 +60,9 @@ def extract_labels(found: dict[str, Found], num_classes: int, min_pixels: int) -
             "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
             "--import-labels"
         )
-    for name, f in found.items():
+    for (_, name), f in found.items():
         if f.counts is None and not f.problems:
-            f = Found(None, (f"the image '{name}' has no mask; add it or remove the image",))
+            f = Inspection(None, (f"the image '{name}' has no mask; add it or remove the image",))
         if f.problems:
             raise InputError(
                 f"{f.problems[0]}; or take the labels from --labels or --import-labels. For the "
@@ -106,18 +79,13 @@ def has_all_masks(dataset: SegmentationData, splits: Sequence[str]) -> bool:
     return True
 
 
-def tell_of_truth(
-    found: dict[str, Found],
-    keys: dict[tuple[str, str], str],
-    images: dict[str, dict[str, File]],
-    classes: ClassTable,
-) -> None:
+def tell_of_truth(found: Mapping[Place, Inspection], classes: ClassTable) -> None:
     """Warn of ground truth that can't tell networks apart: one class, or 255 for a class."""
     if len(classes) == 1:
         warn(ONE_CLASS)
-    for split, files in images.items():
-        counts = [found[keys[split, name]].counts for name in files]
-        for odd in truth_oddities(np.sum(counts, 0), classes, split):
+    for split in dict.fromkeys(split for split, _ in found):
+        counts = [one.counts for place, one in found.items() if place[0] == split]
+        for odd in truth_findings(np.sum(counts, 0), classes, split):
             warn(odd.text)
 
 
@@ -130,8 +98,6 @@ def convert(
     workers: int,
 ) -> None:
     """Write ``img/<split>/<id><suffix>`` (copied) and ``mask/<split>/<id><mask_ending>``."""
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = classes.palette
     tasks: list[tuple[File, Path]] = []
     for split in splits:
         for name, file in dataset.images(split).items():
@@ -139,8 +105,8 @@ def convert(
             tasks.append((file, out / "img" / split / f"{name}{suffix}"))
         for name, file in dataset.ground_truth(split).items():
             tasks.append((file, out / "mask" / split / f"{name}{mask_ending}"))
-    write = functools.partial(_write, read_mask=dataset.read_ground_truth, palette=palette)
-    for _ in parallel(write, tasks, workers, "converting"):
+    options = {"read_mask": dataset.read_ground_truth, "palette": classes.palette}
+    for _ in parallel(functools.partial(_write, **options), tasks, workers, "converting"):
         pass
 
 
@@ -148,29 +114,9 @@ def _write(
     task: tuple[File, Path], read_mask: Callable[[File], np.ndarray], palette: np.ndarray
 ) -> None:
     file, target = task
-    if target.parent.parent.name == "img":
-        data = file.read()
-        with replacing(target) as temporary:
-            temporary.write_bytes(data)
+    if target.parent.parent.name == "mask":
+        save_mask(target, read_mask(file), palette)
         return
-    picture = Image.fromarray(read_mask(file))
-    picture.putpalette(palette.tobytes())
+    data = file.read()
     with replacing(target) as temporary:
-        picture.save(temporary, "PNG")
-
-
-def parallel(function: Callable, tasks: Iterable, workers: int, what: str) -> Iterable[Any]:
-    """The results in order, with a progress bar; in this process when `workers` is 0."""
-    tasks = list(tasks)
-    if workers == 0:
-        yield from progress(map(function, tasks), what, total=len(tasks))
-        return
-    workers = min(workers, max(1, len(tasks)))
-    with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
-        try:
-            yield from progress(pool.map(function, tasks, chunksize=8), what, total=len(tasks))
-        except BrokenProcessPool:
-            raise InputError(
-                f"one of the {workers} processes was ended, most likely for want of memory; "
-                "start fewer: --workers"
-            ) from None
+        temporary.write_bytes(data)

@@ -13,6 +13,9 @@ _MAGICK = "convert it with ImageMagick: magick {file} {png}"
 _RAW = "develop it to PNG or JPEG: darktable-cli {file} {png}"
 _HEIF = "convert it: heif-convert {file} {jpg} (macOS: sips -s format jpeg {file} --out {jpg})"
 _ARRAY = "write its numbers as a picture of 8 bits (PIL.Image.fromarray(array).save(name + '.png'))"
+_REMOVE = "remove it, or put a picture in its place"
+_ANNEX = "get it: git annex get {file}"
+_PICKLES = tuple(bytes([0x80, version]) for version in range(6))
 _UNPACK = "unpack it and give the folder"
 _AGAIN = "copy or download it again; a text editor shows what it says"
 
@@ -24,71 +27,64 @@ class Kind(NamedTuple):
     remedy: str
 
 
-# (place, bytes there, what, remedy): the first that fits.
+# (what, remedy, place, bytes of which some are there): the first that fits.
 _MAGIC = (
-    (0, b"\x1aE\xdf\xa3", "a film (Matroska or WebM)", _FRAMES),
-    (0, b"\x00\x00\x01\xba", "a film (MPEG)", _FRAMES),
-    (0, b"\x00\x00\x01\xb3", "a film (MPEG)", _FRAMES),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a film (WMV)", _FRAMES),
-    (0, b"FLV\x01", "a film (Flash)", _FRAMES),
-    (0, b"OggS", "a film or sound (Ogg)", _FRAMES),
-    (8, b"AVI ", "a film (AVI)", _FRAMES),
-    (4, b"moov", "a film (QuickTime)", _FRAMES),
-    (4, b"mdat", "a film (QuickTime)", _FRAMES),
-    (4, b"wide", "a film (QuickTime)", _FRAMES),
-    (0, b"GIF8", "a GIF picture", _PILLOW),
-    (0, b"8BPS", "a Photoshop picture", _PILLOW),
-    (0, b"gimp xcf", "a GIMP picture", _MAGICK),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture", _PILLOW),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture", _PILLOW),
-    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture", _MAGICK),
-    (0, b"\xff\x0a", "a JPEG XL picture", _MAGICK),
-    (0, b"II\xbc\x01", "a JPEG XR picture", _MAGICK),
-    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture", _MAGICK),
-    (0, b"#?RADIANCE", "a Radiance HDR picture", _MAGICK),
-    (0, b"#?RGBE", "a Radiance HDR picture", _MAGICK),
-    (0, b"DDS ", "a DirectDraw surface", _PILLOW),
-    (0, b"qoif", "a QOI picture", _MAGICK),
-    (0, b"BPG\xfb", "a BPG picture", _MAGICK),
-    (0, b"\x00\x00\x01\x00", "an icon", _PILLOW),
-    *((0, b"P%d\n" % n, "a Netpbm picture (PGM, PPM)", _PILLOW) for n in range(1, 8)),
-    (0, b"Pf\n", "a PFM picture", _PILLOW),
-    (0, b"PF\n", "a PFM picture", _PILLOW),
-    (0, b"%PDF", "a PDF document", "take the pictures out of it: pdfimages -all {file} picture"),
-    (0, b"%!PS", "a PostScript program", _MAGICK),
-    (0, b"FUJIFILMCCD-RAW", "a raw picture of a camera", _RAW),
-    (0, b"IIRO", "a raw picture of a camera", _RAW),
-    (0, b"IIU\x00", "a raw picture of a camera", _RAW),
-    (128, b"DICM", "a DICOM picture", "convert it: dcm2pnm +on {file} {png}"),
-    (344, b"n+1\x00", "a NIfTI volume", _ARRAY),
-    (344, b"ni1\x00", "a NIfTI volume", _ARRAY),
-    (0, b"SIMPLE  =", "a FITS picture", _ARRAY),
-    (0, b"\x93NUMPY", "a NumPy array", _ARRAY),
-    (0, b"MATLAB ", "a MATLAB file", _ARRAY),
-    (0, b"\x89HDF", "an HDF5 file (also MATLAB's)", _ARRAY),
-    (0, b"\x1f\x8b", "a gzip archive", _UNPACK),
-    (0, b"BZh", "a bzip2 archive", _UNPACK),
-    (0, b"\xfd7zXZ\x00", "an xz archive", _UNPACK),
-    (0, b"\x28\xb5\x2f\xfd", "a zstd archive", _UNPACK),
-    (0, b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", _UNPACK),
-    (0, b"Rar!", "a RAR archive", _UNPACK),
-    (257, b"ustar", "a tar archive", _UNPACK),
-    (0, b"PAR1", "a Parquet table", "write its pictures as files"),
-    (0, b"SQLite format 3\x00", "an SQLite data base", "write its pictures as files"),
-    (0, b"\xd0\xcf\x11\xe0", "an Office document or Windows' Thumbs.db", "remove it"),
-    (0, b"\x00\x05\x16\x07", "what macOS keeps beside a file (AppleDouble)", "remove it"),
-    (0, b"bplist00", "a placeholder of macOS (iCloud)", "download the file in the Finder"),
-    (0, b"L\x00\x00\x00\x01\x14\x02\x00", "a Windows shortcut", "copy the file that it leads to"),
-    (0, b"version https://git-lfs", "a pointer of Git LFS, not the file", "get it: git lfs pull"),
-    (0, b"../.git/annex/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
-    (0, b"/annex/objects/", "a pointer of git-annex, not the file", "get it: git annex get {file}"),
+    # Matroska and WebM, MPEG (2), Windows Media, Flash, Ogg, AVI, QuickTime (3)
+    ("a film", _FRAMES, 0, (b"\x1aE\xdf\xa3", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")),
+    ("a film", _FRAMES, 0, (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", b"FLV\x01", b"OggS")),
+    ("a film", _FRAMES, 8, (b"AVI ",)),
+    ("a film", _FRAMES, 4, (b"moov", b"mdat", b"wide")),
+    ("a GIF picture", _PILLOW, 0, (b"GIF8",)),
+    ("a Photoshop picture", _PILLOW, 0, (b"8BPS",)),
+    ("a JPEG 2000 picture", _PILLOW, 0, (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("a DirectDraw surface", _PILLOW, 0, (b"DDS ",)),
+    ("an icon", _PILLOW, 0, (b"\x00\x00\x01\x00",)),
+    ("a Netpbm picture (PGM, PPM)", _PILLOW, 0, tuple(b"P%d\n" % n for n in range(1, 8))),
+    ("a PFM picture", _PILLOW, 0, (b"Pf\n", b"PF\n")),
+    ("a GIMP picture", _MAGICK, 0, (b"gimp xcf",)),
+    ("a JPEG XL picture", _MAGICK, 0, (b"\x00\x00\x00\x0cJXL ", b"\xff\x0a")),
+    ("a JPEG XR picture", _MAGICK, 0, (b"II\xbc\x01",)),
+    ("an OpenEXR picture", _MAGICK, 0, (b"\x76\x2f\x31\x01",)),
+    ("a Radiance HDR picture", _MAGICK, 0, (b"#?RADIANCE", b"#?RGBE")),
+    ("a QOI picture", _MAGICK, 0, (b"qoif",)),
+    ("a BPG picture", _MAGICK, 0, (b"BPG\xfb",)),
+    ("a PostScript program", _MAGICK, 0, (b"%!PS",)),
+    ("a PDF document", "take the pictures out of it: pdfimages -all {file} picture", 0, (b"%PDF",)),
+    ("a raw picture of a camera", _RAW, 0, (b"FUJIFILMCCD-RAW", b"IIRO", b"IIU\x00")),
+    ("a DICOM picture", "convert it: dcm2pnm +on {file} {png}", 128, (b"DICM",)),
+    ("a NIfTI volume", _ARRAY, 344, (b"n+1\x00", b"ni1\x00")),
+    ("a FITS picture", _ARRAY, 0, (b"SIMPLE  =",)),
+    ("a NumPy array", _ARRAY, 0, (b"\x93NUMPY",)),
+    ("a MATLAB file", _ARRAY, 0, (b"MATLAB ",)),
+    ("an HDF5 file (also MATLAB's)", _ARRAY, 0, (b"\x89HDF",)),
+    ("an archive (gzip, bzip2, xz)", _UNPACK, 0, (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")),
+    ("an archive (zstd, 7-Zip, RAR)", _UNPACK, 0, (b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")),
+    ("a tar archive", _UNPACK, 257, (b"ustar",)),
+    ("a table or a data base", "write its pictures as files", 0, (b"PAR1", b"SQLite format 3\x00")),
+    ("an Office document or Windows' Thumbs.db", "remove it", 0, (b"\xd0\xcf\x11\xe0",)),
+    ("what macOS keeps beside a file (AppleDouble)", "remove it", 0, (b"\x00\x05\x16\x07",)),
+    ("a pickle of Python (a checkpoint, perhaps)", _REMOVE, 0, _PICKLES),
+    ("a placeholder of macOS (iCloud)", "download the file in the Finder", 0, (b"bplist00",)),
+    (
+        "a Windows shortcut",
+        "copy the file that it leads to",
+        0,
+        (b"L\x00\x00\x00\x01\x14\x02\x00",),
+    ),
+    (
+        "a pointer of Git LFS, not the file",
+        "get it: git lfs pull",
+        0,
+        (b"version https://git-lfs",),
+    ),
+    ("a pointer of git-annex, not the file", _ANNEX, 0, (b"../.git/annex/", b"/annex/objects/")),
 )
-_PICTURES = (
-    (b"\x89PNG", "PNG"),
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"BM", "BMP"),
-    *((magic, "TIFF") for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-)
+_PICTURES = {
+    "PNG": (b"\x89PNG",),
+    "JPEG": (b"\xff\xd8\xff",),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
 # What takes the place of any file.
 _STAND_INS = ("a pointer of", "a placeholder of", "an HTML page", "an XML text", "an empty file")
 _STAND_INS += ("nothing but zero bytes", "a Windows shortcut", "what macOS keeps")
@@ -104,17 +100,13 @@ def kind_of(data: bytes) -> Kind | None:
         return Kind("an empty file", "copy or download it again")
     if data[4:8] == b"ftyp":
         return _of_boxes(data)
-    for place, magic, what, remedy in _MAGIC:
-        if data[place : place + len(magic)] == magic:
+    for what, remedy, place, signatures in _MAGIC:
+        if data.startswith(signatures, place):
             return Kind(what, remedy)
     if len(data) > 376 and data[0] == data[188] == data[376] == 0x47:
         return Kind("a film (MPEG)", _FRAMES)
     if data[:4] == b"PK\x03\x04":
         return _of_zip(data)
-    if data[:1] == b"\x80" and data[1:2] <= b"\x05":
-        return Kind(
-            "a pickle of Python (a checkpoint, perhaps)", "remove it, or put a picture in its place"
-        )
     if data.count(0) == len(data):
         return Kind(
             "nothing but zero bytes",
@@ -157,8 +149,8 @@ def stand_in(path: str | Path) -> str:
 
 def picture_format(data: bytes) -> str:
     """PNG, JPEG, BMP, TIFF or WebP, by the first bytes of what may be damaged; else empty."""
-    for magic, name in _PICTURES:
-        if data.startswith(magic):
+    for name, signatures in _PICTURES.items():
+        if data.startswith(signatures):
             return name
     return "WebP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else ""
 
@@ -178,7 +170,7 @@ def _of_boxes(data: bytes) -> Kind:
 def _of_zip(data: bytes) -> Kind:
     head = data[:4096]
     if b"data.pkl" in head:
-        return Kind("a checkpoint of PyTorch", "remove it, or put a picture in its place")
+        return Kind("a checkpoint of PyTorch", _REMOVE)
     if b".npy" in head[:300]:
         return Kind("NumPy arrays (.npz)", _ARRAY)
     return Kind("a zip archive", _UNPACK)

@@ -1,61 +1,67 @@
-"""One image and its mask, looked at once: what is wrong with them, and what is odd."""
+"""Inspection of images and masks, each read once: what is wrong with them, and what is odd."""
 
+import functools
 import hashlib
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
+from datasets import SegmentationData
 from datasets.files import File, check_mask, is_plain_png, open_picture, read_image
 from datasets.labels import IGNORE_INDEX
 from datasets.windows import Size
+from utils.progress import progress
 from utils.safe.errors import InputError, InputWarning
+from utils.safe.signals import leave_signals_to_parent
 
-_ORIENTATION = 0x0112  # the EXIF tag
-NOTE = "note"  # the kind of an `Odd` that is told and no oddity
+NOTE = "note"  # the kind of a `Finding` that is told and is not odd
 
 
-class Odd(NamedTuple):
-    """Something that surprises, in one line; what is of one `kind` may be many lines."""
+class Finding(NamedTuple):
+    """Something that surprises, in one line; findings of one `kind` may be many."""
 
     kind: str
     text: str
 
 
-class Seen(NamedTuple):
+class Inspection(NamedTuple):
     """What was seen of one image and its mask."""
 
     counts: np.ndarray | None  # pixels per id of the mask, (256,)
-    digest: bytes  # of the image's pixels; empty where they can't be read
     problems: tuple[str, ...]
-    odd: tuple[Odd, ...]
+    odd: tuple[Finding, ...] = ()
+    digest: bytes = b""  # of the image's pixels; empty where they haven't been read
 
 
-def look(
-    files: tuple[File, File | None],
+def inspect_image(
+    files: tuple[File | None, File | None],
     read_mask: Callable[[File], np.ndarray],
     num_classes: int,
-    crop_size: Size | None,
-) -> Seen:
-    """files: an image, and its mask if it has one. An image smaller than `crop_size` is odd."""
+    crop_size: Size | None = None,
+) -> Inspection:
+    """Read an image and its mask, where there are any. An image below `crop_size` is odd."""
     image, mask = files
     counts, size, stored, orientation, digest = None, None, None, 1, b""
     problems, odd = [], []
     try:
-        data = image.read()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", InputWarning)  # `_form` says it of each file
-            pixels = read_image(image, data)
-        with open_picture(data) as picture:  # read above: its head is sound
-            stored = picture.size[::-1]
-            odd += [Odd(kind, f"{image} {text}") for kind, text in _form(picture, pixels)]
-            if not is_plain_png(picture, data):  # of a PNG, Pillow decodes it all for that
-                orientation = picture.getexif().get(_ORIENTATION, 1)
-        size = pixels.shape[:2]
-        odd += [Odd(kind, f"{image} {text}") for kind, text in _content(pixels, crop_size)]
-        digest = hashlib.blake2b(pixels, digest_size=16, key=repr(size).encode()).digest()
+        if image is not None:
+            data = image.read()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", InputWarning)  # `_form` says it of each file
+                pixels = read_image(image, data)
+            with open_picture(data) as picture:  # read above: its head is sound
+                stored = picture.size[::-1]
+                odd += [Finding(kind, f"{image} {text}") for kind, text in _form(picture, pixels)]
+                if not is_plain_png(picture, data):  # of a PNG, Pillow decodes it all for that
+                    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+            size = pixels.shape[:2]
+            odd += [Finding(kind, f"{image} {text}") for kind, text in _content(pixels, crop_size)]
+            digest = hashlib.blake2b(pixels, digest_size=16, key=repr(size).encode()).digest()
     except InputError as error:
         problems.append(str(error))
     try:
@@ -70,13 +76,43 @@ def look(
             check_mask(values, mask, size or values.shape, num_classes)
             if orientation != 1:
                 text = f"is turned by its EXIF orientation {orientation}; see that its mask is too"
-                odd.append(Odd("orientation", f"{image} {text}"))
+                odd.append(Finding("orientation", f"{image} {text}"))
             if counts[IGNORE_INDEX] == values.size:
                 text = "has no labelled pixel: it teaches and scores nothing; look at it"
-                odd.append(Odd("no label", f"{mask} {text}"))
+                odd.append(Finding("no label", f"{mask} {text}"))
     except InputError as error:
         problems.append(str(error))
-    return Seen(counts, digest, tuple(problems), tuple(odd))
+    return Inspection(counts, tuple(problems), tuple(odd), digest)
+
+
+def inspect_all(
+    dataset: SegmentationData,
+    tasks: Sequence[tuple[File | None, File | None]],
+    num_classes: int,
+    workers: int,
+    what: str,
+    crop_size: Size | None = None,
+) -> Iterator[Inspection]:
+    """`inspect_image` of each task, by `parallel`."""
+    read_mask = dataset.read_ground_truth
+    options = {"read_mask": read_mask, "num_classes": num_classes, "crop_size": crop_size}
+    return parallel(functools.partial(inspect_image, **options), tasks, workers, what)
+
+
+def parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> Iterator[Any]:
+    """The results in order, with a progress bar; in this process when `workers` is 0."""
+    if workers == 0:
+        yield from progress(map(function, tasks), what, total=len(tasks))
+        return
+    workers = min(workers, max(1, len(tasks)))
+    with ProcessPoolExecutor(workers, initializer=leave_signals_to_parent) as pool:
+        try:
+            yield from progress(pool.map(function, tasks, chunksize=8), what, total=len(tasks))
+        except BrokenProcessPool:
+            raise InputError(
+                f"one of the {workers} processes was ended, most likely for want of memory; "
+                "start fewer: --workers"
+            ) from None
 
 
 def _form(picture: Image.Image, pixels: np.ndarray) -> list[tuple[str, str]]:

@@ -1,61 +1,56 @@
 """What is wrong with a data set, and what is odd about it, in one pass over its files."""
 
 import contextlib
-import functools
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from datasets import SegmentationData
-from datasets.doctor.image_check import NOTE, Odd, Seen, look
+from datasets.doctor.inspection import NOTE, Finding, Inspection, inspect_all
 from datasets.doctor.label_check import (
     TRAIN,
-    LabelFile,
     disagreements,
     empty_labels,
     label_problems,
     nothing_in_common,
     poor_labels,
-    truth_oddities,
+    truth_findings,
 )
 from datasets.doctor.plausible import crop_to_reach, implausible
 from datasets.doctor.sizes import sample_sizes
-from datasets.doctor.survey import Found, labels_from_counts, parallel
+from datasets.doctor.survey import labels_from_counts
 from datasets.files import File, TwiceError, walk
 from datasets.labels import ClassTable
 from datasets.leftovers import looks_like_picture
-from datasets.split_labels import label_keys
+from datasets.split_labels import Images, LabelFile, Place
 from utils.config import Config
 from utils.ground_truth import ONE_CLASS
 from utils.safe.errors import InputError, InputNote, InputWarning
 
-Splits = dict[str, dict[str, File]]  # split -> image id -> file
-_MOST = 10  # lines about oddities of one kind
+_MOST = 10  # lines about findings of one kind
 
 
-class Findings(NamedTuple):
+class Report(NamedTuple):
     """What stops or harms training, and what merely surprises, in one line each."""
 
     problems: list[str]
-    odd: list[Odd]
-    found: dict[str, Found]
-    num_images: int
-    labels: LabelFile
+    odd: list[Finding]
+    found: dict[Place, Inspection]
 
 
-def examine(
+def check_dataset(
     dataset: SegmentationData,
     splits: Sequence[str],
     classes: ClassTable,
-    given: Callable[[Splits], LabelFile] | None,
+    given: Callable[[Images], LabelFile] | None,
     min_pixels: int,
     config: Config | None,
     workers: int,
-) -> Findings:
+) -> Report:
     """Look at every image and every mask of the splits, once.
 
     given: reads labels to compare with images (of all splits) and masks; None takes them from the
@@ -68,70 +63,70 @@ def examine(
         images = {split: _listed(dataset.images, split, problems) for split in dataset.splits()}
         masks = {split: _listed(dataset.ground_truth, split, problems) for split in images}
         labels = None if given is None else given(images)
-    told_already = {str(warning.message): warning.message for warning in said}  # each once
-    here = {split: images[split] for split in splits}
-    keys = label_keys(images)
-    tasks = [(file, masks[split].get(name)) for split in here for name, file in here[split].items()]
-    crop_size, odd_settings = None, []
+    listing = {str(warning.message): warning.message for warning in said}  # each once
+    crop_size, settings = None, []
     if config is not None:
         trained_on = images.get(config.train_split, {})
         sizes = sample_sizes(trained_on)
         crop_size = crop_to_reach(config, sizes)
-        odd_settings = [Odd("config", t) for t in implausible(config, len(trained_on), sizes)]
-    look_at = functools.partial(
-        look,
-        read_mask=dataset.read_ground_truth,
-        num_classes=len(classes),
-        crop_size=crop_size,
-    )
-    seen = dict(zip(_names(here), parallel(look_at, tasks, workers, "checking"), strict=True))
-    found = {keys[place]: Found(one.counts, one.problems) for place, one in seen.items()}
-    copies, odd = _copies(here, seen)
-    odd += odd_settings
-    for split in here:
+        settings = [Finding("config", t) for t in implausible(config, len(trained_on), sizes)]
+    files = {
+        (split, name): (file, masks[split].get(name))
+        for split in splits
+        for name, file in images[split].items()
+    }
+    tasks = [*files.values()]
+    seen = inspect_all(dataset, tasks, len(classes), workers, "checking", crop_size)
+    found = dict(zip(files, seen, strict=True))
+
+    copies, odd = _copies(images, found)
+    odd += settings
+    for split in splits:
         problems += _unpaired(split, images[split], masks[split])
-    problems += [problem for one in seen.values() for problem in one.problems]
+    problems += [problem for one in found.values() for problem in one.problems]
     problems += copies
-    odd += [odd for one in seen.values() for odd in one.odd]
-    odd += [odd for files in here.values() for odd in _alike(files)]
-    for text, message in told_already.items():
-        odd.append(Odd(NOTE if isinstance(message, InputNote) else "listing", text))
-    places = [getattr(message, "place", None) for message in told_already.values()]
-    odd += _strays(Path(dataset.root), images, masks, [place for place in places if place])
-    if labels is None and TRAIN in here and images[TRAIN] and not masks[TRAIN]:
-        problems.append(
-            f"no image-level labels for '{TRAIN}', and no masks to take them from; write a CSV "
-            f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a "
-            "file of labels: --labels"
-        )
-    if labels is None:
-        labels = LabelFile(labels_from_counts(found, len(classes), min_pixels), set(), {}, [])
-    else:
+    odd += [finding for one in found.values() for finding in one.odd]
+    odd += [finding for split in splits for finding in _alike(images[split])]
+    for text, message in listing.items():
+        odd.append(Finding(NOTE if isinstance(message, InputNote) else "listing", text))
+    told = [place for m in listing.values() if (place := getattr(m, "place", None))]
+    odd += _strays(Path(dataset.root), images, masks, told)
+    if labels is not None:
         problems += labels.problems + label_problems(labels, images, splits)
-    counts = {key: one.counts for key, one in found.items() if one.counts is not None}
-    for split, files in here.items():
-        own = {keys[split, name]: name for name in files}
-        of_split = {key: labels.labels[key] for key in own if key in labels.labels}
-        if given is not None:
-            for key, ids in of_split.items():
-                if key in counts and not found[key].problems:
-                    odd += disagreements(own[key], ids, counts[key], classes, min_pixels)
+        ids = labels.labels
+    else:
+        ids = labels_from_counts(found, len(classes), min_pixels)
+        if TRAIN in splits and images[TRAIN] and not masks[TRAIN]:
+            problems.append(
+                f"no image-level labels for '{TRAIN}', and no masks to take them from; write a CSV "
+                f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a "
+                "file of labels: --labels"
+            )
+    for split in splits:
+        counts = {
+            name: found[split, name].counts
+            for name in images[split]
+            if found[split, name].counts is not None
+        }
+        if labels is not None:
+            of_split = {name: ids[split, name] for name in counts if (split, name) in ids}
+            for name, given_ids in of_split.items():
+                if not found[split, name].problems:
+                    odd += disagreements(name, given_ids, counts[name], classes, min_pixels)
             odd += nothing_in_common(of_split, counts, classes, split)
-        in_split = [counts[key] for key in own if key in counts]
-        if in_split:
-            odd += truth_oddities(np.sum(in_split, 0), classes, split)
-    train = {name: keys[TRAIN, name] for name in images.get(TRAIN, ())}
-    trained = {name: labels.labels[key] for name, key in train.items() if key in labels.labels}
-    problems += empty_labels(trained)
-    odd += poor_labels(trained, classes)
-    return Findings(list(dict.fromkeys(problems)), odd, found, len(tasks), labels)
+        if counts:
+            odd += truth_findings(np.sum([*counts.values()], 0), classes, split)
+    train = {name: ids[TRAIN, name] for name in images.get(TRAIN, ()) if (TRAIN, name) in ids}
+    problems += empty_labels(train)
+    odd += poor_labels(train, classes)
+    return Report(list(dict.fromkeys(problems)), odd, found)
 
 
-def told(findings: Findings) -> Iterator[str]:
-    """Lines for a terminal; of one kind of oddity no more than a few."""
-    yield from findings.problems
+def format_findings(report: Report) -> Iterator[str]:
+    """Lines for a terminal; of one kind of finding no more than a few."""
+    yield from report.problems
     kinds: dict[str, list[str]] = defaultdict(list)
-    for kind, text in findings.odd:
+    for kind, text in report.odd:
         kinds[kind].append(text)
     notes = kinds.pop(NOTE, [])
     yield from (f"note: {text}" for text in notes)
@@ -139,13 +134,9 @@ def told(findings: Findings) -> Iterator[str]:
         yield from (f"warning: {text}" for text in texts[:_MOST])
         if len(texts) > _MOST:
             yield f"warning: and {len(texts) - _MOST} more like this ({kind})"
-    number = len(findings.odd) - len(notes)
+    number = len(report.odd) - len(notes)
     warnings = f", {number} warnings" if number else ""
-    yield f"{findings.num_images} images checked, {len(findings.problems)} problems{warnings}"
-
-
-def _names(images: Splits) -> list[tuple[str, str]]:
-    return [(split, name) for split, files in images.items() for name in files]
+    yield f"{len(report.found)} images checked, {len(report.problems)} problems{warnings}"
 
 
 def _listed(
@@ -162,7 +153,7 @@ def _listed(
         return {}
 
 
-def _unpaired(split: str, images: dict[str, File], masks: dict[str, File]) -> list[str]:
+def _unpaired(split: str, images: Mapping[str, File], masks: Mapping[str, File]) -> list[str]:
     """Images without mask, in splits that have masks, and masks without image."""
     problems = [
         f"{file} has no mask; add it or remove the image"
@@ -176,7 +167,7 @@ def _unpaired(split: str, images: dict[str, File], masks: dict[str, File]) -> li
     ]
 
 
-def _copies(images: Splits, seen: dict[tuple[str, str], Seen]) -> tuple[list[str], list[Odd]]:
+def _copies(images: Images, seen: dict[Place, Inspection]) -> tuple[list[str], list[Finding]]:
     """Images of the same pixels: a problem in two splits, odd in one."""
     first: dict[bytes, tuple[str, File]] = {}
     problems, odd = [], []
@@ -187,7 +178,7 @@ def _copies(images: Splits, seen: dict[tuple[str, str], Seen]) -> tuple[list[str
             continue
         text = f"{file} shows the same pixels as {other}"
         if other_split == split:
-            odd.append(Odd("copy", f"{text}; remove one of them"))
+            odd.append(Finding("copy", f"{text}; remove one of them"))
         else:
             problems.append(
                 f"{text} of '{other_split}': neither tests the other then; remove one of them"
@@ -195,14 +186,14 @@ def _copies(images: Splits, seen: dict[tuple[str, str], Seen]) -> tuple[list[str
     return problems, odd
 
 
-def _alike(files: dict[str, File]) -> list[Odd]:
+def _alike(files: Mapping[str, File]) -> list[Finding]:
     first: dict[str, File] = {}
     pairs = [(first.setdefault(name.casefold(), file), file) for name, file in files.items()]
     text = "are one file where case does not count; rename one"
-    return [Odd("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
+    return [Finding("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
 
 
-def _strays(root: Path, images: Splits, masks: Splits, told: Sequence[Path | str]) -> list[Odd]:
+def _strays(root: Path, images: Images, masks: Images, told: Sequence[Path | str]) -> list[Finding]:
     """Files beside images and masks that are none of them, nor named after an image.
 
     One line for those of one folder and ending. told: folders whose pictures have been told of.
@@ -225,5 +216,5 @@ def _strays(root: Path, images: Splits, masks: Splits, told: Sequence[Path | str
     for (folder, _), names in strays.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         text = "not read: no image or mask of a split; see that nothing is missing"
-        odd.append(Odd("stray", f"{folder}/{names[0]}{more} {text}"))
+        odd.append(Finding("stray", f"{folder}/{names[0]}{more} {text}"))
     return odd
