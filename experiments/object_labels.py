@@ -40,7 +40,7 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     annotations = listed.parents[2] / "Annotations"
     ids = {name: k for k, name in enumerate(VOC_CLASSES)}
     labels: ImageLabels = {}
-    for name in (Path(line.split()[0]).name for line in lines):
+    for name in (Path(line.split()[0]).stem for line in lines):  # or /JPEGImages/<name>.jpg
         file = annotations / f"{name}.xml"
         names = {item.findtext("name", "").strip() for item in _read_xml(file).iterfind("object")}
         unknown = sorted(names - ids.keys())
