@@ -81,9 +81,8 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images(split)
     ground_truth = dataset.ground_truth(split) or None
-    if ground_truth is None and not (
-        arguments.save_vis or arguments.save_predictions or submission
-    ):
+    outputs = arguments.save_vis or arguments.save_predictions or submission
+    if ground_truth is None and not outputs:
         raise InputError(
             f"the split '{split}' of {config.data_root} has no ground truth to score; add "
             "--save-vis, --save-predictions or --export-submission to predict all the same"
@@ -150,13 +149,9 @@ def evaluate_masks(arguments: argparse.Namespace, ranks: Ranks) -> None:
     split = arguments.split or read_made_from(folder)[1].get("split", config.val_split)
     dataset = open_dataset(config.dataset, config.data_root)
     images, ground_truth = dataset.images(split), dataset.ground_truth(split)
-    if not (ground_truth or arguments.save_vis):
-        raise InputError(
-            f"the split '{split}' of {config.data_root} has no ground truth to score; add "
-            "--save-vis to look at the masks"
-        )
-    if ground_truth:
-        require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
+    if ground_truth or not arguments.save_vis:
+        advice = "see prepare_data.py --check, or add --save-vis where there is none"
+        require(images, ground_truth, "ground truth", advice)
     made_from = {"split": split} | ({} if out == folder else {"masks": str(folder)})
     check_scores(out / "score.json", made_from, arguments.overwrite)
     barrier()  # nobody writes while another rank still looks

@@ -7,16 +7,12 @@ where an image has no label) and OUT/meta.json, which says what the masks were m
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
 Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again resumes, on any number of
-processes; --overwrite starts anew. --score and --save-vis do what `eval.py --masks OUT` does:
-OUT/score.json, OUT_vis/<image id>_overlay.png and OUT_vis/legend.png.
+processes. --score and --save-vis do what `eval.py --masks OUT` does, --save-vis without scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 from pathlib import Path
-
-import torch
 
 from datasets import open_dataset
 from datasets.doctor.label_check import check_trainable
@@ -28,17 +24,15 @@ from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder,
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
-from models.build import build_maskclip_options, build_teacher
-from models.clip_loading import clip_sha256
+from models.build import build_mask_record, build_teacher
 from models.inference import multi_view_scores
 from models.maskclip import to_pseudo_mask
-from models.text import get_text_embeddings, load_templates, model_name
+from models.text import build_text_embeddings
 from utils.cli import add_trust, number, parser, path
 from utils.config import load_config
-from utils.distributed import autocast, barrier, cleanup, setup
+from utils.distributed import autocast, cleanup, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import sha256
 
 
 def main(argv: list[str]) -> None:
@@ -52,6 +46,7 @@ def main(argv: list[str]) -> None:
     out = Path(arguments.out or config.pseudo_masks + of_split)
     vis = Path(f"{out}_vis") if arguments.save_vis else None
     ranks = setup(arguments.device)
+    device, trust = ranks.device, arguments.trust_torchscript
 
     # --- data
     classes = load_classes(config.class_file)
@@ -64,18 +59,12 @@ def main(argv: list[str]) -> None:
         require(images, ground_truth, "ground truth", "leave out --score")
 
     # --- all that decides the masks, and the images that have none
-    text = get_text_embeddings(config, classes, trust=arguments.trust_torchscript)
+    text = build_text_embeddings(config, classes, trust=trust)
+    rules = config.arithmetic
     precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
-        made_from = data_of_masks(config.dataset, split, classes.names, images, labels) | {
-            "clip_model": model_name(config.clip_model),
-            "clip_sha256": clip_sha256(config.clip_model),
-            "text_sha256": sha256(text.numpy().tobytes()),
-            "prompts": classes.prompts,
-            "templates": load_templates(config.prompt_templates),
-            "normalization": config.arithmetic.clip_normalization,
-            "options": dataclasses.asdict(build_maskclip_options(config)),
-            "resize_to": config.image_size,
+        made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
+        made_from |= build_mask_record(config, classes, text) | {
             "ratio": arguments.ratio,
             "grid": arguments.grid,
             "flip": arguments.flip,
@@ -85,30 +74,21 @@ def main(argv: list[str]) -> None:
 
     # --- masks, one after the other, each at the original size of its image
     if todo:
-        maskclip = build_teacher(
-            config, classes, ranks.device, arguments.trust_torchscript, arguments.bf16
-        )
+        score = build_teacher(config, classes, device, trust, arguments.bf16).upsampled_scores
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
-        score = maskclip.upsampled_scores
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
             for sample in progress(loader, "masks", ranks):
-                image = normalize(
-                    sample["image"][None].to(ranks.device), config.arithmetic.clip_normalization
-                )
-                with autocast(ranks.device, precision):
+                image = normalize(sample["image"][None].to(device), rules.clip_normalization)
+                with autocast(device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
-                present = multi_hot(labels[sample["name"]], len(classes))[None].to(ranks.device)
-                mask = to_pseudo_mask(scores, present, config.arithmetic.label_filter)[0].to(
-                    torch.uint8
-                )
+                present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
+                mask = to_pseudo_mask(scores, present, rules.label_filter)[0].byte()
                 write(sample["name"], mask.cpu().numpy())
-    barrier()
     if ranks.is_main:
         print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
-
     if arguments.score or vis:
         scores = out / "score.json" if arguments.score else None
         score_masks(out, dataset, split, classes, ranks, scores, vis)

@@ -23,12 +23,11 @@ import sys
 from pathlib import Path
 
 from experiments.figures import tables
-from experiments.figures.commands import lacking, suite_folder
-from experiments.figures.costs import cost
+from experiments.figures.commands import cost, lacking, suite_folder
 from experiments.figures.page import Report, write_markdown, write_page
-from experiments.figures.parts import PARTS, draw
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import TITLES, Run, Suite, read_inputs, run_of
+from experiments.figures.sections import SECTIONS, draw
 from experiments.figures.style import Figure, count, plotting
 from utils.cli import path
 from utils.run_folder import git
@@ -99,8 +98,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--make", action="store_true", help="run what is missing of masks and evaluations")
     add("--readme", type=path, metavar="FILE", help="put the tables between their markers there")
-    names = ", ".join(PARTS)
-    add("--only", nargs="+", choices=PARTS, default=PARTS, metavar="NAME", help=f"of {names}")
+    names = ", ".join(SECTIONS)
+    add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="NAME", help=f"of {names}")
     add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
     if len(arguments.images) == 1 and arguments.images[0].lstrip("-").isdecimal():
@@ -145,7 +144,7 @@ def describe(runs: list[Run], suites: list[Suite]) -> str:
     """What the page is about, below its title."""
     parts = []
     for run in runs:
-        stages = " and ".join(TITLES[name] for name in TITLES if name in run.stages)
+        stages = " and ".join(title for name, title in TITLES.items() if name in run.stages)
         parts.append(f"{run.folder}: {stages} on {run.last.config.data_root}")
     for suite in suites:
         rows = suite.content["rows"].values()

@@ -73,9 +73,9 @@ def main(argv: list[str]) -> None:
 
     # --- loop
     for step, batch in run.steps(dataset):
-        views = prepare_views(batch, step, config, ranks, teacher, sampler)
+        views = prepare_views(batch, step, config, ranks, teacher, sampler)  # masks, Eq. 1
         logits = network(views.image, step)
-        losses = criterion(logits, views)
+        losses = criterion(logits, views)  # L_c + w L_i on both views, Eq. 4 to 7
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)

@@ -76,9 +76,9 @@ def main(argv: list[str]) -> None:
 
     # --- loop
     for step, batch in run.steps(dataset):
-        views = prepare_views(batch, step, config, ranks, teacher, sampler)
+        views = prepare_views(batch, step, config, ranks, teacher, sampler)  # masks, Eq. 1
         logits = network(views.image, step)
-        losses = warmup_losses(logits, views, rules)
+        losses = warmup_losses(logits, views, rules)  # L_g + L_l, Eq. 2 and 3
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)

@@ -3,8 +3,7 @@
 The only training script that opens ground truth. Writes RUN_DIR/{config.yaml, metrics.jsonl,
 last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary convolution.
 
-    python -m baselines.supervised --config configs/cityscapes.yaml \\
-        --run-dir runs/cityscapes/supervised
+    python -m baselines.supervised --config configs/cityscapes.yaml --run-dir runs/supervised
     torchrun --nproc_per_node=2 -m baselines.supervised --config ... --run-dir ...
 
 The same command again resumes; --overwrite starts anew.

@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from benchmarks.harness import Options, Size, main_of
 from benchmarks.inputs import CLASSES, official_config, random_text_embeddings, random_visual
-from benchmarks.timing import Options, Size
+from benchmarks.output import ROOT
 from datasets.labels import load_classes
 from models.build import build_criterion, build_model
 from utils.config import Config
@@ -20,10 +21,9 @@ from utils.distributed import Ranks
 from utils.run import Run
 
 TARGET = 0.42
-ROOT = Path(__file__).resolve().parent.parent
 
 
-def sizes(options: Options) -> list[Size]:
+def cases(options: Options) -> list[Size]:
     config = official_config()
     model = build_model(config, CLASSES, random_text_embeddings(), pretrained=False)
     return [compared(config, model, random_visual())]
@@ -34,7 +34,7 @@ def compared(config: Config, model: nn.Module, visual: nn.Module) -> Size:
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = write_published(folder, model, visual), write_ours(folder, config, model)
-        theirs, ours = (file.stat().st_size / 1e6 for file in files)
+        theirs, ours = ([file.stat().st_size / 1e6] for file in files)
     tensors = [*model.state_dict().values(), *visual.state_dict().values()]
     note = f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} million numbers in theirs"
     return Size("checkpoint without the optimizer", theirs, ours, "MB", TARGET, note)
@@ -68,6 +68,4 @@ def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
-    main_of(sizes)
+    main_of(cases)

@@ -2,6 +2,7 @@
 
 import torch
 
+from benchmarks.harness import Case, Options, main_of
 from benchmarks.inputs import (
     official_config,
     random_images,
@@ -10,13 +11,12 @@ from benchmarks.inputs import (
     random_visual,
 )
 from benchmarks.published.clip import clip_mask
-from benchmarks.timing import Case, Options
 from datasets.transforms import normalize
 from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
 
 GLOBAL, PATCH = (512, 1024), (512, 256)
-# The size of CLIP's input, the size of the mask, CPU-seconds of the authors' program.
+# The size of CLIP's input, the size of the mask, CPU-seconds of the official program.
 SIZES = {
     "global 512x1024": (GLOBAL, GLOBAL, 9.6),
     "local m=1": ((512, 256), PATCH, 1.3),
@@ -82,6 +82,4 @@ def _inputs(size: tuple[int, int], device: str, seed: int) -> tuple[torch.Tensor
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

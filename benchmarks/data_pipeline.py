@@ -3,7 +3,7 @@
 Published: decode, whole-image transforms, normalisation, and the ground truth through all of it.
 Ours: `TrainingSet`; the training device normalises, so that a worker does not. A second case adds
 this normalisation to ours, a third takes decoded images from the cache. The check normalises both,
-on a picture that is not timed. Pictures of 2048x1024 and 4 MB, crops of 512x1024. Both use the same
+on an image that is not timed. Images of 2048x1024 and 4 MB, crops of 512x1024. Both use the same
 drawn numbers. Needs benchmarks/requirements.txt.
 """
 
@@ -15,19 +15,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.harness import Case, Options, main_of, on_one_thread
 from benchmarks.inputs import CLASSES
 from benchmarks.published import data as published
-from benchmarks.threads import on_one_thread
-from benchmarks.timing import Case, Options
 from datasets.files import File
 from datasets.training import TrainingSet
 from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
 from utils.batches import Draw
 
 SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
-GREY_LEVELS = 2  # mean difference of a sample: the authors' and our rounding
+GREY_LEVELS = 2  # mean difference of a sample: both ways round
 SAMPLES = 32  # in one call, with other numbers each
-PICTURES = ("timed", "checked")
+IMAGES = ("timed", "checked")
 KINDS = {"": 1.6, " with normalisation": None, " with image cache": None}  # least ratio
 
 
@@ -36,8 +35,8 @@ def cases(
 ) -> list[Case]:
     published.opencv()  # refuses before any work
     folder = tempfile.TemporaryDirectory(prefix="carb-benchmark-")  # lives as long as the cases
-    for seed, name in enumerate(PICTURES):
-        write_pictures(Path(folder.name) / name, size, seed)
+    for seed, name in enumerate(IMAGES):
+        write_images(Path(folder.name) / name, size, seed)
     return [_case(kind, folder, size, crop, options) for kind in KINDS]
 
 
@@ -50,10 +49,10 @@ def _case(
 ) -> Case:
     samples = SAMPLES // 4 if options.quick else SAMPLES
     transform = TrainTransform(size, RATIOS, crop)
-    folders = {name: Path(folder.name) / name for name in PICTURES}
+    folders = {name: Path(folder.name) / name for name in IMAGES}
     dataset = TrainingSet(
-        {name: File(str(pictures / "image.png")) for name, pictures in folders.items()},
-        dict.fromkeys(PICTURES, (0,)),
+        {name: File(str(images / "image.png")) for name, images in folders.items()},
+        dict.fromkeys(IMAGES, (0,)),
         CLASSES,
         transform,
         cache=Path(folder.name) / "cache" if "cache" in kind else None,
@@ -68,10 +67,10 @@ def _case(
         return published.sample(image, label, augmentation(seed), crop)[0]
 
     def ours(seed: int) -> Tensor:
-        return dataset[Draw(PICTURES.index("timed"), seed)]["image"]
+        return dataset[Draw(IMAGES.index("timed"), seed)]["image"]
 
     def normalized(seed: int, name: str = "timed") -> Tensor:
-        sample = dataset[Draw(PICTURES.index(name), seed)]
+        sample = dataset[Draw(IMAGES.index(name), seed)]
         return normalize(sample["image"][None], "imagenet", sample["valid"][None])[0]
 
     def check() -> str:
@@ -80,9 +79,9 @@ def _case(
             expected, found = theirs(seed, "checked"), normalized(seed, "checked")
             assert expected.shape == found.shape, f"{expected.shape} and {found.shape}"
             worst = max(worst, ((expected - found) * std).abs().mean().item())
-            # A shift by one pixel, or no flip, would go unseen in a flat picture.
+            # A shift by one pixel, or no flip, would go unseen in a flat image.
             shifted = ((expected[..., 1:] - found[..., :-1]) * std).abs().mean().item()
-            assert shifted > GREY_LEVELS, "the picture is too flat to tell"
+            assert shifted > GREY_LEVELS, "the image is too flat to tell"
         assert worst <= GREY_LEVELS, f"{worst:.2f} grey levels in the mean"
         return f"samples differ by at most {worst:.2f} grey levels in the mean (at most 2)"
 
@@ -98,7 +97,7 @@ def _case(
     )
 
 
-def write_pictures(folder: Path, size: tuple[int, int], seed: int) -> None:
+def write_images(folder: Path, size: tuple[int, int], seed: int) -> None:
     """image.png, smooth colours with blocks and noise, and label.png."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
@@ -114,6 +113,4 @@ def write_pictures(folder: Path, size: tuple[int, int], seed: int) -> None:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

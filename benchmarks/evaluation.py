@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.harness import Case, Options, main_of, on_one_thread
 from benchmarks.inputs import CLASSES
 from benchmarks.published import evaluation as published
-from benchmarks.threads import on_one_thread
-from benchmarks.timing import Case, Options
+from datasets.labels import IGNORE_INDEX
 from models.inference import label_map, predict_logits
 from utils.metrics import ConfusionMatrix
 
@@ -106,7 +106,7 @@ def _maps(size: tuple[int, int], seed: int) -> tuple[Tensor, Tensor]:
     noise = torch.rand(2, *size, generator=generator)
     other = torch.randint(CLASSES, size, generator=generator)
     prediction = truth.where(noise[0] < 0.8, other)
-    return prediction, truth.masked_fill(noise[1] < 0.1, published.IGNORED).byte()
+    return prediction, truth.masked_fill(noise[1] < 0.1, IGNORE_INDEX).byte()
 
 
 def _logits(size: tuple[int, int], seed: int) -> Tensor:
@@ -115,6 +115,4 @@ def _logits(size: tuple[int, int], seed: int) -> Tensor:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

@@ -7,7 +7,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from benchmarks.timing import wait
+from benchmarks.harness import wait
 
 # Per image of 512x1024, by torch's counter: ResNet-50-V1c at stride 8, ASPP-V2 with the text
 # classifier, and the backward pass of both.
@@ -17,7 +17,7 @@ CLIP_WIDTH, CLIP_LAYERS, CLIP_PATCH, CLIP_OUTPUT = 768, 12, 16, 512
 
 
 def clip_flops(size: tuple[int, int]) -> float:
-    """One picture of `size` through CLIP ViT-B/16, of the last block the value path alone.
+    """FLOP of CLIP ViT-B/16 on one image of `size`, with only the value path of the last block.
 
     A block costs 24 n d^2 + 4 n^2 d (n tokens of width d), the value path 20 n d^2.
     """

@@ -1,28 +1,28 @@
 """Random weights and inputs of real size, the same for both ways."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.output import ROOT
 from models.clip_loading import openai_clip
 from utils.config import Config, config_from_dict, load_config
 
-OFFICIAL = Path(__file__).resolve().parent.parent / "configs" / "official" / "cityscapes.yaml"
+OFFICIAL = ROOT / "configs" / "official" / "cityscapes.yaml"
 CLASSES = 19
 
 
 def official_config(**changes: Any) -> Config:
-    """configs/official/cityscapes.yaml, the authors' switches, with `changes`."""
+    """configs/official/cityscapes.yaml, the official program's switches, with `changes`."""
     return config_from_dict(load_config(OFFICIAL).to_dict() | changes, str(OFFICIAL))
 
 
 def random_visual(seed: int = 0) -> nn.Module:
     """The image tower of CLIP ViT-B/16, frozen.
 
-    Matrices have unit gain: with OpenAI's initial weights all positions of a picture would get
+    Matrices have unit gain: with OpenAI's initial weights all positions of an image would get
     nearly the same feature, and one class would win everywhere.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -2,19 +2,16 @@
 
 Runs train_warmup.py of the demo (synthetic scenes, miniature CLIP) on the same global batches by
 one process and by two of one thread each. Without `sync_region_stats` the log has the loss of rank
-0's half of the batch, with it that of the whole: then two processes are one up to rounding, which
-training magnifies from step to step.
+0's half of the batch; with it, it has the loss of the whole batch, and two processes compute what
+one does up to rounding, which training magnifies from step to step.
 
     python -m benchmarks.scale [--json FILE] [--steps N]
 
 The machine must be idle: with other work on the cores two processes look slower than they are.
 """
 
-import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -24,15 +21,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.machine import describe
+from benchmarks.inputs import CLASSES, OFFICIAL
+from benchmarks.output import DEMO, describe, parser, train_warmup
 from demo.make_scenes import write_dataset
 from models.build import build_model
-from utils.cli import path
 from utils.config import load_config
-from utils.safe.errors import InputError, run_script
+from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
-PUBLISHED_PARAMETERS = 147.47e6  # the authors' all-reduce includes CLIP's
+PUBLISHED_PARAMETERS = 147.47e6  # the official all-reduce includes CLIP's
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 RUNS = {  # name: launcher, settings
@@ -44,16 +41,14 @@ RUNS = {  # name: launcher, settings
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=80, help="of each run, at least 20")
-    parser.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
-    arguments = parser.parse_args(argv)
+    command = parser(__doc__)
+    command.add_argument("--steps", type=int, default=80, help="of each run, at least 20")
+    arguments = command.parse_args(argv)
     if arguments.steps < 20:
-        parser.error("--steps: expected 20 or more")
+        command.error("--steps: expected 20 or more")
     report = {"machine": describe("cpu"), "bytes_per_step": traffic()}
-    print(traffic_text(report["bytes_per_step"]), flush=True)
+    for aspp, sent in report["bytes_per_step"].items():
+        print(in_words(f"a step with ASPP {aspp} sends", sent), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", {"train": 30, "val": 1})
         losses = {}
@@ -61,7 +56,7 @@ def main(argv: list[str]) -> None:
             lines = train(Path(folder), name, launcher, settings, arguments.steps)
             losses[name] = [line["loss"] for line in lines]
             report[name] = summary(lines, losses["1 process"], report.get("1 process"))
-            print(run_text(name, report[name]), flush=True)
+            print(in_words(name, report[name]), flush=True)
     if arguments.json:
         write_json(Path(arguments.json), report | {"losses": losses})
 
@@ -81,17 +76,7 @@ def train(
         f"checkpoint_every={steps}",
         "log_every=1",
     ]
-    command = [*launcher, "train_warmup.py", "--config", "demo/config.yaml", "--device", "cpu"]
-    command += ["--run-dir", str(run), *(part for each in settings for part in ("--set", each))]
-    done = subprocess.run(
-        command,
-        cwd=Path(__file__).resolve().parent.parent,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise InputError(f"{name}: {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    train_warmup(run, settings, launcher, OMP_NUM_THREADS="1")
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -102,7 +87,7 @@ def summary(
     the losses differ, step by step and relatively, from those of one process.
     """
     losses = [line["loss"] for line in lines]
-    batch_size = load_config("demo/config.yaml").batch_size
+    batch_size = load_config(DEMO).batch_size
     different = [abs(a - b) / b for a, b in zip(losses, reference, strict=True)]
     rate = statistics.median(line["images_per_second"] for line in lines[10:]) / batch_size
     return {
@@ -115,28 +100,19 @@ def summary(
     }
 
 
-def run_text(name: str, run: dict[str, float]) -> str:
-    if name == "1 process":
-        return (
-            f"{name:<18} {run['steps_per_second']:6.2f} steps/s  final loss {run['final_loss']:.4f}"
-        )
-    return (
-        f"{name:<18} {run['steps_per_second']:6.2f} steps/s  speed-up {run['speed_up']:.2f}  "
-        f"final loss {run['final_loss']:.4f}  loss differs from one process's by "
-        f"{run['first_step_difference']:.2%} in the first step, {run['median_difference']:.2%} "
-        f"median, {run['largest_difference']:.2%} at most"
-    )
+def in_words(name: str, numbers: dict[str, float]) -> str:
+    return f"{name}: {', '.join(f'{key} {value:.5g}' for key, value in numbers.items())}"
 
 
-def traffic(num_classes: int = 19) -> dict[str, dict[str, float]]:
+def traffic() -> dict[str, dict[str, float]]:
     """Bytes that a training step exchanges, of the network at real size with either ASPP."""
     result = {}
     for aspp, dilations in (("v2", "[6,12,18,24]"), ("v3", "[12,24,36]")):
         settings = [f"aspp={aspp}", f"aspp_dilations={dilations}"]
-        config = load_config("configs/official/cityscapes.yaml", settings)
+        config = load_config(OFFICIAL, settings)
         with torch.device("meta"):  # sizes only
-            text = F.normalize(torch.empty(num_classes, 512), dim=1)
-            result[aspp] = network_traffic(build_model(config, num_classes, text, False))
+            text = F.normalize(torch.empty(CLASSES, 512), dim=1)
+            result[aspp] = network_traffic(build_model(config, CLASSES, text, False))
     return result
 
 
@@ -158,21 +134,6 @@ def network_traffic(model: nn.Module) -> dict[str, float]:
         # float64 sums and counts of two regions of two views (warm-up: half as much again)
         "criterion": 2 * 2 * 2 * 8,
     }
-
-
-def traffic_text(networks: dict[str, dict[str, float]]) -> str:
-    lines = ["Sent between processes in a step (ResNet-50, 19 classes):"]
-    for aspp, sent in networks.items():
-        lines.append(
-            f"  ASPP {aspp}: gradients of {sent['parameters'] / 1e6:.2f} M parameters "
-            f"{sent['gradients'] / 1e6:.1f} MB ({sent['published_gradients'] / 1e6:.1f} MB of "
-            f"{PUBLISHED_PARAMETERS / 1e6:.2f} M the published way, "
-            f"{sent['published_gradients'] / sent['gradients']:.2f}x); SyncBN "
-            f"{sent['batch_norm'] / 1e3:.0f} kB in {sent['batch_norms']} layers; running "
-            f"statistics {sent['running_statistics'] / 1e3:.0f} kB; losses with sync "
-            f"{sent['criterion']} bytes"
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,14 @@
 """The plan for 1, 8 and 64 GPUs, calculated: prints the tables of docs/scaling.md.
 
-    python -m benchmarks.scaling_plan [--decode-ms 30]      (--write: into docs/scaling.md)
+    python -m benchmarks.scaling_plan
 
 FLOPs, parameters and bytes are counts; the rates below are assumptions.
 """
 
-import argparse
 import math
-from pathlib import Path
 
 from benchmarks.flops import SEGMENTATION, clip_flops
-from benchmarks.page import fill
-from utils.safe.errors import run_script
-
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "scaling.md"
-SECTION = "scaling_plan"
+from experiments.figures.style import markdown
 
 # --- assumptions
 MATRIX_RATE = 790e12  # FLOP/s: large bf16 matrix products on an H200, given, not measured here
@@ -25,7 +19,8 @@ NETWORK = 400e9 / 8  # bytes/s and machine, one direction, from the data sheet
 GPUS_PER_MACHINE = 8
 SYNC_LATENCY = {1: 0.0, 8: 30e-6, 64: 60e-6}  # seconds for one small collective among so many GPUs
 MASK_BYTES = 0.1e6  # PNG 2048x1024; generated masks gave 0.02 to 0.24 MB (see the page)
-PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the authors' pipeline
+DECODE_MS = 30  # CPU-ms to read an image and to make a training sample of it
+PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the official pipeline
 
 # --- counts
 GRADIENT_BYTES = 4 * 61_280_096  # ResNet-50-V1c with ASPP-V2, fp32 (benchmarks/scale.py)
@@ -89,9 +84,9 @@ def schedule_steps(global_batch: int) -> int:
     return math.ceil(PAPER_STEPS * PAPER_BATCH / global_batch)
 
 
-def loader_cores(images_per_second: float, decode_ms: float) -> float:
+def loader_cores(images_per_second: float) -> float:
     """CPU cores that deliver so many images a second."""
-    return images_per_second * decode_ms / 1000
+    return images_per_second * DECODE_MS / 1000
 
 
 def mask_hours(images: int, gpus: int, size: tuple[int, int], rate: float) -> float:
@@ -100,50 +95,47 @@ def mask_hours(images: int, gpus: int, size: tuple[int, int], rate: float) -> fl
 
 
 def training_table() -> str:
-    lines = [
-        "| GPUs x images each | compute | all-reduce (hidden up to) | SyncBN | step | efficiency "
-        "(authors' 590 MB) | same 240 000 images | lr, linear |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    head = ["GPUs x images each", "compute", "all-reduce (hidden up to)", "SyncBN", "step"]
+    head += ["efficiency (authors' 590 MB)", "same 240 000 images", "lr, linear"]
+    rows = []
     for gpus, batch in ((1, 8), (8, 1), (8, 8), (64, 1), (64, 8)):
         steps, seconds = schedule_steps(gpus * batch), step_seconds(gpus, batch)
-        reduced = all_reduce_seconds(gpus, GRADIENT_BYTES)
-        lines.append(
-            f"| {gpus} x {batch} | {_ms(batch * image_flops() / GPU_RATE)} "
-            f"| {_ms(reduced)} ({_ms(batch * BACKWARD / GPU_RATE)}) | {_ms(sync_seconds(gpus))} "
-            f"| {_ms(seconds)} | {efficiency(gpus, batch):.0%} "
-            f"({efficiency(gpus, batch, PUBLISHED_GRADIENT_BYTES):.0%}) "
-            f"| {steps} steps, {_time(steps * seconds)} "
-            f"| {PAPER_LR * gpus * batch / PAPER_BATCH:g} |"
+        reduced, hidden = all_reduce_seconds(gpus, GRADIENT_BYTES), batch * BACKWARD / GPU_RATE
+        shares = [efficiency(gpus, batch, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES)]
+        rows.append(
+            [
+                f"{gpus} x {batch}",
+                _ms(batch * image_flops() / GPU_RATE),
+                f"{_ms(reduced)} ({_ms(hidden)})",
+                _ms(sync_seconds(gpus)),
+                _ms(seconds),
+                "{:.0%} ({:.0%})".format(*shares),
+                f"{steps} steps, {_time(steps * seconds)}",
+                f"{PAPER_LR * gpus * batch / PAPER_BATCH:g}",
+            ]
         )
-    return "\n".join(lines)
+    return markdown(head, rows)
 
 
 def data_table() -> str:
-    lines = [
-        "| images | masks | decoded | making masks at 1024x2048 on 1 / 8 / 64 GPUs | in fp32 "
-        "| at 512x1024 |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["images", "masks", "decoded", "making masks at 1024x2048 on 1 / 8 / 64 GPUs"]
+    head += ["in fp32", "at 512x1024"]
+    large, small = (1024, 2048), (512, 1024)
+    ways = ((large, GPU_RATE), (large, FP32_RATE), (small, GPU_RATE))
+    rows = []
     for name, count in DATA.items():
-        cells = [
-            " / ".join(_time(3600 * mask_hours(count, n, size, rate)) for n in (1, 8, 64))
-            for size, rate in (
-                ((1024, 2048), GPU_RATE),
-                ((1024, 2048), FP32_RATE),
-                ((512, 1024), GPU_RATE),
-            )
-        ]
         stored = [_gb(count * size) for size in (MASK_BYTES, DECODED_BYTES)]
-        lines.append(f"| {' | '.join([f'{name} ({count})', *stored, *cells])} |")
-    return "\n".join(lines)
+        hours = [[mask_hours(count, gpus, *way) for gpus in (1, 8, 64)] for way in ways]
+        times = [" / ".join(_time(3600 * each) for each in row) for row in hours]
+        rows.append([f"{name} ({count})", *stored, *times])
+    return markdown(head, rows)
 
 
-def plan(decode_ms: float) -> str:
+def plan() -> str:
     """Markdown."""
     per_gpu = GPU_RATE / image_flops()
     mask_rates = [GPU_RATE / clip_flops(size) for size in ((1024, 2048), (512, 1024))]
-    cores = [loader_cores(rate, decode_ms) for rate in (8 * per_gpu, *mask_rates)]
+    cores = [loader_cores(rate) for rate in (8 * per_gpu, *mask_rates)]
     sent = {gpus: ring_bytes(gpus, GRADIENT_BYTES) / 1e6 for gpus in (8, 64)}
     needed, published = (hiding_batch(64, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES))
     return f"""**Calculated, not run.** Assumed rates, none of them measured by this project:
@@ -154,7 +146,7 @@ def plan(decode_ms: float) -> str:
 - NVLink {NVLINK / 1e9:.0f} GB/s, {NETWORK * 8e-9:.0f} Gb/s between machines of
   {GPUS_PER_MACHINE} GPUs: data sheets;
 - {SYNC_LATENCY[8] * 1e6:.0f} µs for a small collective among 8 GPUs, {SYNC_LATENCY[64] * 1e6:.0f}
-  among 64: guesses; data loading keeps up, at {decode_ms:g} CPU-ms an image (benchmarks/RESULTS.md
+  among 64: guesses; data loading keeps up, at {DECODE_MS} CPU-ms an image (benchmarks/RESULTS.md
   has what a core of a CPU was measured to take).
 
 Counted: FLOPs, parameters, bytes. All that follows is derived from the rates and these counts.
@@ -167,7 +159,7 @@ authors' {PUBLISHED_GRADIENT_BYTES / 1e6:.0f} MB: from {published}).
 {training_table()}
 
 Training takes up to {per_gpu:.0f} images/s per GPU, {8 * per_gpu:.0f} per machine: {cores[0]:.0f}
-cores at {decode_ms:g} CPU-ms an image ({cores[0] * PUBLISHED_DECODE_MS / decode_ms:.0f} at the
+cores at {DECODE_MS} CPU-ms an image ({cores[0] * PUBLISHED_DECODE_MS / DECODE_MS:.0f} at the
 authors' {PUBLISHED_DECODE_MS}). Masks take {mask_rates[0]:.0f} images/s per GPU at 1024x2048,
 {cores[1]:.1f} cores, and {mask_rates[1]:.0f} at 512x1024, {cores[2]:.0f} cores: there reading is
 the limit.
@@ -190,18 +182,5 @@ def _gb(size: float) -> str:
     return f"{size / 1e12:.1f} TB" if size >= 1e12 else f"{size / 1e9:.1f} GB"
 
 
-def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--decode-ms", type=float, default=30, help="CPU-ms to read an image")
-    parser.add_argument("--write", action="store_true", help="replace the tables of the page")
-    arguments = parser.parse_args(argv)
-    text = plan(arguments.decode_ms)
-    if arguments.write:
-        fill(PAGE, SECTION, text)
-    print(text)
-
-
 if __name__ == "__main__":
-    run_script(main)
+    print(plan())

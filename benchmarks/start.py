@@ -9,12 +9,8 @@ fingerprint by which a run knows its data again. CPU-seconds, medians of --round
 lowest and the highest. --write puts the table into benchmarks/RESULTS.md.
 """
 
-import argparse
 import json
 import resource
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +20,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.machine import describe
-from benchmarks.page import fill
-from benchmarks.table import PAGE
+from benchmarks.output import (
+    DEMO,
+    ROOT,
+    describe,
+    machine_line,
+    parser,
+    positive,
+    publish,
+    spread,
+    train_warmup,
+)
 from datasets import open_dataset
 from datasets.doctor.label_check import check_trainable
 from datasets.doctor.plausible import implausible
@@ -35,26 +39,16 @@ from datasets.image_labels import read_image_labels
 from datasets.labels import load_classes
 from datasets.split_labels import labels_of_split
 from datasets.training import TrainingSet, build_transform
-from utils.cli import path
+from experiments.figures.style import markdown
 from utils.collection import collection_paused
 from utils.config import load_config
 from utils.safe.errors import run_script
-from utils.safe.files import write_json
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", type=int, default=100_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
-    parser.add_argument("--write", action="store_true", help="replace the table of RESULTS.md")
-    arguments = parser.parse_args(argv)
-    if min(arguments.images, arguments.rounds) < 1:
-        parser.error("expected --images and --rounds of at least 1")
+    command = parser(__doc__, rounds=3)
+    command.add_argument("--images", type=positive, default=100_000)
+    arguments = command.parse_args(argv)
     report: dict[str, Any] = {"machine": describe("cpu"), "images": arguments.images}
     with TemporaryDirectory() as folder:
         settings = make_data(Path(folder), arguments.images)
@@ -62,12 +56,7 @@ def main(argv: list[str]) -> None:
             {"start": start(Path(folder), settings), "checks": checks(settings)}
             for _ in range(arguments.rounds)
         ]
-    text = table(report)
-    if arguments.json:
-        write_json(Path(arguments.json), report)
-    if arguments.write:
-        fill(PAGE, "start", text)
-    print(text)
+    publish(report, "start", table(report), arguments)
 
 
 def make_data(root: Path, num_images: int) -> list[str]:
@@ -94,18 +83,15 @@ def make_data(root: Path, num_images: int) -> list[str]:
 
 def start(folder: Path, settings: list[str]) -> float:
     """CPU-seconds of a training of one step, in a process of its own."""
-    run = folder / f"run_{time.time_ns()}"
-    command = [sys.executable, ROOT / "train_warmup.py", "--config", ROOT / "demo/config.yaml"]
-    command += ["--set", *settings, "--run-dir", run, "--device", "cpu"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    train_warmup(folder / f"run_{time.time_ns()}", settings)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def checks(settings: list[str]) -> dict[str, float]:
     """CPU-seconds of each check; of the labels, what it takes beyond reading them."""
-    config = load_config(ROOT / "demo/config.yaml", settings)
+    config = load_config(DEMO, settings)
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images = dataset.images("train")
@@ -130,19 +116,13 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 def table(report: dict[str, Any]) -> str:
     """Markdown: the machine, the checks, the whole start and what the checks add to it."""
     rounds = report["rounds"]
-    machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
-    lines = [f"*{machine}*", "", f"| {report['images']} images | CPU-s |", "|---|---|"]
-    for name in rounds[0]["checks"]:
-        lines.append(f"| {name} | {spread([one['checks'][name] for one in rounds])} |")
-    lines.append(f"| the whole start, one step | {spread([one['start'] for one in rounds])} |")
+    rows = [[name, spread([one["checks"][name] for one in rounds])] for name in rounds[0]["checks"]]
+    rows.append(["the whole start, one step", spread([one["start"] for one in rounds])])
     added = [sum(one["checks"].values()) for one in rounds]
     shares = [a / (one["start"] - a) for a, one in zip(added, rounds, strict=True)]
-    lines.append(f"| checks / the start without them | **{spread(shares)}** |")
-    return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3g} [{min(values):.3g} to {max(values):.3g}]"
+    rows.append(["checks / the start without them", f"**{spread(shares)}**"])
+    head = [f"{report['images']} images", "CPU-s"]
+    return f"{machine_line(report)}\n\n{markdown(head, rows)}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.harness import Options
 from benchmarks.inputs import (
     CLASSES,
     official_config,
@@ -17,15 +18,14 @@ from benchmarks.inputs import (
     random_visual,
 )
 from benchmarks.published.loss import Losses
-from benchmarks.published.network import build_network as build_published
-from benchmarks.published.step import Step
-from benchmarks.timing import Options
+from benchmarks.published.step import Step, plain
 from datasets.transforms import normalize
 from models.build import (
     build_criterion,
     build_maskclip_options,
     build_model,
     build_network,
+    build_optimizer,
     build_sampler,
 )
 from models.carb import warmup_losses
@@ -56,7 +56,7 @@ class Way:
 class Setting:
     """How large a step is; `steps` is how many one call takes.
 
-    local_view_per: one local view for the batch, as the authors, or one an image (our default).
+    local_view_per: a local view for the batch (the official way) or an image (our default).
     """
 
     batch: int
@@ -95,18 +95,18 @@ def setting(options: Options) -> Setting:
 
 
 def published_way(setting: Setting, balanced: bool, device: str, seed: int = 0) -> Way:
-    """The images come normalised: that is the loader's work in the published program.
+    """The published step, on normalised images: there the loader normalises.
 
-    It has one local view for the batch, here that of the first image. `seed` is the batch's.
+    It has one local view for the batch; here it is the first image's. `seed` draws the batch.
     """
     config = setting.config()
-    network = _network(build_published, config, device)
+    network = plain(_network(config, device)).train()
     step = Step(
         network,
         random_visual().to(device),
         random_text_embeddings().to(device),
         Losses(0 if balanced else NEVER, device),
-        _optimizer(network, config),
+        build_optimizer(config, network),
         setting.patch,
     )
     batch = _batch(setting, device, seed)
@@ -126,14 +126,12 @@ def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **chan
     """The loop of train_warmup.py and train_carb.py; `changes` are configuration keys."""
     config = setting.config(**changes)
     ranks = Ranks(0, 1, torch.device(device))
-    model = _network(_build_model, config, device)
-    text = random_text_embeddings()
-    options = build_maskclip_options(config)
-    bf16 = config.precision == "bf16"
-    maskclip = MaskCLIP(random_visual(), text, options, bf16).to(device)
+    model = _network(config, device)
+    options, bf16 = build_maskclip_options(config), config.precision == "bf16"
+    maskclip = MaskCLIP(random_visual(), random_text_embeddings(), options, bf16).to(device)
     sampler = build_sampler(config)
     criterion = build_criterion(config)
-    optimizer = _optimizer(model, config)
+    optimizer = build_optimizer(config, model)
     losses_of = criterion if balanced else partial(warmup_losses, rules=criterion.rules)
     network = build_network(model, config, ranks)
     batch = _batch(setting, device, seed)
@@ -148,28 +146,18 @@ def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **chan
     return Way(model, steps)
 
 
-def _network(build: Callable[..., nn.Module], config: Config, device: str) -> nn.Module:
+def _network(config: Config, device: str) -> nn.Module:
     """With the same random weights every time, the residual branches damped.
 
-    Without that, and at the initial learning rate, random weights amplify rounding so much that the
+    Undamped, and at the initial learning rate, random weights amplify rounding so much that the
     published way disagrees with itself on another number of threads (by 1e-2 after one step).
     """
     torch.manual_seed(0)
-    network = build(config, random_text_embeddings())
+    network = build_model(config, CLASSES, random_text_embeddings(), pretrained=False)
     for block in network.modules():
         if isinstance(block, Bottleneck):
             nn.init.constant_(block.bn3.weight, 0.2)
     return network.to(device)
-
-
-def _build_model(config: Config, text_embeddings: Tensor) -> nn.Module:
-    return build_model(config, CLASSES, text_embeddings, pretrained=False)
-
-
-def _optimizer(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        network.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
 
 
 def _batch(setting: Setting, device: str, seed: int) -> dict[str, Tensor]:

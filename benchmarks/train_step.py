@@ -16,15 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.flops import convolution_rate, matrix_rate, step_flops
+from benchmarks.harness import Case, Entry, Options, main_of
 from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
-from benchmarks.timing import Case, Options, Result
 
 PHASES = ("CARB", "warm-up")
-# CPU-seconds of the authors' program: convolutional network, and CLIP with the rest. They were
-# taken where a convolution like the ASPP's ran at AUTHORS_RATE FLOP per CPU-second; this is derived
+# CPU-seconds of the official program: convolutional network, and CLIP with the rest. They were
+# taken where a convolution like the ASPP's ran at OFFICIAL_RATE FLOP per CPU-second, a rate derived
 # from the 194 GFLOP/s of two threads.
-AUTHORS_NETWORK, AUTHORS_REST = 16.9, 6.0
-AUTHORS_RATE = 194e9 / 2
+OFFICIAL_NETWORK, OFFICIAL_REST = 16.9, 6.0
+OFFICIAL_RATE = 194e9 / 2
 FP32 = {"precision": "fp32", "channels_last": False}
 BF16 = {"precision": "bf16", "channels_last": True}
 LEAST_SHARE = 0.4  # of a GPU's matrix rate
@@ -81,7 +81,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
         )
 
     def check() -> str:
-        # The published way has one local view a batch: that of a single image is its own.
+        # The published way has one local view a batch: with one image both ways agree.
         batch = 1 if kind.local_view_per == "image" else size.batch
         fresh = replace(size, batch=batch, steps=2)
         theirs, their_update = two_steps(published_way(fresh, balanced, device, seed=1))
@@ -98,7 +98,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
         assert worst <= most and cosine >= least, found
         return found
 
-    def note(result: Result) -> str:
+    def note(result: Entry) -> str:
         if on_gpu:
             return share_of_rate(result, size, device)
         return "" if options.quick else other_machine(result)
@@ -110,7 +110,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
         lambda: ways()[0](),
         lambda: ways()[1](),
         kind.target if real else None,
-        AUTHORS_NETWORK + AUTHORS_REST if real and not on_gpu else None,
+        OFFICIAL_NETWORK + OFFICIAL_REST if real and not on_gpu else None,
         rounds=3,
         units=size.steps,
         note=note,
@@ -118,7 +118,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
 
 
 def two_steps(way: Way) -> tuple[list[float], Tensor]:
-    """Their losses, and how the first of them moves the weights of the ASPP (flat, float64)."""
+    """The losses of two steps, and how the first moves the weights of the ASPP (flat, float64)."""
     before, steps = _aspp(way), way.steps()
     losses = [next(steps)]
     update = _aspp(way) - before
@@ -131,24 +131,24 @@ def _aspp(way: Way) -> Tensor:
     return torch.cat([weight.detach().double().flatten() for weight in parameters])
 
 
-def other_machine(result: Result) -> str:
-    """The authors' CPU-seconds, brought to this machine's speed of convolution."""
+def other_machine(result: Entry) -> str:
+    """The official program's CPU-seconds, scaled to this machine's speed of convolution."""
     rate = convolution_rate()
-    here = AUTHORS_NETWORK * AUTHORS_RATE / rate + AUTHORS_REST
-    deviation = result.published["cpu"] / here - 1
+    here = OFFICIAL_NETWORK * OFFICIAL_RATE / rate + OFFICIAL_REST
+    deviation = result["published"]["cpu"] / here - 1
     return (
-        f"theirs were measured at {AUTHORS_RATE / 1e9:.0f} GFLOP per CPU-s of convolution (derived "
-        f"from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} CPU-s, of "
-        f"which published is {deviation:+.0%}"
+        f"theirs were measured at {OFFICIAL_RATE / 1e9:.0f} GFLOP per CPU-s of convolution "
+        f"(derived from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} "
+        f"CPU-s, of which published is {deviation:+.0%}"
     )
 
 
-def share_of_rate(result: Result, size: Setting, device: str) -> str:
-    """Our useful FLOP/s against those of large bfloat16 matrix products, and what that means."""
+def share_of_rate(result: Entry, size: Setting, device: str) -> str:
+    """Our useful FLOP/s as a share of the matrix rate, with hours for the schedule and images/s."""
     config = size.config()
     draws = [size.local_views(config, step) for step in range(size.steps)]
     flops = sum(step_flops(size.size, [view.size for view in views]) for views in draws)
-    flops, rate, seconds = flops / size.steps, matrix_rate(device), result.ours["wall"]
+    flops, rate, seconds = flops / size.steps, matrix_rate(device), result["ours"]["wall"]
     share = flops / seconds / rate
     return (
         f"{share:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s in bfloat16), >= "
@@ -160,6 +160,4 @@ def share_of_rate(result: Result, size: Setting, device: str) -> str:
 
 
 if __name__ == "__main__":
-    from benchmarks.run import main_of
-
     main_of(cases)

@@ -124,6 +124,7 @@ def mask_writer(
         yield write
         for one in writing:
             one.result()
+    barrier()  # all masks of all ranks are written
 
 
 @collection_paused()
@@ -241,6 +242,8 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
         # As all were, before there was a choice or before it was kept.
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
+        if how := old.get("options", {}).pop("label_filter", None):  # of an earlier version
+            old["options"]["label_filter"] = {"mask": "mask", "multiply": "multiply"}[how]
         texts = changed(old, made_from)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None

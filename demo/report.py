@@ -23,7 +23,7 @@ import numpy as np
 
 from datasets.labels import ClassTable
 from experiments.figures.pictures import Column, chosen, comparison, open_pictures
-from experiments.numbers import MEASURES, mean_std, scores_of, spread
+from experiments.numbers import MEASURES, mean_and_spread, scores_of, spread
 from utils.cli import path
 from utils.config import load_config
 from utils.safe.errors import InputError, run_script
@@ -102,7 +102,7 @@ def table(seeds: list[list[Row]]) -> str:
     lines = ["| | steps | mIoU | small classes | large classes |", "|---|---|---|---|---|"]
     for same in zip(*seeds, strict=True):
         scores = [scores_of(row.scores) for row in same]
-        both = [mean_std(s[measure] for s in scores) for measure in MEASURES]
+        both = [mean_and_spread(s[measure] for s in scores) for measure in MEASURES]
         cells = [spread(mean, std or None) for mean, std in both]  # CLIP's masks have no seed
         steps = same[0].scores.get("step", "-")
         lines.append(f"| {same[0].title} | {steps} | {' | '.join(cells)} |")

@@ -1,4 +1,4 @@
-"""How good a run was at each of its checkpoints, and what CARB did meanwhile: where it helps.
+"""Scores of a run at each of its checkpoints, beside what CARB did meanwhile.
 
     python train_warmup.py ... --keep-checkpoints   # and train_carb.py: they must hold step_*.pt
     python -m experiments.learning_curves runs/base runs/carb --split val \\
@@ -13,16 +13,18 @@ matplotlib).
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import open_dataset
-from datasets.labels import load_classes
+from datasets.labels import ClassTable, load_classes
 from datasets.loader import image_loader
 from datasets.training import EvaluationSet
-from experiments.figures.runs import read_inputs
-from experiments.learning_output import draw, percent, write_csv
+from experiments.figures import runs as run_folders
+from experiments.figures.curves import AREAS, WEIGHT, with_shares
+from experiments.figures.panels import Curve, Panels, Quantity, arrange, grid
+from experiments.figures.style import save_figure, write_csv
 from models.inference import predictions
 from models.trained import load_trained
 from utils.cli import overrides_parser, path
@@ -32,12 +34,13 @@ from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_folder, parse_json, write_json
 
-_POINT = {"step", "epoch", "miou", "miou_small", "miou_large", "iou", "scored"}
+_MEASURES = ("miou", "miou_small", "miou_large")
+_POINT = {"step", "epoch", *_MEASURES, "iou", "scored"}
 Scores = dict[tuple, dict[str, Any]]  # what `Run.key` says was scored -> a point of a curve
 
 
 class Run(NamedTuple):
-    """A run as it lies on the disk. `files`: step -> its checkpoint; `log`: metrics.jsonl."""
+    """A run with its checkpoints. `files`: step -> checkpoint; `log`: metrics.jsonl."""
 
     label: str
     folder: Path
@@ -59,10 +62,13 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     out = Path(arguments.out)
     check_folder(out, "--out")
-    labels = arguments.labels or default_labels(arguments.runs)
+    found, suites = run_folders.read_inputs(arguments.runs)
+    if suites:
+        raise InputError(f"{suites[0].folder} holds the runs of a suite; name run folders in it")
+    labels = arguments.labels or [run.label for run in found]
     runs = [
-        read_run(folder, label, arguments.split, arguments.overrides)
-        for folder, label in zip(arguments.runs, labels, strict=True)
+        read_run(run, label, arguments.split, arguments.overrides)
+        for run, label in zip(found, labels, strict=True)
     ]
     classes = [load_classes(run.config.class_file) for run in runs]
     if len({table.names for table in classes}) > 1:
@@ -75,13 +81,18 @@ def main(argv: list[str]) -> None:
         for step in new:
             key = run.key(step)  # before it is read: a file replaced meanwhile is scored again
             scores[key] = score(run, step, arguments.overrides, ranks) | {"scored": list(key)}
-            print(f"{run.label}, step {step}: mIoU {percent(scores[key]['miou'])}", flush=True)
+            miou = scores[key]["miou"]
+            print(f"{run.label}, step {step}: mIoU {'-' if miou is None else f'{100 * miou:.2f}'}")
             write_json(out / "curves.json", content(runs, scores))
     curves = content(runs, scores)
     write_json(out / "curves.json", curves)
-    write_csv(out / "curves.csv", curves["runs"], classes[0])
+    write_csv(out / "curves.csv", table(curves["runs"], classes[0].names))
     print(f"{out / 'curves.json'} and curves.csv are written")
-    draw(out / "curves.png", curves["runs"], [run.log for run in runs], classes[0])
+    panels = panels_of(curves["runs"], [run.log for run in runs], classes[0])
+    epochs = {run["steps_per_epoch"] for run in curves["runs"]}
+    note = f" (an epoch has {epochs.pop():g})" if len(epochs) == 1 else ""
+    draw = partial(grid, panels, xlabel=f"step{note}")
+    save_figure(draw, out, "curves", for_phones=False)
     print(f"{out / 'curves.png'} is drawn")
 
 
@@ -97,34 +108,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return arguments
 
 
-def default_labels(folders: list[str]) -> list[str]:
-    """Names of the folders, or where two are the same the paths: else they would look like one."""
-    names = [Path(folder).resolve().name for folder in folders]
-    return names if len(set(names)) == len(names) else folders
-
-
-def read_run(folder: str, label: str, split: str | None, overrides: list[str]) -> Run:
+def read_run(run: run_folders.Run, label: str, split: str | None, overrides: list[str]) -> Run:
     """Config, kept checkpoints and log. Raises InputError when one of them is missing."""
-    found_runs, _ = read_inputs([folder])
-    if not found_runs:
-        raise InputError(f"{folder} holds the runs of a suite; name run folders in it")
-    run = found_runs[0]
-    stages = {name: run.stages[name] for name in ("warmup", "carb") if name in run.stages}
-    stages = stages or {"supervised": run.last}
     config = load_config(run.last.folder / "config.yaml", overrides)
     files = {}
-    for name, stage in stages.items():
-        found = {
-            int(match[1]): file
-            for file in stage.folder.glob("step_*.pt")
-            if (match := re.fullmatch(r"step_(\d+)\.pt", file.name))
-        }
-        if name == "warmup" and "carb" in stages:  # it may have gone on without CARB
+    for name, stage in run.stages.items():
+        if name == "supervised" and len(run.stages) > 1:
+            continue  # another network beside them
+        kept = stage.folder.glob("step_*.pt")
+        found = {int(file.stem[5:]): file for file in kept if file.stem[5:].isdecimal()}
+        if name == "warmup" and "carb" in run.stages:  # it may have gone on without CARB
             found = {step: file for step, file in found.items() if step <= config.warmup_steps}
         files |= found
     if not files:
         raise InputError(
-            f"no step_*.pt in {folder}; train_*.py --keep-checkpoints leaves them, start it "
+            f"no step_*.pt in {run.folder}; train_*.py --keep-checkpoints leaves them, start it "
             "anew with --overwrite --keep-checkpoints"
         )
     num_images = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
@@ -152,7 +150,7 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
     return {
         "step": step,
         "epoch": step * config.batch_size / run.num_images,
-        **{key: numbers.get(key) for key in ("miou", "miou_small", "miou_large")},
+        **{key: numbers.get(key) for key in _MEASURES},
         "iou": {name: values["iou"] for name, values in numbers["classes"].items()},
     }
 
@@ -186,6 +184,36 @@ def content(runs: list[Run], scores: Scores) -> dict[str, Any]:
             for run in runs
         ]
     }
+
+
+def table(runs: list[dict[str, Any]], class_names: tuple[str, ...]) -> list[list[Any]]:
+    """Rows of curves.csv from the runs of curves.json: a line for each checkpoint."""
+    columns = ["step", "epoch", *_MEASURES]
+    rows = [["label", "folder", *columns, *(f"IoU {name}" for name in class_names)]]
+    for run in runs:
+        for point in run["points"]:
+            numbers = [*(point[key] for key in columns), *point["iou"].values()]
+            rows.append([run["label"], run["folder"], *numbers])
+    return rows
+
+
+def panels_of(
+    runs: list[dict[str, Any]], logs: list[list[dict[str, Any]]], classes: ClassTable
+) -> Panels:
+    """Scores, w, consistent area and the small classes' share of the prediction, over steps.
+
+    runs: those of curves.json; logs: the lines of metrics.jsonl of each.
+    """
+    curves = [
+        Curve(run["label"], [[*with_shares(log, classes.small), *run["points"]]], run["carb_start"])
+        for run, log in zip(runs, logs, strict=True)
+    ]
+    of = (f" on {runs[0]['split']}", " of the small classes", " of the large classes")
+    scores = {
+        f"mIoU{which}, %": (Quantity("", key, 100, from_zero=False),)
+        for which, key in zip(of, _MEASURES, strict=True)
+    }
+    return arrange(curves, scores | WEIGHT | AREAS)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Mean and spread over seeds, differences row by row, and their tables in Markdown."""
 
 import statistics
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from experiments.figures.style import markdown
 
 # Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
 MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
@@ -10,23 +12,39 @@ MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
 Scores = dict[str, float | None]  # by heading, in percent
 
 
+class Mean(NamedTuple):
+    """Over seeds: mean and sample standard deviation, which a single value doesn't have."""
+
+    mean: float | None
+    std: float | None
+
+
+def in_percent(value: float | None) -> float | None:
+    """Of 0..1; None stays None."""
+    return None if value is None else 100 * value
+
+
 def scores_of(metrics: dict[str, Any]) -> Scores:
     """The mean IoUs of a metrics.json or score.json, None where it has none."""
-    values = {heading: metrics.get(key) for heading, key in MEASURES.items()}
-    return {heading: None if v is None else 100 * v for heading, v in values.items()}
+    return {heading: in_percent(metrics.get(key)) for heading, key in MEASURES.items()}
 
 
-def mean_std(values: Iterable[float | None]) -> tuple[float | None, float | None]:
+def mean_and_spread(values: Iterable[float | None]) -> Mean:
     """Over what is not None; the sample's standard deviation, None for a single value."""
     found = [value for value in values if value is not None]
     mean = statistics.mean(found) if found else None
-    return mean, statistics.stdev(found) if len(found) > 1 else None
+    return Mean(mean, statistics.stdev(found) if len(found) > 1 else None)
+
+
+def means_of(scores: Sequence[Scores]) -> dict[str, Mean]:
+    """By heading."""
+    return {key: mean_and_spread(one[key] for one in scores) for key in MEASURES}
 
 
 def summary(by_seed: dict[str, Scores]) -> dict[str, Any]:
     """{"seeds": by_seed, "mean": .., "std": ..}, the latter two by heading."""
-    both = {key: mean_std(scores[key] for scores in by_seed.values()) for key in MEASURES}
-    mean, std = ({key: pair[k] for key, pair in both.items()} for k in (0, 1))
+    means = means_of([*by_seed.values()])
+    mean, std = ({key: pair[k] for key, pair in means.items()} for k in (0, 1))
     return {"seeds": by_seed, "mean": mean, "std": std}
 
 
@@ -41,17 +59,42 @@ def difference(a: dict[str, Scores], b: dict[str, Scores]) -> dict[str, Any]:
     )
 
 
+def iou_by_class(networks: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Mean]]:
+    """Network -> class -> IoU in percent; `networks`: the metrics.json of each one's runs."""
+    found: dict[str, dict[str, Mean]] = {}
+    for network, runs in networks.items():
+        classes = [metrics.get("classes", {}) for metrics in runs]
+        found[network] = {
+            name: mean_and_spread(in_percent(one.get(name, {}).get("iou")) for one in classes)
+            for name in dict.fromkeys(name for one in classes for name in one)
+        }
+    return found
+
+
+def class_table(networks: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown of `iou_by_class`: a line for each class, a column for each network."""
+    values = iou_by_class(networks)
+    rows = [
+        [name, *(percent(found[name].mean if name in found else None) for found in values.values())]
+        for name in dict.fromkeys(name for found in values.values() for name in found)
+    ]
+    mious = (means_of([*map(scores_of, runs)])["mIoU"].mean for runs in networks.values())
+    table = markdown(["class", *networks], [*rows, ["**mean**", *map(percent, mious)]])
+    return f"**IoU by class**\n\n{table}"
+
+
 def suite_tables(content: dict[str, Any]) -> str:
     """Markdown of an ablation.json: CLIP's masks, the rows, and a table for each contrast."""
     rows, masks = content["rows"], content.get("pseudo_masks")
-    columns = sorted({seed for row in rows.values() for seed in row["seeds"]}, key=int)
-    lines = _table("row", rows, columns)
+    seeds = sorted({seed for row in rows.values() for seed in row["seeds"]}, key=int)
+    first = []
     if masks:
-        cells = [percent(value) for value in scores_of(masks).values()]
-        lines.insert(2, _line(["CLIP's pseudo-masks", "-", *cells, *("" for _ in columns)]))
+        values = map(percent, scores_of(masks).values())
+        first = [["CLIP's pseudo-masks", "-", *values, *("" for _ in seeds)]]
+    parts = [_table("row", [*first, *_lines(rows, seeds)], seeds)]
     for title, differences in content.get("contrasts", {}).items():
-        lines += ["", f"**{title}**", "", *_table("difference", differences, columns, "+")]
-    return "\n".join(lines)
+        parts += [f"**{title}**", _table("difference", _lines(differences, seeds, "+"), seeds)]
+    return "\n\n".join(parts)
 
 
 def percent(value: float | None, sign: str = "") -> str:
@@ -64,21 +107,20 @@ def spread(mean: float | None, std: float | None, sign: str = "") -> str:
     return percent(mean, sign) + (f" ± {std:.1f}" if std is not None else "")
 
 
-def _table(
-    heading: str, lines: dict[str, dict[str, Any]], seeds: list[str], sign: str = ""
-) -> list[str]:
-    """`lines`: name -> summary."""
-    headings = [heading, "seeds", *MEASURES, *(f"seed {seed}" for seed in seeds)]
-    table = [_line(headings), "|" + "---|" * len(headings)]
-    for name, line in lines.items():
+def _lines(
+    summaries: dict[str, dict[str, Any]], seeds: list[str], sign: str = ""
+) -> list[list[Any]]:
+    """Name, number of seeds, means and each seed's mIoU; `summaries`: those of `summary`."""
+    lines = []
+    for name, line in summaries.items():
         cells = ["not run"]
         if line["seeds"]:
             cells = [spread(line["mean"].get(key), line["std"].get(key), sign) for key in MEASURES]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
             cells += [percent(value, sign) for value in values]
-        table.append(_line([name, len(line["seeds"]), *cells]))
-    return table
+        lines.append([name, len(line["seeds"]), *cells])
+    return lines
 
 
-def _line(cells: list[Any]) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+def _table(heading: str, lines: list[list[Any]], seeds: list[str]) -> str:
+    return markdown([heading, "seeds", *MEASURES, *(f"seed {seed}" for seed in seeds)], lines)

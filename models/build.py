@@ -3,6 +3,9 @@
 Everything below takes plain arguments, so that it can be used without a config.
 """
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +13,7 @@ from datasets.labels import ClassTable
 from models.backbone_weights import load_backbone_weights
 from models.carb import CARBCriterion, RegionRules
 from models.clip_features import MaskCLIPOptions
-from models.clip_loading import load_clip
+from models.clip_loading import clip_sha256, load_clip
 from models.deeplabv3 import (
     ASPPV2,
     ASPPV3,
@@ -21,12 +24,13 @@ from models.deeplabv3 import (
 )
 from models.maskclip import MaskCLIP
 from models.resnet import named_resnet
-from models.text import get_text_embeddings
+from models.text import build_text_embeddings, load_templates, model_name
 from models.training import TrainingNetwork
 from models.views import LocalViewSampler
 from utils.config import Config
 from utils.distributed import Ranks, first_on_each_machine
 from utils.safe.errors import InputError
+from utils.safe.files import sha256
 
 
 def build_model(
@@ -77,7 +81,7 @@ def build_text(config: Config, classes: ClassTable, trust: bool = False) -> Tens
     """Text embeddings (K, D) for ``classifier: text``; `trust`: see `load_clip`."""
     if config.classifier != "text":
         return None
-    return get_text_embeddings(config, classes, trust=trust)
+    return build_text_embeddings(config, classes, trust=trust)
 
 
 def build_teacher(
@@ -94,7 +98,7 @@ def build_teacher(
     """
     bf16 = config.precision == "bf16" if bf16 is None else bf16
     clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
-    text_embeddings = get_text_embeddings(config, classes, clip_model)
+    text_embeddings = build_text_embeddings(config, classes, clip_model)
     options = build_maskclip_options(config)
     return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
 
@@ -114,6 +118,20 @@ def build_maskclip_options(config: Config) -> MaskCLIPOptions:
         prompt_denoising=teacher.prompt_denoising,
         label_filter=arithmetic.label_filter,
     )
+
+
+def build_mask_record(config: Config, classes: ClassTable, text: Tensor) -> dict[str, Any]:
+    """What decides the masks of CLIP beside the data, for meta.json; `text` are its embeddings."""
+    return {
+        "clip_model": model_name(config.clip_model),
+        "clip_sha256": clip_sha256(config.clip_model),
+        "text_sha256": sha256(text.numpy().tobytes()),
+        "prompts": classes.prompts,
+        "templates": load_templates(config.prompt_templates),
+        "normalization": config.arithmetic.clip_normalization,
+        "options": dataclasses.asdict(build_maskclip_options(config)),
+        "resize_to": config.image_size,
+    }
 
 
 def build_sampler(config: Config) -> LocalViewSampler:

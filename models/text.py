@@ -74,7 +74,7 @@ def _ensemble(clip_model: nn.Module, name: str, templates: tuple[str, ...]) -> T
     return F.normalize(F.normalize(encoded, dim=1).mean(0), dim=0)
 
 
-def get_text_embeddings(
+def build_text_embeddings(
     cfg: Config, classes: ClassTable, clip_model: nn.Module | None = None, trust: bool = False
 ) -> Tensor:
     """(K, D) from the file `cfg.clip_text`; a file that isn't there is made, with CLIP, first.
@@ -83,10 +83,10 @@ def get_text_embeddings(
     Raises InputError, also where the file was made from other prompts, other templates or another
     CLIP than the config names.
     """
-    return first_on_each_machine(lambda: _read_or_make(cfg, classes, clip_model, trust))
+    return first_on_each_machine(lambda: _load_or_make(cfg, classes, clip_model, trust))
 
 
-def _read_or_make(
+def _load_or_make(
     cfg: Config, classes: ClassTable, clip_model: nn.Module | None, trust: bool
 ) -> Tensor:
     path = Path(cfg.clip_text)
@@ -113,7 +113,7 @@ def load_text_embeddings(
     width: int | None = None,
     source: dict[str, Any] | None = None,
 ) -> Tensor:
-    """(K, D) float32, from a bare tensor (.pth, .pt, .npy) or from a file of `get_text_embeddings`.
+    """(K, D) float32, from a bare tensor (.pth, .pt, .npy) or from a file of this program.
 
     `source` says what such a file must have been made from; a bare tensor can't tell. Raises
     InputError on other sources, other sizes, NaN, infinity or a row of zeros.

@@ -59,7 +59,7 @@ def load_trained(
         else:
             classes = load_classes(config.class_file)
         num_classes = len(names)
-        model = _network_of(config, num_classes, content["model"], checkpoint)
+        model = _build_untrained(config, num_classes, content["model"], checkpoint)
         load_weights(model, content["model"], checkpoint)
         origin = {"stage": content.get("stage"), "step": content.get("step")}
     else:
@@ -87,7 +87,7 @@ def load_trained(
     return Trained(model.eval(), config, classes, origin)
 
 
-def _network_of(
+def _build_untrained(
     config: Config, num_classes: int, state: dict[str, Any], source: str | Path
 ) -> DeepLabV3:
     """The network of a config, on no device: nothing is allocated for what won't fit."""

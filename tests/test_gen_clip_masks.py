@@ -165,6 +165,17 @@ def test_other_labels_are_other_masks(generate, root, tmp_path):
         generate("--set", f"image_labels={labels}")
 
 
+def test_masks_of_an_earlier_version_are_gone_on_with(generate):
+    meta = generate() / "meta.json"
+    content = json.loads(meta.read_text())
+    assert content["made_from"]["options"].pop("label_filter") == "mask"
+    content["made_from"]["options"]["label_filter"] = "mask"
+    meta.write_text(json.dumps(content))
+    generate()
+    with pytest.raises(InputError, match="made with other options"):
+        generate("--set", "arithmetic.label_filter=multiply")
+
+
 def test_masks_without_meta_are_kept(generate):
     out = generate()
     (out / "meta.json").unlink()

@@ -11,6 +11,7 @@ import yaml
 
 from models.trained import load_trained
 from utils.checkpoint import load_checkpoint, load_training_checkpoint, save_checkpoint
+from utils.cli import training_parser
 from utils.config import KEYS, config_from_dict, load_config, save_config
 from utils.old_config import translate
 from utils.safe.errors import InputError
@@ -90,6 +91,13 @@ def test_every_old_name_alone_is_refused_with_the_new_one(key: str, tmp_path: Pa
     if "; write " in str(error.value):  # what it says to write is taken
         new, value = str(error.value).rpartition("; write ")[2].split(": ")
         load_config("configs/cityscapes.yaml", [f"{new}={value}"])
+
+
+def test_flags_may_be_given_in_their_old_short_form() -> None:
+    given = training_parser("").parse_args(
+        ["--config", "c", "--run-dir", "r", "--keep-checkpoints", "--trust-torchscript"]
+    )
+    assert given.keep_checkpoints and given.trust_torchscript
 
 
 def test_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:

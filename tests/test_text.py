@@ -17,7 +17,7 @@ from datasets.labels import ClassTable, load_classes
 from models.build import build_teacher
 from models.clip_loading import clip_from_state_dict
 from models.text import (
-    get_text_embeddings,
+    build_text_embeddings,
     load_templates,
     load_text_embeddings,
     model_name,
@@ -157,32 +157,32 @@ def table(*prompts):
 
 def test_made_once_then_read(config, model, monkeypatch):
     classes = table(("car",), ("tree", "bush"))
-    made = get_text_embeddings(config, classes)
+    made = build_text_embeddings(config, classes)
     assert torch.equal(
         made, text_embeddings(model, classes.prompts, load_templates(config.prompt_templates))
     )
     monkeypatch.setattr(models.text, "load_clip", None)  # no CLIP from here on
-    assert torch.equal(get_text_embeddings(config, classes), made)
+    assert torch.equal(build_text_embeddings(config, classes), made)
     moved = replace(config, clip_model="/elsewhere/clip.pt")
-    assert torch.equal(get_text_embeddings(moved, classes), made)
+    assert torch.equal(build_text_embeddings(moved, classes), made)
     for other, key in (
         (replace(config, prompt_templates="clip85"), "templates"),
         (replace(config, clip_model="RN50"), "clip_sha256"),
         (replace(config, clip_model="/elsewhere/other.pt"), "clip"),
     ):
         with pytest.raises(InputError, match=f"text.pt was made with other {key}"):
-            get_text_embeddings(other, classes)
+            build_text_embeddings(other, classes)
     with pytest.raises(InputError, match="other prompts.*bush"):
-        get_text_embeddings(config, table(("car",), ("tree",)))
+        build_text_embeddings(config, table(("car",), ("tree",)))
     torch.save(tiny_clip(seed=1).state_dict(), config.clip_model)  # another CLIP of that name
     with pytest.raises(InputError, match="text.pt was made with other clip_sha256"):
-        get_text_embeddings(config, classes)
+        build_text_embeddings(config, classes)
 
 
 def test_build_teacher(config, model):
     classes = table(("car",), ("tree",), ("road",))
     maskclip = build_teacher(config, classes, "cpu")
-    assert torch.equal(maskclip.text_embeddings, get_text_embeddings(config, classes))
+    assert torch.equal(maskclip.text_embeddings, build_text_embeddings(config, classes))
     assert maskclip.visual.state_dict().keys() == model.visual.state_dict().keys()
     mask = maskclip(torch.zeros(1, 3, 32, 32), torch.tensor([[0.0, 1.0, 0.0]]), (8, 8))
     assert (mask == 1).all()

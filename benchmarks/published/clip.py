@@ -1,4 +1,4 @@
-"""The published CLIP pseudo-mask: MaskCLIP's ViT as the authors run it, fp32, nothing left out.
+"""The published CLIP pseudo-mask: MaskCLIP's ViT as the official program runs it, in fp32.
 
 The parameters are those of OpenAI's image tower, so that both ways share them. What is computed for
 nothing in the published program (the last block's attention, its queries and keys, the averaged
@@ -68,7 +68,7 @@ def dense_features(visual: nn.Module, image: Tensor) -> Tensor:
 
 
 def resized_position_embedding(stored: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(1 + gh*gw, D), bicubic, anew in every forward pass.
+    """(1 + gh*gw, D), bicubic, computed again in every forward pass.
 
     Left as it is where the number of tokens agrees, whatever the shape of the grid.
     """

@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from datasets.labels import IGNORE_INDEX
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD, Augmentation
 from utils.safe.errors import InputError
-
-IGNORED = 255
 
 
 def opencv() -> ModuleType:
@@ -40,8 +39,8 @@ def sample(
     """Normalised RGB float32 (3, h, w) and label int64 (1, h, w) of two files."""
     cv2 = opencv()
     pixels = cv2.imdecode(np.frombuffer(image.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    with Image.open(io.BytesIO(label.read_bytes())) as picture:
-        ids = np.array(picture).squeeze().astype(np.uint8)
+    with Image.open(io.BytesIO(label.read_bytes())) as opened:
+        ids = np.array(opened).squeeze().astype(np.uint8)
     return transform(pixels, ids, augmentation, crop_size)
 
 
@@ -61,7 +60,7 @@ def transform(
     bottom, right = (crop - side for crop, side in zip(crop_size, label.shape, strict=True))
     padding = (0, bottom, 0, right, cv2.BORDER_CONSTANT)
     image = cv2.copyMakeBorder(image, *padding, value=0)
-    label = cv2.copyMakeBorder(label, *padding, value=IGNORED)
+    label = cv2.copyMakeBorder(label, *padding, value=IGNORE_INDEX)
     pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     return pixels, torch.from_numpy(label[None].astype(np.int64))
 

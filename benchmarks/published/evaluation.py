@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255
+from datasets.labels import IGNORE_INDEX
 
 
 def label_map(logits: Tensor, input_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
@@ -21,7 +21,7 @@ def label_map(logits: Tensor, input_size: tuple[int, int], size: tuple[int, int]
 def areas(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[Tensor, ...]:
     """Pixels per class of one image, float32 (C,): intersection, union, predicted, labelled."""
     prediction, label = torch.from_numpy(prediction), torch.from_numpy(label)
-    known = label != IGNORED
+    known = label != IGNORE_INDEX
     prediction, label = prediction[known], label[known]
     right = prediction[prediction == label]
     intersection, predicted, labelled = (

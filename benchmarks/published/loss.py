@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED = 255
+from datasets.labels import IGNORE_INDEX
 
 
 class Losses:
@@ -20,13 +20,9 @@ class Losses:
         warmup_steps: int,
         device: str | torch.device = "cpu",
         queue_size: int = 5,
-        coefficient: float = 1.0,
-        adaptive: bool = True,
         log_accuracy: bool = True,
     ) -> None:
         self.warmup_steps = warmup_steps
-        self.adaptive = adaptive
-        self.coefficient = coefficient
         self.log_accuracy = log_accuracy
         self.counter = torch.zeros(1, device=device)
         # The consistent and the inconsistent losses of the last steps; zero until filled.
@@ -87,12 +83,10 @@ class Losses:
     @torch.no_grad()
     def weight(self, loss_and: Tensor, loss_vit: Tensor) -> Tensor:
         """w from the global losses, this step's included."""
-        if not self.adaptive:
-            return torch.full((), self.coefficient, device=loss_and.device)
         place = (self.counter % len(self.queue_and)).long()
         self.queue_and[place] = loss_and
         self.queue_vit[place] = loss_vit
-        return self.coefficient * self.queue_and.mean() / self.queue_vit.mean()
+        return self.queue_and.mean() / self.queue_vit.mean()
 
 
 def local_window(corner: tuple[int, int], local_mask: Tensor) -> tuple:
@@ -103,7 +97,7 @@ def local_window(corner: tuple[int, int], local_mask: Tensor) -> tuple:
 
 
 def loss(logits: Tensor, mask: Tensor) -> Tensor:
-    return F.cross_entropy(logits, mask, ignore_index=IGNORED)
+    return F.cross_entropy(logits, mask, ignore_index=IGNORE_INDEX)
 
 
 @torch.no_grad()
@@ -115,8 +109,8 @@ def filtered_prediction(full: Tensor, image_labels: Tensor) -> Tensor:
 def split(mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
     """`mask` where it agrees with S and where it does not, 255 elsewhere."""
     agree, differ = mask.clone(), mask.clone()
-    agree[mask != prediction] = IGNORED
-    differ[mask == prediction] = IGNORED
+    agree[mask != prediction] = IGNORE_INDEX
+    differ[mask == prediction] = IGNORE_INDEX
     return agree, differ
 
 

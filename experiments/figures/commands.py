@@ -1,16 +1,24 @@
-"""The commands that make what the report lacks."""
+"""The commands that make what the report lacks, and about how long they take."""
 
-import argparse
 import shlex
+import statistics
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from datasets import open_dataset
 from datasets.labels import load_classes
 from datasets.split_labels import find_labels
-from experiments.figures.runs import Stage, Suite
+from experiments.figures.runs import Run, Stage, Suite, is_miniature
+from experiments.figures.style import Missing, count
 from experiments.suite_file import as_arguments
-from utils.config import load_config
+from utils.config import Config, load_config
 from utils.safe.errors import InputError
+from utils.safe.yaml_file import read_yaml
+
+# What decides the seconds of an image: a run with the same values tells them.
+_SPEED = ("dataset", "crop_size", "backbone", "output_stride", "clip_model")
 
 
 def evaluation(stage: Stage, split: str) -> str:
@@ -28,33 +36,56 @@ def evaluation(stage: Stage, split: str) -> str:
     return shlex.join(command)
 
 
+def not_evaluated(stage: Stage, split: str, what: str) -> Missing:
+    """`what`: "the scores"."""
+    return Missing(f"{what} of {stage.folder} on '{split}'", evaluation(stage, split))
+
+
+def masks(
+    stage: Path,
+    folder: Path,
+    split: str | None = None,
+    ratio: float = 1,
+    grid: tuple[int, int] = (1, 1),
+    score: bool = False,
+) -> str:
+    """The command that makes pseudo-masks in `folder` by the config of the run folder `stage`."""
+    command = ["python", "gen_clip_masks.py", "--config", str(stage / "config.yaml")]
+    command += ["--split", split] if split else []
+    command += ["--out", str(folder)]
+    command += ["--ratio", f"{ratio:g}"] * (ratio != 1)
+    command += ["--grid", "x".join(map(str, grid))] * (grid != (1, 1))
+    return shlex.join(command + ["--score"] * score)
+
+
+def labels(config: Config) -> str:
+    """The command that makes the image-level labels."""
+    command = ["python", "prepare_data.py", config.dataset, "--root", config.data_root]
+    command += ["--class-file", config.class_file, "--out", config.image_labels]
+    return shlex.join(command)
+
+
 def lacking(command: str) -> str:
     """Why the data can't serve a command of gen_clip_masks.py; empty where they can, or for others.
 
     Own data may have neither labels nor masks of the split that is shown.
     """
     _, script, *words = shlex.split(command)
-    if script != "gen_clip_masks.py":
-        return ""
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
-    for option in ("--config", "--split"):
-        parser.add_argument(option)
-    parser.add_argument("--score", action="store_true")
-    options, _ = parser.parse_known_args(words)
-    if options.config is None:
+    given = dict(pairwise(words))
+    if script != "gen_clip_masks.py" or "--config" not in given:
         return ""
     try:
-        config = load_config(options.config)
-        split = options.split or config.train_split
+        config = load_config(given["--config"])
+        split = given.get("--split", config.train_split)
         classes = load_classes(config.class_file)
         source = open_dataset(config.dataset, config.data_root)
         images = source.images(split)
-        if options.score and not source.ground_truth(split):
+        if "--score" in words and not source.ground_truth(split):
             return f"'{split}' has no ground truth"
-        labels = find_labels(source, split, config.image_labels, classes, images)
+        labelled = find_labels(source, split, config.image_labels, classes, images)
     except (InputError, OSError):
         return ""  # the command will say it
-    without = len(images) - len(labels)
+    without = len(images) - len(labelled)
     return f"{without} images of '{split}' have no image-level labels" if without else ""
 
 
@@ -80,3 +111,69 @@ def suite_folder(name: str) -> str:
             f"folder that they are in, or make them: {command}"
         )
     return str(folder)
+
+
+class Work(NamedTuple):
+    """What a command does: `images` of `config` pass through the networks."""
+
+    config: Config
+    images: float
+    what: str  # "at most 33 trainings of 1200 steps"
+    each: bool = False  # a time in words is that of one training
+
+
+def cost(command: str, runs: Sequence[Run]) -> str:
+    """ "about 2 h: at most 33 trainings of 1200 steps, at runs/demo's 9 images/s".
+
+    In words where no run has trained on such images; empty where nothing is known.
+    """
+    try:
+        work = _work(shlex.split(command))
+    except (InputError, OSError, KeyError, ValueError):  # of a config that is not here, say
+        return ""
+    if work is None:
+        return ""
+    for run in runs:
+        config = run.last.config
+        rates = [line["images_per_second"] for line in run.log if line.get("images_per_second")]
+        if rates and all(getattr(config, key) == getattr(work.config, key) for key in _SPEED):
+            rate = statistics.median(rates)
+            seconds = work.images / rate
+            return f"about {_duration(seconds)}: {work.what}, at {run.folder}'s {rate:.2g} images/s"
+    usual = "minutes" if is_miniature(work.config.clip_model) or not work.each else "hours on a GPU"
+    return f"{usual}{' each' * work.each}: {work.what}"
+
+
+def _work(words: list[str]) -> Work | None:
+    """None for a command that neither trains nor looks at images."""
+    given = dict(pairwise(words))
+    script = next((Path(word).stem for word in words if word.endswith((".py", ".sh"))), "")
+    if "experiments.ablation" in words or script == "demo_ablation":
+        suites = [word.removeprefix("SUITE=") for word in words if word.startswith("SUITE=")]
+        name = f"demo/suites/{(suites or ['demo_ablation'])[0]}.yaml"
+        suite = read_yaml(Path(given.get("experiments.ablation", name)))
+        number, config = len(suite["rows"]) * len(suite["seeds"]), load_config(suite["config"])
+        what = f"at most {count(number, 'training')} of {config.steps} steps"
+        return Work(config, number * config.steps * config.batch_size, what, True)
+    if script.startswith(("run_", "train_")) or "baselines.supervised" in words:
+        name = f"configs/{script.removeprefix('run_')}.yaml"
+        name = "demo/config.yaml" if script == "run_demo" else name
+        config = load_config(given.get("--config", name))
+        what = f"1 training of {config.steps} steps"
+        return Work(config, config.steps * config.batch_size, what, True)
+    if script in ("gen_clip_masks", "eval"):
+        config = load_config(
+            given.get("--config") or Path(given["--ckpt"]).with_name("config.yaml")
+        )
+        dataset = open_dataset(config.dataset, config.data_root)
+        number = len(dataset.images(given.get("--split", config.train_split)))
+        pixels = float(given.get("--ratio", 1)) ** 2
+        return Work(config, number * pixels, count(number, "image"))
+    return None
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("h", 3600)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(1, seconds / 60):.0f} min"

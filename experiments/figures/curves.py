@@ -5,45 +5,22 @@ own; the seeds of a suite's row are one curve, their mean, in a band from the le
 """
 
 from collections.abc import Sequence
-from itertools import product
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets.labels import load_classes
-from experiments.figures.panels import Panel, Track, grid, styles, thin
+from experiments.figures.panels import Curve, Quantity, arrange, grid
 from experiments.figures.runs import Run, Suite, run_of, run_of_row
-from experiments.figures.style import (
-    BLUE,
-    GREEN,
-    NARROW,
-    ORANGE,
-    Figure,
-    Missing,
-    save_data,
-    save_figure,
-)
+from experiments.figures.style import GREEN, ORANGE, Figure, Missing, save_data, save_figure
 from utils.safe.errors import InputError
 
-
-class Curve(NamedTuple):
-    """A run, or the runs of a row: lines of metrics.jsonl, one list for each seed."""
-
-    label: str
-    logs: list[list[dict[str, Any]]]
-    start: int | None  # of CARB
-
-
-class Quantity(NamedTuple):
-    """What is drawn of a log line; `colour` is for a single curve, several have one each."""
-
-    name: str
-    key: str
-    factor: float = 1
-    colour: str = BLUE
-    style: str = "-"
-
-
 _CONSISTENT = Quantity("consistent region", "consistent_fraction", 100)
+WEIGHT = {"weight w": (Quantity("weight w", "w", 1, GREEN),)}
+AREAS = {
+    "consistent area, %": (_CONSISTENT._replace(name=""),),
+    "predicted as a small class, %": (Quantity("", "small_share", 100),),
+}
 _REGIONS = {
     "(a) loss": (
         Quantity("consistent region", "loss_consistent"),
@@ -53,17 +30,30 @@ _REGIONS = {
         _CONSISTENT,
         Quantity("inconsistent region", "inconsistent_fraction", 100, ORANGE, "--"),
     ),
-    "weight w": (Quantity("weight w", "w", 1, GREEN),),
-}
-_TRAINING = {
-    "loss": (Quantity("", "loss"),),
-    "consistent area, %": (_CONSISTENT._replace(name=""),),
-    "predicted as a small class, %": (Quantity("", "small_share", 100),),
-}
-_THROUGHPUT = {
-    "learning rate": (Quantity("", "lr"),),
-    "images per second": (Quantity("", "images_per_second"),),
-    "peak memory, GiB": (Quantity("", "max_memory_mib", 1 / 1024),),
+} | WEIGHT
+_FIG5 = Figure(
+    "fig5_regions",
+    "Fig. 5: losses and areas of the two regions",
+    "Consistent region: the pixels of the global view on which pseudo-mask and prediction agree. "
+    "w: the weight that CARB gives the inconsistent region's loss.",
+)
+_TRAINING = Figure(
+    "training_curves", "Training curves", "Small classes are those that the class file marks."
+)
+_SPEED = Figure(
+    "throughput",
+    "Learning rate and speed",
+    "Images per second of all processes together; peak memory, where it is logged, of one GPU.",
+    folded=True,
+)
+_QUANTITIES = {
+    _FIG5: _REGIONS,
+    _TRAINING: {"loss": (Quantity("", "loss"),)} | AREAS,
+    _SPEED: {
+        "learning rate": (Quantity("", "lr"),),
+        "images per second": (Quantity("", "images_per_second"),),
+        "peak memory, GiB": (Quantity("", "max_memory_mib", 1 / 1024),),
+    },
 }
 
 
@@ -112,103 +102,48 @@ def curve_of(label: str, runs: Sequence[Run]) -> Curve:
     except InputError:  # a run of another machine
         small = ()
     # Run.log is of the warm-up and CARB
-    logs = [[_with_shares(line, small) for line in run.log or run.last.log] for run in runs]
+    logs = [with_shares(run.log or run.last.log, small) for run in runs]
     start = last.config.warmup_steps if "carb" in runs[0].stages else None
     return Curve(label, logs, start)
 
 
-def points(curve: Curve, quantity: Quantity) -> list[tuple[float, ...]]:
-    """(step, mean, least, greatest) over the seeds, at the steps that all of them have logged."""
-    key, factor = quantity.key, quantity.factor
-    each = [
-        {line["step"]: factor * line[key] for line in log if line.get(key) is not None}
-        for log in curve.logs
-    ]
-    steps = sorted(set.intersection(*map(set, each)))
-    values = {step: [one[step] for one in each] for step in steps}
-    return thin([(s, sum(v) / len(v), min(v), max(v)) for s, v in values.items()])
-
-
-def _with_shares(line: dict[str, Any], small: Sequence[bool]) -> dict[str, Any]:
-    more = {}
-    if "consistent_fraction" in line:
-        more["inconsistent_fraction"] = 1 - line["consistent_fraction"]
-    if any(small) and len(line.get("class_share", ())) == len(small):
-        more["small_share"] = sum(s for s, k in zip(line["class_share"], small, strict=True) if k)
-    return line | more
+def with_shares(log: list[dict[str, Any]], small: Sequence[bool]) -> list[dict[str, Any]]:
+    """Log lines with the shares of the inconsistent region and of the small classes, if logged."""
+    lines = []
+    for line in log:
+        more = {}
+        if "consistent_fraction" in line:
+            more["inconsistent_fraction"] = 1 - line["consistent_fraction"]
+        shares = line.get("class_share") or ()  # baselines/supervised.py has none
+        if any(small) and len(shares) == len(small):
+            more["small_share"] = sum(s for s, k in zip(shares, small, strict=True) if k)
+        lines.append(line | more)
+    return lines
 
 
 def _three(
-    regions: list[Curve],
-    curves: list[Curve],
-    slug: str,
-    of: str,
-    out: Path,
-    named: bool = False,
+    regions: list[Curve], curves: list[Curve], slug: str, of: str, out: Path, named: bool = False
 ) -> list[Figure]:
     """`named`: a single curve's run is named, as there are others."""
     seeds = max((len(curve.logs) for curve in curves), default=1)
-    band = f" Mean over {seeds} seeds; the band reaches from the least to the greatest."
-    note = " Neighbouring log lines are averaged." + band * (seeds > 1)
-    of_regions = (
-        "Consistent region: the pixels of the global view on which pseudo-mask and prediction "
-        f"agree. w: the weight that CARB gives the inconsistent region's loss.{note}"
-    )
-    of_training = f"Small classes are those that the class file marks.{note}"
-    of_speed = (
-        "Images per second of all processes together; peak memory, where it is logged, of one "
-        f"GPU.{note}"
-    )
-    texts = ("fig5_regions", "Fig. 5: losses and areas of the two regions", of_regions)
-    fig5, training, speed = (
-        _figure((f"{name}{slug}", f"{title}{of}", caption), shown, panels, out, named)
-        for (name, title, caption), shown, panels in (
-            (texts, regions, _REGIONS),
-            (("training_curves", "Training curves", of_training), curves, _TRAINING),
-            (("throughput", "Learning rate and speed", of_speed), curves, _THROUGHPUT),
-        )
-    )
-    return [fig5, training, speed._replace(folded=True)]
-
-
-def _figure(
-    texts: tuple[str, str, str],
-    curves: list[Curve],
-    panels: dict[str, tuple[Quantity, ...]],
-    out: Path,
-    named: bool,
-) -> Figure:
-    """One picture; colours tell the curves apart, or where there is one only its quantities."""
-    name, title, caption = texts
-    every = [quantity for quantities in panels.values() for quantity in quantities]
-    curves = [curve for curve in curves if any(points(curve, quantity) for quantity in every)]
-    colours = styles([curve.label for curve in curves])
-    shown, content = [], []
-    for heading, quantities in panels.items():
-        tracks = []
-        for curve, quantity in product(curves, quantities):
-            found = points(curve, quantity)
-            style = {"color": quantity.colour, "linestyle": quantity.style}
-            if len(curves) > 1:
-                dash = {"linestyle": quantity.style} if len(quantities) > 1 else {}
-                style = colours[curve.label] | dash
-            tracks.append(Track(found, style))
-            what = {"panel": heading, "curve": curve.label, "quantity": quantity.name}
-            content += [what | {"points": found}] if found else []
-        shown.append(Panel(heading, tracks))
-    if not content:
-        what = f"log lines with {', '.join(panels)}; a training writes them into metrics.jsonl"
-        return Figure(name, title, "", missing=(Missing(what, "bash run_demo.sh"),))
-    drawn = {entry["quantity"] for entry in content}
-    of_quantities = {
-        q.name: {"color": q.colour if len(curves) == 1 else "0.2", "linestyle": q.style}
-        for quantities in panels.values()
-        for q in quantities
-        if q.name in drawn and q.name and (len(curves) == 1 or len(quantities) > 1)
-    }
-    legend = (colours if len(curves) > 1 else {}) | of_quantities
-    starts = {curve.start for curve in curves if curve.start is not None}
-    narrow = grid(shown, legend, starts, width=NARROW)
-    picture = save_figure(grid(shown, legend, starts), out, name, narrow)
-    caption += f" Run: {curves[0].label}." * (named and len(curves) == 1)
-    return Figure(name, title, caption, picture, save_data(out, name, {"curves": content}))
+    note = " Neighbouring log lines are averaged."
+    if seeds > 1:
+        note += f" Mean over {seeds} seeds; the band reaches from the least to the greatest."
+    figures = []
+    for figure, quantities in _QUANTITIES.items():
+        panels = arrange(regions if figure is _FIG5 else curves, quantities)
+        figure = figure._replace(name=figure.name + slug, title=figure.title + of)
+        if panels.content:
+            labels = {entry["curve"] for entry in panels.content}
+            run = f" Run: {min(labels)}." * (named and len(labels) == 1)
+            figure = figure._replace(
+                caption=figure.caption + note + run,
+                pictures=save_figure(partial(grid, panels), out, figure.name),
+                data=save_data(out, figure.name, {"curves": panels.content}),
+            )
+        else:
+            what = f"log lines with {', '.join(quantities)}; a training writes them into "
+            missing = (Missing(f"{what}metrics.jsonl", "bash run_demo.sh"),)
+            figure = figure._replace(caption="", missing=missing)
+        figures.append(figure)
+    return figures

@@ -1,25 +1,26 @@
-"""The report as one page that opens from disk (page.html is its frame), and as Markdown."""
+"""The report as one page that opens from disk (page.html is its template), and as Markdown."""
 
 import base64
-import html
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from string import Template
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from PIL import Image
 
-from experiments.figures.page_table import table_html
-from experiments.figures.style import Figure, Gallery, Missing, count
+from experiments.figures.style import Figure, Missing, count
 from utils.safe.files import replacing
 
-_FRAME = Path(__file__).with_suffix(".html")
 _SVG_BYTES = 400_000  # a larger one holds pixels; the PNG is smaller
 _ABSENT = "Parts of the paper that are not in these runs"
+_NUMBER = re.compile(r"[+−-]?\d[\d.,]*( ?%)?( ± [\d.,]+)?")
+_EMPTY = ("", "-", "–", "—", "not run")
+_BAR = re.compile(r"(?<!\\)\|")  # between two cells; \\| is one in a cell
 
 
 class Report(NamedTuple):
@@ -32,23 +33,32 @@ class Report(NamedTuple):
     failed: frozenset[str] = frozenset()
     costs: Mapping[str, str] = MappingProxyType({})  # command -> "about 2 h: 33 trainings"
 
+    @property
+    def first_absent(self) -> Figure | None:
+        return next((figure for figure in self.figures if figure.absent), None)
+
 
 def write_page(report: Report, out: Path) -> Path:
     """OUT/index.html, which needs no other file; gives its path."""
-    made_by = f"Made by <code>{html.escape(report.made_by)}</code>"
-    left = _commands_left(report)
-    contents = [_contents_line(figure, report) for figure in report.figures]
-    contents += ['<li><a href="#commands-left">Commands that make the rest</a></li>'] * bool(left)
-    sections = [_section(figure, report, out) for figure in report.figures]
-    absent = [figure.absent for figure in report.figures]
-    if True in absent:
-        sections.insert(absent.index(True), f'<h2 class="part">{_ABSENT}</h2>')
-    text = Template(_FRAME.read_text(encoding="utf-8")).substitute(
-        title=html.escape(report.title),
-        about=html.escape(report.about),
-        contents="\n".join(contents),
-        sections="\n".join([*sections, left]),
-        made_by=made_by,
+    jinja = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    jinja.filters |= {"words": _words, "table": table_html, "id": lambda n: n.replace(" ", "_")}
+    every = by_command(missing for figure in report.figures for missing in figure.missing)
+    text = jinja.get_template("page.html").render(
+        report=report,
+        first_absent=report.first_absent,
+        absent_title=_ABSENT,
+        commands=[command for command in every if command],
+        by_command=by_command,
+        effort=lambda figure: _effort(figure, report.costs),
+        drawing=_drawing,
+        link=lambda path: _link(path, out),
+        files=lambda figure: _files(figure, out),
     )
     return _write(out / "index.html", text)
 
@@ -56,18 +66,17 @@ def write_page(report: Report, out: Path) -> Path:
 def write_markdown(report: Report, out: Path) -> Path:
     """OUT/report.md: the same with the pictures beside it; gives its path."""
     parts = [f"# CARB: {_plain(report.title)}", _plain(report.about)]
-    absent = [figure.absent for figure in report.figures]
-    for number, figure in enumerate(report.figures):
+    for figure in report.figures:
         title, caption = _plain(figure.title), _plain(figure.caption)
         if figure.absent:
-            parts += [f"## {_ABSENT}"] * (number == absent.index(True))
+            parts += [f"## {_ABSENT}"] * (figure is report.first_absent)
             parts += [f"<details><summary>{title.replace('<', '&lt;')}</summary>"]
         else:
             parts += [f"## {title}"]
         parts += [f"![{title}]({_link(picture, out)})" for picture in figure.pictures]
         parts += [f"**Not drawn:** {caption}" if figure.name in report.failed else caption]
         parts += [table.replace("<", "&lt;") for table in figure.tables]
-        for command, what in _by_command(figure.missing).items():
+        for command, what in by_command(figure.missing).items():
             time = f" ({_plain(report.costs[command])})" if report.costs.get(command) else ""
             parts += [f"*Missing:* {_plain(what)}{time}", _fenced(command)]
         files = [f"[{name}]({link})" for name, link in _files(figure, out)]
@@ -77,55 +86,36 @@ def write_markdown(report: Report, out: Path) -> Path:
     return _write(out / "report.md", "\n\n".join(part for part in parts if part) + "\n")
 
 
-def _contents_line(figure: Figure, report: Report) -> str:
-    """With a dot where something is missing."""
-    if figure.absent:
-        return f'<li><a class="absent" href="#{_id(figure)}">{html.escape(figure.title)}</a></li>'
-    failed = figure.name in report.failed
-    kind, reason = ("dot bad", "not drawn") if failed else ("dot", "something is missing")
-    dot = f'<span class="{kind}" title="{reason}" aria-label="{reason}">●</span>'
-    shown = f"\u00a0{dot}" * bool(failed or figure.missing)  # no line breaks before it
-    return f'<li><a href="#{_id(figure)}">{html.escape(figure.title)}{shown}</a></li>'
+def by_command(missing: Iterable[Missing]) -> dict[str, str]:
+    """Command -> what it makes, in the order of appearance."""
+    found: dict[str, list[str]] = {}
+    for what, command in missing:
+        found.setdefault(command, []).append(what)
+    return {command: "; ".join(whats) for command, whats in found.items()}
 
 
-def _section(figure: Figure, report: Report, out: Path) -> str:
-    title, parts = f"<h2>{html.escape(figure.title)}</h2>", []
-    if figure.galleries:
-        links = [_link(picture, out) for picture in figure.pictures]
-        parts += map(_gallery, figure.galleries, links)
-    else:
-        parts += [_picture(picture, figure, out) for picture in figure.pictures]
-    if figure.name in report.failed:
-        parts += [f'<div class="failed"><b>Not drawn.</b> {html.escape(figure.caption)}</div>']
-    elif figure.caption:
-        parts += [f'<p class="caption">{html.escape(figure.caption)}</p>']
-    parts += [table_html(table) for table in figure.tables]
-    parts += [_missing(figure, report.costs)] * bool(figure.missing)
-    files = "".join(f'<a href="{link}">{html.escape(n)}</a>' for n, link in _files(figure, out))
-    parts += [f'<p class="files">{files}</p>'] * bool(files)
-    inside = "\n".join(parts)
-    if figure.folded or figure.absent:
-        effort = html.escape(_effort(figure.missing, report.costs))
-        title = f"<summary>{title}<span>{effort}</span></summary>"
-        return f'<section id="{_id(figure)}"><details>{title}\n{inside}</details></section>'
-    return f'<section id="{_id(figure)}">{title}\n{inside}</section>'
+def _effort(figure: Figure, costs: Mapping[str, str]) -> str:
+    """ "1 command missing, about 2 min"; of several commands their number."""
+    commands = [command for command in by_command(figure.missing) if command]
+    if not commands:
+        return f"{count(len(figure.missing), 'thing')} missing" if figure.missing else ""
+    time = costs.get(commands[0], "").partition(":")[0] if len(commands) == 1 else ""
+    return f"{count(len(commands), 'command')} missing{', ' * bool(time)}{time}"
 
 
-def _picture(path: Path, figure: Figure, out: Path) -> str:
-    """Inside the page, sharp at any size where a drawing lies beside; a click enlarges it."""
+def _drawing(path: Path) -> dict[str, Any]:
+    """A picture as data URIs: sharp at any size where an SVG lies beside it, and for phones."""
     with Image.open(path) as image:
         width, height = image.size
-    link, svg, kind = _link(path, out), path.with_suffix(".svg"), ""
-    narrow = path.with_name(f"{path.stem}_narrow.svg")
-    if svg.is_file():  # its colours can be turned round for a dark page
-        path, kind = svg if svg.stat().st_size <= _SVG_BYTES else path, ' class="chart"'
-    alt = html.escape(f"{figure.title}. {figure.caption}")
-    shown = f'<img{kind} width="{width}" height="{height}" alt="{alt}" src="{_data(path)}">'
-    if narrow.is_file():
-        source = f'<source media="(max-width: 40rem)" srcset="{_data(narrow)}">'
-        shown = f"<picture>{source}{shown}</picture>"
-    wide = "" if narrow.is_file() or not kind else " wide"
-    return f'<a class="picture{wide}" href="{link}">{shown}</a>'
+    svg, narrow = path.with_suffix(".svg"), path.with_name(f"{path.stem}_narrow.svg")
+    drawn = svg if svg.is_file() and svg.stat().st_size <= _SVG_BYTES else path
+    return {
+        "width": width,
+        "height": height,
+        "source": _data(drawn),
+        "is_chart": svg.is_file(),  # its colours can be turned round for a dark page
+        "narrow": _data(narrow) if narrow.is_file() else "",
+    }
 
 
 def _data(path: Path) -> str:
@@ -133,85 +123,52 @@ def _data(path: Path) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _gallery(gallery: Gallery, link: str) -> str:
-    """Rows of panels below their titles, and what the colours mean."""
-    rows = []
-    for panels, note in zip(gallery.rows, gallery.notes, strict=True):
-        shown = []
-        for title, panel in zip(gallery.titles, panels, strict=False):
-            alt = html.escape(f"{title}, {note}")
-            picture = f'<a class="picture" href="{link}"><img alt="{alt}" src="{panel}"></a>'
-            heading = f"<figcaption>{html.escape(title)}</figcaption>"
-            shown.append(f"<figure>{heading}{picture}</figure>")
-        rows.append(f'<div class="row"><p>{html.escape(note)}</p>{"".join(shown)}</div>')
-    colours = "".join(
-        f'<li><i style="background: rgb{rgb}"></i>{html.escape(name)}</li>'
-        for name, rgb in gallery.legend
-    )
-    columns = f"--columns: {len(gallery.titles)}"
-    return f'<div class="gallery" style="{columns}">{"".join(rows)}<ul>{colours}</ul></div>'
+def _words(command: str) -> Markup:
+    """Each word as an element, so that a line breaks between words."""
+    return Markup(re.sub(r"\S+", r"<span>\g<0></span>", str(escape(command))))
 
 
-def _missing(figure: Figure, costs: Mapping[str, str]) -> str:
-    """What can't be shown yet and what makes it; folded up when it is much."""
-    items = _by_command(figure.missing).items()
-    lines = "".join(
-        f"<li>{html.escape(what)}{_time(command, costs)}{_command(command)}</li>"
-        for command, what in items
-    )
-    if figure.absent:
-        return f'<div class="missing"><ul>{lines}</ul></div>'
-    state = " open" if len(items) <= 3 else ""
-    summary = f"<summary>{html.escape(_effort(figure.missing, costs))}</summary>"
-    return f'<details class="missing"{state}>{summary}<ul>{lines}</ul></details>'
+def table_html(text: str) -> Markup:
+    """Tables, and what stands between them as paragraphs."""
+    parts: list[str] = []
+    rows: list[list[str]] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in _BAR.split(line.strip())[1:-1]])
+            continue
+        if rows:
+            parts.append(_rows_html(rows))
+            rows = []
+        if line.strip():
+            parts.append(f'<p class="caption">{_inline(line)}</p>')
+    return Markup("\n".join(parts))
 
 
-def _effort(missing: tuple[Missing, ...], costs: Mapping[str, str]) -> str:
-    """ "1 command missing, about 2 min"; of several commands their number."""
-    commands = [command for command in _by_command(missing) if command]
-    if not commands:
-        return f"{count(len(missing), 'thing')} missing" if missing else ""
-    time = costs.get(commands[0], "").partition(":")[0]
-    return f"{count(len(commands), 'command')} missing" + f", {time}" * (
-        bool(time) and len(commands) == 1
-    )
+def _rows_html(rows: list[list[str]]) -> str:
+    """Head, a line of dashes, body; columns of numbers stand right."""
+    head, body = rows[0], rows[2:]
+    columns = [[row[k].replace("*", "") for row in body if k < len(row)] for k in range(len(head))]
+    right = [_is_numeric(column) for column in columns]
+
+    def line(cells: list[str], tag: str) -> str:
+        kinds = [' class="number"' * numeric for numeric in right]
+        pairs = zip(kinds, cells, strict=False)
+        return f"<tr>{''.join(f'<{tag}{kind}>{_inline(c)}</{tag}>' for kind, c in pairs)}</tr>"
+
+    inside = "\n".join(line(row, "td") for row in body)
+    table = f"<table><thead>{line(head, 'th')}</thead>\n<tbody>{inside}</tbody></table>"
+    return f'<div class="scroll">{table}</div>'
 
 
-def _time(command: str, costs: Mapping[str, str]) -> str:
-    time = html.escape(costs.get(command, ""))
-    return f'<span class="time">{time}</span>' * bool(time)
+def _is_numeric(column: list[str]) -> bool:
+    return any(column) and all(cell in _EMPTY or _NUMBER.fullmatch(cell) for cell in column)
 
 
-def _commands_left(report: Report) -> str:
-    """The section at the end with each command once."""
-    every = tuple(missing for figure in report.figures for missing in figure.missing)
-    commands = [command for command in _by_command(every) if command]
-    lines = "".join(
-        f"<li>{_time(command, report.costs)}{_command(command)}</li>" for command in commands
-    )
-    title = "<h2>Commands that make the rest</h2>"
-    text = (
-        "Each once, in the order of the page, to be run in the project's folder, and about how "
-        "long it takes. <code>report.py --make</code> runs the masks and evaluations among them."
-    )
-    section = f'{title}\n<p class="caption">{text}</p>\n<ul class="commands">{lines}</ul>'
-    return f'<section id="commands-left">\n{section}\n</section>' if commands else ""
-
-
-def _command(text: str) -> str:
-    """Lines to copy; each word is an element, so that a line breaks between words."""
-    if not text:
-        return ""
-    words = re.sub(r"\S+", r"<span>\g<0></span>", html.escape(text))
-    return f'<div class="command"><code>{words}</code><button type="button">copy</button></div>'
-
-
-def _by_command(missing: Iterable[Missing]) -> dict[str, str]:
-    """Command -> what it makes, in the order of appearance."""
-    found: dict[str, list[str]] = {}
-    for what, command in missing:
-        found.setdefault(command, []).append(what)
-    return {command: "; ".join(whats) for command, whats in found.items()}
+def _inline(text: str) -> str:
+    """Escaped, with **bold** and `code`."""
+    text = str(escape(text.replace("\\|", "|")))
+    text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
 
 
 def _files(figure: Figure, out: Path) -> list[tuple[str, str]]:
@@ -222,10 +179,6 @@ def _files(figure: Figure, out: Path) -> list[tuple[str, str]]:
 
 def _link(path: Path, out: Path) -> str:
     return quote(Path(os.path.relpath(path, out)).as_posix())
-
-
-def _id(figure: Figure) -> str:
-    return html.escape(figure.name.replace(" ", "_"))
 
 
 def _plain(text: str) -> str:

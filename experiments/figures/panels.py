@@ -1,53 +1,101 @@
-"""Curves over the steps of training, panel by panel under one legend. Needs matplotlib."""
+"""Curves over the steps of training, panel by panel under one legend. Drawing needs matplotlib."""
 
 from collections.abc import Collection, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
-from experiments.figures.style import COLOURS, WIDTH, plotting
+from experiments.figures.style import BLUE, COLOURS, WIDTH, plotting
 
 _START = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
 _MOST_POINTS = 100  # of a curve: more is noise at the size of a panel
 
-
-class Track(NamedTuple):
-    """A curve: (step, value) or, with a band, (step, value, least, greatest)."""
-
-    points: Sequence[tuple[float, ...]]
-    style: dict[str, Any]
+Points = list[tuple[float, ...]]  # (step, mean, least, greatest) over the seeds
 
 
-class Panel(NamedTuple):
-    """`from_zero`: the axis starts at 0, or the values would seem to differ more than they do."""
+class Curve(NamedTuple):
+    """A run, or the runs of a row: lines of metrics.jsonl, one list for each seed."""
 
-    title: str
-    tracks: list[Track]
-    from_zero: bool = True
-
-
-def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Label -> its colour, from the eighth on dashed."""
-    return {
-        label: {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i // len(COLOURS) % 3]}
-        for i, label in enumerate(dict.fromkeys(labels))
-    }
+    label: str
+    logs: list[list[dict[str, Any]]]
+    start: int | None  # of CARB
 
 
-def thin(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+class Quantity(NamedTuple):
+    """A value of the log lines; `colour` is for a single curve, several have one each."""
+
+    name: str
+    key: str
+    factor: float = 1
+    colour: str = BLUE
+    style: str = "-"
+    from_zero: bool = True  # the axis starts at 0, or values seem to differ more than they do
+
+
+class Panels(NamedTuple):
+    """What is drawn. `panels`: title, points and style of each curve, whether the axis has 0."""
+
+    panels: list[tuple[str, list[tuple[Points, dict[str, Any]]], bool]]
+    legend: dict[str, dict[str, Any]]  # label -> style
+    starts: Collection[int]  # of CARB
+    content: list[dict[str, Any]]  # the same for a JSON file: panel, curve, quantity, points
+
+
+def points(curve: Curve, quantity: Quantity) -> Points:
+    """At the steps that all seeds have logged, thinned out by means of neighbours."""
+    key, factor = quantity.key, quantity.factor
+    each = [
+        {line["step"]: factor * line[key] for line in log if line.get(key) is not None}
+        for log in curve.logs
+    ]
+    steps = sorted(set.intersection(*map(set, each)))
+    values = {step: [one[step] for one in each] for step in steps}
+    return thin([(s, sum(v) / len(v), min(v), max(v)) for s, v in values.items()])
+
+
+def thin(points: Sequence[tuple[float, ...]]) -> Points:
     """Means of neighbours, so many that at most _MOST_POINTS are left."""
     size = max(1, -(-len(points) // _MOST_POINTS))
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [tuple(sum(v) / len(v) for v in zip(*group, strict=True)) for group in groups]
 
 
-def grid(
-    panels: Sequence[Panel],
-    legend: dict[str, dict[str, Any]],
-    starts: Collection[int] = (),
-    xlabel: str = "step",
-    width: float = WIDTH,
-) -> Any:
-    """A figure of the panels that have a value (one has); CARB's `starts` are dotted.
+def arrange(curves: Sequence[Curve], quantities: dict[str, tuple[Quantity, ...]]) -> Panels:
+    """Panels by title, without those that no curve has a value for.
+
+    Colours tell the curves apart (from the eighth label on dashes too), or where there is one curve
+    its quantities.
+    """
+    every = [quantity for group in quantities.values() for quantity in group]
+    curves = [curve for curve in curves if any(points(curve, quantity) for quantity in every)]
+    several = len(curves) > 1
+    colours = {
+        label: {"color": COLOURS[i % len(COLOURS)], "linestyle": _DASHES[i // len(COLOURS) % 3]}
+        for i, label in enumerate(dict.fromkeys(curve.label for curve in curves))
+    }
+    panels, content, legend = [], [], {}
+    for title, group in quantities.items():
+        tracks = []
+        for curve, quantity in product(curves, group):
+            if not (found := points(curve, quantity)):
+                continue
+            style = {"color": quantity.colour, "linestyle": quantity.style}
+            if several:
+                dash = {"linestyle": quantity.style} if len(group) > 1 else {}
+                style = colours[curve.label] | dash
+            tracks.append((found, style))
+            what = {"panel": title, "curve": curve.label, "quantity": quantity.name}
+            content.append(what | {"points": found})
+            if quantity.name and (not several or len(group) > 1):
+                colour = "0.2" if several else quantity.colour
+                legend[quantity.name] = {"color": colour, "linestyle": quantity.style}
+        panels += [(title, tracks, group[0].from_zero)] if tracks else []
+    starts = {curve.start for curve in curves if curve.start is not None}
+    return Panels(panels, (colours if several else {}) | legend, starts, content)
+
+
+def grid(shown: Panels, width: float = WIDTH, xlabel: str = "step") -> Any:
+    """A figure of the panels (there is one), with CARB's starts as dotted lines.
 
     Panels stand below each other where the figure is narrow. One whose curves all begin after
     CARB's start begins there.
@@ -56,7 +104,7 @@ def grid(
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    panels = [panel for panel in panels if any(track.points for track in panel.tracks)]
+    panels, legend, starts, _ = shown
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     columns = columns if width == WIDTH else 1
     rows = -(-len(panels) // columns)
@@ -71,19 +119,19 @@ def grid(
     )
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    last = max(t.points[-1][0] for panel in panels for t in panel.tracks if t.points)
-    for ax, panel in zip(axes.flat, panels, strict=False):
-        for track in panel.tracks:
-            _draw(ax, track)
+    last = max(found[-1][0] for _, tracks, _ in panels for found, _ in tracks)
+    for ax, (title, tracks, from_zero) in zip(axes.flat, panels, strict=False):
+        for found, style in tracks:
+            _draw(ax, found, style)
         for start in sorted(starts):
             ax.axvline(start, **_START)
-        begin = min(track.points[0][0] for track in panel.tracks if track.points)
+        begin = min(found[0][0] for found, _ in tracks)
         left = max((start for start in starts if start <= begin), default=0)
-        ax.set(title=panel.title, xlim=(left, last) if left < last else None)
+        ax.set(title=title, xlim=(left, last) if left < last else None)
         if last >= 10_000:  # long labels run into each other: 16k
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
-        if panel.from_zero:
+        if from_zero:
             ax.set_ylim(bottom=0)
     figure.supxlabel(xlabel, fontsize=9)
     if lines:
@@ -91,11 +139,9 @@ def grid(
     return figure
 
 
-def _draw(ax: Any, track: Track) -> None:
-    if not track.points:
-        return
-    steps, values, *band = zip(*track.points, strict=True)
+def _draw(ax: Any, found: Points, style: dict[str, Any]) -> None:
+    steps, values, least, greatest = zip(*found, strict=True)
     marker = "." if len(steps) == 1 else None  # a line of one point is not seen
-    ax.plot(steps, values, linewidth=1.4, marker=marker, **track.style)
-    if band and any(low < high for low, high in zip(*band, strict=True)):
-        ax.fill_between(steps, *band, color=track.style["color"], alpha=0.18, linewidth=0)
+    ax.plot(steps, values, linewidth=1.4, marker=marker, **style)
+    if least != greatest:
+        ax.fill_between(steps, least, greatest, color=style["color"], alpha=0.18, linewidth=0)

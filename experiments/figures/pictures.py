@@ -5,7 +5,7 @@ import contextlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -13,16 +13,22 @@ from PIL import Image
 from datasets import SegmentationData, open_dataset
 from datasets.files import File, read_image, read_mask
 from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
-from experiments.figures.runs import TITLES, Stage
-from experiments.figures.style import Gallery
+from experiments.figures.style import Figure, Gallery, save_data
 from utils.config import Config
 from utils.safe.errors import InputError
 from utils.visualize import IGNORED_COLOR, colourize, gallery, save_image
 
 _PANEL = 960  # pixels: the widest panel of a page
 
-# What utils.visualize.gallery takes: rows of panels, titles, legend (names, colours), notes.
-Rows = tuple[list[list[np.ndarray]], list[str], list[str], np.ndarray, list[str]]
+
+class Rows(NamedTuple):
+    """What utils.visualize.gallery takes."""
+
+    panels: list[list[np.ndarray]]  # by row
+    titles: list[str]  # of the columns
+    names: list[str]  # of the legend
+    colours: np.ndarray
+    notes: list[str]  # above each row
 
 
 class Column(NamedTuple):
@@ -48,11 +54,6 @@ class Pictures(NamedTuple):
     def truth(self, name: str) -> np.ndarray:
         """(H,W) uint8; 255 is not labelled."""
         return self.dataset.read_ground_truth(self.ground_truth[name])
-
-
-def stage_title(name: str, stage: Stage) -> str:
-    """Of a stage of a run; a row of Table 1 without CARB took all of its steps as a warm-up."""
-    return "without CARB" if name == "warmup" and not stage.config.carb else TITLES[name]
 
 
 def open_pictures(config: Config, split: str) -> Pictures:
@@ -106,9 +107,9 @@ def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Colum
 def save_gallery(path: Path, rows: Rows) -> Gallery:
     """Write the rows as one picture; gives them for the page, each panel by itself."""
     save_image(path, gallery(*rows))
-    panels, titles, names, colours, notes = rows
-    legend = [(name, tuple(rgb)) for name, rgb in zip(names, colours.tolist(), strict=True)]
-    return Gallery([[_encoded(panel) for panel in row] for row in panels], titles, notes, legend)
+    legend = [(n, tuple(rgb)) for n, rgb in zip(rows.names, rows.colours.tolist(), strict=True)]
+    panels = [[_encoded(panel) for panel in row] for row in rows.panels]
+    return Gallery(panels, rows.titles, rows.notes, legend)
 
 
 def _encoded(panel: np.ndarray) -> str:
@@ -125,24 +126,47 @@ def _encoded(panel: np.ndarray) -> str:
 
 def compared(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> Rows:
     """Rows of image, ground truth and label maps, with the ids of the images."""
-    palette, rows, unlabelled = pictures.classes.palette, [], False
-    for name in names:
-        maps = [read_map(column.folder, name) for column in columns]
-        if pictures.ground_truth:
-            maps.insert(0, pictures.truth(name))
-        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in maps)
-        rows.append([read_image(pictures.images[name]), *(colourize(m, palette) for m in maps)])
-    titles = ["image", *["ground truth"] * bool(pictures.ground_truth)]
-    titles += [column.heading for column in columns]
-    return rows, titles, *legend_of(pictures.classes, unlabelled), list(names)
+    truth = [pictures.truth] if pictures.ground_truth else []
+    titles = ["image", *["ground truth"] * len(truth), *(column.heading for column in columns)]
+    maps = {
+        name: [*(read(name) for read in truth), *(read_map(c.folder, name) for c in columns)]
+        for name in names
+    }
+    return rows_of(pictures, maps, titles, list(names))
+
+
+def rows_of(
+    pictures: Pictures,
+    maps: dict[str, list[np.ndarray]],
+    titles: list[str],
+    notes: list[str],
+    marked: tuple[str, tuple[int, ...]] | None = None,
+) -> Rows:
+    """Each image beside its `maps`: class ids (H,W), or painted ones (H,W,3).
+
+    The legend has all classes, what is not labelled if anything is, and `marked`.
+    """
+    palette, panels, unlabelled = pictures.classes.palette, [], False
+    for name, row in maps.items():
+        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in row if ids.ndim == 2)
+        painted = (ids if ids.ndim == 3 else colourize(ids, palette) for ids in row)
+        panels.append([read_image(pictures.images[name]), *painted])
+    legend = dict(zip(pictures.classes.names, map(tuple, palette), strict=True))
+    legend |= {"not labelled": IGNORED_COLOR} if unlabelled else {}
+    legend |= dict([marked]) if marked else {}
+    return Rows(panels, titles, list(legend), np.array([*legend.values()], np.uint8), notes)
+
+
+def with_gallery(figure: Figure, rows: Rows, content: dict[str, Any], out: Path) -> Figure:
+    """The figure with its picture, which is written, and its data."""
+    path = out / f"{figure.name}.png"
+    return figure._replace(
+        pictures=(path,),
+        galleries=(save_gallery(path, rows),),
+        data=save_data(out, figure.name, content),
+    )
 
 
 def read_map(folder: Path, name: str) -> np.ndarray:
     """FOLDER/<image id>.png, class ids (H,W) uint8."""
     return read_mask(File(str(folder / f"{name}.png")))
-
-
-def legend_of(classes: ClassTable, unlabelled: bool) -> tuple[list[str], np.ndarray]:
-    """Names and colours of the classes, and black where there are `unlabelled` pixels."""
-    names = [*classes.names, *["not labelled"] * unlabelled]
-    return names, np.array([*classes.palette, IGNORED_COLOR], np.uint8)[: len(names)]

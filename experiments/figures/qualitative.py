@@ -4,27 +4,35 @@ The label maps are files: CLIP's of `gen_clip_masks.py --split`, the networks' o
 --save-predictions`. Needs no matplotlib.
 """
 
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.figures.commands import evaluation
-from experiments.figures.failures import draw_failures
-from experiments.figures.label_sources import data_set
+import numpy as np
+import torch
+
+from datasets.files import read_image
+from datasets.labels import IGNORE_INDEX
+from experiments.figures import commands
 from experiments.figures.pictures import (
     Column,
     Pictures,
     chosen,
     compared,
     open_pictures,
+    read_map,
+    rows_of,
     save_gallery,
-    stage_title,
+    with_gallery,
 )
-from experiments.figures.runs import TITLES, Run
-from experiments.figures.style import Figure, Missing, save_data
+from experiments.figures.runs import Run, data_set
+from experiments.figures.style import ORANGE, Figure, Missing, save_data
+from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
+from utils.visualize import IGNORED_COLOR
 
+_WRONG = tuple(bytes.fromhex(ORANGE[1:]))
 _MAPS = 4  # label maps beside image and ground truth: more are too small on a page
 _TITLE = "Fig. 7: qualitative results"
 _CAPTION = "The pseudo-masks are told which classes an image has, the networks are not."
@@ -93,31 +101,93 @@ def _columns(runs: list[Run], split: str) -> Iterator[tuple[Column, Missing]]:
     first = runs[0]
     if "warmup" in first.stages or "carb" in first.stages:
         yield pseudo_masks(first, split)
-    names = [name for name in TITLES if name in first.stages]
-    shown = [(stage_title(name, first.stages[name]), first.stages[name]) for name in names]
+    shown = [*first.titled.items()]
     if len(shown) == 1 and len(runs) > 1:
         shown = [(first.label, first.last)]
     for title, stage in [*shown, *((run.label, run.last) for run in runs[1:])]:
-        miou = stage.scores.get(split, {}).get("miou")
-        what = f"predictions of {stage.folder} on '{split}'"
-        yield (
-            Column(title, stage.predictions(split), miou),
-            Missing(what, evaluation(stage, split)),
-        )
+        column = Column(title, stage.predictions(split), stage.scores.get(split, {}).get("miou"))
+        yield column, commands.not_evaluated(stage, split, "predictions")
 
 
 def pseudo_masks(run: Run, split: str) -> tuple[Column, Missing]:
-    """Of run_demo.sh in the run's folder, or of a suite beside it."""
-    suite = run.folder.parent / f"pseudo_masks_{split}"
-    folders = [run.folder / f"masks_{split}", run.folder.parent / f"masks_{split}", suite]
-    in_suite = (run.folder.parent / "ablation.json").is_file()
-    folder = next((f for f in folders if f.is_dir()), suite if in_suite else folders[0])
+    """CLIP's, with their score."""
+    folder = run.masks(split)
     score = folder / "score.json"
     miou = read_json(score).get("miou") if score.is_file() else None
-    config = str(run.last.folder / "config.yaml")
-    command = ["python", "gen_clip_masks.py", "--config", config, "--split", split]
-    command += ["--out", str(folder), "--score"]
-    return (
-        Column("CLIP pseudo-masks", folder, miou),
-        Missing(f"CLIP's pseudo-masks of '{split}'", shlex.join(command)),
+    command = commands.masks(run.last.folder, folder, split, score=True)
+    what = f"CLIP's pseudo-masks of '{split}'"
+    return Column("CLIP pseudo-masks", folder, miou), Missing(what, command)
+
+
+def draw_failures(
+    run: Run, split: str, pictures: Pictures, count: int, out: Path, figure: str
+) -> Figure:
+    title = f"Worst images of {run.last.folder}"
+    if not pictures.ground_truth:
+        return Figure(figure, title, "", missing=(Missing(f"ground truth of '{split}'"),))
+    folder = run.last.predictions(split)
+    if not all((folder / f"{name}.png").is_file() for name in pictures.images):
+        missing = commands.not_evaluated(run.last, split, "predictions")
+        return Figure(figure, title, "", missing=(missing,))
+    scores = [score(pictures, name, folder) for name in pictures.images]
+    scores = sorted((s for s in scores if s["miou"] is not None), key=lambda s: s["miou"])
+    maps, notes = {}, []
+    for place, worst in enumerate(scores[:count], 1):
+        name = worst["image"]
+        truth, prediction = pictures.truth(name), read_map(folder, name)
+        wrong = error_map(read_image(pictures.images[name]), truth, prediction)
+        maps[name] = [truth, prediction, wrong]
+        notes.append(f"{place}. {name}: mIoU {100 * worst['miou']:.1f}; {describe(worst)}")
+    if not maps:
+        return Figure(figure, title, "", missing=(Missing(f"labelled pixels in '{split}'"),))
+    titles = ["image", "ground truth", "prediction", "wrong pixels"]
+    rows = rows_of(pictures, maps, titles, notes, ("wrong", _WRONG))
+    caption = (
+        f"The images of '{split}' with the lowest mIoU, each over the classes in its ground truth "
+        f"or in the prediction of {run.last.folder}, and the commonest confusion."
     )
+    content = {"run": str(run.last.folder), "split": split, "images": scores}
+    return with_gallery(Figure(figure, title, caption), rows, content, out)
+
+
+def score(pictures: Pictures, name: str, folder: Path) -> dict[str, Any]:
+    """An image's own mIoU (None without labelled pixels) and its largest confusion, if any.
+
+    `share` is the part of the labelled pixels that are `truth` and called `prediction`.
+    """
+    truth, prediction = pictures.truth(name), read_map(folder, name)
+    classes = pictures.classes.names
+    matrix = ConfusionMatrix(len(classes))
+    try:
+        matrix.update(torch.from_numpy(prediction), torch.from_numpy(truth))
+    except ValueError as error:
+        raise InputError(
+            f"{folder}/{name}.png does not fit the ground truth {pictures.ground_truth[name]}: "
+            f"{error}; run eval.py --save-predictions --overwrite again"
+        ) from None
+    counts = matrix.counts[:-1].clone()
+    labelled = int(counts.sum())
+    if labelled == 0:
+        return {"image": name, "miou": None}
+    worst = int(counts.fill_diagonal_(0).argmax())
+    row, column = divmod(worst, len(classes))
+    found = {"truth": classes[row], "prediction": classes[column]}
+    share = int(counts[row, column]) / labelled
+    return {"image": name, "miou": matrix.miou()} | (found | {"share": share} if share else {})
+
+
+def describe(scored: dict[str, Any]) -> str:
+    """The largest confusion of `score`."""
+    if "share" not in scored:
+        return "no pixel is wrong"
+    percent = f"{100 * scored['share']:.{0 if scored['share'] >= 0.01 else 2}f} %"
+    return f"{scored['truth']} taken for {scored['prediction']} on {percent} of the pixels"
+
+
+def error_map(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """The image in light grey with its wrong pixels marked, (H,W,3) uint8; unlabelled: black."""
+    grey = (128 + image.mean(2) / 2).astype(np.uint8)
+    shown = np.repeat(grey[..., None], 3, axis=2)
+    shown[truth != prediction] = _WRONG
+    shown[truth == IGNORE_INDEX] = IGNORED_COLOR
+    return shown

@@ -1,6 +1,7 @@
 """The tables between the markers of a README: nothing else of the file is touched."""
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 from utils.safe.errors import InputError
@@ -22,29 +23,27 @@ def fill_readme(path: Path, tables: dict[str, str]) -> tuple[list[str], list[str
     with path.open(encoding="utf-8", newline="") as file:
         text = file.read()
     newline = "\r\n" if "\r\n" in text else "\n"
-    known = f"the tables are {', '.join(tables)}"
-    parts, names, left, opened = [], [], [], None
+    parts, names, left = [], [], []
     kept = 0  # all before it is in `parts`
-    for marker in _MARKER.finditer(text):
-        name = marker[2]
-        if not marker[1]:
-            if opened is not None:
-                break
-            opened = marker
-            continue
-        if opened is None or opened[2] != name:
-            raise InputError(f"{path}: {marker[0]} closes no <!-- report:{name} --> before it")
-        if name not in tables:
-            left, opened = [*left, name], None
+    markers = [*_MARKER.finditer(text)]
+    for opened, closed in zip_longest(markers[::2], markers[1::2]):
+        stray = opened if opened[1] else closed if closed and closed[2] != opened[2] else None
+        if stray and stray[1]:
+            raise InputError(f"{path}: {stray[0]} closes no <!-- report:{stray[2]} --> before it")
+        if not closed or not closed[1]:
+            raise InputError(f"{path}: {opened[0]} is not closed by <!-- /report:{opened[2]} -->")
+        if (name := opened[2]) not in tables:
+            left.append(name)
             continue
         table = tables[name].strip().replace("\n", newline)
         parts += [text[kept : opened.end()], newline, newline, table, newline, newline]
-        names, kept, opened = [*names, name], marker.start(), None
-    if opened is not None:
-        raise InputError(f"{path}: {opened[0]} is not closed by <!-- /report:{opened[2]} -->")
+        names.append(name)
+        kept = closed.start()
     if not names:
-        lines = "<!-- report:NAME --> and <!-- /report:NAME -->"
-        raise InputError(f"{path}: no table has a place between lines {lines}; {known}")
+        raise InputError(
+            f"{path}: no table has a place between lines <!-- report:NAME --> and "
+            f"<!-- /report:NAME -->; the tables are {', '.join(tables)}"
+        )
     filled = "".join([*parts, text[kept:]])
     if filled != text:
         with replacing(path.resolve()) as temporary:

@@ -3,29 +3,26 @@
 Needs no matplotlib.
 """
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from datasets.files import read_image
-from datasets.labels import IGNORE_INDEX
 from datasets.mask_folder import pseudo_mask_files
-from experiments.figures.label_sources import labels_command
+from experiments.figures import commands
 from experiments.figures.pictures import (
     Pictures,
     Rows,
     chosen,
-    legend_of,
     open_pictures,
-    save_gallery,
+    rows_of,
+    with_gallery,
 )
 from experiments.figures.runs import Run
-from experiments.figures.style import Figure, Missing, save_data
+from experiments.figures.style import Figure, Missing
 from experiments.region_quality import Regions, count, regions, shares, table
 from models.carb import split_regions
 from models.trained import load_trained
@@ -72,11 +69,10 @@ def draw(
     folder = Path(config.pseudo_masks or run.folder / f"masks_{config.train_split}")
     missing = []
     if not Path(config.image_labels).is_file():
-        missing.append(Missing(f"the labels {config.image_labels}", labels_command(config)))
+        missing.append(Missing(f"the labels {config.image_labels}", commands.labels(config)))
     if not all((folder / f"{name}.png").is_file() for name in names):
-        words = ["python", "gen_clip_masks.py", "--config", str(checkpoint.parent / "config.yaml")]
-        command = shlex.join([*words, "--out", str(folder)])
-        missing.append(Missing(f"masks of '{config.train_split}' in {folder}", command))
+        what = f"masks of '{config.train_split}' in {folder}"
+        missing.append(Missing(what, commands.masks(checkpoint.parent, folder)))
     if missing:
         return [figure._replace(missing=tuple(missing))]
 
@@ -89,25 +85,21 @@ def draw(
         if image.name in shown:
             seen[image.name] = image
 
-    path = out / f"{_NAME}.png"
-    gallery = save_gallery(path, picture([seen[name] for name in shown], pictures))
+    step = trained.origin["step"]
     caption = (
         f"Training images{', evenly spaced' * isinstance(images, int)}, with CLIP's masks of "
-        f"{folder} and the prediction of {checkpoint} (step {trained.origin['step']}) among the "
-        "classes of each image."
+        f"{folder} and the prediction of {checkpoint} (step {step}) among the classes of each "
+        "image."
     )
-    content: dict[str, Any] = {"checkpoint": str(checkpoint), "step": trained.origin["step"]}
-    content |= {
-        "masks": str(folder),
-        "consistent": {name: consistent_share(seen[name]) for name in shown},
-    }
-    tables = ()
+    content: dict[str, Any] = {"checkpoint": str(checkpoint), "step": step, "masks": str(folder)}
+    content["consistent"] = {name: consistent_share(seen[name]) for name in shown}
     if counting:
         content |= {"counted_images": len(counting), "pixels": by_class(counts, classes.names)}
         tables = (f"{finding(counts)}\n\n{table(counts, classes.names)}",)
+        figure = figure._replace(tables=tables)
         caption += f" The table counts the pixels of {len(counting)} training images."
-    data = save_data(out, _NAME, content)
-    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, galleries=(gallery,))]
+    rows = picture([seen[name] for name in shown], pictures)
+    return [with_gallery(figure._replace(caption=caption), rows, content, out)]
 
 
 def checkpoint_of(run: Run) -> Path | None:
@@ -143,20 +135,16 @@ def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
 
 def picture(shown: list[Regions], pictures: Pictures) -> Rows:
     """Rows of image, pseudo-mask, prediction, consistent region and any ground truth."""
-    palette, rows, notes, unlabelled = pictures.classes.palette, [], [], False
+    maps = {}
     for image in shown:
-        maps = [image.pseudo_mask, image.prediction, image.pseudo_mask]
-        maps += [] if image.truth is None else [image.truth]
-        panels = [colourize(ids.numpy(), palette) for ids in maps]
-        panels[2][split_regions(image.pseudo_mask, image.prediction)[1].numpy()] = INCONSISTENT
-        rows.append([read_image(pictures.images[image.name]), *panels])
-        notes.append(in_words(image, len(palette)))
-        unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in maps)
+        region = colourize(image.pseudo_mask.numpy(), pictures.classes.palette)
+        region[split_regions(image.pseudo_mask, image.prediction)[1].numpy()] = INCONSISTENT
+        maps[image.name] = [image.pseudo_mask.numpy(), image.prediction.numpy(), region]
+        maps[image.name] += [] if image.truth is None else [image.truth.numpy()]
     titles = ["image", "(a) pseudo-mask", "(b) prediction", "(c) consistent region", "ground truth"]
-    titles = titles[: max(map(len, rows))]
-    names, colours = legend_of(pictures.classes, unlabelled)
-    names, colours = [*names, "inconsistent"], np.vstack([colours, np.uint8([INCONSISTENT])])
-    return rows, titles, names, colours, notes
+    titles = titles[: 1 + max(map(len, maps.values()))]
+    notes = [describe(image, len(pictures.classes)) for image in shown]
+    return rows_of(pictures, maps, titles, notes, ("inconsistent", INCONSISTENT))
 
 
 def consistent_share(image: Regions) -> float | None:
@@ -166,7 +154,7 @@ def consistent_share(image: Regions) -> float | None:
     return int(consistent.sum()) / labelled if labelled else None
 
 
-def in_words(image: Regions, num_classes: int) -> str:
+def describe(image: Regions, num_classes: int) -> str:
     """What stands above an image's row."""
     share = consistent_share(image)
     if share is None:

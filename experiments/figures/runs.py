@@ -12,7 +12,7 @@ from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
 
-STAGES = ("warmup", "carb", "supervised")
+DATA_SETS = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
 
 
@@ -44,6 +44,22 @@ class Run(NamedTuple):
     def last(self) -> Stage:
         """CARB where there is one, else the warm-up or the supervised network."""
         return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
+
+    @property
+    def titled(self) -> dict[str, Stage]:
+        """Title -> stage; a row of Table 1 without CARB took all of its steps as a warm-up."""
+        found = {TITLES[name]: self.stages[name] for name in TITLES if name in self.stages}
+        plain = "warmup" in self.stages and not self.stages["warmup"].config.carb
+        return {"without CARB" if t == "warm-up" and plain else t: s for t, s in found.items()}
+
+    def masks(self, split: str, suffix: str = "") -> Path:
+        """Folder of CLIP's pseudo-masks: masks_<split><suffix> in or beside the run's folder, of a
+        suite pseudo_masks_<split><suffix> beside its runs."""
+        beside = self.folder.parent
+        own = [folder / f"masks_{split}{suffix}" for folder in (self.folder, beside)]
+        of_suite = beside / f"pseudo_masks_{split}{suffix}"
+        usual = of_suite if (beside / "ablation.json").is_file() else own[0]
+        return next((folder for folder in (*own, of_suite) if folder.is_dir()), usual)
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -80,7 +96,7 @@ def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
         if (folder / "ablation.json").is_file():
             suites.append(Suite(label, folder, _read_suite(folder / "ablation.json")))
             continue
-        stages = {s: read_stage(folder / s) for s in STAGES if _is_stage(folder / s)}
+        stages = {s: read_stage(folder / s) for s in TITLES if _is_stage(folder / s)}
         if not stages and _is_stage(folder):
             stages = {_stage_name(folder): read_stage(folder)}
         if not stages:
@@ -125,17 +141,26 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
     return Run(f"{name}, seed {seed}", last.folder, stages)
 
 
+def data_set(config: Config) -> str:
+    """Its name, for readers."""
+    return DATA_SETS.get(config.dataset, Path(config.data_root).name)
+
+
+def is_miniature(clip_model: str) -> bool:
+    return Path(clip_model).parts[-2:] in (
+        ("weights", "clip.pt"),
+        ("miniature", "clip.pt"),  # where it lay before
+    )
+
+
 def read_stage(folder: Path) -> Stage:
     """Raises InputError naming a file that is damaged."""
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        log = [dict(parse_json(line)) for line in lines if line.endswith("}")]  # or half-written
+        log = [_line(line) for line in lines if line.endswith("}")]  # else half-written
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
-    for line in log:
-        if "balance" in line:  # of an earlier version
-            line["w"] = line.pop("balance")
     if not all(map(_is_line, log)):
         raise InputError(
             f"{path}: expected 'step', a whole number, and other numbers in each line, as "
@@ -146,6 +171,11 @@ def read_stage(folder: Path) -> Stage:
         for path in sorted(folder.glob("eval_*/metrics.json"))
     }
     return Stage(folder, load_config(folder / "config.yaml"), log, scores)
+
+
+def _line(text: str) -> dict[str, Any]:
+    """Of metrics.jsonl; older runs call w 'balance'."""
+    return {"w" if key == "balance" else key: v for key, v in dict(parse_json(text)).items()}
 
 
 def _is_line(line: dict[str, Any]) -> bool:
@@ -187,7 +217,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in STAGES
+        and row.get("stage") in TITLES
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
@@ -220,4 +250,4 @@ def _stage_name(folder: Path) -> str:
     command = "".join(lines[-1:])
     if re.search(r"(train_|baselines[./])supervised", command):
         return "supervised"
-    return next((name for name in STAGES if f"train_{name}.py" in command), "warmup")
+    return next((name for name in TITLES if f"train_{name}.py" in command), "warmup")

@@ -3,24 +3,24 @@
 The masks are files of gen_clip_masks.py. Needs no matplotlib.
 """
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.figures import commands
 from experiments.figures.pictures import (
     Column,
-    Pictures,
     chosen,
     compared,
     open_pictures,
     read_map,
-    save_gallery,
+    with_gallery,
 )
 from experiments.figures.runs import Run
-from experiments.figures.style import Figure, Missing, markdown, save_data
+from experiments.figures.style import Figure, Missing, markdown
+from experiments.numbers import in_percent, percent
 from utils.made_from import changed
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
@@ -56,7 +56,7 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
     except InputError as error:
         return [figure._replace(missing=(Missing(f"the images of {run.label}: {error}"),))]
     needed = ["meta.json", *["score.json"] * bool(pictures.ground_truth)]
-    ways = {way: folder_of(run, split, way) for way in WAYS}
+    ways = {way: run.masks(split, way.suffix) for way in WAYS}
     there = {
         way: folder
         for way, folder in ways.items()
@@ -65,7 +65,9 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
     missing = tuple(
         Missing(
             f"masks of '{split}', {way.title}",
-            command(run, split, way, folder, bool(pictures.ground_truth)),
+            commands.masks(
+                run.last.folder, folder, split, way.ratio, way.grid, bool(pictures.ground_truth)
+            ),
         )
         for way, folder in ways.items()
         if way not in there
@@ -80,8 +82,7 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
     if select:
         shown = dict(sorted(shown.items(), key=lambda item: -item[1])[:images])
     columns = [Column(way.title, there[way], scores[way].get("miou")) for way in there]
-    path = out / f"{_NAME}.png"
-    gallery = save_gallery(path, compared(pictures, list(shown), columns))
+    gallery = compared(pictures, list(shown), columns)
     rows = [way._asdict() | {"folder": str(there[way])} | scores[way] for way in there]
     content: dict[str, Any] = {"split": split, "masks": rows, "differing_pixels": shown}
     rule = "evenly spaced" if isinstance(images, int) else "as asked for"
@@ -93,37 +94,18 @@ def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[F
         f"CLIP's masks of '{split}', made with the labels of each image, and mIoU in % over the "
         f"whole split. Images shown: {rule}. Small classes: {small or 'none'}."
     )
-    tables = (table(scores, pictures),) if pictures.ground_truth else ()
-    data = save_data(out, _NAME, content)
-    return [Figure(_NAME, _TITLE, caption, (path,), data, tables, missing, (gallery,))]
+    tables = (table(scores),) if pictures.ground_truth else ()
+    figure = figure._replace(caption=caption, tables=tables, missing=missing)
+    return [with_gallery(figure, gallery, content, out)]
 
 
-def folder_of(run: Run, split: str, way: Masks) -> Path:
-    """Where the masks lie: RUN/masks_<split><suffix>, or OUT/pseudo_masks_<split><suffix> of a
-    suite, beside its runs."""
-    suite = run.folder.parent / f"pseudo_masks_{split}{way.suffix}"
-    folders = [parent / f"masks_{split}{way.suffix}" for parent in (run.folder, run.folder.parent)]
-    in_suite = (run.folder.parent / "ablation.json").is_file()
-    there = (folder for folder in (*folders, suite) if folder.is_dir())
-    return next(there, suite if in_suite else folders[0])
-
-
-def command(run: Run, split: str, way: Masks, folder: Path, score: bool) -> str:
-    """What makes the masks."""
-    words = ["python", "gen_clip_masks.py", "--config", str(run.last.folder / "config.yaml")]
-    words += ["--split", split, "--out", str(folder)]
-    words += ["--ratio", f"{way.ratio:g}"] * (way.ratio != 1)
-    words += ["--grid", "x".join(map(str, way.grid))] * (way.grid != (1, 1))
-    return shlex.join(words + ["--score"] * score)
-
-
-def table(scores: dict[Masks, dict[str, Any]], pictures: Pictures) -> str:
+def table(scores: dict[Masks, dict[str, Any]]) -> str:
     """Markdown: mIoU in % of all, the small and the large classes."""
     keys = {title: key for title, key in _SCORES.items() if any(key in s for s in scores.values())}
-    rows = []
-    for way, found in scores.items():
-        values = [found.get(key) for key in keys.values()]
-        rows.append([way.title, *("-" if v is None else f"{100 * v:.1f}" for v in values)])
+    rows = [
+        [way.title, *(percent(in_percent(found.get(key))) for key in keys.values())]
+        for way, found in scores.items()
+    ]
     return markdown(["pseudo-masks", *keys], rows)
 
 

@@ -1,15 +1,20 @@
 """Fig. 1 of the paper: classes per image, co-occurrence, and images with and without each class."""
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.doctor.statistics import LabelCounts
-from experiments.figures.label_sources import Labels, read_source
+from datasets import open_dataset
+from datasets.doctor.statistics import LabelCounts, count_labels
+from datasets.image_labels import read_image_labels
+from datasets.labels import load_classes
+from datasets.split_labels import find_labels
+from experiments.figures import commands
+from experiments.figures.runs import DATA_SETS, data_set
 from experiments.figures.style import (
     BLUE,
-    NARROW,
     ORANGE,
     WIDTH,
     Figure,
@@ -19,10 +24,24 @@ from experiments.figures.style import (
     save_data,
     save_figure,
 )
+from experiments.object_labels import read_coco, read_voc
+from utils.config import load_config
+from utils.safe.errors import InputError
+from utils.safe.paths import expand
 
 BINS = 20  # of the co-occurrence ratio, from 0 to 1
 MANY = 8  # classes in an image, what the paper says most driving scenes have
+_CLASS_FILES = Path(__file__).parents[2] / "datasets" / "classes"
 _NAMES_IN_A_ROW = 45  # class names that are readable side by side
+
+
+class Labels(NamedTuple):
+    """The counts of one data set."""
+
+    title: str
+    images: str  # which of its images: "training images"
+    names: tuple[str, ...]
+    counts: LabelCounts
 
 
 def draw(sources: list[str], out: Path) -> list[Figure]:
@@ -42,8 +61,7 @@ def draw(sources: list[str], out: Path) -> list[Figure]:
     pictures: list[Path] = []
     for i in range(0, len(sets), 2):
         name = figure.name + (f"_{i // 2 + 1}" if i else "")
-        wide, narrow = (_draw(sets[i : i + 2], sets, width) for width in (WIDTH, NARROW))
-        pictures += save_figure(wide, out, name, narrow)
+        pictures += save_figure(partial(_draw, sets[i : i + 2], sets), out, name)
     data = save_data(out, figure.name, {"data_sets": [describe(one) for one in sets]})
     tables = (table(sets),)
     return [figure._replace(pictures=tuple(pictures), data=data, tables=tables, missing=missing)]
@@ -95,7 +113,7 @@ def table(sets: list[Labels]) -> str:
     return markdown(head, rows)
 
 
-def _draw(shown: list[Labels], sets: list[Labels], width: float = WIDTH) -> Any:
+def _draw(shown: list[Labels], sets: list[Labels], width: float) -> Any:
     """One picture of one or two data sets; the axes hold all of `sets`."""
     pyplot = plotting()
     beside = 1 if width < WIDTH else len(shown)  # else below each other
@@ -141,3 +159,52 @@ def _draw_classes(axes: Any, one: Labels, small: bool) -> None:
     axes.bar(places, negative, bottom=positive, color=ORANGE, label="negative")
     axes.set_xticks(places, one.names, rotation=90, fontsize=6.5 if small else 8)
     axes.set(xlim=(-0.6, len(one.names) - 0.4), ylim=(0, one.counts.num_images))
+
+
+def read_source(source: str) -> Labels | Missing:
+    """The labels that a source names.
+
+    CONFIG.yaml          its image_labels, of its training images
+    CLASSES:LABELS.json  image-level labels of all images in the file; CLASSES is a class file or
+                         the name of one in datasets/classes (cityscapes:image_labels.json)
+    voc:FOLDER           VOC2012/, or one of the lists in its ImageSets/
+    coco:FILE            annotations/instances_train2014.json
+    """
+    kind, separator, path = source.rpartition(":")
+    if not separator or Path(source).is_file():
+        return _from_config(expand(source))
+    path = expand(path)
+    counted = f"images of {path}"
+    if kind == "voc":
+        labels, names = read_voc(path)
+        title = "PASCAL VOC"
+    elif kind == "coco":
+        labels, names = read_coco(path)
+        title = "MS COCO"
+    else:
+        shipped = _CLASS_FILES / f"{kind}.yaml"
+        names = load_classes(shipped if shipped.is_file() else expand(kind)).names
+        labels = read_image_labels(path, len(names), names)
+        title = DATA_SETS.get(Path(kind).stem, Path(kind).stem)
+    return Labels(title, counted, names, count_labels(list(labels.values()), len(names)))
+
+
+def _from_config(path: str) -> Labels | Missing:
+    config = load_config(path)
+    title = data_set(config)
+    if not Path(config.data_root).is_dir():
+        return Missing(f"the images of {title} in {config.data_root} (README, Data)")
+    if not Path(config.image_labels).is_file():
+        return Missing(f"the image-level labels of {title}", commands.labels(config))
+    classes = load_classes(config.class_file)
+    dataset = open_dataset(config.dataset, config.data_root)
+    images = dataset.images(config.train_split)
+    labels = find_labels(dataset, config.train_split, config.image_labels, classes, images)
+    known = list(labels.values())
+    if not known:
+        raise InputError(
+            f"{config.image_labels} has no label of the {len(images)} images in "
+            f"'{config.train_split}' of {config.data_root}; make them again: "
+            f"{commands.labels(config)}"
+        )
+    return Labels(title, "training images", classes.names, count_labels(known, len(classes)))

@@ -1,7 +1,7 @@
 """One look for all figures, what each of them is, and how it is written. Needs matplotlib."""
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -81,21 +81,24 @@ def plotting() -> ModuleType:
     return pyplot
 
 
-def save_figure(figure: Any, out: Path, name: str, narrow: Any = None) -> tuple[Path, ...]:
-    """Write NAME.svg and NAME.png below `out` and close the figure; gives the PNG.
+def save_figure(
+    draw: Callable[[float], Any], out: Path, name: str, for_phones: bool = True
+) -> tuple[Path, ...]:
+    """Write NAME.svg and NAME.png below `out`, and NAME_narrow.svg for phones; gives the PNG.
 
-    `narrow` is the same drawn NARROW inches wide: NAME_narrow.svg, for phones. An SVG has no
-    background, so that it fits a dark page too.
+    `draw` takes the width in inches. An SVG has no background, so that it fits a dark page too.
     """
-    files = {out / f"{name}.svg": figure, out / f"{name}.png": figure}
-    files |= {out / f"{name}_narrow.svg": narrow} if narrow else {}
-    for path, drawn in files.items():
-        kind = path.suffix[1:]
+    pyplot = plotting()
+    wide, narrow = draw(WIDTH), draw(NARROW) if for_phones else None
+    for suffix, figure in ((".svg", wide), (".png", wide), ("_narrow.svg", narrow)):
+        if figure is None:
+            continue
+        kind = suffix[-3:]
         options = {"metadata": {"Date": None}, "transparent": True} if kind == "svg" else {}
-        with replacing(path) as temporary:
-            drawn.savefig(temporary, dpi=DPI, format=kind, **options)
-    for drawn in files.values():
-        plotting().close(drawn)
+        with replacing(out / f"{name}{suffix}") as temporary:
+            figure.savefig(temporary, dpi=DPI, format=kind, **options)
+    for figure in filter(None, (wide, narrow)):
+        pyplot.close(figure)
     return (out / f"{name}.png",)
 
 
@@ -106,12 +109,10 @@ def save_data(out: Path, name: str, content: dict[str, Any]) -> Path:
     return path
 
 
-def save_table(out: Path, name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
-    """NAME.csv."""
-    path = out / f"{name}.csv"
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Empty cells where a value is None."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([head, *rows])
-    return path
+        csv.writer(file).writerows(rows)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -7,11 +7,10 @@ from typing import Any
 
 from datasets import open_dataset
 from experiments.figures.classes import check
-from experiments.figures.commands import evaluation
-from experiments.figures.pictures import stage_title
+from experiments.figures.commands import not_evaluated
 from experiments.figures.qualitative import pseudo_masks
-from experiments.figures.runs import TITLES, Run
-from experiments.figures.style import Figure, Missing, markdown, save_data
+from experiments.figures.runs import Run
+from experiments.figures.style import Figure, markdown, save_data
 from experiments.numbers import percent, scores_of
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
@@ -44,9 +43,7 @@ def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
         "image has, the networks are not."
     )
     missing = tuple(
-        Missing(f"the score of {run.last.folder} on '{split}'", evaluation(run.last, split))
-        for run in runs
-        if split not in run.last.scores
+        not_evaluated(run.last, split, "the score") for run in runs if split not in run.last.scores
     )
     title = f"Result of {runs[0].label}" if len(runs) == 1 else "Results"
     values = {title: scores_of(found) for title, found in scores.items()}
@@ -60,11 +57,7 @@ def scored(run: Run, split: str) -> dict[str, dict[str, Any]]:
     masks = pseudo_masks(run, split)[0]
     if "supervised" not in run.stages and (masks.folder / "score.json").is_file():
         found[masks.title] = read_json(masks.folder / "score.json")
-    for name in TITLES:
-        if name in run.stages:
-            stage = run.stages[name]
-            found[stage_title(name, stage)] = stage.scores.get(split, {})
-    return found
+    return found | {title: stage.scores.get(split, {}) for title, stage in run.titled.items()}
 
 
 def change(run: Run, split: str) -> str:

@@ -1,23 +1,138 @@
 """Fig. 6 of the paper, patch sizes and fixed weights, and its sweep over resize ratios."""
 
+import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from experiments.figures.cells import PAPER, is_a_sweep, read_cells, why_not
 from experiments.figures.runs import Suite
+from experiments.figures.scored_runs import PAPER, exclusion_reason, is_a_sweep, read_scored_runs
 from experiments.figures.style import (
+    BLUE,
     GREEN,
     GREY,
-    NARROW,
+    ORANGE,
     WIDTH,
+    YELLOW,
     Figure,
     Missing,
     plotting,
     save_data,
     save_figure,
 )
-from experiments.figures.sweep_rows import KINDS, Kind, Line, Sweep, find
 from experiments.numbers import MEASURES
+
+_LEAST = 3  # rows make a sweep
+_CITYSCAPES = "python -m experiments.ablation experiments/suites/cityscapes_{0}.yaml --out "
+_CITYSCAPES += "runs/cityscapes_{0}"
+_DEMO = "SUITE=demo_{0} bash scripts/demo_ablation.sh"
+
+Rows = dict[str, dict[str, Any]]  # name of a row -> its settings
+
+
+class Line(NamedTuple):
+    """Rows by their place on the x axis."""
+
+    label: str
+    rows: dict[float, str]
+    colour: str
+    marker: str = "o"  # "*" stands alone, the others are joined
+
+
+class Sweep(NamedTuple):
+    xlabel: str
+    lines: list[Line]
+    level: tuple[str, str] | None = None  # label and row of a horizontal line
+
+    @property
+    def places(self) -> dict[str, float]:
+        """Row -> its place on the x axis."""
+        return {name: x for line in self.lines for x, name in line.rows.items()}
+
+
+class Kind(NamedTuple):
+    """`sort` takes rows that are alike in all but `keys`; `suite` runs such a sweep."""
+
+    name: str
+    title: str
+    keys: tuple[str, ...]
+    sort: Callable[[Rows], Sweep]
+    what: str  # "patch sizes"
+    suite: str
+    on_demo: str = _DEMO  # command
+
+
+def find(suite: Suite, kind: Kind) -> list[Sweep]:
+    """The sweeps of a kind, over rows that have scores."""
+    groups: dict[str, Rows] = {}
+    for name, row in suite.content["rows"].items():
+        others = {key: value for key, value in row["settings"].items() if key not in kind.keys}
+        if row["seeds"] and row["stage"] != "supervised":
+            same = json.dumps([row["stage"], others], sort_keys=True)
+            groups.setdefault(same, {})[name] = row["settings"]
+    sweeps = [kind.sort(rows) for rows in groups.values()]
+    return [sweep for sweep in sweeps if len(sweep.places) >= _LEAST]
+
+
+def patch_sizes(rows: Rows) -> Sweep:
+    """One side is the longest of all and x the other one; shorter squares are stars."""
+    sizes = {name: tuple(s["patch_size"]) for name, s in rows.items() if "patch_size" in s}
+    long = max((side for size in sizes.values() for side in size), default=0)
+    upright = {width: name for name, (height, width) in sizes.items() if height == long}
+    lying = {height: name for name, (height, width) in sizes.items() if width == long}
+    squares = {h: name for name, (h, w) in sizes.items() if h == w < long}
+    lines = [
+        Line(f"upright, {long} x n", upright, BLUE),
+        Line(f"lying, n x {long}", lying, ORANGE, "s"),
+        Line("square, n x n", squares, YELLOW, "*"),
+    ]
+    return Sweep("n in pixels; height x width of the patch", lines)
+
+
+def fixed_weights(rows: Rows) -> Sweep:
+    weights = {name: s.get("region_weight", "adaptive") for name, s in rows.items()}
+    fixed = {weight: name for name, weight in weights.items() if weight != "adaptive"}
+    adaptive = [name for name, weight in weights.items() if weight == "adaptive"]
+    level = ("adaptive w", adaptive[0]) if adaptive else None
+    return Sweep("weight w of the inconsistent region", [Line("fixed w", fixed, BLUE)], level)
+
+
+def resize_ratios(rows: Rows) -> Sweep:
+    ratios = {name: s["local_resize"] for name, s in rows.items() if "local_resize" in s}
+    fixed = {low: name for name, (low, high) in ratios.items() if low == high}
+    drawn = [(f"drawn from U[{a:g}, {b:g}]", n) for n, (a, b) in ratios.items() if a < b]
+    level = drawn[0] if drawn else None
+    return Sweep("resize ratio of the local view", [Line("fixed ratio", fixed, BLUE)], level)
+
+
+KINDS = (
+    Kind(
+        "fig6a_patch_size",
+        "Fig. 6 (a): patch size of the local view",
+        ("patch_size",),
+        patch_sizes,
+        "patch sizes",
+        "patch_size",
+    ),
+    Kind(
+        "fig6b_weight",
+        "Fig. 6 (b): fixed weight against the adaptive one",
+        ("region_weight",),
+        fixed_weights,
+        "weights",
+        "weight",
+        "bash scripts/demo_ablation.sh",
+    ),
+    Kind(
+        "resize_ratio",
+        "Resize ratio of the local view",
+        ("local_resize",),
+        resize_ratios,
+        "ratios",
+        "resize_ratio",
+    ),
+)
 
 
 def draw(suites: list[Suite], out: Path) -> list[Figure]:
@@ -29,20 +144,21 @@ def draw(suites: list[Suite], out: Path) -> list[Figure]:
             several = f"_{i}" * ([other for other, _ in found].count(suite) > 1)
             figures.append(_figure(suite, sweep, kind, several, out))
         if not found:
-            missing = tuple(Missing(what, command) for what, command in kind.commands.items())
+            missing = (
+                Missing(f"{kind.what} on Cityscapes", _CITYSCAPES.format(kind.suite)),
+                Missing(f"{kind.what} on the demo's scenes", kind.on_demo.format(kind.suite)),
+            )
             figures.append(Figure(kind.name, kind.title, "", missing=missing))
     return figures
 
 
 def _figure(suite: Suite, sweep: Sweep, kind: Kind, number: str, out: Path) -> Figure:
     rows, stated = suite.content["rows"], _stated(suite, kind)
-    wide, narrow = (_panels(sweep, rows, stated, width) for width in (WIDTH, NARROW))
-    placed = {name: x for line in sweep.lines for x, name in line.rows.items()}
     name = "_".join([kind.name, suite.slug]) + number
     data = {"suite": str(suite.folder), "x": sweep.xlabel, "paper": stated}
-    shown = [*placed, *([sweep.level[1]] if sweep.level else [])]
+    shown = [*sweep.places, *([sweep.level[1]] if sweep.level else [])]
     data["rows"] = {
-        row: {"x": placed.get(row)}
+        row: {"x": sweep.places.get(row)}
         | {k: rows[row][k] for k in ("settings", "mean", "std", "seeds")}
         for row in shown
     }
@@ -54,15 +170,15 @@ def _figure(suite: Suite, sweep: Sweep, kind: Kind, number: str, out: Path) -> F
     )
     if stated:
         caption += f" Grey: what the paper states ({stated['place']})."
-    picture = save_figure(wide, out, name, narrow)
+    picture = save_figure(partial(_panels, sweep, rows, stated), out, name)
     title = f"{kind.title} ({suite.label})"
     return Figure(name, title, caption, picture, save_data(out, name, data))
 
 
 def _panels(sweep: Sweep, rows: dict[str, Any], stated: dict[str, Any], width: float) -> Any:
     """A panel each for the mIoU of all, of the small and of the large classes."""
-    placed = {name: x for line in sweep.lines for x, name in line.rows.items()}
-    measures = [m for m in MEASURES if any(rows[n]["mean"].get(m) is not None for n in placed)]
+    means = [rows[name]["mean"] for name in sweep.places]
+    measures = [m for m in MEASURES if any(mean.get(m) is not None for mean in means)]
     pyplot = plotting()
     beside = len(measures) if width == WIDTH else 1  # else below each other
     size = (width, 3.2 if width == WIDTH else 2.4 * len(measures) + 0.8)
@@ -77,7 +193,7 @@ def _panels(sweep: Sweep, rows: dict[str, Any], stated: dict[str, Any], width: f
         if measure == "mIoU":
             _plot_stated(ax, stated)
         ax.set_title("mIoU, %" if measure == "mIoU" else f"mIoU of the {measure} classes, %")
-        places = sorted(set(placed.values()))
+        places = sorted(set(sweep.places.values()))
         if len(places) <= 5:
             ax.set_xticks(places, [f"{x:g}" for x in places])
         ax.margins(x=0.08, y=0.12)
@@ -127,9 +243,9 @@ def _plot_level(ax: Any, level: tuple[str, str], rows: dict[str, Any], measure: 
 def _stated(suite: Suite, kind: Kind) -> dict[str, Any]:
     """The paper's numbers, where the suite ran as the paper did but for what the sweep changes."""
     stated = PAPER.get(kind.name, {})
-    cells = read_cells([], [suite])
-    reasons = {why_not(cell) for cell in cells}
-    places = {(cell.config.dataset, cell.metrics.get("split")) for cell in cells}
+    runs = read_scored_runs([], [suite])
+    reasons = {exclusion_reason(run) for run in runs}
+    places = {(run.config.dataset, run.metrics.get("split")) for run in runs}
     good = all(not reason or is_a_sweep(reason) for reason in reasons)
     return stated if good and places == {(stated.get("dataset"), stated.get("split"))} else {}
 

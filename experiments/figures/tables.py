@@ -1,31 +1,41 @@
 """Tables 1-4 of the paper, its numbers beside ours, and the tables of a README.
 
-The paper's tables hold what was trained and scored as theirs was (cells.py says when);
-all else has tables of its own (run_tables.py).
+The paper's tables hold what was trained and scored as theirs was (scored_runs.py says when);
+all else has tables of its own.
 """
 
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
-from experiments.figures.cells import (
+from experiments.figures.commands import training
+from experiments.figures.runs import DATA_SETS, Run, Suite
+from experiments.figures.scored_runs import (
     PAPER,
     SUPERVISED,
-    Cell,
+    ScoredRun,
     by_settings,
     differences,
-    mean_of,
-    read_cells,
-    why_not,
+    exclusion_reason,
+    read_scored_runs,
+    scores_over_seeds,
 )
-from experiments.figures.run_tables import class_table, other_table, suite_table
-from experiments.figures.runs import Run, Suite
-from experiments.figures.style import Figure, Missing, markdown, save_data
-from experiments.numbers import percent, spread, suite_tables
+from experiments.figures.style import Figure, Missing, count, markdown, save_data
+from experiments.numbers import (
+    MEASURES,
+    Mean,
+    class_table,
+    in_percent,
+    iou_by_class,
+    percent,
+    spread,
+    suite_tables,
+)
+from experiments.suite_file import as_arguments
 from utils.safe.files import read_json
 
 AUTHORS = Path("runs/authors")  # eval.py --out runs/authors/<data set>_<views>, their checkpoints
-NAMES = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
 # The paper's name -> the row of Table 1 that it is.
 _OURS = {"Ours": "Dual + CARB", "DeepLab-ASPP (Full supervision)": SUPERVISED}
 # Of the README: where the paper's number stands.
@@ -36,17 +46,17 @@ _RESULTS = {
     "WildDash2, Dual + CARB": ("table4", "Ours"),
 }
 
-Line = dict[str, list[Cell]]  # runs of equal settings but for the seed, by split
+Line = dict[str, list[ScoredRun]]  # runs of equal settings but for the seed, by split
 
 
 def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
     """Tables 1-4, one for each suite, one for all other runs."""
-    cells = read_cells(runs, suites)
-    papers = [cell for cell in cells if not why_not(cell)]
+    scored = read_scored_runs(runs, suites)
+    papers = [run for run in scored if not exclusion_reason(run)]
     figures = [paper_table(name, papers, out) for name in PAPER if name.startswith("table")]
     figures += [suite_table(suite, out) for suite in suites]
-    of_suites = {cell.folder.resolve() for cell in read_cells([], suites)}
-    others = [c for c in cells if why_not(c) and c.folder.resolve() not in of_suites]
+    of_suites = {run.folder.resolve() for run in read_scored_runs([], suites)}
+    others = [r for r in scored if r not in papers and r.folder.resolve() not in of_suites]
     return figures + ([other_table(others, out)] if others else [])
 
 
@@ -55,7 +65,7 @@ def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS)
 
     That is not there when it would hold the paper's numbers alone.
     """
-    papers = [cell for cell in read_cells(runs, suites) if not why_not(cell)]
+    papers = [run for run in read_scored_runs(runs, suites) if not exclusion_reason(run)]
     rows, any_here = [], False
     for title, (name, method) in _RESULTS.items():
         table, row = PAPER[name], _OURS.get(method, method)
@@ -64,7 +74,10 @@ def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS)
         theirs = read_json(path) if path.is_file() else {}
         whole = theirs.get("num_images") == PAPER["images"][dataset]["val"]
         ours = [line["val"] for line in lines(papers, dataset, row) if "val" in line]
-        here = [percent(100 * theirs["miou"]) if whole else "", _value(ours[0]) if ours else ""]
+        here = [
+            percent(in_percent(theirs["miou"])) if whole else "",
+            _value(ours[0]) if ours else "",
+        ]
         stated = percent(table["rows"][method][0])
         any_here = any_here or any(here)
         rows.append([title, stated, *(value or "not run here" for value in here)])
@@ -73,105 +86,181 @@ def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS)
     return results | {s.label: suite_tables(s.content) for s in suites}
 
 
-def paper_table(name: str, cells: list[Cell], out: Path) -> Figure:
-    """One of the paper's tables; `cells`: what may stand in any of them."""
+def suite_table(suite: Suite, out: Path) -> Figure:
+    """Rows, contrasts and IoU by class of a suite."""
+    content, rows = suite.content, suite.content["rows"]
+    found = read_scored_runs([], [suite])
+    reasons = {reason for run in found for reason in exclusion_reason(run).split("; ") if reason}
+    scored = {name: list(row["metrics"].values()) for name, row in rows.items() if row["metrics"]}
+    first = next((metrics[0] for metrics in scored.values()), {})
+    settings = ", ".join(as_arguments(content.get("settings", {}))[1::2])
+    caption = (
+        f"{content.get('config', '')}{' with ' * bool(settings)}{settings}; split "
+        f"{content.get('split')} ({first.get('num_images', '?')} images). mIoU in %: mean ± sample "
+        "standard deviation over the seeds, then seed by seed; below each contrast is taken seed "
+        "by seed, then IoU in % by class, mean over the seeds."
+    )
+    if reasons:
+        caption += f" Not to be compared with the paper's numbers: {'; '.join(sorted(reasons))}."
+    elif not found:
+        caption += " Not among the paper's numbers: the runs' folders are not here."
+    left = ", ".join(name for name, row in rows.items() if not row["metrics"])
+    name = f"suite_{suite.slug}"
+    means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
+    data = {"suite": str(suite.folder), "rows": means, "contrasts": content.get("contrasts", {})}
+    return Figure(
+        name,
+        f"Results of {suite.label}",
+        caption,
+        data=save_data(out, name, data | {"iou_by_class": _classes(scored)}),
+        tables=(suite_tables(content), *[class_table(scored)] * bool(scored)),
+        missing=(Missing(f"rows not run: {left}", training(suite)),) if left else (),
+        leads=bool(scored),
+    )
+
+
+def other_table(runs: list[ScoredRun], out: Path) -> Figure:
+    """Runs that can't be compared with the paper's numbers, and why; seeds together."""
+    rows, content, columns = [], [], {}
+    groups = [(split, found) for one in by_settings(runs) for split, found in one.items()]
+    for split, found in groups:
+        first = found[0]
+        label = ", ".join(dict.fromkeys(run.label for run in found))
+        where = f"{first.config.dataset} {split} ({first.metrics.get('num_images')} images)"
+        means, reason = scores_over_seeds(found), exclusion_reason(first)
+        scores = [spread(*mean) for mean in means.values()]
+        rows.append([label, first.row, where, len(found), *scores, reason])
+        column = f"{label}: {first.row}"
+        column += f" ({len(columns)})" * (column in columns)  # of another split, say
+        columns[column] = [run.metrics for run in found]
+        content.append(
+            {"runs": [str(run.folder) for run in found], "row": first.row, "split": split}
+            | {heading: mean._asdict() for heading, mean in means.items()}
+            | {"other_than_the_paper": reason}
+        )
+    head = ["run", "method", "scored on", "seeds", *MEASURES, "other than in the paper"]
+    caption = (
+        "mIoU in % (mean ± sample standard deviation over runs that differ in the seed only) and "
+        "IoU in % by class, mean over the seeds. They compare with the paper's only where data, "
+        "masks, networks and evaluation are the same."
+    )
+    return Figure(
+        "other_runs",
+        "All numbers of these runs",
+        caption,
+        data=save_data(out, "other_runs", {"lines": content, "iou_by_class": _classes(columns)}),
+        tables=(markdown(head, rows), class_table(columns)),
+        # where no mean is over several runs, the page has shown these numbers
+        folded=all(len(found) == 1 for _, found in groups),
+    )
+
+
+def _classes(networks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """`iou_by_class` for a JSON file."""
+    return {
+        network: {name: mean._asdict() for name, mean in found.items()}
+        for network, found in iou_by_class(networks).items()
+    }
+
+
+def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
+    """One of the paper's tables; `comparable`: what may stand in any of them."""
     table = PAPER[name]
     dataset, splits = table["dataset"], table["splits"]
-    shown, missing, content = [], [], []
-    columns: dict[str, list[Cell]] = {}
+    rows, missing, content = [], [], []
+    columns: dict[str, list[dict[str, Any]]] = {}  # of IoU by class
     for method, stated in table["rows"].items():
         row = method if name == "table1" else _OURS.get(method)
-        found = lines(cells, dataset, row) if row else []
+        found = lines(comparable, dataset, row) if row else []
         for i, line in enumerate(found or [{}]):
-            values = []
-            for split, value in zip(splits, stated, strict=True):
+            values, settings = [], _settings(line)
+            for split, value in zip(splits, [None] * len(stated) if i else stated, strict=True):
                 runs = line.get(split, [])
-                values.append("-" if value is None or i else percent(value))
-                values.append(_value(runs) if runs else "not run" if row else "-")
+                values += [percent(value), _value(runs) if runs else "not run" if row else "-"]
                 if row and not runs and not i:
-                    what = f"{NAMES[dataset]} {split}: {method}"
+                    what = f"{DATA_SETS[dataset]} {split}: {method}"
                     missing += _not_run(what, dataset, split, row, line)
                 if runs:
-                    columns[_column(row, split, line, i)] = runs
-                content.append(_entry(method, split, None if i else value, runs))
-            label = f"{method}, other settings" if i else method
-            shown.append([label, *values, _settings(line) or "-"])
+                    column = f"{row}{', test' * (split == 'test')}{f', {settings}' * (i > 0)}"
+                    columns[column] = [run.metrics for run in runs]
+                content.append(_entry(method, split, value, runs))
+            rows.append([f"{method}{', other settings' * (i > 0)}", *values, settings or "-"])
     head = [f"{split}: {whose}" for split in splits for whose in ("paper", "this code")]
     head = ["method", *head, *["settings of this code"] * bool(columns)]
-    tables = [markdown(head, [row[: len(head)] for row in shown])]
-    if columns:
-        tables.append(class_table({n: [c.metrics for c in runs] for n, runs in columns.items()}))
     caption = (
         f"{table['place']} of the paper, {table['title']}: mIoU in % as stated there and of this "
         "code (last checkpoint; mean ± sample standard deviation over the seeds)."
     )
     caption += " IoU in % by class: of this code's runs, the paper gives none." * bool(columns)
-    data = save_data(out, name, {"stated": table, "cells": content})
-    title = f"{table['place']}: {table['title']}"
-    folded = not columns  # the paper's numbers alone
-    return Figure(name, title, caption, (), data, tuple(tables), tuple(missing), folded=folded)
+    return Figure(
+        name,
+        f"{table['place']}: {table['title']}",
+        caption,
+        data=save_data(out, name, {"stated": table, "cells": content}),
+        tables=(
+            markdown(head, [row[: len(head)] for row in rows]),
+            *([class_table(columns)] if columns else []),
+        ),
+        missing=tuple(missing),
+        folded=not columns,  # the paper's numbers alone
+    )
 
 
-def lines(cells: list[Cell], dataset: str, row: str) -> list[Line]:
+def lines(runs: list[ScoredRun], dataset: str, row: str) -> list[Line]:
     """Lines of a method: first that whose settings are nearest to a shipped config's.
 
     A seed counts once, as first given: the default row of each sweep is the row of Table 1 again.
     """
     found = []
-    for line in by_settings(c for c in cells if c.config.dataset == dataset and c.row == row):
-        seeds: dict[str, dict[int, Cell]] = {split: {} for split in line}
-        for split, runs in line.items():
-            for cell in runs:
-                seeds[split].setdefault(cell.config.seed, cell)
-        found.append({split: list(runs.values()) for split, runs in seeds.items()})
+    for line in by_settings(r for r in runs if r.config.dataset == dataset and r.row == row):
+        once: Line = {}
+        for split, scored in line.items():
+            seeds = {run.config.seed: run for run in reversed(scored)}
+            once[split] = [run for run in scored if seeds[run.config.seed] is run]
+        found.append(once)
     return sorted(found, key=lambda line: len(differences(_first(line).config)[1]))
 
 
-def _first(line: Line) -> Cell:
-    return next(cells[0] for cells in line.values())
+def _first(line: Line) -> ScoredRun:
+    return next(runs[0] for runs in line.values())
 
 
-def _value(cells: list[Cell]) -> str:
+def _value(runs: list[ScoredRun]) -> str:
     """52.0 ± 0.3 (3 seeds)."""
-    seeds = f" ({len(cells)} seed{'s' * (len(cells) > 1)})"
-    return spread(*mean_of(cells)) + seeds
+    return f"{spread(*_miou(runs))} ({count(len(runs), 'seed')})"
+
+
+def _miou(runs: list[ScoredRun]) -> Mean:
+    return scores_over_seeds(runs)["mIoU"]
 
 
 def _settings(line: Line) -> str:
     """The shipped config that a line followed and what it changed."""
     if not line:
         return ""
-    cell = _first(line)
-    shipped, changed = differences(cell.config)
-    bf16 = cell.metrics.get("inference", {}).get("precision") == "bf16"
+    run = _first(line)
+    shipped, changed = differences(run.config)
+    bf16 = run.metrics.get("inference", {}).get("precision") == "bf16"
     changes = [f"{key} {json.dumps(value)}" for key, value in changed.items()]
     return ", ".join([shipped, *changes, *["scored in bf16"] * bf16])
 
 
-def _column(row: str, split: str, line: Line, i: int) -> str:
-    changed = f", {_settings(line)}" if i else ""
-    return f"{row}{', test' * (split == 'test')}{changed}"
-
-
-def _entry(method: str, split: str, stated: float | None, cells: list[Cell]) -> dict:
-    mean, std = mean_of(cells)
-    runs = {str(cell.folder): mean_of([cell])[0] for cell in cells}
-    return {"method": method, "split": split, "paper": stated, "mean": mean, "std": std} | {
-        "runs": runs,
-        "settings": _settings({split: cells} if cells else {}),
+def _entry(method: str, split: str, stated: float | None, runs: list[ScoredRun]) -> dict[str, Any]:
+    entry = {"method": method, "split": split, "paper": stated} | _miou(runs)._asdict()
+    return entry | {
+        "runs": {str(run.folder): _miou([run]).mean for run in runs},
+        "settings": _settings({split: runs} if runs else {}),
     }
 
 
 def _not_run(what: str, dataset: str, split: str, row: str, line: Line) -> list[Missing]:
     """What fills a cell: a training, or where there is one its evaluation on another split."""
-    if line and (dataset, split) == ("cityscapes", "test"):
-        network = shlex.quote(f"{_first(line).folder}/last.pt")
-        how = f"python eval.py --ckpt {network} --split test --export-submission FOLDER"
+    networks = [shlex.quote(f"{run.folder}/last.pt") for run in next(iter(line.values()), [])]
+    if networks and (dataset, split) == ("cityscapes", "test"):
+        how = f"python eval.py --ckpt {networks[0]} --split test --export-submission FOLDER"
         return [Missing(f"{what}: the benchmark's server scores it; {how} makes its zip")]
-    if line:
-        command = "python eval.py --ckpt {} --split " + split
-        cells = next(iter(line.values()))
-        return [Missing(what, command.format(shlex.quote(f"{c.folder}/last.pt"))) for c in cells]
+    if networks:
+        return [Missing(what, f"python eval.py --ckpt {n} --split {split}") for n in networks]
     if dataset != "wilddash2":
         suite = f"{dataset}_table1"
         file = f"experiments/suites/{suite}.yaml"

@@ -1,4 +1,4 @@
-"""The published pipeline and metric against the authors' numbers; their benchmarks on tiny work."""
+"""The published pipeline and metric against the official numbers; their benchmarks on tiny work."""
 
 import sys
 
@@ -9,16 +9,16 @@ from conftest import golden_cases, load_golden
 from test_transforms import PIPELINE, golden_matches, replay
 
 from benchmarks import data_pipeline, evaluation
+from benchmarks.harness import Options, compare
 from benchmarks.published import data as published
 from benchmarks.published.evaluation import areas, iou
-from benchmarks.timing import Options, compare
 from datasets.transforms import IMAGENET_STD, TrainTransform
 
 SIZE, CROP = (64, 128), (32, 64)
 
 
 @pytest.mark.parametrize("key", golden_matches(PIPELINE))
-def test_published_pipeline_is_the_authors(key: str) -> None:
+def test_published_pipeline_is_the_official_one(key: str) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     golden, case = load_golden("pipeline.npz"), key.removesuffix("_img")
     expected = golden[key].transpose(2, 0, 1)
@@ -31,7 +31,7 @@ def test_published_pipeline_is_the_authors(key: str) -> None:
 
 
 @pytest.mark.parametrize("case", golden_cases("metrics.npz") or ["none"])
-def test_published_areas_are_the_authors(case: str) -> None:
+def test_published_areas_are_the_official_ones(case: str) -> None:
     golden = load_golden("metrics.npz")
     num_classes, totals = int(golden[f"{case}/num_classes"]), torch.zeros(4, 1)
     names = [f"{case}/{name}_per_image" for name in ("intersect", "union", "pred_area")]
@@ -48,7 +48,7 @@ def test_published_areas_are_the_authors(case: str) -> None:
 def test_evaluation_benchmark_compares_and_times(number: int) -> None:
     options = Options("cpu", quick=True)
     result = compare(evaluation.cases(options, SIZE)[number], options)
-    assert result.ratio > 0 and "equal" in result.agreement
+    assert result["ratio"] > 0 and "equal" in result["agreement"]
 
 
 def test_data_benchmark_compares_and_times() -> None:
@@ -59,10 +59,10 @@ def test_data_benchmark_compares_and_times() -> None:
     assert share.ours()[0].dtype == torch.uint8  # the training device normalises
     assert normalised.ours()[0].dtype == torch.float32
     for case in (share, normalised, cached):
-        assert "grey levels" in compare(case, options).agreement
+        assert "grey levels" in compare(case, options)["agreement"]
 
 
-def test_the_pipelines_are_checked_on_a_picture_that_is_not_timed(monkeypatch) -> None:
+def test_the_pipelines_are_checked_on_an_image_that_is_not_timed(monkeypatch) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     read, sample = [], published.sample
 
@@ -77,7 +77,7 @@ def test_the_pipelines_are_checked_on_a_picture_that_is_not_timed(monkeypatch) -
     assert read == ["checked"] * 8 + ["timed"] * 8
 
 
-def test_seconds_of_the_authors_are_for_the_cpu_alone(monkeypatch) -> None:
+def test_seconds_of_the_official_program_are_for_the_cpu_alone(monkeypatch) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     monkeypatch.setattr(evaluation, "SIZE", SIZE)
     monkeypatch.setattr(data_pipeline, "SIZE", SIZE)

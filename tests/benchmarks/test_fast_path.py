@@ -9,8 +9,7 @@ from tiny_clip import tiny_clip
 
 from benchmarks.inputs import official_config, random_images, random_labels
 from benchmarks.published.loss import Losses
-from benchmarks.published.network import build_network as build_published
-from benchmarks.published.step import Step
+from benchmarks.published.step import Step, plain
 from datasets.transforms import normalize
 from models.build import (
     build_criterion,
@@ -74,10 +73,10 @@ def text_embeddings() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def plain() -> tuple[list[float], torch.Tensor]:
+def published() -> tuple[list[float], torch.Tensor]:
     """The losses, and how far the weights of the ASPP went."""
     torch.manual_seed(0)
-    network = damped(build_published(CONFIG, text_embeddings()))
+    network = plain(damped(build_model(CONFIG, 19, text_embeddings(), pretrained=False)))
     start = flat(network)
     step = Step(
         network,
@@ -119,10 +118,10 @@ def our_losses(config: Config) -> tuple[list[float], torch.Tensor, list[float]]:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_twenty_steps_give_the_losses_of_the_plain_path(
-    channels_last: bool, plain: tuple[list[float], torch.Tensor]
+    channels_last: bool, published: tuple[list[float], torch.Tensor]
 ) -> None:
     """At a learning rate so low that a pixel changes its region in one path alone but rarely."""
-    losses, weights = plain
+    losses, weights = published
     ours, our_weights, balances = our_losses(replace(CONFIG, channels_last=channels_last))
     assert ours == pytest.approx(losses, rel=1e-4)
     # Both phases were there, and the weights moved alike.

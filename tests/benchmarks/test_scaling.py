@@ -4,10 +4,8 @@ import pytest
 from torch import nn
 
 from benchmarks import scale, scaling_plan
-from benchmarks.page import fill, held
+from benchmarks.output import ROOT
 from benchmarks.scaling_plan import (
-    PAGE,
-    SECTION,
     all_reduce_seconds,
     efficiency,
     exposed_seconds,
@@ -22,30 +20,14 @@ from benchmarks.scaling_plan import (
     step_seconds,
     sync_seconds,
 )
-from utils.safe.errors import InputError
 
 MB = 1e6
 
 
 def test_page_holds_what_the_script_prints():
-    assert held(PAGE, SECTION) == plan(decode_ms=30)
-    assert "not run" in plan(30)
-
-
-def test_a_page_is_filled_between_its_marks_alone(tmp_path):
-    page = tmp_path / "page.md"
-    begin, end = "<!-- one: begin -->\n", "<!-- one: end -->\n"
-    page.write_text(f"before\n{begin}old\n{end}after `<!-- one: end -->`\n")
-    assert held(page, "one") == "old\n"
-    fill(page, "one", "new\nlines\n\n")
-    fill(page, "one", "new\nlines")
-    assert page.read_text() == f"before\n{begin}new\nlines\n{end}after `<!-- one: end -->`\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["page.md"]
-    for wrong in ("", begin, end + begin, begin + end + begin, begin + end + end):
-        page.write_text(wrong)
-        with pytest.raises(InputError, match=r"page\.md: expected one line <!-- one: begin -->"):
-            fill(page, "one", "new")
-        assert page.read_text() == wrong
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    assert plan().replace(" --- ", "---") in page.replace(" --- ", "---")
+    assert "not run" in plan()
 
 
 def test_ring():
@@ -81,7 +63,7 @@ def test_flops():
 
 def test_schedule_and_loading():
     assert [schedule_steps(batch) for batch in (8, 64, 512)] == [30000, 3750, 469]
-    assert loader_cores(100, 30) == 3
+    assert loader_cores(100) == 3
 
 
 def test_mask_hours():

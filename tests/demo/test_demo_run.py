@@ -14,7 +14,7 @@ import train_warmup
 from datasets.labels import load_classes
 from demo.make_scenes import VERSION, write_dataset
 from models.build import build_model
-from models.text import get_text_embeddings
+from models.text import build_text_embeddings
 from utils.config import load_config
 
 CONFIG = "demo/config.yaml"
@@ -50,7 +50,7 @@ def test_the_config_trains_a_step_of_both_stages(tmp_path) -> None:
 def test_the_trunk_and_the_words_of_the_clip_are_in_the_network(tmp_path) -> None:
     config = load_config(CONFIG, [f"clip_text={tmp_path / 'text.pt'}"])
     classes = load_classes(config.class_file)
-    text = get_text_embeddings(config, classes)
+    text = build_text_embeddings(config, classes)
     model = build_model(config, len(classes), text)
     trunk = torch.load(MODELS / "backbone.pt", weights_only=True)
     for name in ("conv1.weight", "layer3.1.conv2.weight"):

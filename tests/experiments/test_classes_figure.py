@@ -9,11 +9,10 @@ import pytest
 import torch
 import yaml
 
-from experiments.figures import classes, confusion
-from experiments.figures.classes import draw
-from experiments.figures.confusion import percent_of_rows
+from experiments.figures import classes
+from experiments.figures.classes import draw, percent_of_rows
 from experiments.figures.runs import Run, read_inputs
-from experiments.figures.style import COLOURS
+from experiments.figures.style import COLOURS, WIDTH
 from utils.config import load_config
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
@@ -57,16 +56,15 @@ def make(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch) -> list:
-    """The matplotlib figures that are saved."""
+    """The matplotlib figures that are saved, as wide as a page."""
     kept = []
-    for module in (classes, confusion):
-        save = module.save_figure
+    save = classes.save_figure
 
-        def keep(figure, *others, save=save):
-            kept.append(figure)
-            return save(figure, *others)
+    def keep(draw, *others, **options):
+        kept.append(draw(WIDTH))
+        return save(draw, *others, **options)
 
-        monkeypatch.setattr(module, "save_figure", keep)
+    monkeypatch.setattr(classes, "save_figure", keep)
     return kept
 
 
@@ -120,12 +118,12 @@ def test_confusion_shows_each_share_of_half_a_percent_and_more(make, drawn, tmp_
 @pytest.mark.parametrize("count", [12, 19, 25])
 def test_numbers_and_names_fit_with_any_number_of_classes(make, monkeypatch, tmp_path, count):
     drawn = []  # not saved: that would leave the places of another resolution
-    monkeypatch.setattr(confusion, "save_figure", lambda figure, *_: drawn.append(figure) or ())
+    monkeypatch.setattr(classes, "save_figure", lambda draw, *_, **__: drawn.append(draw(WIDTH)))
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 100, (count, count)).tolist()
     names = [f"a long class name {k}" for k in range(count)]
     run = make("run", matrix_of(counts).to_dict(names))
-    confusion.draw_confusion(run, "val", tmp_path / "report")
+    classes.draw_confusion(run, "val", tmp_path / "report")
     figure, (axes,) = drawn[0], drawn[0].axes
     figure.canvas.draw()
     cell = axes.transData.transform([(1, 0)])[0, 0] - axes.transData.transform([(0, 0)])[0, 0]
@@ -141,7 +139,7 @@ def test_numbers_and_names_fit_with_any_number_of_classes(make, monkeypatch, tmp
 
 
 def test_colours_fall_evenly_in_lightness():
-    rgb = confusion.colour_map()(np.linspace(0, 1, 21))[:, :3]
+    rgb = classes.colour_map()(np.linspace(0, 1, 21))[:, :3]
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     lightness = 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
     steps = -np.diff(lightness)

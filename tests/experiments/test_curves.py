@@ -10,7 +10,7 @@ from experiments.figures import curves
 from experiments.figures.curves import draw
 from experiments.figures.panels import thin
 from experiments.figures.runs import Suite, read_inputs
-from experiments.figures.style import plotting
+from experiments.figures.style import WIDTH
 from utils.config import load_config, save_config
 
 CONFIG = "demo/config.yaml"  # 12 classes, CARB from step 960
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     """RUN/{warmup,carb}; the warm-up went on beyond CARB's start."""
     folder = tmp_path / "demo"
     write_stage(folder / "warmup", [line(480, 0.6), line(960, 0.7), line(1200, 0.9)])
-    write_stage(folder / "carb", [line(1080, 0.75, w=0.125), line(1200, 0.8, w=0.0625)])
+    write_stage(folder / "carb", [line(1080, 0.75, w=0.125), line(1200, 0.8, balance=0.0625)])
     return folder
 
 
@@ -115,9 +115,8 @@ def test_steps_of_a_long_training_do_not_run_into_each_other(tmp_path, monkeypat
     write_stage(tmp_path / "supervised", [KNOWN | {"step": 600}])
     kept = []
 
-    def keep(figure, out, name, narrow):
-        plotting().close(narrow)
-        kept.append(figure)
+    def keep(draw, out, name):
+        kept.append(draw(WIDTH))
         return ()
 
     monkeypatch.setattr(curves, "save_figure", keep)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from PIL import Image
+from read_run import read_run
 
 import eval as evaluation
 import prepare_data
@@ -18,7 +19,7 @@ import train_carb
 import train_warmup
 from datasets.labels import ClassTable
 from experiments import learning_curves
-from experiments.learning_output import panel_curves
+from experiments.learning_curves import panels_of
 from utils.safe.errors import InputError
 
 
@@ -140,7 +141,7 @@ def test_a_folder_with_both_stages_is_one_run(trained, tmp_path) -> None:
     files = [Path(point["scored"][0]).parent.name for point in run["points"]]
     assert [point["step"] for point in run["points"]] == [2, 4, 6, 8]
     assert files == ["warmup", "warmup", "carb", "carb"]
-    read = learning_curves.read_run(str(tmp_path / "both"), "both", None, [])
+    read = learning_curves.read_run(read_run(tmp_path / "both"), "both", None, [])
     assert ["w" in line for line in read.log] == [False] * 4 + [True] * 4
 
 
@@ -174,23 +175,21 @@ def test_panels_hold_what_was_logged() -> None:
     """No small class, no w: no such panels; a long log is thinned out by means."""
     names, colors = ("road", "pole"), np.zeros((2, 3), np.uint8)
     point = {"step": 300, "miou": 0.5, "miou_small": None, "miou_large": None}
-    runs = [{"split": "val", "points": [point]}]
+    runs = [{"label": "a", "split": "val", "points": [point], "carb_start": None}]
     log = [
         {"step": s, "consistent_fraction": s / 300, "class_share": [0.75, 0.25]}
         for s in range(1, 301)
     ]
     plain = ClassTable(names, (("road",), ("pole",)), colors)
-    panels = dict(panel_curves(runs, [log], plain))
-    assert panels["mIoU on val, %"] == [[(300, 50.0)]]
-    assert list(panels) == ["mIoU on val, %", "consistent area"]
-    [area] = panels["consistent area"]
-    assert len(area) == 100 and area[0] == (2, pytest.approx(2 / 300))
-    panels = dict(panel_curves(runs, [log], replace(plain, small=(False, True))))
-    assert panels["predicted as a small class, %"][0][7] == (23, 25.0)
-    supervised = [{"step": 1, "loss": 1.0}]
-    assert list(dict(panel_curves(runs, [supervised], plain))) == ["mIoU on val, %"]
 
+    def panels(log: list[dict], classes: ClassTable) -> dict[str, list[tuple]]:
+        return {one["panel"]: one["points"] for one in panels_of(runs, [log], classes).content}
 
-def test_labels_name_the_runs_apart() -> None:
-    assert learning_curves.default_labels(["runs/a/", "runs/b"]) == ["a", "b"]
-    assert learning_curves.default_labels(["x/carb", "y/carb"]) == ["x/carb", "y/carb"]
+    found = panels(log, plain)
+    assert found["mIoU on val, %"] == [(300, 50, 50, 50)]
+    assert list(found) == ["mIoU on val, %", "consistent area, %"]
+    area = found["consistent area, %"]
+    assert len(area) == 100 and area[0] == pytest.approx((2, *[200 / 300] * 3))
+    found = panels(log, replace(plain, small=(False, True)))
+    assert found["predicted as a small class, %"][7] == (23, 25, 25, 25)
+    assert list(panels([{"step": 1, "loss": 1.0}], plain)) == ["mIoU on val, %"]

@@ -14,9 +14,8 @@ import yaml
 from PIL import Image
 
 from experiments.figures.commands import evaluation
-from experiments.figures.failures import error_map, in_words, score
 from experiments.figures.pictures import chosen, open_pictures
-from experiments.figures.qualitative import draw
+from experiments.figures.qualitative import describe, draw, error_map, score
 from experiments.figures.runs import Run, read_inputs
 from utils.config import load_config
 from utils.metrics import ConfusionMatrix
@@ -279,9 +278,9 @@ def test_an_image_without_labels_is_no_failure_and_a_wrong_size_is_said(run, tmp
 
 def test_words_for_a_confusion():
     found = {"truth": "pole", "prediction": "tree", "share": 0.257}
-    assert in_words(found) == "pole taken for tree on 26 % of the pixels"
-    assert in_words(found | {"share": 0.0004}) == "pole taken for tree on 0.04 % of the pixels"
-    assert in_words({"miou": 1.0}) == "no pixel is wrong"
+    assert describe(found) == "pole taken for tree on 26 % of the pixels"
+    assert describe(found | {"share": 0.0004}) == "pole taken for tree on 0.04 % of the pixels"
+    assert describe({"miou": 1.0}) == "no pixel is wrong"
 
 
 def test_error_map_marks_wrong_pixels_only():

@@ -18,9 +18,9 @@ from experiments.figures.regions import (
     INCONSISTENT,
     checkpoint_of,
     consistent_share,
+    describe,
     draw,
     finding,
-    in_words,
     picture,
 )
 from experiments.figures.runs import Run
@@ -70,13 +70,13 @@ def test_counts_by_hand():
 def test_words_by_hand():
     # The ignored pixel has a pseudo-label, so it is in the region, but not in what is right.
     assert consistent_share(by_hand()) == 4 / 7
-    assert in_words(by_hand(), 3) == (
+    assert describe(by_hand(), 3) == (
         "x: 57 % consistent; pseudo-mask right on 67 % of it and on 33 % of the rest"
     )
-    assert in_words(by_hand()._replace(truth=None), 3) == "x: 57 % consistent"
+    assert describe(by_hand()._replace(truth=None), 3) == "x: 57 % consistent"
     nothing = torch.full((1, 7), 255)
-    assert in_words(by_hand()._replace(pseudo_mask=nothing), 3) == "x: no pseudo-label"
-    assert in_words(by_hand()._replace(truth=nothing), 3) == "x: 57 % consistent"
+    assert describe(by_hand()._replace(pseudo_mask=nothing), 3) == "x: no pseudo-label"
+    assert describe(by_hand()._replace(truth=nothing), 3) == "x: 57 % consistent"
 
 
 def test_regions_are_those_of_a_plain_loop(run):

@@ -14,17 +14,16 @@ from PIL import Image
 from read_run import read_run
 from tiny_run import make_run
 
-import experiments.figures.parts
+import experiments.figures.sections
 import prepare_data
 import report
 import train_carb
 import train_warmup
 from experiments.figures.commands import lacking
-from experiments.figures.page import Report, write_markdown, write_page
-from experiments.figures.page_table import table_html
-from experiments.figures.parts import PARTS
+from experiments.figures.page import Report, table_html, write_markdown, write_page
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import read_inputs, run_of
+from experiments.figures.sections import SECTIONS
 from experiments.figures.style import Figure, Gallery, Missing, markdown, save_data
 from utils.config import load_config, save_config
 from utils.safe.errors import InputError
@@ -358,9 +357,9 @@ def parts(monkeypatch) -> dict[str, list]:
             calls.setdefault(name, []).append(arguments)
             return [make_figure(arguments[-1].parent, name)]
 
-        monkeypatch.setattr(getattr(experiments.figures.parts, name), "draw", draw)
+        monkeypatch.setattr(getattr(experiments.figures.sections, name), "draw", draw)
 
-    for name in PARTS:
+    for name in SECTIONS:
         replace(name)
     monkeypatch.setattr(report.tables, "readme_tables", lambda runs, suites: {"demo": "| a |"})
     return calls
@@ -378,7 +377,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     suite = str(make_suite(tmp_path / "suite", **ROWS))
     out = tmp_path / "out"
     report.main([run, suite, other, "--out", str(out), "--images", "2", "--split", "test"])
-    assert list(parts) == PARTS
+    assert list(parts) == list(SECTIONS)
     runs, suites = read_inputs([run, suite, other])
     figures, config = out / "figures", str(tmp_path / "run/carb/config.yaml")
     assert {name: calls[0] for name, calls in parts.items()} == {
@@ -393,9 +392,9 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
         "tables": (runs, suites, figures),
     }
     said = capsys.readouterr().out.splitlines()
-    assert said[:-1] == [f"Fig. 5: {name}" for name in PARTS]
+    assert said[:-1] == [f"Fig. 5: {name}" for name in SECTIONS]
     assert said[-1] == f"{out / 'index.html'}: 9 figures drawn, 0 commands missing"
-    assert Page((out / "index.html").read_text()).all("section", "id") == PARTS
+    assert Page((out / "index.html").read_text()).all("section", "id") == list(SECTIONS)
     assert (out / "report.md").read_text().count("\n## ") == 9
 
 
@@ -462,14 +461,14 @@ def test_a_part_that_fails_does_not_lose_the_others(
     def draw(*arguments):
         raise error
 
-    monkeypatch.setattr(experiments.figures.parts.classes, "draw", draw)
+    monkeypatch.setattr(experiments.figures.sections.classes, "draw", draw)
     with pytest.raises(InputError, match=r"1 part failed:\n  classes: "):
         report.main([run, "--out", str(tmp_path / "out")])
     said = capsys.readouterr()
     assert "8 figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
-    assert page.all("section", "id") == PARTS
+    assert page.all("section", "id") == list(SECTIONS)
     assert message in page.text
     assert message.split(": ", 1)[1][:7] in (tmp_path / "out/report.md").read_text()
 
@@ -516,7 +515,7 @@ def test_make_runs_masks_and_evaluations_once_each_and_draws_again(
             missing = missing[:1]
         return [Figure("scales", "Fig. 3", "", missing=(*missing, *missing))]
 
-    monkeypatch.setattr(experiments.figures.parts.scales, "draw", draw)
+    monkeypatch.setattr(experiments.figures.sections.scales, "draw", draw)
     (tmp_path / "run").rename(tmp_path / "trained")
     arguments = ["trained", "--out", "out", "--only", "scales", "tables", "--make"]
     report.main(arguments)

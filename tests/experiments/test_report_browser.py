@@ -10,10 +10,8 @@ from browser import Browser, find
 from PIL import Image
 
 from experiments.figures.page import Report, write_page
-from experiments.figures.pictures import save_gallery
+from experiments.figures.pictures import Rows, save_gallery
 from experiments.figures.style import (
-    NARROW,
-    WIDTH,
     Figure,
     Missing,
     markdown,
@@ -32,13 +30,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     pyplot = plotting()
     figures = []
+
+    def draw(width: float):
+        drawing, axes = pyplot.subplots(figsize=(width, 3))
+        axes.plot([0, 1, 4, 9])
+        return drawing
+
     for number in range(3):
-        drawings = [pyplot.subplots(figsize=(width, 3))[0] for width in (WIDTH, NARROW)]
-        for drawing in drawings:
-            drawing.axes[0].plot([0, 1, 4, 9])
-        narrow = drawings[1] if number else None
-        pictures = save_figure(drawings[0], out / "figures", f"fig{number}", narrow)
-        pyplot.close("all")
+        pictures = save_figure(draw, out / "figures", f"fig{number}", for_phones=number > 0)
         data = save_data(out / "figures", f"fig{number}", {"y": [0, 1, 4, 9]})
         figure = Figure(f"fig{number}", f"Fig. {number}: a line", "It rises.", pictures, data)
         figures.append(figure)
@@ -47,7 +46,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Image.fromarray(noise).save(pixels)
     rows = [[noise[:, :400], noise[:, 400:800] // 128 * 255]] * 2
     names = ["road", "a sky with a long name"], np.uint8([[128, 64, 128], [70, 130, 180]])
-    panels = rows, ["image", "pseudo-mask"], *names, ["val_0", "val_1"]
+    panels = Rows(rows, ["image", "pseudo-mask"], *names, ["val_0", "val_1"])
     gallery = save_gallery(out / "figures/gallery.png", panels)
     shown = (out / "figures/gallery.png",)
     wide = markdown([f"column {k}" for k in range(30)], [[str(k) for k in range(30)]])

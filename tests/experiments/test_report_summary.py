@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.figures.costs import cost
+from experiments.figures.commands import cost
 from experiments.figures.runs import Run, read_inputs
 from experiments.figures.summary import change, draw
 from utils.config import load_config, save_config

@@ -11,7 +11,7 @@ from read_run import read_run
 
 import gen_clip_masks
 from experiments.figures.runs import Run
-from experiments.figures.scales import WAYS, draw, folder_of
+from experiments.figures.scales import WAYS, draw
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -100,7 +100,7 @@ def test_commands_of_what_is_missing_make_what_the_figure_reads(run, tmp_path, m
         python, script, *arguments = shlex.split(missing.command)
         assert (python, script) == ("python", "gen_clip_masks.py")
         given = gen_clip_masks.parse_arguments(arguments)
-        assert given.out == str(folder_of(run, "train", way))
+        assert given.out == str(run.masks("train", way.suffix))
         assert (given.split, given.ratio, given.grid) == ("train", [way.ratio], way.grid)
         assert given.score and load_config(given.config) == run.last.config
 
@@ -117,12 +117,12 @@ def test_without_ground_truth_masks_are_shown_without_scores(run, tmp_path):
 
 def test_masks_of_a_suite_lie_beside_its_runs(run):
     stage = run._replace(folder=run.folder / "warmup")
-    assert folder_of(stage, "val", WAYS[1]) == run.folder / "warmup/masks_val_ratio2"
+    assert stage.masks("val", WAYS[1].suffix) == run.folder / "warmup/masks_val_ratio2"
     (run.folder / "ablation.json").write_text("{}")
-    assert folder_of(stage, "val", WAYS[0]) == run.folder / "pseudo_masks_val"
-    assert folder_of(stage, "val", WAYS[1]) == run.folder / "pseudo_masks_val_ratio2"
+    assert stage.masks("val") == run.folder / "pseudo_masks_val"
+    assert stage.masks("val", WAYS[1].suffix) == run.folder / "pseudo_masks_val_ratio2"
     (run.folder / "masks_val_ratio2").mkdir()
-    assert folder_of(stage, "val", WAYS[1]) == run.folder / "masks_val_ratio2"
+    assert stage.masks("val", WAYS[1].suffix) == run.folder / "masks_val_ratio2"
 
 
 @pytest.mark.parametrize("change", [{"ratio": [1.5]}, {"flip": True}, {"clip_model": "other"}])

@@ -12,8 +12,8 @@ from conftest import shared_data
 
 from datasets.doctor.statistics import count_labels, statistics
 from datasets.labels import load_classes
-from experiments.figures.label_sources import Labels, read_source
-from experiments.figures.statistics import _draw, binned_ratios, draw
+from experiments.figures.statistics import Labels, _draw, binned_ratios, draw, read_source
+from experiments.figures.style import WIDTH
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -129,7 +129,7 @@ def test_bars_are_the_counts_and_so_is_the_data(tmp_path):
     assert figure.tables[0].splitlines()[2].endswith("| 0 % | 50 % | road |")
 
     sets = [read_source(given["config"]), read_source(given["coco"])]
-    picture = _draw(sets, sets)
+    picture = _draw(sets, sets, WIDTH)
     axes = [part for part in picture.get_axes() if part.patches]
     heights = [[bar.get_height() for bar in part.patches] for part in axes]
     assert heights[0] == content[0]["images_by_number_of_classes"]
@@ -149,7 +149,7 @@ def test_class_names_do_not_overlap(sizes):
         labels = [tuple(np.flatnonzero(rng.random(size) < 0.2).tolist()) for _ in range(50)]
         names = tuple(f"traffic sign {i}" for i in range(size))
         sets.append(Labels("x", "images", names, count_labels(labels, size)))
-    picture = _draw(sets, sets)
+    picture = _draw(sets, sets, WIDTH)
     picture.canvas.draw()
     whole = picture.get_window_extent()
     for axes in picture.get_axes():

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from experiments import ablation
-from experiments.figures.cells import PAPER, Cell, why_not
 from experiments.figures.runs import read_inputs
+from experiments.figures.scored_runs import PAPER, ScoredRun, exclusion_reason
 from experiments.figures.tables import draw, readme_tables
 from experiments.numbers import suite_tables
 from experiments.suite_file import read_suite
@@ -43,10 +43,10 @@ def write_stage(
     return folder.parent
 
 
-def cell(path: str = CITY, stage: str = "carb", **changes: object) -> Cell:
+def cell(path: str = CITY, stage: str = "carb", **changes: object) -> ScoredRun:
     scored = {k: changes.pop(k) for k in ("num_images", "inference") if k in changes}
     config = replace(load_config(path), **changes)
-    return Cell("run", stage, Path("run"), config, metrics(config, 0.5, **scored))
+    return ScoredRun("run", stage, Path("run"), config, metrics(config, 0.5, **scored))
 
 
 def table(figure) -> list[list[str]]:
@@ -110,17 +110,19 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
     ],
 )
 def test_what_may_stand_beside_the_papers_numbers(found, reason) -> None:
-    assert why_not(found) == reason
+    assert exclusion_reason(found) == reason
 
 
 def test_stored_masks_must_be_clips(tmp_path) -> None:
     """gen_clip_masks.py leaves meta.json; a folder without one holds stand-ins."""
     found = cell(views="base", pseudo_masks=str(tmp_path))
-    assert why_not(found) == "masks not known to be CLIP's"
+    assert exclusion_reason(found) == "masks not known to be CLIP's"
     for clip, reason in (("ViT-B/16", ""), ("demo/weights/clip.pt", "masks not known")):
         meta = {"made_from": {}, "config": {"clip_model": clip}}
         (tmp_path / "meta.json").write_text(json.dumps(meta))
-        assert why_not(found).startswith(reason) and bool(why_not(found)) == bool(reason)
+        assert exclusion_reason(found).startswith(reason) and bool(exclusion_reason(found)) == bool(
+            reason
+        )
 
 
 def test_seeds_are_one_line_and_other_settings_another(tmp_path) -> None:

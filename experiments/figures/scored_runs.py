@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.figures.runs import Run, Suite, read_stage
-from experiments.numbers import mean_std
+from experiments.figures.runs import Run, Suite, is_miniature, read_stage
+from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
 from utils.config import PLACE, SPEED, UPKEEP, Config, flatten, keys_of, load_config
 from utils.made_from import changed
@@ -25,7 +25,7 @@ _SWEEP = "a sweep over"
 _NEUTRAL = keys_of(PLACE, SPEED, UPKEEP) - {"class_file"} | {"seed", "views", "carb"}
 
 
-class Cell(NamedTuple):
+class ScoredRun(NamedTuple):
     """A network and its metrics.json."""
 
     label: str  # "demo", or "demo_ablation: Base + CARB"
@@ -45,49 +45,49 @@ class Cell(NamedTuple):
         return f"{name}, the warm-up alone" if self.config.carb else name
 
 
-def read_cells(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Cell]:
+def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[ScoredRun]:
     """Each score of each network once, of those that were scored when they had all their steps.
 
     A suite's runs count where their folders are there: a table needs their settings.
     """
-    cells = []
+    found = []
     for suite in suites:
         for name, row in suite.content["rows"].items():
             for seed, metrics in row["metrics"].items():
                 folder = suite.folder / Row(name, row["stage"], {}).folder(int(seed))
                 if (folder / "config.yaml").is_file():
                     stage = read_stage(folder)
-                    label = f"{suite.label}: {name}"
                     scores = [metrics, *stage.scores.values()]  # other splits than the suite's too
-                    cells += [Cell(label, row["stage"], folder, stage.config, m) for m in scores]
-    cells += [
-        Cell(run.label, stage, found.folder, found.config, metrics)
+                    one = f"{suite.label}: {name}", row["stage"], folder, stage.config
+                    found += [ScoredRun(*one, metrics) for metrics in scores]
+    found += [
+        ScoredRun(run.label, name, stage.folder, stage.config, metrics)
         for run in runs
-        for stage, found in run.stages.items()
-        for metrics in found.scores.values()
+        for name, stage in run.stages.items()
+        for metrics in stage.scores.values()
     ]
-    once: dict[tuple[Path, str], Cell] = {}
-    for cell in filter(_is_complete, cells):
-        once.setdefault((cell.folder.resolve(), _scored(cell)), cell)
+    once: dict[tuple[Path, str], ScoredRun] = {}
+    for run in filter(_is_complete, found):
+        how = json.dumps([run.metrics.get(key) for key in ("split", "num_images", "inference")])
+        once.setdefault((run.folder.resolve(), how), run)
     return list(once.values())
 
 
-def by_settings(cells: Iterable[Cell]) -> list[dict[str, list[Cell]]]:
+def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
     """The runs of equal settings but for the seed, scored in the same way: by split."""
-    found: dict[str, dict[str, list[Cell]]] = {}
-    for cell in cells:
-        ignored = keys_of(UPKEEP) | {"seed"}
-        values = {k: v for k, v in cell.config.to_dict().items() if k not in ignored}
-        how = [cell.metrics.get(key) for key in ("inference", "resize_to")]
-        group = found.setdefault(json.dumps([cell.stage, values, how]), {})
-        group.setdefault(str(cell.metrics.get("split")), []).append(cell)
+    found: dict[str, dict[str, list[ScoredRun]]] = {}
+    ignored = keys_of(UPKEEP) | {"seed"}
+    for run in runs:
+        values = {k: v for k, v in run.config.to_dict().items() if k not in ignored}
+        how = [run.metrics.get(key) for key in ("inference", "resize_to")]
+        group = found.setdefault(json.dumps([run.stage, values, how]), {})
+        group.setdefault(str(run.metrics.get("split")), []).append(run)
     return list(found.values())
 
 
-def mean_of(cells: Iterable[Cell], key: str = "miou") -> tuple[float | None, float | None]:
-    """Mean and sample standard deviation in percent."""
-    values = (cell.metrics.get(key) for cell in cells)
-    return mean_std(None if value is None else 100 * value for value in values)
+def scores_over_seeds(runs: Iterable[ScoredRun]) -> dict[str, Mean]:
+    """By heading of MEASURES, in percent."""
+    return means_of([scores_of(run.metrics) for run in runs])
 
 
 def differences(config: Config) -> tuple[str, dict[str, Any]]:
@@ -101,14 +101,14 @@ def differences(config: Config) -> tuple[str, dict[str, Any]]:
     return min(found, key=lambda pair: len(pair[1]))
 
 
-def why_not(cell: Cell) -> str:
+def exclusion_reason(run: ScoredRun) -> str:
     """Why it may not stand in the paper's tables; empty where it may."""
-    c, metrics = cell.config, cell.metrics
+    c, metrics = run.config, run.metrics
     images = PAPER["images"].get(c.dataset, {})
     split, number = metrics.get("split"), metrics.get("num_images")
     if not images:
         return "another data set"
-    uses_masks = cell.stage != "supervised"
+    uses_masks = run.stage != "supervised"
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
@@ -120,7 +120,7 @@ def why_not(cell: Cell) -> str:
         != images.get(split),
         "several scales, flips or windows": bool(inference.get("flip") or inference.get("window"))
         or inference.get("scales", [1.0]) != [1.0],
-        "the warm-up alone": cell.stage == "warmup" and c.carb,
+        "the warm-up alone": run.stage == "warmup" and c.carb,
         f"{_SWEEP} {swept}": uses_masks and bool(swept),
     }
     return "; ".join(reason for reason, holds in reasons.items() if holds)
@@ -131,15 +131,10 @@ def is_a_sweep(reason: str) -> bool:
     return reason.startswith(_SWEEP) and ";" not in reason
 
 
-def _scored(cell: Cell) -> str:
-    """What was scored and how, as text."""
-    return json.dumps([cell.metrics.get(k) for k in ("split", "num_images", "inference")])
-
-
-def _is_complete(cell: Cell) -> bool:
-    warmup = cell.stage == "warmup" and cell.config.carb
-    end = cell.config.warmup_steps if warmup else cell.config.steps
-    return cell.metrics.get("step") == end
+def _is_complete(run: ScoredRun) -> bool:
+    warmup = run.stage == "warmup" and run.config.carb
+    end = run.config.warmup_steps if warmup else run.config.steps
+    return run.metrics.get("step") == end
 
 
 def _has_clip_masks(config: Config) -> bool:
@@ -152,13 +147,6 @@ def _has_clip_masks(config: Config) -> bool:
         return not is_miniature(made["config"]["clip_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def is_miniature(clip_model: str) -> bool:
-    return Path(clip_model).parts[-2:] in (
-        ("weights", "clip.pt"),
-        ("miniature", "clip.pt"),  # where it lay before
-    )
 
 
 @cache

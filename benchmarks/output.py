@@ -1,0 +1,164 @@
+"""What benchmarks share around the measuring: command line, machine, runs of training, tables."""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.figures.readme import fill_readme
+from utils.cli import path
+from utils.run_folder import git
+from utils.safe.errors import InputError
+from utils.safe.files import write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "benchmarks" / "RESULTS.md"
+DEMO = ROOT / "demo" / "config.yaml"
+
+
+# --- command line
+
+
+def parser(description: str | None, rounds: int = 0) -> argparse.ArgumentParser:
+    """--json and, with a default number of rounds, --rounds and --write."""
+    result = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    result.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
+    if rounds:
+        result.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
+        result.add_argument("--write", action="store_true", help="replace the table of RESULTS.md")
+    return result
+
+
+def positive(text: str) -> int:
+    """The `type` of an argument that is a number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
+
+
+def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> None:
+    """Print `text`; write `report` with --json, and `text` into RESULTS.md with --write."""
+    if arguments.json:
+        write_json(Path(arguments.json), report)
+    if arguments.write:
+        fill_readme(PAGE, {section: text})
+    print(text)
+
+
+# --- machine
+
+
+def describe(device: str) -> dict[str, str | int | float]:
+    """The machine of a benchmark: numbers of different machines do not compare."""
+    machine = {
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "load_average": round(os.getloadavg()[0], 2),
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "commit": git("rev-parse", "--short", "HEAD") + "+changes" * bool(git("status", "--short")),
+    }
+    if device.startswith("cuda"):
+        machine |= {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda or ""}
+    return machine
+
+
+def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Its name and, where Linux tells them, what a hypervisor's plain "AMD EPYC" leaves out."""
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    # The last processor's: all are of one kind.
+    found = {key.strip(): value.strip() for key, value in pairs}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    kinds = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+    known = [f"{kind} {found[key]}" for kind, key in kinds.items() if key in found]
+    return f"{name} ({' '.join(known)})" if known else name
+
+
+def machine_line(report: dict[str, Any]) -> str:
+    """Markdown: the machine of a report, above its tables."""
+    return f"*{', '.join(f'{key} {value}' for key, value in report['machine'].items())}*"
+
+
+# --- runs of training
+
+
+def train_warmup(
+    run: Path,
+    settings: Sequence[str],
+    launcher: Sequence[str] = (sys.executable,),
+    **environment: str,
+) -> None:
+    """Run train_warmup.py with the demo's config into the folder `run`, in processes of its own.
+
+    Raises InputError with the end of what it printed when it fails.
+    """
+    command = [*launcher, "train_warmup.py", "--config", str(DEMO), "--device", "cpu"]
+    command += ["--run-dir", str(run), "--set", *settings]
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise InputError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+# --- numbers in words
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median, lowest and highest."""
+    return ranged(statistics.median(values), min(values), max(values))
+
+
+def ranged(middle: float, low: float, high: float, form: str = ".3g") -> str:
+    """Three numbers as "2.5 [2.1-3.3]"."""
+    return f"{middle:{form}} [{low:{form}}-{high:{form}}]"
+
+
+def cells(entry: dict[str, Any], device: str) -> list[str]:
+    """Name, published way, ours, ratio and target of an entry of `results` or `sizes`."""
+    ways = [way_in_words(entry, way, device) for way in ("published", "ours")]
+    if "agreement" in entry:
+        ratio = ranged(entry["ratio"], entry["ratio_low"], entry["ratio_high"], ".2f")
+    else:
+        ratio = f"{entry['ratio']:.3f}"
+    if entry["target"] is None:
+        return [entry["name"], *ways, ratio, ""]
+    verdict = "met" if met(entry) else "MISSED"
+    return [entry["name"], *ways, ratio, f"{target_in_words(entry)} {verdict}"]
+
+
+def way_in_words(entry: dict[str, Any], way: str, device: str) -> str:
+    """Seconds (of the published way, how far from the official program), or bytes."""
+    if "agreement" not in entry:
+        low, high = entry[f"{way}_low"], entry[f"{way}_high"]
+        numbers = (entry[way], low, high)
+        text = f"{entry[way]:.1f}" if low == high else ranged(*numbers, ".1f")
+        return f"{text} {entry['unit']}"
+    kind = "cpu" if device == "cpu" else "wall"
+    text = ranged(*(entry[way][kind + end] for end in ("", "_low", "_high")))
+    if way == "published" and entry["expected_seconds"] is not None:
+        text += f" ({entry['published']['cpu'] / entry['expected_seconds'] - 1:+.0%})"
+    return text
+
+
+def target_in_words(entry: dict[str, Any]) -> str:
+    """Times must fall by at least, sizes to at most the target."""
+    return f"{'≥' if 'agreement' in entry else '≤'} {entry['target']:g}"
+
+
+def met(entry: dict[str, Any]) -> bool:
+    """Whether an entry reaches its target; true where it has none."""
+    ratio, target = entry["ratio"], entry["target"]
+    return target is None or (ratio >= target if "agreement" in entry else ratio <= target)

@@ -1,0 +1,121 @@
+"""The sections of the report, one for each module of figures; one that fails is survived."""
+
+import argparse
+import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.figures import (
+    classes,
+    curves,
+    qualitative,
+    regions,
+    scales,
+    statistics,
+    summary,
+    sweeps,
+    tables,
+)
+from experiments.figures.commands import training
+from experiments.figures.pictures import check_choice
+from experiments.figures.runs import Run, Suite, run_of
+from experiments.figures.style import Figure, Missing
+from utils.safe.errors import InputError
+
+
+class Inputs(NamedTuple):
+    """What the sections draw. `shown`: the runs whose pictures are shown, the first of them alone
+    where one is."""
+
+    runs: list[Run]
+    suites: list[Suite]
+    shown: list[Run]
+    sources: list[str]  # of Fig. 1
+    split: str
+    images: int | Sequence[str]
+    out: Path
+
+
+SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # the run, then the paper's other figures
+    "summary": lambda i: summary.draw(i.shown, i.split, i.out),
+    "qualitative": lambda i: qualitative.draw(i.shown, i.split, i.images, i.out),
+    "regions": lambda i: regions.draw(i.shown[0], _number(i.images), i.out),
+    "classes": lambda i: classes.draw(i.shown, i.split, i.out),
+    "curves": lambda i: curves.draw(i.runs, i.suites, i.out),
+    "scales": lambda i: scales.draw(i.shown[0], i.split, i.images, i.out),
+    "statistics": lambda i: statistics.draw(i.sources, i.out),
+    "sweeps": lambda i: sweeps.draw(i.suites, i.out),
+    "tables": lambda i: tables.draw(i.runs, i.suites, i.out),
+}
+_OF_SHOWN = ("summary", "qualitative", "regions", "classes", "scales")
+
+
+def draw(
+    arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
+) -> tuple[list[Figure], dict[str, str]]:
+    """All figures in the order of the page, and by name what those that failed have to say.
+
+    Suites' tables come first, parts of the paper that no input has come last. A figure that fails
+    is on the page too, with its error: the others are not lost.
+    """
+    figures: list[Figure] = []
+    problems: dict[str, str] = {}
+
+    def add(name: str, section: Callable[[], list[Figure]]) -> None:
+        try:
+            found = section()
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, InputError | OSError):  # a fault of ours; the others are drawn
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {error}"
+            problems[name] = f"{name}: {reason}"
+            found = [Figure(name, f"{name.capitalize()}: not drawn", problems[name])]
+        for figure in found:
+            print(f"{figure.title}{': not in these runs' * figure.absent}", flush=True)
+        figures.extend(found)
+
+    shown: list[Run] = []
+
+    def look_for_pictures() -> list[Figure]:
+        shown.extend(pictured(arguments.inputs, runs, suites))
+        reason = "pictures: ablation.json is without the run folders beside it"
+        missing = () if shown else (Missing(reason, training(suites[0])),)
+        return [Figure("pictures", "Pictures", "", missing=missing)] if missing else []
+
+    add("pictures", look_for_pictures)
+    shown = shown or runs  # where it failed, which is said
+    config = shown[0].last.config if shown else None
+    sources = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
+    split = arguments.split or (config.val_split if config else "val")
+    inputs = Inputs(runs, suites, shown, sources, split, arguments.images, out)
+    if arguments.split or not isinstance(arguments.images, int):
+        check_choice([one.last.config for one in shown], split, arguments.images)
+    for name, section in SECTIONS.items():
+        drawable = (shown or name not in _OF_SHOWN) and (sources or name != "statistics")
+        if drawable and name in arguments.only:
+            add(name, partial(section, inputs))
+    return sorted(figures, key=lambda figure: (figure.absent, not figure.leads)), problems
+
+
+def _number(images: int | Sequence[str]) -> int:
+    """How many: the ids are not those of training images."""
+    return images if isinstance(images, int) else len(images)
+
+
+def pictured(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:
+    """The runs whose pictures are shown, in the order of `inputs`.
+
+    All that were given; of the suites of a data set the first, which `run_of` stands for.
+    """
+    found, seen = {run.folder: run for run in runs}, set()
+    for suite in suites:
+        run = run_of(suite)
+        config = run.last.config if run else None
+        if config and (data := (config.dataset, config.data_root)) not in seen:
+            seen.add(data)
+            found[suite.folder] = run
+    places = {Path(name): place for place, name in enumerate(inputs)}
+    return [found[folder] for folder in sorted(found, key=lambda f: places.get(f, len(places)))]
