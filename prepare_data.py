@@ -13,7 +13,7 @@ without ground truth need a file of labels, which is found by itself in --root. 
 another file there is replaced with --overwrite only. --check names everything that is wrong
 with the data, then exits with status 1 and writes no labels; what is merely odd is a warning. With
 --config it also names settings that can't be meant. --write-config derives a config from the sizes
-and the number of the pictures. One process, without torchrun: --workers.
+and the number of the images. One process, without torchrun: --workers.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--stats", action="store_true", help="print statistics of the labels")
     convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
     add("--convert", type=path, metavar="OUT", help=convert_help)
-    config_help = "write a config to start from, derived from the pictures"
+    config_help = "write a config to start from, derived from the images"
     add("--write-config", type=path, metavar="FILE", help=config_help)
     miniature_help = "--write-config: for a dry run with the miniature CLIP that is shipped"
     add("--miniature", action="store_true", help=miniature_help)

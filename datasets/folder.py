@@ -163,13 +163,13 @@ class Folder:
 
 
 def _tell_loose(folder: Path, names: list[str], what: str) -> None:
-    """Warn of pictures among the files `names` that lie beside the splits in `folder`."""
+    """Warn of images among the files `names` that lie beside the splits in `folder`."""
     if pictures := list(filter(_is_picture, names)):
         warn(f"{folder} has {_number(pictures)} not read ({min(pictures)}){what}", folder)
 
 
 def _is_own_output(folder: Path) -> bool:
-    """Whether a script of this project has written the pictures in `folder`."""
+    """Whether a script of this project has written the images in `folder`."""
     names = _entries(folder)[1]
     if _OWN_OUTPUT.fullmatch(folder.name) or any(map(_OF_CACHE.fullmatch, names)):
         return True
@@ -275,7 +275,7 @@ def _is_picture(name: str) -> bool:
 
 
 def _count(folder: Path) -> str:
-    """'5 .png files': the pictures below `folder`; '' where there are none."""
+    """'5 .png files': the images below `folder`; '' where there are none."""
     names = (name for _, names in walk(folder) for name in names)
     pictures = list(itertools.islice(filter(_is_picture, names), _MOST))
     return _number(pictures) if pictures else ""

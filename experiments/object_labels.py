@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from datasets.files import read_split_list
 from datasets.image_labels import ImageLabels
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json
@@ -32,13 +31,16 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     listed = path / _VOC_LIST if path.is_dir() else path
     if not listed.is_file():
         raise InputError(f"no {listed}; expected VOC2012/ (it has {_VOC_LIST}) or a list in it")
-    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = listed.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"the split list {listed} is empty; expected one image name a line")
     if any(line.split()[1:] in (["-1"], ["0"], ["1"]) for line in lines):
         raise InputError(f"{listed} is the list of one class; give train.txt or trainval.txt")
     annotations = listed.parents[2] / "Annotations"
     ids = {name: k for k, name in enumerate(VOC_CLASSES)}
     labels: ImageLabels = {}
-    for name in read_split_list(listed):
+    for name in (Path(line.split()[0]).stem for line in lines):  # or /JPEGImages/<name>.jpg
         file = annotations / f"{name}.xml"
         names = {item.findtext("name", "").strip() for item in _read_xml(file).iterfind("object")}
         unknown = sorted(names - ids.keys())

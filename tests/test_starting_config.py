@@ -169,7 +169,7 @@ def test_labels_beside_the_pictures(tmp_path) -> None:
 
 def test_what_it_cannot_use(tmp_path) -> None:
     root = make(tmp_path / "one", [(8, 8)])
-    with pytest.raises(InputError, match="at least 2 pictures that can be read in 'train'"):
+    with pytest.raises(InputError, match="at least 2 images that can be read in 'train'"):
         write(root)
     (root / "images/train/1.jpg").write_text("no picture")
     (root / "images/train/0.jpg").write_text("no picture")

@@ -196,7 +196,7 @@ def _alike(files: Mapping[str, File]) -> list[Finding]:
 def _strays(root: Path, images: Images, masks: Images, told: Sequence[Path | str]) -> list[Finding]:
     """Files beside images and masks that are none of them, nor named after an image.
 
-    One line for those of one folder and ending. told: folders whose pictures have been told of.
+    One line for those of one folder and ending. told: folders whose images have been told of.
     """
     starts = tuple(f"{place}/" for place in told)
     used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}

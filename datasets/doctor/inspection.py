@@ -116,7 +116,7 @@ def parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> It
 
 
 def _form(picture: Image.Image, pixels: np.ndarray) -> list[tuple[str, str]]:
-    """What is odd about how a picture, not decoded yet, is stored: kind and text.
+    """What is odd about how an image, not decoded yet, is stored: kind and text.
 
     pixels: what is read of it.
     """

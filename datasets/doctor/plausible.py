@@ -1,4 +1,4 @@
-"""Settings of a config that can't be meant for the pictures it trains on."""
+"""Settings of a config that can't be meant for the images it trains on."""
 
 import math
 import os
@@ -11,13 +11,13 @@ from datasets.transforms import fit_into
 from datasets.windows import Size
 from utils.config import Config
 
-CLIP_SIDE = 224  # smaller pictures are rightly enlarged: CLIP was trained at that size
+CLIP_SIDE = 224  # smaller images are rightly enlarged: CLIP was trained at that size
 
 
 def implausible(config: Config, num_images: int, sizes: Sequence[Size] = ()) -> list[str]:
     """Settings that load and can't be meant, one line each: what was found and what would be right.
 
-    num_images: of the training split. sizes: (height, width) of some of its pictures, upright;
+    num_images: of the training split. sizes: (height, width) of some of its images, upright;
     without them only the config itself is looked at.
     """
     return [*_intervals(config), *_counts(config, num_images), *_sizes(config, sizes)]
@@ -83,7 +83,7 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
     filled = statistics.mean(_filled(config, size) for size in sizes or [config.image_size])
     if filled < 0.5:
         found.append(
-            f"pictures of {as_text(typical)}, scaled to image_size {as_text(config.image_size)} "
+            f"images of {as_text(typical)}, scaled to image_size {as_text(config.image_size)} "
             f"and by scale_range, fill {100 * filled:.0f} % of crop_size "
             f"{as_text(config.crop_size)}, the rest is padding; lower or turn crop_size"
         )
@@ -91,7 +91,7 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
     factor = max(fitted) / max(typical)
     if (factor > 2 or _is_below(typical, config.crop_size)) and min(fitted) > CLIP_SIDE:
         found.append(
-            f"the pictures (typically {as_text(typical)}) are enlarged {factor:.1f} times to "
+            f"the images (typically {as_text(typical)}) are enlarged {factor:.1f} times to "
             f"image_size {as_text(config.image_size)}, for crop_size {as_text(config.crop_size)}: "
             "more work, no more to see; lower both"
         )
@@ -99,7 +99,7 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
 
 
 def _filled(config: Config, size: Size) -> float:
-    """Share of a crop that a picture fills at the middle of scale_range."""
+    """Share of a crop that an image fills at the middle of scale_range."""
     ratio = sum(config.scale_range) / 2
     box = tuple(max(1, int(side * ratio)) for side in config.image_size)
     inside = map(min, fit_into(size, box), config.crop_size)
@@ -107,7 +107,7 @@ def _filled(config: Config, size: Size) -> float:
 
 
 def crop_to_reach(config: Config, sizes: Sequence[Size]) -> Size | None:
-    """crop_size, which no picture should be smaller than; None where most of `sizes` are: then
+    """crop_size, which no image should be smaller than; None where most of `sizes` are: then
     `implausible` says it, unless they are so small that CLIP needs them enlarged.
     """
     most_below = sizes and _is_below(median_size(sizes), config.crop_size)

@@ -1,4 +1,4 @@
-"""Sizes of a data set's pictures, from the heads of some of its files."""
+"""Sizes of a data set's images, from the heads of some of its files."""
 
 import contextlib
 import statistics
@@ -8,15 +8,15 @@ from pathlib import Path
 from datasets.files import File, open_picture
 from datasets.windows import Size
 
-_HEAD = 1 << 17  # bytes; a picture that says its size later is read whole
+_HEAD = 1 << 17  # bytes; an image that says its size later is read whole
 _ORIENTATION = 0x0112  # the EXIF tag
 _LYING = 5  # from this orientation on, height and width change places
 
 
 def sample_sizes(images: Mapping[str, File], most: int = 200) -> list[Size]:
-    """(height, width), upright, of at most so many pictures, evenly spread over the listing.
+    """(height, width), upright, of at most so many images, evenly spread over the listing.
 
-    Pictures that can't be read are left out: --check names them.
+    Images that can't be read are left out: --check names them.
     """
     files = list(images.values())
     count = min(most, len(files))
@@ -25,7 +25,7 @@ def sample_sizes(images: Mapping[str, File], most: int = 200) -> list[Size]:
 
 
 def median_size(sizes: Sequence[Size]) -> Size:
-    """(height, width): the medians of the shorter and of the longer sides, as most pictures lie."""
+    """(height, width): the medians of the shorter and of the longer sides, as most images lie."""
     short = round(statistics.median(min(size) for size in sizes))
     long = round(statistics.median(max(size) for size in sizes))
     portrait = sum(height > width for height, width in sizes)
@@ -36,7 +36,7 @@ def _size(file: File) -> Size | None:
     if file.member is None and Path(file.path).is_file():
         with contextlib.suppress(Exception), Path(file.path).open("rb") as stream:
             return _upright(stream.read(_HEAD))
-    with contextlib.suppress(Exception):  # a damaged picture can fail in every way
+    with contextlib.suppress(Exception):  # a damaged image can fail in every way
         return _upright(file.read())
     return None
 

@@ -1,4 +1,4 @@
-"""A config to start from: sizes, steps and intervals derived from the pictures of a data set."""
+"""A config to start from: sizes, steps and intervals derived from the images of a data set."""
 
 import math
 import shlex
@@ -21,7 +21,7 @@ from utils.safe.yaml_file import parse_yaml
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _GRID = 16  # crops are multiples of it: pixels of a patch of CLIP's ViT, two cells of the network
-_PORTRAIT = 0.9  # pictures that lie alike from this share on have crops that lie so
+_PORTRAIT = 0.9  # images that lie alike from this share on have crops that lie so
 _LOG = (1, 2, 5, 10, 20, 50)
 _SAVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
@@ -34,13 +34,13 @@ class Choice(NamedTuple):
 
 
 class Start(NamedTuple):
-    """What a config is derived from, beside the pictures: a shipped config and its measures."""
+    """What a config is derived from, beside the images: a shipped config and its measures."""
 
     template: str
-    pixels: int  # of a picture, at most
-    side: int  # of a picture's shorter side, at least
+    pixels: int  # of an image, at most
+    side: int  # of an image's shorter side, at least
     crop_pixels: int
-    passes: int  # over the pictures
+    passes: int  # over the images
     steps: tuple[int, int]  # at least, at most
     warmup: float  # share of the steps
 
@@ -60,9 +60,9 @@ def write_starting_config(
 ) -> str:
     """Write a config for the data set to `path`; returns what it chose and why, and what is next.
 
-    name: the kind of data set. labels: a file of labels; None looks for one beside the pictures.
+    name: the kind of data set. labels: a file of labels; None looks for one beside the images.
     miniature: for a dry run with the miniature CLIP. Raises InputError where a file is there
-    already, or where a data set has fewer than two pictures that can be read.
+    already, or where a data set has fewer than two images that can be read.
     """
     start = MINIATURE if miniature else PAPER
     if path.is_dir():
@@ -76,7 +76,7 @@ def write_starting_config(
     sizes = sample_sizes(images)
     if len(images) < 2 or not sizes:
         raise InputError(
-            f"expected at least 2 pictures that can be read in '{train}' of {dataset.root}, found "
+            f"expected at least 2 images that can be read in '{train}' of {dataset.root}, found "
             f"{min(len(images), len(sizes))}; prepare_data.py --check names what is wrong"
         )
     template = load_config(_ROOT / start.template)
@@ -86,10 +86,10 @@ def write_starting_config(
     chosen = _data(name, dataset, class_file, label_file, start)
     chosen |= _splits(splits, train)
     chosen |= _numbers(len(images), sizes, template, start)
-    _write(path, chosen, start, f"{len(images)} pictures of {dataset.root}")
+    _write(path, chosen, start, f"{len(images)} images of {dataset.root}")
     load_config(path)
     width = max(map(len, chosen))
-    lines = [f"wrote {path}, from {len(images)} pictures of '{train}':"]
+    lines = [f"wrote {path}, from {len(images)} images of '{train}':"]
     lines += [f"  {key:{width}}  {_yaml(c.value)}  {c.why}".rstrip() for key, c in chosen.items()]
     lines += _outlook(len(images), chosen, template, start)
     config, folder = shlex.quote(str(path)), shlex.quote(str(root))
@@ -124,7 +124,7 @@ def _data(
 
 def _splits(splits: Sequence[str], train: str) -> dict[str, Choice]:
     others = [split for split in ("val", "test") if split in splits and split != train]
-    val = Choice(others[0], "") if others else Choice(train, "no other pictures: these are shown")
+    val = Choice(others[0], "") if others else Choice(train, "no other images: these are shown")
     return {"train_split": Choice(train, ""), "val_split": val}
 
 
@@ -153,7 +153,7 @@ def _numbers(
         "aspp_dilations": Choice(
             dilations(cells, template.aspp_dilations[0]), f"for a map {cells} cells high or wide"
         ),
-        "steps": Choice(steps, f"{steps * batch / num_images:.0f} passes over the pictures"),
+        "steps": Choice(steps, f"{steps * batch / num_images:.0f} passes over the images"),
         "warmup_steps": Choice(warmup, f"{100 * warmup / steps:.0f} % of the steps, then CARB"),
         "batch_size": Choice(batch, ""),
         "log_every": Choice(_below(_LOG, min(steps / 50, last / 4)), "steps a line of progress"),
@@ -166,7 +166,7 @@ def _numbers(
 
 def _image_size(sizes: Sequence[Size], start: Start) -> tuple[Size, str]:
     typical = median_size(sizes)
-    found = f"the pictures are typically {as_text(typical)} (median of {len(sizes)})"
+    found = f"the images are typically {as_text(typical)} (median of {len(sizes)})"
     factor = max(1.0, start.side / min(typical))
     factor = min(factor, math.sqrt(start.pixels / math.prod(typical)))
     if factor == 1:
@@ -183,7 +183,7 @@ def _crop(image_size: Size, sizes: Sequence[Size], start: Start) -> tuple[Size, 
         return (
             side,
             side,
-        ), f"{100 * portrait:.0f} % of the pictures are upright: a square fits all"
+        ), f"{100 * portrait:.0f} % of the images are upright: a square fits all"
     factor = min(0.8, math.sqrt(start.crop_pixels / math.prod(image_size)))
     height, width = (_multiple(factor * side) for side in image_size)
     return (height, width), f"{100 * factor:.0f} % of the sides: the global view"
@@ -203,7 +203,7 @@ def _outlook(
     lines = [f"Training is about {work / paper:.2g} times the work of the paper's on Cityscapes."]
     if num_images < 300:
         lines.append(
-            f"The paper's smallest set has 367 pictures: what {num_images} give can't be foretold. "
+            f"The paper's smallest set has 367 images: what {num_images} give can't be foretold. "
             "Look at CLIP's masks before training; they are what it learns from."
         )
     return lines

@@ -217,7 +217,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in TITLES
+        and row.get("stage") in list(TITLES)  # a list, say, has no hash
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))

@@ -333,7 +333,7 @@ SOURCES = [
     Promise(C, "masks edited after a warm-up",
             (each("masks/t0.png", mapped({0: 1})),),
             "train_carb --config config.yaml --init warmup/warmup.pt --device cpu --run-dir run",
-            2, "mask files of 't0'", nothing_made),
+            2, "bytes of mask t0", nothing_made),
     Promise(C, "text embeddings that can't say whose they are",
             (saved("text.pt", torch.rand(4, 32)),), TRAIN, 0, "whose embeddings its rows are"),
     Promise(C, "one name in two splits: labels keep them apart",
