@@ -157,7 +157,7 @@ def test_stored_masks_are_demanded_where_they_are_read() -> None:
 def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(Path("configs/cityscapes.yaml").read_text() + "\nlr: 7.0\n")
-    with pytest.raises(InputError, match="the key 'lr' stands twice"):
+    with pytest.raises(InputError, match="the key 'lr' is given twice"):
         load_config(path)
 
 

@@ -48,7 +48,7 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
     assert first.returncode == 0, first.stderr
     headings = [line for line in first.stdout.splitlines() if line.startswith("==")]
     assert [heading.split()[1] for heading in headings] == ["1", "2", "3", "4", "5"]
-    assert "8 masks are there, 8 of them made now" in first.stdout
+    assert "8 masks, 8 of them new" in first.stdout
     trained = load_config(tmp_path / "run/carb/config.yaml")
     assert (trained.log_every, trained.seed) == (2, 3)
     result = tmp_path / "run/carb/eval_val/metrics.json"
@@ -56,7 +56,7 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
 
     again = run(copy, *arguments, **stages)
     assert again.returncode == 0, again.stderr
-    for part in ("image_labels.json exists", "0 of them made now", "metrics.json exists"):
+    for part in ("image_labels.json exists", "0 of them new", "metrics.json exists"):
         assert part in again.stdout
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
