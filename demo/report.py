@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.labels import ClassTable
-from experiments.figures.pictures import Column, chosen, comparison, open_pictures
+from experiments.figures.galleries import Column, chosen, comparison, open_split
 from experiments.numbers import MEASURES, mean_and_spread, scores_of, spread
 from utils.cli import path
 from utils.config import load_config
@@ -68,13 +68,13 @@ def main(argv: list[str]) -> None:
         return
     run, rows = Path(arguments.run[0]), seeds[0]
     config = load_config(run / "warmup/config.yaml")
-    pictures = open_pictures(config, split)
+    split_data = open_split(config, split)
     columns = [Column(row.heading, row.masks, row.scores.get("miou")) for row in rows]
-    shown = chosen(pictures, arguments.images)
-    save_image(run / "demo.png", comparison(pictures, shown, columns))
-    print(f"{table(seeds)}\n\n{notes(rows, pictures.classes, split, config.train_split)}")
+    shown = chosen(split_data, arguments.images)
+    save_image(run / "demo.png", comparison(split_data, shown, columns))
+    print(f"{table(seeds)}\n\n{notes(rows, split_data.classes, split, config.train_split)}")
     print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
-    print(f"\n{textwrap.fill(f'Under the picture: {caption(shown, pictures.classes)}', 100)}")
+    print(f"\n{textwrap.fill(f'Under the picture: {caption(shown, split_data.classes)}', 100)}")
 
 
 def read_rows(run: Path, split: str) -> list[Row]:
@@ -190,10 +190,10 @@ def following(run: Path, split: str) -> str:
     return f"""picture           {run / "demo.png"}
 numbers by class  {last / f"eval_{split}" / "metrics.json"}
 the network       {network}
-on your pictures  .venv/bin/python predict.py --ckpt {shlex.quote(network)} PICTURES --out FOLDER
+on your images    .venv/bin/python predict.py --ckpt {shlex.quote(network)} PICTURES --out FOLDER
 
 Next, with real data (README, Data): bash run_cityscapes.sh, run_camvid.sh or run_wilddash2.sh.
-They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own pictures (README, Your own
+They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own images (README, Your own
 data): prepare_data.py folder --root FOLDER --write-config configs/mine.yaml, then bash run.sh
 configs/mine.yaml."""
 

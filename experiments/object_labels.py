@@ -1,6 +1,6 @@
-"""Image-level labels of PASCAL VOC 2012 and MS COCO, out of their object annotations.
+"""Image-level labels of PASCAL VOC 2012 and MS COCO, from their object annotations.
 
-For the statistics of Fig. 1 only: no pictures are read, and nothing trains on these data sets.
+Only for the statistics of Fig. 1: no images are read, and nothing trains on these data sets.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
 
 
 def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
-    """Labels and class names of an instances_*.json, the classes in the order of their ids.
+    """Labels and class names of an instances_*.json; classes are in the order of their ids.
 
     Images without an object have no class. Crowds count as objects.
     """
@@ -67,8 +67,8 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
             found[one["image_id"]].add(order[one["category_id"]])
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} is no instances_*.json of MS COCO ({type(error).__name__}: {error}); expected "
-            "images, categories and annotations that name both; copy or download it again"
+            f"{path} is not an instances_*.json of MS COCO ({type(error).__name__}: {error}); "
+            "expected images, categories and annotations that name both; download it again"
         ) from None
     if not found or not categories:
         raise InputError(f"{path} has no images or no categories")
@@ -77,10 +77,10 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
 
 
 class _PlainTree(ElementTree.TreeBuilder):
-    """Refuses a document type: entities, which expand without bound, are declared there."""
+    """A tree that refuses a document type, which can declare entities that expand endlessly."""
 
     def doctype(self, name: str, public: Any, system: Any) -> None:
-        raise InputError("a document type (DTD), which no annotation has")
+        raise InputError("it has a document type (DTD), which no annotation has")
 
 
 def _read_xml(file: Path) -> ElementTree.Element:
@@ -89,6 +89,6 @@ def _read_xml(file: Path) -> ElementTree.Element:
         parser.feed(file.read_bytes())
         return parser.close()
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; every listed image has one") from None
+        raise InputError(f"{file}: {error.strerror}; every listed image needs one") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{file} is no annotation of PASCAL VOC: {error}") from None
+        raise InputError(f"{file} is not an annotation of PASCAL VOC: {error}") from None

@@ -85,7 +85,7 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
     os.killpg(first.pid, signal.SIGINT)
     printed = first.communicate()
     assert first.returncode != 0 and not (warmup / "warmup.pt").exists(), printed
-    assert "the same command goes on" in printed[1] and "Traceback" not in printed[1]
+    assert "run the same command again" in printed[1] and "Traceback" not in printed[1]
 
     second = run(copy, **variables)
     assert second.returncode == 0, second.stderr
@@ -117,13 +117,13 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
     assert third.returncode == 0, third.stderr
     for part in ("0 of them made now", "step 8, is finished", "step 12, is finished"):
         assert part in third.stdout
-    assert third.stdout.count("metrics.json is there") == 2
+    assert third.stdout.count("metrics.json exists already") == 2
     assert third.stdout.endswith(second.stdout[second.stdout.index("== 6 report") :])
     assert results(copy / "runs/demo") == before
 
     other = run(copy, **variables | {"STEPS": 13})
     assert other.returncode == 2 and "Traceback" not in other.stderr
-    assert "steps: 12 -> 13" in other.stderr and "want another RUN" in other.stderr
+    assert "steps: 12 -> 13" in other.stderr and "need another --out" in other.stderr
 
 
 @pytest.mark.slow

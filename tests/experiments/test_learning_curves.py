@@ -155,7 +155,7 @@ def test_without_matplotlib_the_numbers_are_written_all_the_same(
 
 
 def test_what_cannot_be_used_is_said(trained, tmp_path) -> None:
-    with pytest.raises(InputError, match="is no folder of train_"):
+    with pytest.raises(InputError, match="was not written by train_"):
         start(tmp_path, trained / "data")
     bare = shutil.copytree(trained / "carb", tmp_path / "bare")
     for file in bare.glob("step_*.pt"):

@@ -9,8 +9,8 @@ import pytest
 from browser import Browser, find
 from PIL import Image
 
+from experiments.figures.galleries import Rows, save_gallery
 from experiments.figures.page import Report, write_page
-from experiments.figures.pictures import Rows, save_gallery
 from experiments.figures.style import (
     Figure,
     Missing,
@@ -37,9 +37,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return drawing
 
     for number in range(3):
-        pictures = save_figure(draw, out / "figures", f"fig{number}", for_phones=number > 0)
+        images = save_figure(draw, out / "figures", f"fig{number}", for_phones=number > 0)
         data = save_data(out / "figures", f"fig{number}", {"y": [0, 1, 4, 9]})
-        figure = Figure(f"fig{number}", f"Fig. {number}: a line", "It rises.", pictures, data)
+        figure = Figure(f"fig{number}", f"Fig. {number}: a line", "It rises.", images, data)
         figures.append(figure)
     pixels = out / "figures/pixels.png"
     noise = np.random.default_rng(0).integers(0, 256, (300, 1600, 3), np.uint8)
@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = markdown([f"column {k}" for k in range(30)], [[str(k) for k in range(30)]])
     missing = (Missing("the predictions", COMMAND),)
     figures += [
-        Figure("fig7", "Fig. 7: pictures", "Noise.", (pixels,), None, (wide,), missing),
+        Figure("fig7", "Fig. 7: images", "Noise.", (pixels,), None, (wide,), missing),
         Figure("fig4", "Fig. 4: a gallery", "Two rows.", shown, galleries=(gallery,)),
         Figure("tables", "Tables: not drawn", "x.json can't be read"),
         Figure("fig6", "Fig. 6: a sweep", "", missing=(Missing("rows", "bash run.sh"),)),

@@ -113,11 +113,11 @@ def test_bars_are_the_counts_and_so_is_the_data(tmp_path):
     """The heights of all bars, of the picture and of the JSON beside it."""
     given = sources(tmp_path)
     figure = draw([given["config"], given["coco"], given["voc"]], tmp_path / "out")[0]
-    assert [path.name for path in figure.pictures] == [
+    assert [path.name for path in figure.images] == [
         "fig1_statistics.png",
         "fig1_statistics_2.png",
     ]
-    assert all(path.with_suffix(".svg").is_file() for path in figure.pictures)
+    assert all(path.with_suffix(".svg").is_file() for path in figure.images)
     assert "images with both / images with the first one" in figure.caption
     assert f"data: training images; MS COCO: images of {tmp_path}" in figure.caption
     content = json.loads(figure.data.read_text())["data_sets"]
@@ -164,7 +164,7 @@ def test_what_is_not_there_is_named_with_its_command(tmp_path):
     config = folder_data(tmp_path)
     (tmp_path / "data/labels.json").unlink()
     figure = draw([str(config), sources(tmp_path / "more")["voc"]], tmp_path / "out")[0]
-    assert len(figure.pictures) == 1
+    assert len(figure.images) == 1
     (missing,) = figure.missing
     assert missing.what == "the image-level labels of data"
     assert missing.command == (
@@ -172,7 +172,7 @@ def test_what_is_not_there_is_named_with_its_command(tmp_path):
         f"--class-file {tmp_path}/data/classes.yaml --out {tmp_path}/data/labels.json"
     )
     nothing = draw(["configs/cityscapes.yaml"], tmp_path / "none")[0]
-    assert nothing.pictures == () and "data/cityscapes" in nothing.missing[0].what
+    assert nothing.images == () and "data/cityscapes" in nothing.missing[0].what
     assert not (tmp_path / "none").exists()
 
 

@@ -56,7 +56,7 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
 
     again = run(copy, *arguments, **stages)
     assert again.returncode == 0, again.stderr
-    for part in ("image_labels.json is there", "0 of them made now", "metrics.json is there"):
+    for part in ("image_labels.json exists", "0 of them made now", "metrics.json exists"):
         assert part in again.stdout
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
@@ -104,7 +104,7 @@ def test_options_and_variables_choose_alike(copy, tmp_path) -> None:
         assert done.returncode == 2 and str(tmp_path / "else where") in done.stderr
         assert "Traceback" not in done.stderr
     for options, message in (
-        ([], "expected a config first"),
+        ([], "expected a config as the first argument"),
         ([config, "--gpus", "two"], "--gpus (NGPU) must be a number from 1 on, found: two"),
         ([config, "--out"], "expected a value after --out"),
         ([config, "--out", "--split", "val"], "expected a value after --out"),
