@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from program import SHIPPED_CONFIGS
 
 from datasets.doctor import plausible
 from datasets.doctor.plausible import available_cores, crop_to_reach, implausible
@@ -30,7 +31,7 @@ def small(*changes: str) -> Config:
 
 @pytest.mark.parametrize(
     "path",
-    [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/official").glob("*.yaml")],
+    SHIPPED_CONFIGS,
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:
