@@ -212,7 +212,7 @@ def test_a_config_key_is_written_as_the_system_writes_file_names() -> None:
 
 
 def test_official_and_default_configs_share_no_files() -> None:
-    configs = {path: load_config(path) for path in SHIPPED_CONFIGS}
+    configs = {path: load_config(path) for path in program.SHIPPED_CONFIGS}
     for path, official in configs.items():
         if path.parent.name != "official":
             continue
