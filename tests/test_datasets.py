@@ -109,7 +109,7 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [{name: car, color: [0, 0, 300]}]", "class 0.*color"),
         ("classes: [{name: car, prompt: []}]", "class 0.*prompt"),
         ("classes: [{name: car, small: 1}]", "class 0.*'small' must be true or false, found 1"),
-        ("classes: [road, car, road]", "twice: road"),
+        ("classes: [road, car, road]", "repeated: road"),
         ("classes: [road", "not valid YAML"),
         ("classes: [road]\nclasses: [car]", "'classes' is given twice"),
         ("classes: [Road, car, road]", "'Road' and 'road' differ only in .*rename one"),

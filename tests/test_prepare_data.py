@@ -181,7 +181,7 @@ def test_labels_that_lie_beside(tmp_path: Path) -> None:
     )
     (tmp_path / "labels.csv").write_text("image,labels\ntrain/t0.png,sky;car\nt1,road\n")
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,128,128,128\n")  # no labels
-    with pytest.warns(InputWarning, match=r"gone\.json: those of .*labels\.csv are read"):
+    with pytest.warns(InputWarning, match=r"gone\.json: reading .*labels\.csv"):
         labels = labels_of_split(dataset, "train", tmp_path / "gone.json", classes)
     assert {name: [classes.names[k] for k in ids] for name, ids in labels.items()} == {
         "t0": ["sky", "car"],
@@ -474,7 +474,7 @@ def test_own_data_without_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert read_image_labels(tmp_path / "image_labels.json", 3) == {"a": (0, 2), "sub/b": (1,)}
     (tmp_path / "image_labels.json").unlink()
     (tmp_path / "labels_old.json").write_text("{}")
-    with pytest.raises(InputError, match=r"l\.csv, .*labels_old\.json may all hold.*--labels"):
+    with pytest.raises(InputError, match=r"l\.csv, .*labels_old\.json may all be.*--labels"):
         run(*arguments, "--stats")
     (tmp_path / "labels_old.json").unlink()
     (tmp_path / "l.csv").rename(tmp_path / "more.csv.gone")

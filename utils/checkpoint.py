@@ -132,7 +132,7 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     check_content(content, path)
     if len(content["criterion"]) != content["world_size"]:
         raise InputError(
-            f"{path}: 'criterion' in the checkpoint must hold {content['world_size']} "
+            f"{path}: 'criterion' in the checkpoint must be a list of {content['world_size']} "
             f"state(s), one per process, found {len(content['criterion'])}; {_ANOTHER}"
         )
     return content
