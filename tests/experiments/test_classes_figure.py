@@ -233,7 +233,7 @@ def test_all_stages_of_a_run_have_bars(make, tmp_path):
     assert list(row["iou"]) == ["demo: without CARB", "demo: CARB"]
 
 
-def test_more_runs_than_colours_go_to_a_second_picture(make, drawn, tmp_path):
+def test_more_runs_than_colours_go_to_a_second_image(make, drawn, tmp_path):
     scores = matrix_of(COUNTS).to_dict(NAMES)
     runs = [make(f"run_{i}", scores) for i in range(len(COLOURS) + 2)]
     figure = draw(runs, "val", tmp_path / "report")[1]

@@ -31,7 +31,7 @@ def write_stage(folder: Path, lines: list[dict], seed: int = 0, carb: bool = Tru
 
 
 def drawn(figure) -> dict[tuple[str, str, str], list[list[float]]]:
-    """(panel, curve, quantity) -> its points, as they lie beside the picture."""
+    """(panel, curve, quantity) -> its points, as they lie beside the image."""
     curves = json.loads(figure.data.read_text())["curves"]
     return {(c["panel"], c["curve"], c["quantity"]): c["points"] for c in curves}
 
@@ -72,8 +72,8 @@ def test_what_is_drawn_of_a_run_is_what_it_logged(run, tmp_path) -> None:
     assert [panel for panel, *_ in drawn(throughput)] == ["learning rate", "images per second"]
     assert [f.folded for f in (regions, training, throughput)] == [False, False, True]
     for figure in (regions, training, throughput):
-        [picture] = figure.images
-        assert picture.is_file() and picture.with_suffix(".svg").is_file() and not figure.missing
+        [image] = figure.images
+        assert image.is_file() and image.with_suffix(".svg").is_file() and not figure.missing
 
 
 def test_the_start_of_carb_is_marked_and_the_regions_are_told_apart(run, tmp_path) -> None:

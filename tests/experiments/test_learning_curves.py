@@ -88,8 +88,8 @@ def test_curves_are_the_numbers_of_eval(trained, tmp_path) -> None:
     assert {name: rows[4][f"IoU {name}"] for name in first} == {
         name: "" if value is None else str(value) for name, value in first.items()
     }
-    with Image.open(out / "curves.png") as picture:
-        pixels = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    with Image.open(out / "curves.png") as image:
+        pixels = {tuple(c) for c in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert {(0, 114, 178), (213, 94, 0)} <= pixels  # a line of each run
 
 

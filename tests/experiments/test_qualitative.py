@@ -78,29 +78,29 @@ def read(*folders: Path) -> Run:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as image:
+        return np.array(image)
 
 
-def rows_of(picture: np.ndarray, first: np.ndarray) -> int:
+def rows_of(image: np.ndarray, first: np.ndarray) -> int:
     """The row of pixels in which the panels begin: that of the first image."""
-    return next(y for y in range(200) if np.array_equal(picture[y, 6 : 6 + 320], first[0]))
+    return next(y for y in range(200) if np.array_equal(image[y, 6 : 6 + 320], first[0]))
 
 
 def test_columns_are_the_files_in_order(run, tmp_path):
     fig7, _ = draw([run], "val", 3, tmp_path / "report")
     assert fig7.missing == () and len(fig7.images) == 1
-    picture = pixels(fig7.images[0])
-    top = rows_of(picture, np.zeros((*SIZE, 3)))
+    image = pixels(fig7.images[0])
+    top = rows_of(image, np.zeros((*SIZE, 3)))
     for row, image in enumerate((0, 2, 4)):  # evenly spread over six
-        panels = picture[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
+        panels = image[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
         panels = [panels[:, 6 + k * STEP :][:, :320] for k in range(5)]
         assert (panels[0] == 40 * image).all()
         assert (panels[1][:4] == 0).all()
         assert (panels[1][4:, :160] == COLORS[0]).all() and (panels[1][4:, 160:] == COLORS[2]).all()
         for panel, class_id in zip(panels[2:], (0, 1, 2), strict=True):
             assert (panel == COLORS[class_id]).all()
-    below = picture[top + 3 * 46 :]
+    below = image[top + 3 * 46 :]
     for color in (*COLORS, (0, 0, 0)):  # black: not labelled
         assert (below == color).all(-1).sum() > 200
     content = json.loads(fig7.data.read_text())
@@ -112,7 +112,7 @@ def test_columns_are_the_files_in_order(run, tmp_path):
     ]
 
 
-def test_other_runs_are_further_columns_and_many_go_to_a_second_picture(run, data, tmp_path):
+def test_other_runs_are_further_columns_and_many_go_to_a_second_image(run, data, tmp_path):
     others = []
     for i in range(3):
         make_stage(tmp_path / f"other_{i}", data, i)
@@ -202,9 +202,9 @@ def test_without_ground_truth_the_figure_has_no_such_column(run, data, tmp_path)
     (data / "masks/val").rmdir()
     (data / "masks").rmdir()
     fig7, failures = draw([run], "val", 1, tmp_path / "report")
-    picture = pixels(fig7.images[0])
-    top = rows_of(picture, np.zeros((*SIZE, 3)))
-    assert picture[top, 6 + STEP].tolist() == COLORS[0]  # the pseudo-mask
+    image = pixels(fig7.images[0])
+    top = rows_of(image, np.zeros((*SIZE, 3)))
+    assert image[top, 6 + STEP].tolist() == COLORS[0]  # the pseudo-mask
     assert failures.missing[0].what == "ground truth of 'val'"
 
 
@@ -234,17 +234,17 @@ def test_failures_are_the_worst_first_with_number_and_confusion(run, tmp_path):
     assert worst["share"] == pytest.approx(50 / 320)
     assert content["images"][-1] == {"image": "v0", "miou": 1.0}
 
-    picture = pixels(figure.images[0])
-    top = next(y for y in range(300) if (picture[y, 6:326] == 40 * 5).all())
-    panels = [picture[top : top + 40, 6 + k * STEP :][:, :320] for k in range(4)]
+    image = pixels(figure.images[0])
+    top = next(y for y in range(300) if (image[y, 6:326] == 40 * 5).all())
+    panels = [image[top : top + 40, 6 + k * STEP :][:, :320] for k in range(4)]
     assert (panels[2][:, :50] == COLORS[1]).all() and (panels[2][:, 160:] == COLORS[2]).all()
     assert (panels[3][:4] == 0).all()  # not labelled
     assert (panels[3][4:, :50] == (0xD5, 0x5E, 0x00)).all()
     assert (panels[3][4:, 50:] == 128 + 40 * 5 // 2).all()
     # the second row is v4, under a line of text of its own
-    second = next(y for y in range(top + 40, 500) if (picture[y, 6:326] == 40 * 4).all())
+    second = next(y for y in range(top + 40, 500) if (image[y, 6:326] == 40 * 4).all())
     assert second > top + 40 + 6 + 12
-    assert (picture[second + 46 :] == (0xD5, 0x5E, 0x00)).all(-1).sum() > 200  # legend
+    assert (image[second + 46 :] == (0xD5, 0x5E, 0x00)).all(-1).sum() > 200  # legend
 
 
 def test_score_is_that_of_the_confusion_matrix(run):

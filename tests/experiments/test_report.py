@@ -183,12 +183,12 @@ class Page(HTMLParser):
 
 
 def make_figure(out: Path, name: str = "fig5", svg: str = "<svg/>", **changes) -> Figure:
-    picture = out / "figures" / f"{name}.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (30, 20), "red").save(picture)
-    picture.with_suffix(".svg").write_text(svg)
+    image = out / "figures" / f"{name}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (30, 20), "red").save(image)
+    image.with_suffix(".svg").write_text(svg)
     data = save_data(out / "figures", name, {"step": [1, 2]})
-    figure = Figure(name, f"Fig. 5: {name}", "What is seen.", (picture,), data)
+    figure = Figure(name, f"Fig. 5: {name}", "What is seen.", (image,), data)
     return figure._replace(**changes)
 
 

@@ -55,9 +55,9 @@ def test_those_whose_masks_differ_most_are_shown(run, tmp_path):
     assert "among 6 evenly spaced ones, those whose masks differ on most pixels" in figure.caption
     assert "Small classes: pole." in figure.caption
     assert [tuple(way.values())[-3:] for way in content["masks"]] == list(SCORES.values())
-    with Image.open(figure.images[0]) as picture:
-        assert picture.width > 6 * tiny_run.SIZE[1]  # six columns
-        pixels = np.array(picture)
+    with Image.open(figure.images[0]) as image:
+        assert image.width > 6 * tiny_run.SIZE[1]  # six columns
+        pixels = np.array(image)
     # The last column: the first row is wholly of class 1, the second one in its upper half.
     right = pixels[:, -40]
     counts = [int((right == color).all(1).sum()) for color in ((128, 0, 0), (0, 128, 0))]

@@ -64,8 +64,8 @@ def test_patch_sizes(tmp_path) -> None:
     for label in ("tall, 128 x n", "wide, n x 128", "square, n x n", "mIoU, %"):
         assert svg.count(f"<!-- {label} -->") == 1
     assert "large classes" not in svg  # without a value no panel
-    with Image.open(figures[0].images[0]) as picture:
-        pixels = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    with Image.open(figures[0].images[0]) as image:
+        pixels = {tuple(c) for c in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert {(0, 114, 178), (213, 94, 0), (230, 159, 0)} <= pixels
 
 
