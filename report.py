@@ -1,17 +1,17 @@
-"""What runs have reached, and every figure and table of the paper that they have, on one page.
+"""Put the results of runs, and the paper's figures and tables that they provide, on one page.
 
 Reads run folders (of run_*.sh or train_*.py) and folders of experiments/ablation.py; a suite file
-stands for its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md,
-and OUT/figures: each figure as PNG and SVG with its data beside it. What can't be shown yet is one
-line there, with the command that makes it and about how long that takes.
+means its folder runs/<name>. Writes OUT/index.html, which needs no other file, OUT/report.md, and
+OUT/figures: each figure as PNG and SVG with its data. Each missing part is listed with the command
+that produces it and an estimate of the time.
 
     python report.py runs/cityscapes runs/clip_es       # further runs: columns of Fig. 7
-    python report.py runs/demo_ablation --make          # masks and evaluations that are missing too
+    python report.py runs/demo_ablation --make          # run missing masks and evaluations first
     python report.py runs/ablation --only tables --readme README.md
     python report.py runs/cityscapes --data configs/cityscapes.yaml voc:VOCdevkit/VOC2012
 
-Pictures are those of the first input; of a suite, of its row "Dual + CARB" and its first seed.
---readme replaces what stands between the lines <!-- report:NAME --> and <!-- /report:NAME -->.
+Images come from the runs given; for a suite, from the first seed of its row "Dual + CARB".
+--readme replaces the lines between <!-- report:NAME --> and <!-- /report:NAME -->.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from experiments.figures import tables
-from experiments.figures.commands import cost, lacking, suite_folder
+from experiments.figures.commands import cost, obstacle, suite_folder
 from experiments.figures.page import Report, write_markdown, write_page
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import TITLES, Run, Suite, read_inputs, run_of
@@ -33,7 +33,7 @@ from utils.cli import path
 from utils.run_folder import git
 from utils.safe.errors import InputError, run_script
 
-MAKEABLE = ("python gen_clip_masks.py ", "python eval.py ")  # minutes, not hours
+MAKEABLE = ("python gen_clip_masks.py ", "python eval.py ")  # take minutes, not hours
 ROOT = Path(__file__).resolve().parent
 
 
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     out = Path(arguments.out)
     runs, suites = read_inputs(arguments.inputs)
     if arguments.only != ["tables"]:
-        plotting()  # without matplotlib: said once, now
+        plotting()  # a missing matplotlib is reported now, and once
 
     # --- figures
     figures, problems = draw(arguments, runs, suites, out / "figures")
@@ -70,13 +70,13 @@ def main(argv: list[str]) -> None:
     if arguments.readme:
         try:
             names, left = fill_readme(Path(arguments.readme), tables.readme_tables(runs, suites))
-            other = f"; left as they are, of other runs: {', '.join(left)}" if left else ""
+            other = f"; unchanged, as they show other runs: {', '.join(left)}" if left else ""
             print(f"{arguments.readme}: {', '.join(names)}{other}")
         except (InputError, OSError) as error:
             errors.append(str(error))
 
-    # --- what there is now
-    drawn = sum(bool(f.pictures or f.tables) and not f.absent for f in figures)
+    # --- summary
+    drawn = sum(bool(f.images or f.tables) and not f.absent for f in figures)
     print(f"{page}: {count(drawn, 'figure')} drawn, {count(len(report.costs), 'command')} missing")
     if errors:
         raise InputError("\n  ".join([f"{count(len(errors), 'part')} failed:", *errors]))
@@ -91,15 +91,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("inputs", type=path, nargs="+", metavar="RUN_OR_SUITE", help=inputs)
     add("--out", type=path, default="report", help="folder of the page (default: report)")
     sources = "configs, voc:FOLDER, coco:FILE, CLASSES:LABELS (default: the first run's config)"
-    add("--data", nargs="+", metavar="SOURCE", help=f"of Fig. 1: {sources}")
-    add("--split", help="whose images are shown (default: the val_split of the first run)")
+    add("--data", nargs="+", metavar="SOURCE", help=f"data sets of Fig. 1: {sources}")
+    add("--split", help="split of the images shown (default: the val_split of the first run)")
     add(
         "--images", nargs="+", default=["4"], metavar="N|ID", help="how many, or which (default: 4)"
     )
-    add("--make", action="store_true", help="run what is missing of masks and evaluations")
-    add("--readme", type=path, metavar="FILE", help="put the tables between their markers there")
-    names = ", ".join(SECTIONS)
-    add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="NAME", help=f"of {names}")
+    add("--make", action="store_true", help="run the commands for missing masks and evaluations")
+    add("--readme", type=path, metavar="FILE", help="put the tables between the markers of FILE")
+    names = f"sections to draw, of {', '.join(SECTIONS)}"
+    add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="NAME", help=names)
     add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
     if len(arguments.images) == 1 and arguments.images[0].lstrip("-").isdecimal():
@@ -111,28 +111,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def commands(figures: list[Figure]) -> list[str]:
-    """What makes all that is missing, each once."""
+    """The commands that make the missing parts, each once."""
     found = [missing.command for figure in figures for missing in figure.missing]
     return [command for command in dict.fromkeys(found) if command]
 
 
 def makeable(figures: list[Figure]) -> list[str]:
-    """Those of `commands` that make masks or evaluations."""
+    """The subset of `commands` that makes masks or evaluations."""
     return [command for command in commands(figures) if command.startswith(MAKEABLE)]
 
 
 def costs(figures: list[Figure], runs: list[Run], suites: list[Suite]) -> dict[str, str]:
-    """Each command that is missing -> about how long it takes."""
+    """Command of a missing part -> about how long it takes."""
     measured = list(runs)
-    with contextlib.suppress(InputError, OSError):  # said beside the suite's pictures
+    with contextlib.suppress(InputError, OSError):  # reported in the suite's section
         measured += filter(None, map(run_of, suites))
     return {command: cost(command, measured) for command in commands(figures)}
 
 
 def make(command: str) -> str:
-    """Run it by this interpreter, from where we are; gives what went wrong, if something did."""
-    if reason := lacking(command):
-        print(f"left out, {reason}: {command}", flush=True)
+    """Run a command with this interpreter in the working folder; gives the error, "" if none."""
+    if reason := obstacle(command):
+        print(f"skipped, {reason}: {command}", flush=True)
         return ""
     print(f"$ {command}", flush=True)
     script, *rest = shlex.split(command)[1:]
@@ -141,7 +141,7 @@ def make(command: str) -> str:
 
 
 def describe(runs: list[Run], suites: list[Suite]) -> str:
-    """What the page is about, below its title."""
+    """The line below the page's title: what was trained on which data."""
     parts = []
     for run in runs:
         stages = " and ".join(title for name, title in TITLES.items() if name in run.stages)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All stages of one data set, in order: image-level labels, CLIP pseudo-masks, warm-up, CARB, evaluation.
-# Every script skips what is finished and says so; after an interruption the same command goes on.
+# Every script reports and skips what is finished; after an interruption, run the same command again to resume.
 #
 #   bash run.sh configs/mine.yaml
 #   bash run.sh configs/cityscapes.yaml --gpus 4 --data /data/cityscapes --out runs/try --set precision=bf16 seed=1
@@ -12,7 +12,7 @@
 # --set KEY=VALUE ...   keys of the config to replace; evaluation reads the config that was trained
 # --device NAME         cpu, cuda or mps (default: cuda where there is one)
 #
-# The variables NGPU, DATA, RUN and SPLIT do the same as the first four. Paths are seen from the folder of this script.
+# The variables NGPU, DATA, RUN and SPLIT do the same as the first four. Relative paths start at this script's folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 config=""
@@ -24,10 +24,10 @@ source scripts/stage_settings.sh "$@"
 stopped() {
   local status=$?
   ((status == 0)) && return
-  echo "run.sh stopped; the same command resumes; other settings or other data want another --out (or remove $run)" >&2
+  echo "run.sh stopped; run the same command again to resume; other settings or data need another --out (or remove $run)" >&2
 }
 trap stopped EXIT
-# In assignments of their own: only there does a failing command stop the script.
+# In separate assignments: only there does a failing command stop the script.
 dataset="$(key dataset)"
 data="$(key data_root)"
 class_file="$(key class_file)"
@@ -37,7 +37,7 @@ carb="$(key carb)"
 
 stage "1 image-level labels"
 if [[ -f "$labels" ]]; then
-  echo "$labels is there"
+  echo "$labels exists already"
 else
   "$python" prepare_data.py "$dataset" --root "$data" --class-file "$class_file" --out "$labels"
 fi
@@ -46,7 +46,7 @@ stage "2 CLIP pseudo-masks"
 if [[ "$views" != dual ]]; then
   "${launch[@]}" gen_clip_masks.py "${common[@]}"
 else
-  echo "made at every step (views: dual); to look at them before training:"
+  echo "made during training (views: dual); to look at them first:"
   printf '   '
   printf ' %q' "$python" gen_clip_masks.py "${common[@]}" --save-vis
   printf '\n'
@@ -63,7 +63,7 @@ fi
 
 stage "5 evaluation"
 if [[ "$final/eval_$split/metrics.json" -nt "$final/last.pt" ]]; then
-  echo "$final/eval_$split/metrics.json is there"
+  echo "$final/eval_$split/metrics.json exists already"
 else
   "${launch[@]}" eval.py --ckpt "$final/last.pt" --split "$split" --save-vis ${device[@]+"${device[@]}"}
 fi

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The whole method in minutes on 2 CPU cores, without data or weights to fetch: synthetic street scenes for
-# Cityscapes, the miniature CLIP of demo/weights for OpenAI's; the scripts are the real ones. It ends with a
-# table and a picture. Finished stages are skipped; after an interruption the same command goes on.
+# The whole method in minutes on 2 CPU cores, without downloading data or weights: synthetic street scenes replace
+# Cityscapes, and the miniature CLIP in demo/weights replaces OpenAI's; the scripts are the real ones. It ends with
+# a table and an image. Finished stages are skipped; after an interruption, run the same command again to resume.
 #
 #   bash run_demo.sh
 #   SEED=1 bash run_demo.sh --out runs/demo_1 --set views=local lr=0.05
-#   SEEDS=3 bash run_demo.sh      seeds 0, 1, 2 into runs/demo_seeds; ends with their mean and spread
+#   SEEDS=3 bash run_demo.sh      seeds 0, 1, 2 in runs/demo_seeds; ends with their mean and spread
 #
 # --out RUN_DIR         folder of the results (runs/demo): one for each choice of settings
 # --data DIR            folder of the scenes (data/demo)
@@ -14,15 +14,17 @@
 # --set KEY=VALUE ...   keys of the config to replace
 # --device NAME         cpu, cuda or mps (default: cuda where there is one)
 #
-# Variables: SCENES, SCENE_SEED  how many scenes and which ("train=30 val=100", 2026)
-#            SEED   of training        STEPS, WARMUP  in all, and before CARB (four fifths)
-#            CONFIG (demo/config.yaml); RUN, DATA, NGPU and SPLIT do the same as the options
-# Paths are seen from the folder of this script.
+# Variables: SCENES, SCENE_SEED  number of scenes and their seed ("train=30 val=100", 2026)
+#            SEED                seed of the training
+#            STEPS, WARMUP       steps in total, and steps before CARB (four fifths of STEPS)
+#            CONFIG              config file (demo/config.yaml)
+#            RUN, DATA, NGPU and SPLIT do the same as the options
+# Relative paths start at this script's folder.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 chosen=()
-number() { # of a variable
+number() { # refuses a variable that holds no number
   [[ "${!1}" =~ ^[1-9][0-9]*$ ]] || { echo "error: $1 must be a number, found: ${!1}" >&2 && exit 2; }
 }
 if [[ -n "${STEPS:-}" ]]; then
@@ -46,7 +48,7 @@ if [[ -n "${SEEDS:-}" ]]; then
   runs=()
   for ((seed = 0; seed < SEEDS; seed++)); do
     one="$run/seed_$seed"
-    if [[ ! -d "$one" && -d "$run/seed_0" ]]; then # CLIP's masks are the same for all seeds
+    if [[ ! -d "$one" && -d "$run/seed_0" ]]; then # the pseudo-masks are the same for all seeds
       mkdir -p "$one" && cp -Rp "$run/seed_0/masks_$split" "$one"
     fi
     SEEDS="" SEED="$seed" bash run_demo.sh "$@" --out "$one"
@@ -55,15 +57,15 @@ if [[ -n "${SEEDS:-}" ]]; then
   stage "mean over the seeds"
   exec "$python" -m demo.report "${runs[@]}" --split "$split"
 fi
-# In assignments of their own: only there does a failing command stop the script.
+# In separate assignments: only there does a failing command stop the script.
 data="$(key data_root)"
 views="$(key views)"
 carb="$(key carb)"
 masks="$run/masks_$split"
-echo "With its own settings the demo takes about 4 minutes on two idle cores, longer beside other work, 1 GB of memory, 30 MB of disk."
+echo "With the default settings the demo takes about 4 minutes on two idle cores (longer on busy ones), 1 GB of memory and 30 MB of disk."
 mkdir -p "$run"
 
-# A stage's seconds count when it wrote something: finished ones only look.
+# A stage's seconds count only if it wrote something: a finished stage just checks its files.
 timed="" written="" began=0
 lap() {
   if [[ -n "$timed" && -n "$(find "$written" -newer "$run/.began" -print -quit 2>/dev/null)" ]]; then
@@ -81,8 +83,8 @@ finish() {
   local status=$?
   lap
   if ((status != 0)); then
-    echo "run_demo.sh stopped; after an interruption the same command goes on" >&2
-    echo "other settings want another RUN, other scenes another DATA" >&2
+    echo "run_demo.sh stopped; run the same command again to resume" >&2
+    echo "other settings need another --out, other scenes another --data" >&2
   fi
 }
 trap finish EXIT
@@ -96,7 +98,7 @@ score=(--score)
 if [[ -f "$masks/score.json" && -z "$(find "$masks" -name '*.png' -newer "$masks/score.json")" ]]; then
   score=()
 fi
-# Of the held-out scenes, for their score. Training with views: dual makes its own at every step.
+# Of the held-out scenes, for the score. Training with views: dual makes masks of its own at every step.
 "${launch[@]}" gen_clip_masks.py "${common[@]}" --split "$split" --out "$masks" ${score[@]+"${score[@]}"}
 if [[ "$views" != dual ]]; then
   begin "2 pseudo-masks to train on" "$(key pseudo_masks)"
@@ -116,7 +118,7 @@ for network in "${trained[@]}"; do
   result="$run/$network/eval_$split/metrics.json"
   begin "5 evaluation of $network" "$result"
   if [[ "$result" -nt "$run/$network/last.pt" ]]; then
-    echo "$result is there"
+    echo "$result exists already"
   else
     "${launch[@]}" eval.py --ckpt "$run/$network/last.pt" --split "$split" --save-predictions \
       --set "data_root=$data" ${device[@]+"${device[@]}"}
@@ -126,4 +128,4 @@ done
 lap
 stage "6 report"
 "$python" -m demo.report "$run" --split "$split"
-printf 'All figures on one page: %s -m pip install matplotlib && %s report.py %q --make\n' "$python" "$python" "$run"
+printf 'To put all figures on one page: %s -m pip install matplotlib && %s report.py %q --make\n' "$python" "$python" "$run"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The whole test suite on a bare machine: environment, linter, tests, and which lines of models/ they did not run.
+# The tests on a bare machine: environment, linter, tests, and the lines of models/ that no test ran.
 # Needs Python >= 3.11 and a package index.
 #   bash run_tests.sh          the everyday part
-#   bash run_tests.sh --all    and the slow part
-# Other arguments go to pytest. PYTHON names the interpreter that makes the environment.
+#   bash run_tests.sh --all    the everyday and the slow part
+# Other arguments are passed to pytest. PYTHON names the interpreter that creates the environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 

@@ -6,7 +6,7 @@ last.pt}. The `classifier` key chooses frozen text embeddings or an ordinary con
     python -m baselines.supervised --config configs/cityscapes.yaml --run-dir runs/supervised
     torchrun --nproc_per_node=2 -m baselines.supervised --config ... --run-dir ...
 
-The same command again resumes; --overwrite starts anew.
+Run the same command again to resume; --overwrite starts over.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     if not masks:
         raise InputError(
             f"{config.data_root} has no ground truth for split '{config.train_split}', which full "
-            "supervision needs; prepare_data.py --check says where it is looked for"
+            "supervision needs; prepare_data.py --check shows where it is expected"
         )
     check_trainable(classes)
     on_main(ranks, lambda: check_some_masks(masks, source.read_ground_truth, classes))
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     network = build_network(model, config, ranks)
 
     # --- loop
-    base = dataclasses.replace(config, views="base")  # masks come from files
+    base = dataclasses.replace(config, views="base")  # the masks come from files
     for step, batch in run.steps(dataset):
         views = prepare_views(batch, step, base, ranks, None, None)
         logits, mask = network(views.image, step), views.global_mask
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(loss, optimizer, lr)
         run.log({"loss": loss}, batch["name"], lr)
-    del network  # before the process group, for which its destructor would wait for ever
+    del network  # before the process group: its destructor would wait for ever
     run.close()
 
 

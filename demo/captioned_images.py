@@ -1,10 +1,9 @@
-"""Pictures with captions for a miniature CLIP: stock photographs and crops of street scenes.
+"""Images with captions for a miniature CLIP: stock photographs and crops of street scenes.
 
-A caption says what a person would say who looks at the picture: the classes that are visible in it
-(the generator's ground truth knows them). Where they are is not told. A quarter are stock
-photographs, 45 % crops taken anywhere, 30 % crops around a thing of a class drawn first, as
-photographers do: there the place of the thing, known from the ground truth, chooses the crop, and
-the caption begins with it.
+A caption names the classes that are visible in the image (known from the generator's ground truth),
+but not where they are. 25 % are stock photographs, 45 % random crops, and 30 % crops around an
+object of a class drawn first, as photographers do: the crop is centred near a pixel of the object,
+known from the ground truth, and the caption begins with its class.
 """
 
 import math
@@ -23,14 +22,14 @@ _SHARES = {_STOCK: 0.25, _STREET: 0.45, _SUBJECT: 0.3}
 _STREET_SIDES = (24, 128)  # of the crop in the scene, before it is resized
 _SUBJECT_SIDES = (16, 72)
 _STOCK_SIDE = 96
-_VISIBLE = 0.01  # the share of the pixels from which on a class is worth a word
+_VISIBLE = 0.01  # smallest share of the pixels for a class to be named
 _MOST_NAMES = 8
 
 
-class CaptionedPictures:
-    """Draws (picture, caption) pairs; `num_scenes` street scenes of `seed` are rendered first.
+class CaptionedImages:
+    """Random (image, caption) pairs from `num_scenes` street scenes of `seed`, rendered first.
 
-    Templates have one {} for a class name, or for several: "a road, a car and a tree".
+    Each template has one {} for one or several class names: "a road, a car and a tree".
     """
 
     def __init__(
@@ -48,14 +47,14 @@ class CaptionedPictures:
         ]
 
     def draw(self, rng: np.random.Generator) -> tuple[Tensor, str]:
-        """One picture, uint8 (3, side, side), and its caption."""
+        """One image, uint8 (3, side, side), and its caption."""
         kind = rng.choice(list(_SHARES), p=list(_SHARES.values()))
         if kind == _STOCK:
             name = rng.choice(CLASSES)
             image = render_object(name, rng, (_STOCK_SIDE, _STOCK_SIDE))
             side = int(rng.uniform(0.6, 1) * _STOCK_SIDE)
             top, left = rng.integers(_STOCK_SIDE - side + 1, size=2)
-            return self._picture(image, top, left, side), self._caption([name], rng)
+            return self._cut(image, top, left, side), self._caption([name], rng)
         crop = self._street_crop(rng) if kind == _STREET else self._subject_crop(rng)
         scene, top, left, side, subject = crop
         seen = self.masks[scene, top : top + side, left : left + side]
@@ -63,10 +62,10 @@ class CaptionedPictures:
         others = [k for k in rng.permutation(len(CLASSES)) if share[k] >= _VISIBLE and k != subject]
         ids = ([] if subject is None else [subject]) + others
         caption = self._caption([CLASSES[k] for k in ids[:_MOST_NAMES]], rng)
-        return self._picture(self.images[scene], top, left, side), caption
+        return self._cut(self.images[scene], top, left, side), caption
 
     def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
-        """`size` pairs, mirrored and re-lit at random: uint8 (B, 3, side, side), captions."""
+        """`size` pairs, mirrored and recoloured at random: uint8 (B, 3, side, side), captions."""
         images, captions = zip(*(self.draw(rng) for _ in range(size)), strict=True)
         images = torch.stack(images)
         mirrored = torch.from_numpy(rng.random(size) < 0.5)
@@ -76,16 +75,16 @@ class CaptionedPictures:
         return (images * gain + tint).clamp(0, 255).to(torch.uint8), list(captions)
 
     def _street_crop(self, rng: np.random.Generator) -> tuple[int, int, int, int, None]:
-        """(scene, top, left, side, nothing): anywhere."""
+        """A crop anywhere: (scene, top, left, side, None)."""
         scene, side = int(rng.integers(len(self.images))), _log_uniform(rng, _STREET_SIDES)
         height, width = self.masks.shape[1:]
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         return scene, top, left, side, None
 
     def _subject_crop(self, rng: np.random.Generator) -> tuple[int, int, int, int, int]:
-        """(scene, top, left, side, class): around a thing of a class drawn first."""
+        """A crop around an object of a class drawn first: (scene, top, left, side, class)."""
         subject = int(rng.integers(len(CLASSES)))
-        if not len(self.with_class[subject]):  # few scenes: not every class is there
+        if not len(self.with_class[subject]):  # a few scenes may lack a class
             subject = int(rng.choice(self.classes[0]))
         scene = int(rng.choice(self.with_class[subject]))
         places = np.argwhere(self.masks[scene] == subject)
@@ -94,7 +93,7 @@ class CaptionedPictures:
         top, left = np.clip(corner, 0, np.array(self.masks.shape[1:]) - side).astype(int)
         return scene, int(top), int(left), side, subject
 
-    def _picture(self, image: np.ndarray, top: int, left: int, side: int) -> Tensor:
+    def _cut(self, image: np.ndarray, top: int, left: int, side: int) -> Tensor:
         cut = torch.from_numpy(image[top : top + side, left : left + side].copy())
         size = (self.side, self.side)
         resized = F.interpolate(
@@ -107,8 +106,8 @@ class CaptionedPictures:
         return resized[0].round().clamp(0, 255).to(torch.uint8)
 
     def _caption(self, names: list[str], rng: np.random.Generator) -> str:
-        said = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-        return str(rng.choice(self.templates)).replace("{}", said)
+        text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+        return str(rng.choice(self.templates)).replace("{}", text)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> int:

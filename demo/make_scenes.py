@@ -1,8 +1,8 @@
-"""Synthetic street scenes: an embedded miniature of the problem, for the demo and the tests.
+"""Draw synthetic street scenes for the demo and the tests.
 
-Perspective streets with weather, daylight, occlusion and small things, drawn with numpy and Pillow.
-A scene depends on (seed, index) and the size alone, not on the number of processes.
-The ground truth is for evaluation; training sees image-level labels only.
+Perspective streets with weather, daylight, occlusion and small objects, drawn with numpy and
+Pillow. A scene depends only on (seed, index) and its size, not on the number of processes. The
+ground truth is for evaluation; training sees image-level labels only.
 
     python -m demo.make_scenes --root data/scenes --count train=200 val=50
 """
@@ -33,7 +33,8 @@ from utils.visualize import save_mask
 
 CLASS_FILE = Path(__file__).with_name("classes.yaml")
 SIZE = (160, 320)  # (height, width)
-FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}  # a split never moves another
+# First scene of each split: its scenes don't depend on the size of another split.
+FIRST_INDEX = {"train": 0, "val": 1_000_000, "test": 2_000_000}
 SMALLEST = 32
 VERSION = 1  # of the drawing: scenes of two versions differ
 JPEG_QUALITY = 92
@@ -56,16 +57,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--root", type=path, required=True, help="folder of the data set")
     add("--count", nargs="+", default=["train=200", "val=50"], help="images per split")
     add("--seed", type=int, default=0, help="which scenes")
-    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
+    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
     add("--debug", action="store_true", help="show the traceback of an error")
     return result.parse_args(argv)
 
 
 def generate(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Scene `index` of the street scenes `seed`.
+    """Street scene `index` of `seed`: image, uint8 (H,W,3) RGB, and ids of `CLASSES`, uint8 (H,W).
 
-    Returns the picture, uint8 (H,W,3) RGB, and the class ids, uint8 (H,W), of `CLASSES`. Raises
-    InputError when `size` (H,W) is too small or the numbers are negative.
+    Raises InputError when `size` (H,W) is too small or a number is negative.
     """
     _check(seed, size)
     if index < 0:
@@ -76,10 +76,10 @@ def generate(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[np.nd
 def render_object(
     class_name: str, rng: np.random.Generator, size: tuple[int, int] = (96, 96)
 ) -> np.ndarray:
-    """A "stock photograph" uint8 (H,W,3) of one thing of a class, not in a street.
+    """A "stock photograph" uint8 (H,W,3) of one object of a class, not in a street.
 
-    Drawn by the code of the scenes, but large and on another background. For road, sidewalk,
-    building, sky and fence the picture is filled with little else.
+    Drawn by the code of the scenes, but large and on another background. Road, sidewalk, building,
+    sky and fence fill most of the image.
     """
     _check(0, size)
     if class_name not in CLASSES:
@@ -96,9 +96,9 @@ def write_dataset(
 ) -> None:
     """Write scenes as a data set that `datasets.folder.Folder` reads.
 
-    `counts` says how many images "train", "val" and "test" have. Makes images/<split>/*.jpg,
+    `counts`: number of images in "train", "val" and "test". Writes images/<split>/*.jpg,
     masks/<split>/*.png, classes.yaml, image_labels.json (every class with a pixel) and meta.json.
-    An interrupted run goes on where it was. Raises InputError when `out` holds something else.
+    Resumes an interrupted run. Raises InputError when `out` holds something else.
     """
     out = Path(out)
     _check(seed, size)
@@ -129,16 +129,14 @@ def parse_counts(texts: list[str]) -> dict[str, int]:
         raise InputError(f"--count: expected split=number like train=200, found {wrong[0]}")
     counts = {split: int(number) for split, _, number in pairs}
     if len(counts) < len(texts):
-        raise InputError(
-            f"--count: a split stands twice in {' '.join(texts)}; give one number each"
-        )
+        raise InputError(f"--count: a split is repeated in {' '.join(texts)}; give each split once")
     return counts
 
 
 def _write(
     task: tuple[str, str, int], out: Path, seed: int, size: tuple[int, int]
 ) -> tuple[str, tuple[int, ...]]:
-    """Write one scene unless it is there; its name and the classes in it."""
+    """Write one scene unless it exists; gives its name and the classes in it."""
     split, name, index = task
     image_path, mask_path = out / f"images/{split}/{name}.jpg", out / f"masks/{split}/{name}.png"
     if image_path.exists() and mask_path.exists():
@@ -146,14 +144,13 @@ def _write(
     else:
         image, mask = generate(seed, index, size)
         with replacing(image_path) as temporary:
-            picture = Image.fromarray(image)
-            picture.save(temporary, "JPEG", quality=JPEG_QUALITY, subsampling=0)
+            Image.fromarray(image).save(temporary, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         save_mask(mask_path, mask, load_classes(CLASS_FILE).palette)
     return name, tuple(np.unique(mask).tolist())
 
 
 def _open(out: Path, made_from: dict[str, object]) -> None:
-    """Make the folders, or check that those there come from the same request."""
+    """Make the folders, or check that existing ones come from the same arguments."""
     meta = out / "meta.json"
     if meta.is_file():
         try:
@@ -165,7 +162,7 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
                 f"{out} holds other scenes ({', '.join(other)}); remove it or name another folder"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} has files of another making; name an empty or a new folder")
+        raise InputError(f"{out} holds something else; name an empty or a new folder")
     for split in made_from["counts"]:
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
     with replacing(out / "classes.yaml") as temporary:

@@ -1,6 +1,6 @@
-"""Pictures of one thing each, for an image classifier: stock photographs, cropped and made small.
+"""Images of one object each for an image classifier: stock photographs, cropped and scaled down.
 
-The label of a picture is the class the photograph was asked for; nothing here knows a mask.
+The label of an image is the class that its photograph was drawn for; no mask is used.
 """
 
 import math
@@ -17,25 +17,25 @@ from utils.progress import progress
 from utils.seed import derive
 
 PHOTOGRAPH = 96  # pixels: height and width of a stock photograph
-CANVAS = 64  # of a picture
-_SIZES = (20, 96)  # of a photograph on it, the larger ones cut by its edge
+CANVAS = 64  # pixels: height and width of a training image
+_SIZES = (20, 96)  # pixels of a photograph on the canvas, whose edge cuts the larger ones
 
 
 def photographs(count: int, seed: int, purpose: int, title: str) -> tuple[Tensor, Tensor]:
-    """`count` photographs, the classes in turn: uint8 (N,3,PHOTOGRAPH,PHOTOGRAPH), ids (N,).
+    """`count` photographs, one class after another: uint8 (N,3,PHOTOGRAPH,PHOTOGRAPH), ids (N,).
 
     `title` names the progress bar. Photograph i depends on (seed, purpose, i) only.
     """
-    pictures = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
+    images = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
     for i in progress(range(count), title):
         rng = np.random.default_rng(derive(seed, purpose, i))
         drawn = render_object(CLASSES[i % len(CLASSES)], rng, (PHOTOGRAPH, PHOTOGRAPH))
-        pictures[i] = torch.from_numpy(drawn).permute(2, 0, 1)
-    return pictures, torch.arange(count) % len(CLASSES)
+        images[i] = torch.from_numpy(drawn).permute(2, 0, 1)
+    return images, torch.arange(count) % len(CLASSES)
 
 
 def compose(photograph: Tensor, ground: Tensor, rng: np.random.Generator) -> Tensor:
-    """A training picture uint8 (3,CANVAS,CANVAS) of two photographs; `ground` is blurred."""
+    """A training image uint8 (3,CANVAS,CANVAS): `photograph` on a blurred `ground`, at random."""
     sides = PHOTOGRAPH * math.sqrt(rng.uniform(0.5, 1)) * np.array([1, rng.uniform(0.8, 1)])
     height, width = (int(side) for side in rng.permutation(sides))
     top, left = rng.integers(PHOTOGRAPH - height + 1), rng.integers(PHOTOGRAPH - width + 1)
@@ -47,12 +47,12 @@ def compose(photograph: Tensor, ground: Tensor, rng: np.random.Generator) -> Ten
 
 
 def place(photograph: Tensor, ground: Tensor, size: int, top: int, left: int) -> Tensor:
-    """`photograph`, resized to `size` squared, at (top, left) on a blurred `ground`.
+    """`photograph`, resized to size x size, at (top, left) on a blurred `ground`.
 
-    What lies outside the canvas is cut. Resizing averages, as the scenes' own supersampling does.
+    Parts outside the canvas are cut. Resizing averages, like the scenes' supersampling.
     """
     canvas, small = _resize(_resize(ground, 4), CANVAS), _resize(photograph, size)
-    padding = (left, CANVAS - size - left, top, CANVAS - size - top)  # below 0: cut
+    padding = (left, CANVAS - size - left, top, CANVAS - size - top)  # negative values cut
     inside = F.pad(torch.ones(size, size, dtype=torch.bool), padding, value=False)
     return torch.where(inside, F.pad(small, padding), canvas)
 
@@ -62,7 +62,10 @@ def _resize(image: Tensor, size: int) -> Tensor:
 
 
 def distort(image: Tensor, rng: np.random.Generator) -> Tensor:
-    """Brightness, contrast, saturation and hue, each half of the time, as far as for the scenes."""
+    """Change brightness, contrast, saturation and hue, each with probability 0.5.
+
+    The ranges are those of the training's photometric distortion.
+    """
     for name, value in (
         ("brightness", rng.uniform(-32, 32)),
         ("contrast", rng.uniform(0.5, 1.5)),

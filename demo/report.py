@@ -1,12 +1,12 @@
-"""The table and the picture that run_demo.sh ends with.
+"""Print the table and write the image at the end of run_demo.sh.
 
     python -m demo.report runs/demo --split val
     python -m demo.report runs/demo_seeds/seed_* --split val
 
-Reads masks_<split>/score.json, {warmup,carb}/eval_<split> and seconds.tsv of the folder; prints
-the mIoU of the pseudo-masks and of both networks on the same images (Markdown), the classes that
-CARB gained and lost, and what to do next, and writes demo.png: image, ground truth, pseudo-mask
-and predictions of a few images. Of several folders, one a seed: mean and standard deviation.
+Reads masks_<split>/score.json, {warmup,carb}/eval_<split> and seconds.tsv of the folder. Prints the
+mIoU of the pseudo-masks and of both networks on the same images (Markdown), the classes that gain
+and lose from CARB, and what to do next. Writes demo.png: image, ground truth, pseudo-mask and
+predictions of a few images. For several folders, one per seed: mean and standard deviation.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.labels import ClassTable
-from experiments.figures.pictures import Column, chosen, comparison, open_pictures
+from experiments.figures.galleries import Column, chosen, comparison, open_split
 from experiments.numbers import MEASURES, mean_and_spread, scores_of, spread
 from utils.cli import path
 from utils.config import load_config
@@ -32,49 +32,47 @@ from utils.visualize import save_image
 
 _MASKS = "CLIP pseudo-masks"
 _MOST = 3  # classes named as gained or lost
-_ALIKE = 75  # distance of two colours, of 0..442, that an eye takes for one in a small picture
+_ALIKE = 75  # RGB distance (0..442) below which two colours look the same in a small image
 
 
 class Row(NamedTuple):
-    """One line of the table: what was scored, its numbers, the folder of its label maps."""
+    """One line of the table."""
 
     title: str
-    scores: dict[str, Any]
-    masks: Path
+    scores: dict[str, Any]  # metrics.json or score.json
+    masks: Path  # folder of the scored label maps
 
     @property
     def heading(self) -> str:
-        """Above a column of the picture."""
+        """Title above a column of the image."""
         given = "\ngiven the image's labels" if self.title == _MASKS else ""
         return self.title + given
 
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument(
-        "run", nargs="+", type=path, help="folder of run_demo.sh; several: one a seed"
-    )
+    parser.add_argument("run", nargs="+", type=path, help="folder of run_demo.sh, or one per seed")
     parser.add_argument("--split", default="val")
-    parser.add_argument("--images", type=int, default=4, help="rows of the picture (default 4)")
+    parser.add_argument("--images", type=int, default=4, help="rows of demo.png (default: 4)")
     arguments = parser.parse_args(argv)
     if arguments.images < 1:
         parser.error(f"--images must be at least 1, found {arguments.images}")
     split, seeds = arguments.split, [read_rows(Path(run), arguments.split) for run in arguments.run]
     if len(seeds) > 1:
         if len({tuple(row.title for row in rows) for rows in seeds}) > 1:
-            raise InputError("the folders have other stages; run_demo.sh finishes them")
+            raise InputError("the folders have different stages; finish them with run_demo.sh")
         print(f"{table(seeds)}\n\nMean and standard deviation of {len(seeds)} seeds.")
         print(changes(seeds), end="")
         return
     run, rows = Path(arguments.run[0]), seeds[0]
     config = load_config(run / "warmup/config.yaml")
-    pictures = open_pictures(config, split)
+    split_data = open_split(config, split)
     columns = [Column(row.heading, row.masks, row.scores.get("miou")) for row in rows]
-    shown = chosen(pictures, arguments.images)
-    save_image(run / "demo.png", comparison(pictures, shown, columns))
-    print(f"{table(seeds)}\n\n{notes(rows, pictures.classes, split, config.train_split)}")
-    print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{following(run, split)}")
-    print(f"\n{textwrap.fill(f'Under the picture: {caption(shown, pictures.classes)}', 100)}")
+    shown = chosen(split_data, arguments.images)
+    save_image(run / "demo.png", comparison(split_data, shown, columns))
+    print(f"{table(seeds)}\n\n{notes(rows, split_data.classes, split, config.train_split)}")
+    print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{next_steps(run, split)}")
+    print(f"\n{textwrap.fill(f'About demo.png: {caption(shown, split_data.classes)}', 100)}")
 
 
 def read_rows(run: Path, split: str) -> list[Row]:
@@ -88,16 +86,16 @@ def read_rows(run: Path, split: str) -> list[Row]:
     counts = {(row.scores.get("split"), row.scores.get("num_images")) for row in rows}
     if len(counts) > 1:
         raise InputError(
-            f"the rows of {run} are not of the same images (split, number: "
-            f"{', '.join(map(str, sorted(counts, key=str)))}); run_demo.sh into a new folder"
+            f"the rows of {run} were scored on different images (split, number: "
+            f"{', '.join(map(str, sorted(counts, key=str)))}); run run_demo.sh with a new --out"
         )
     return rows
 
 
 def table(seeds: list[list[Row]]) -> str:
-    """Markdown: steps and mIoU in percent over all, the small and the large classes.
+    """Markdown table: steps and mIoU in percent of all, small and large classes.
 
-    The rows of each seed; of several, the mean and the sample's standard deviation.
+    `seeds`: the rows of each seed; several give mean and sample standard deviation.
     """
     lines = ["| | steps | mIoU | small classes | large classes |", "|---|---|---|---|---|"]
     for same in zip(*seeds, strict=True):
@@ -110,8 +108,8 @@ def table(seeds: list[list[Row]]) -> str:
 
 
 def changes(seeds: list[list[Row]]) -> str:
-    """The classes that gained and lost most from the warm-up to CARB, IoU in percent; a mean over
-    the seeds. Empty without CARB."""
+    """The classes that gain and lose most from warm-up to CARB, IoU in percent, mean over the
+    seeds. Empty without CARB."""
     if len(seeds[0]) < 3:
         return ""
     before, after = (_by_class([rows[i].scores for rows in seeds]) for i in (1, 2))
@@ -126,7 +124,7 @@ def changes(seeds: list[list[Row]]) -> str:
 
 
 def _by_class(scores: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean IoU in percent of each class that has one in all of the scores."""
+    """Mean IoU in percent of each class that has an IoU in all scores."""
     means = {}
     for name in scores[0].get("classes", {}):
         values = [s["classes"][name]["iou"] for s in scores]
@@ -136,7 +134,7 @@ def _by_class(scores: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def caption(shown: Sequence[str], classes: ClassTable) -> str:
-    """What a reader of the picture must know."""
+    """Caption of demo.png."""
     palette = classes.palette.astype(int)
     alike = [
         f"{classes.names[i]} and {classes.names[k]}"
@@ -144,33 +142,32 @@ def caption(shown: Sequence[str], classes: ClassTable) -> str:
         if np.linalg.norm(palette[i] - palette[k]) < _ALIKE
     ]
     text = (
-        f"{len(shown)} images, evenly spread over the split and not chosen by their look. CARB's "
-        "mean can rise while single classes fall: where CLIP's masks of a class are bad, the class "
-        "may vanish."
+        f"{len(shown)} evenly spaced images of the split, not hand-picked. CARB can raise the mean "
+        "while single classes fall: a class with poor pseudo-masks may vanish."
     )
-    return text + (f" Colours that are nearly alike: {'; '.join(alike)}." if alike else "")
+    return text + (f" Colours that look nearly the same: {'; '.join(alike)}." if alike else "")
 
 
 def notes(rows: list[Row], classes: ClassTable, split: str, train_split: str) -> str:
-    """What the numbers of the table are of, and what they don't show."""
+    """Notes below the table: what the numbers measure, and what they don't show."""
     small = [name for name, is_small in zip(classes.names, classes.small, strict=True) if is_small]
     seen = "trained on" if split == train_split else "which no training step saw"
     text = (
         f"mIoU in % on the {rows[0].scores['num_images']} images of '{split}', {seen}. "
         f"Small: {', '.join(small) or 'none'}.\n"
-        "The pseudo-masks are told which classes an image has, the networks are not.\n"
+        "The pseudo-masks are made with each image's labels, the networks get the image only.\n"
     )
     if rows[-1].title == "CARB":
         text += (
-            "Warm-up is the same training stopped early: the learning rate still falls after it, "
-            "so what\nthe row below gains is not CARB's alone. CARB's own gain, Dual + CARB over "
-            "Dual with all steps\nin both, is measured by scripts/demo_ablation.sh (README).\n"
+            "The warm-up row is the same training stopped early: part of CARB's gain comes from "
+            "the learning\nrate, which falls further. scripts/demo_ablation.sh measures CARB's own "
+            "gain: Dual + CARB against\nDual, both with all steps (docs/experiments.md).\n"
         )
     return text
 
 
 def seconds(path: Path) -> str:
-    """Time of the stages that `path` holds (lines of stage, tab, seconds), summed by stage."""
+    """Seconds by stage, from a file with lines of stage, tab, seconds."""
     if not path.is_file():
         return ""
     stages: dict[str, int] = {}
@@ -183,24 +180,24 @@ def seconds(path: Path) -> str:
     return f"{sum(stages.values())} s in all: {parts}.\n"
 
 
-def following(run: Path, split: str) -> str:
-    """Where the results lie, and what to run next."""
+def next_steps(run: Path, split: str) -> str:
+    """Where the results are, and what to run next."""
     last = run / ("carb" if (run / "carb").exists() else "warmup")
     network = str(last / "last.pt")
-    return f"""picture           {run / "demo.png"}
+    return f"""image             {run / "demo.png"}
 numbers by class  {last / f"eval_{split}" / "metrics.json"}
-the network       {network}
-on your pictures  .venv/bin/python predict.py --ckpt {shlex.quote(network)} PICTURES --out FOLDER
+network           {network}
+on your images    .venv/bin/python predict.py --ckpt {shlex.quote(network)} IMAGES --out FOLDER
 
 Next, with real data (README, Data): bash run_cityscapes.sh, run_camvid.sh or run_wilddash2.sh.
-They fetch CLIP's ViT-B/16 and ImageNet weights and want a GPU. Your own pictures (README, Your own
-data): prepare_data.py folder --root FOLDER --write-config configs/mine.yaml, then bash run.sh
-configs/mine.yaml."""
+They download CLIP's ViT-B/16 and ImageNet weights and need a GPU. With your own images (README,
+Your own data): prepare_data.py folder --root FOLDER --write-config configs/mine.yaml, then
+bash run.sh configs/mine.yaml."""
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"no {path}; bash run_demo.sh makes it (RUN names the folder)")
+        raise InputError(f"no {path}; make it with bash run_demo.sh --out FOLDER")
     return read_json(path)
 
 

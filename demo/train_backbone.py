@@ -1,17 +1,16 @@
-"""Pre-train the miniature's backbone: models.resnet.ResNet as an ordinary image classifier.
+"""Pre-train the demo's backbone: models.resnet.ResNet as an ordinary image classifier.
 
     python -m demo.train_backbone --out demo/weights/backbone.pt --overwrite
 
-The stand-in for ImageNet weights of the demo: every picture is one "stock photograph" of
-demo.make_scenes.render_object with one of the 12 class names. No masks, no street scenes: the
-photographs come from a stream of their own (seed 102 by default). They are cropped, scaled down to
-as little as 20 pixels on a blurred ground, mirrored and changed in colour.
+It replaces ImageNet weights in the demo. Each training image is one "stock photograph" of
+demo.make_scenes.render_object, and its label one of the 12 class names. No masks and no street
+scenes are used. The photographs have their own seed (102 by default); they are cropped, scaled down
+to as little as 20 pixels on a blurred background, mirrored and changed in colour.
 
 Writes the state dict in half precision, with torchvision's names and without the classifier, for
-the config key backbone_weights; and beside it a .json with the arguments, versions, loss and
-accuracy of training and the accuracy on photographs not trained on. The same seed and number of
-threads give the same bits. About 10 minutes on one core (--threads 1); an interrupted run starts
-anew.
+the config key backbone_weights. The .json beside it has the arguments, versions, loss and accuracy
+of training, and the accuracy on held-out photographs. The same seed and number of threads give the
+same bits. Takes about 10 minutes on one core (--threads 1); it can't be resumed.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -39,11 +38,11 @@ from utils.safe.files import check_folder, sha256, write_json
 from utils.safe.tensors import write_tensors
 from utils.seed import derive
 
-HELD_OUT_SIZES = (PHOTOGRAPH, 48, 32, 24)  # pixels, of a photograph
+HELD_OUT_SIZES = (PHOTOGRAPH, 48, 32, 24)  # pixels: side of a photograph
 NUM_HELD_OUT = 1200
 LR, WEIGHT_DECAY, WARMUP = 2e-3, 0.05, 0.05  # warm-up: share of the steps
 LOG_EVERY = 100
-WEIGHTS, TRAIN, HELD_OUT, DRAWS = range(4)  # what a number is drawn for, see utils.seed.derive
+WEIGHTS, TRAIN, HELD_OUT, DRAWS = range(4)  # purposes of random numbers, see utils.seed.derive
 
 
 def main(argv: list[str]) -> None:
@@ -69,9 +68,9 @@ def main(argv: list[str]) -> None:
     bar = trange(arguments.steps, desc="backbone", unit="step", disable=None)
     for step in bar:
         chosen = rng.integers(len(photos), size=(2, arguments.batch_size))
-        picture = torch.stack([compose(photos[i], photos[j], rng) for i, j in chosen.T])
+        image = torch.stack([compose(photos[i], photos[j], rng) for i, j in chosen.T])
         target = labels[chosen[0]]
-        logits = model(normalize(picture, "imagenet"))
+        logits = model(normalize(image, "imagenet"))
         loss = F.cross_entropy(logits, target)
         optimizer.param_groups[0]["lr"] = LR * schedule(step, arguments.steps)
         optimizer.zero_grad()
@@ -85,7 +84,7 @@ def main(argv: list[str]) -> None:
             bar.set_postfix(log[-1])
             losses, hits = [], []
 
-    # --- what is written
+    # --- weights and log
     state = {
         name: value.half()
         for name, value in backbone.state_dict().items()
@@ -94,7 +93,7 @@ def main(argv: list[str]) -> None:
     if not all(value.isfinite().all() for value in state.values()):
         raise InputError("the training diverged (weights are not finite); try another --seed")
     write_tensors(arguments.out, state)
-    load_backbone_weights(backbone, str(arguments.out))  # measured as it ships
+    load_backbone_weights(backbone, str(arguments.out))  # measure the weights as saved
     accuracy, by_class = held_out_accuracy(model, seed)
     content = vars(arguments) | {
         "out": arguments.out.name,
@@ -108,7 +107,7 @@ def main(argv: list[str]) -> None:
     }
     write_json(arguments.out.with_suffix(".json"), content)
     text = ", ".join(f"{size} px {100 * value:.1f} %" for size, value in accuracy.items())
-    print(f"{arguments.out}: right on held-out photographs of {text}")
+    print(f"{arguments.out}: accuracy on held-out photographs: {text}")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -138,15 +137,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if not 1 <= arguments.layers <= 4:
         raise InputError(f"--layers must be 1 to 4, found {arguments.layers}")
     if arguments.out.suffix != ".pt":
-        raise InputError(f"--out must end in .pt (a .json comes beside it), found {arguments.out}")
+        raise InputError(f"--out must end in .pt (the log gets .json), found {arguments.out}")
     if arguments.out.is_dir() or (arguments.out.exists() and not arguments.overwrite):
-        raise InputError(f"{arguments.out} is there; name another file, or add --overwrite")
+        raise InputError(f"{arguments.out} exists; name another file, or add --overwrite")
     check_folder(arguments.out.parent, "--out")
     return arguments
 
 
 def schedule(step: int, steps: int) -> float:
-    """The share of the learning rate: a linear rise, then half a cosine."""
+    """Factor of the learning rate (0..1): a linear rise, then half a cosine."""
     warmup = max(1, round(WARMUP * steps))
     if step < warmup:
         return (step + 1) / warmup
@@ -155,20 +154,20 @@ def schedule(step: int, steps: int) -> float:
 
 @torch.inference_mode()
 def held_out_accuracy(model: nn.Module, seed: int) -> tuple[dict, dict]:
-    """By size in pixels and by class, on photographs never trained on.
+    """Accuracy (0..1) on held-out photographs, by size in pixels and by class.
 
-    Those of 96 pixels stand alone, smaller ones in the middle of a blurred ground.
+    Photographs smaller than 96 pixels are in the middle of a blurred background.
     """
     model.eval()
     photos, labels = photographs(NUM_HELD_OUT, seed, HELD_OUT, "held out")
     grounds = photos.roll(len(photos) // 2 + 5, 0)  # of another class
     hits = []
     for size in HELD_OUT_SIZES:
-        pictures, place_at = photos, (CANVAS - size) // 2
+        images, place_at = photos, (CANVAS - size) // 2
         if size != PHOTOGRAPH:
             pairs = zip(photos, grounds, strict=True)
-            pictures = torch.stack([place(p, g, size, place_at, place_at) for p, g in pairs])
-        logits = torch.cat([model(normalize(x, "imagenet")) for x in pictures.split(100)])
+            images = torch.stack([place(p, g, size, place_at, place_at) for p, g in pairs])
+        logits = torch.cat([model(normalize(x, "imagenet")) for x in images.split(100)])
         hits.append(logits.argmax(1) == labels)
     hit = torch.stack(hits).double()  # (sizes, photographs)
     by_class = hit.mean(0).reshape(-1, len(CLASSES)).mean(0)

@@ -1,11 +1,11 @@
-"""Train the miniature CLIP that ships in demo/weights/, by CLIP's own loss.
+"""Train the miniature CLIP in demo/weights/ with CLIP's own loss.
 
-Draws pictures with captions (demo/captioned_images.py says what they tell); writes OUT, a
-state dict that `models.clip_loading.load_clip` reads as it reads OpenAI's, and the log beside it
-(.json), both every --save-every steps; an interrupted run starts anew. The model is
-`clip.model.CLIP` with the ResNet image tower, one block a stage, its last two poolings left out (8
-pixels a cell), and with the tokens of its captions alone. Its scenes have a seed of their own, so
-none of them is in a data set of another seed.
+Draws images with captions (see demo/captioned_images.py). Writes OUT, a state dict that
+`models.clip_loading.load_clip` reads like OpenAI's, and a log beside it (.json), both every
+--save-every steps; an interrupted run can't be resumed. The model is `clip.model.CLIP` with the
+ResNet image tower of one block per stage, without its last two poolings (8 pixels per grid cell),
+and it knows only the tokens of its captions. Its scenes have their own seed, so that none of them
+is in a data set of another seed.
 
     python -m demo.train_clip --out demo/weights/clip.pt --overwrite
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from datasets.transforms import normalize
-from demo.captioned_images import CaptionedPictures
+from demo.captioned_images import CaptionedImages
 from demo.make_scenes import VERSION
 from demo.scenes.canvas import CLASSES
 from models.clip_loading import openai_clip
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
     arguments = parse(argv)
     out = Path(arguments.out)
     if out.is_dir() or (out.exists() and not arguments.overwrite):
-        raise InputError(f"{out} is there; name another file with --out, or add --overwrite")
+        raise InputError(f"{out} exists; name another file with --out, or add --overwrite")
     check_folder(out.parent, "--out")
 
     # --- device, seed, data
@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     torch.manual_seed(arguments.seed)
     rng = np.random.default_rng(arguments.seed)
     templates = load_templates(arguments.templates)
-    pictures = CaptionedPictures(templates, arguments.scenes, arguments.seed, arguments.side)
+    dataset = CaptionedImages(templates, arguments.scenes, arguments.seed, arguments.side)
 
     # --- model, optimiser
     model = build_miniature(templates, arguments.side).to(device)
@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     for step in progress:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
-        images, captions = pictures.batch(arguments.batch_size, rng)
+        images, captions = dataset.batch(arguments.batch_size, rng)
         with torch.autocast(device.type, torch.bfloat16):
             features = model.encode_image(normalize(images.to(device), "clip"))
         loss = contrastive_loss(features.float(), encode(model, captions), model.logit_scale)
@@ -95,19 +95,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = result.add_argument
-    add("--out", type=path, required=True, help="file of the weights; the log goes beside it")
+    add("--out", type=path, required=True, help="file of the weights; the log is beside it")
     add("--steps", type=int, default=10000)
     add("--batch-size", type=int, default=32)
     add("--lr", type=float, default=1e-3)
     add("--scenes", type=int, default=4000, help="street scenes that the crops come from")
-    add("--side", type=int, default=64, help="pixels of a picture; a multiple of 8")
+    add("--side", type=int, default=64, help="pixels: side of an image, a multiple of 8")
     add(
         "--templates",
         type=path,
         default="demo/templates.txt",
-        help="captions, one a line",
+        help="caption templates, one per line",
     )
-    add("--seed", type=int, default=101, help="of the weights, the pictures and the scenes")
+    add("--seed", type=int, default=101, help="of the weights, the images and the scenes")
     add("--save-every", type=int, default=1000, help="steps between two versions of the file")
     add("--device", help="cpu or cuda (default: cuda when there is one)")
     add("--overwrite", action="store_true", help="replace OUT")
@@ -121,16 +121,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
             f"--lr: a number above 0, --seed: below 2**63; found {arguments.lr}, {arguments.seed}"
         )
     if Path(arguments.out).suffix == ".json":
-        result.error("--out: the log takes the name with .json; name a .pt file")
+        result.error("--out: the log gets the name with .json; name a .pt file")
     if arguments.side < STRIDE or arguments.side % STRIDE:
         result.error(f"--side: expected a multiple of {STRIDE}, found {arguments.side}")
     return arguments
 
 
 def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
-    """A `clip.model.CLIP` with initial weights, for pictures of side x side pixels.
+    """A `clip.model.CLIP` with initial weights, for images of side x side pixels.
 
-    It knows the words of `templates`, of the class names and of their lists.
+    It knows the tokens of `templates`, of the class names and of lists of them.
     """
     clip = openai_clip()
     lists = [", ".join(CLASSES) + " and " + CLASSES[0], *CLASSES]
@@ -153,7 +153,7 @@ def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
 
 
 def encode(model: nn.Module, captions: list[str]) -> Tensor:
-    """Text features (B, D); a caption that stands several times is encoded once."""
+    """Text features (B, D); a repeated caption is encoded once."""
     tokens = openai_clip().tokenize(captions).to(model.logit_scale.device)
     different, places = tokens.unique(dim=0, return_inverse=True)
     return model.encode_text(different)[places]
@@ -168,12 +168,12 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
-    """A short linear rise, then half a cosine."""
+    """The learning rate of a step: a short linear rise, then half a cosine."""
     return peak * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def save(out: Path, model: nn.Module) -> None:
-    """fp16, and the output stride, which no tensor shows."""
+    """Write the weights in fp16, and the output stride, which no tensor's shape shows."""
     weights = {
         key: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
         for key, value in model.state_dict().items()

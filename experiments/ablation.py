@@ -8,11 +8,11 @@ OUT/ablation.json and OUT/ablation.md.
     python -m experiments.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m experiments.ablation ... --table-only
 
-First CLIP's masks, then the rows without CARB, then those with it: rows that differ in CARB's keys
-alone start from one warm-up, made by the row without CARB of equal settings, which runs too when
-they are asked for by themselves; where there is no such row, OUT/<row>-start_<seed>/ is trained as
-far as CARB's start. The same command again goes on where it stopped; what is scored already is left
-alone. The GPUs (those of CUDA_VISIBLE_DEVICES) are shared among the jobs.
+The order is: pseudo-masks, rows without CARB, rows with CARB. Rows that differ only in CARB's keys
+share one warm-up: the row without CARB that has the same settings, which is trained even if --rows
+leaves it out. Without such a row, OUT/<row>-start_<seed>/ is trained up to CARB's start. Run the
+same command again to resume; scored runs are skipped. The jobs share the GPUs of
+CUDA_VISIBLE_DEVICES.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -49,25 +49,25 @@ def main(argv: list[str]) -> None:
         seeds = check_seeds(arguments.seeds, "--seeds")
     names = arguments.rows or list(suite.rows)
     for name in names:
-        check(name in suite.rows, f"--rows: no row '{name}'; there are {', '.join(suite.rows)}")
+        check(name in suite.rows, f"--rows: no row '{name}'; expected {', '.join(suite.rows)}")
     rows = [suite.rows[name] for name in names]
     out = Path(arguments.out)
-    collect(suite, out)  # a folder of other settings is refused now, not after hours of training
+    collect(suite, out)  # refuses a folder of other settings now, not after hours of training
 
     failed = []
     if not arguments.table_only:
-        config = suite.config_of(rows[0], seeds[0])  # no such split: said before the training
+        config = suite.config_of(rows[0], seeds[0])  # a missing split is reported before training
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
         masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
         print(f"{len(plain)} runs to train without CARB and {len(carb)} with it", flush=True)
         if run_jobs(masks, parallel):
-            raise InputError("nothing is trained: the pseudo-masks failed, see above")
+            raise InputError("nothing was trained: the pseudo-masks failed, see above")
         failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
     print(write_tables(suite, out, shlex.join(["python", "-m", "experiments.ablation", *argv])))
     print(f"written to {out / 'ablation.md'} and {out / 'ablation.json'}")
     if failed:
-        sys.exit(f"error: {len(failed)} runs failed ({', '.join(failed)}); try the command again")
+        sys.exit(f"error: {len(failed)} runs failed ({', '.join(failed)}); run the command again")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -77,15 +77,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = result.add_argument
-    add("suite", type=path, help="suite file, demo/suites/demo_ablation.yaml for one")
+    add("suite", type=path, help="suite file, e.g. demo/suites/demo_ablation.yaml")
     add("--out", type=path, required=True, help="folder of the runs and the tables")
-    add("--jobs", type=int, help="how many at a time (default: one per GPU, else 1)")
+    add("--jobs", type=int, help="runs at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
-    add("--seeds", nargs="+", type=int, metavar="SEED", help="in place of the suite's")
-    add_overrides(result, "the config for all rows (CARB's keys: of those with CARB)")
+    add("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the suite's")
+    add_overrides(result, "the config for all rows (CARB's keys: for rows with CARB)")
     keep = "keep every checkpoint, for learning_curves.py"
     add("--keep-checkpoints", action="store_true", help=keep)
-    add("--table-only", action="store_true", help="run nothing, make the tables of what is there")
+    add(
+        "--table-only", action="store_true", help="train nothing, write the tables of finished runs"
+    )
     add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
     if arguments.jobs is not None and arguments.jobs < 1:
@@ -96,7 +98,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def plan(
     suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
 ) -> tuple[list[Job], list[Job], list[Job]]:
-    """What is left to do: masks, rows without CARB and warm-ups (seed by seed), rows with CARB.
+    """Jobs left to do: masks; rows without CARB and warm-ups, seed by seed; rows with CARB.
 
     Raises InputError when a folder holds a run of other settings.
     """
@@ -108,7 +110,7 @@ def plan(
         train += as_arguments(suite.settings_of(row, seed))
         train += ["--init", str(init)] * bool(init) + ["--run-dir", str(folder)]
         train += ["--keep-checkpoints"] * keep
-        # --overwrite: numbers of an earlier step or another way of inference are of no use here
+        # --overwrite: scores of an earlier step or of other inference options are of no use here
         score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
         commands = [train] if row.stage == "start" else [train, [*score, "--overwrite"]]
         todo[folder] = row, Job(folder.name, commands, folder / "job.log")
@@ -121,7 +123,7 @@ def plan(
             start = suite.start_row(row)
             warmup = out / start.folder(seed) / "warmup.pt"
             scored = read_scored(suite, start, seed, out) or start.stage == "start"
-            if not (scored and warmup.is_file()):  # scores may be there alone
+            if not (scored and warmup.is_file()):  # the scores may exist without the checkpoint
                 add(start, seed)
         add(row, seed, warmup)
     masks = mask_jobs(suite, [row for row, _ in todo.values()], out)
@@ -130,10 +132,10 @@ def plan(
 
 
 def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
-    """Masks that `rows` train on, and those of the scored split for a line of the table.
+    """Jobs for the masks that `rows` train on, and for the scored split's masks in the table.
 
-    gen_clip_masks.py always looks: it skips what is there and refuses masks of other settings (so
-    rows with other mask settings need another folder, and take their turns).
+    gen_clip_masks.py skips existing masks and refuses masks of other settings: rows with other
+    mask settings need another folder. Their commands run one after another in one job.
     """
     if not suite.make_masks:
         return []
@@ -152,7 +154,7 @@ def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
 
 
 if __name__ == "__main__":
-    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # none on Windows
-        if signal.getsignal(number) is signal.SIG_DFL:  # as Ctrl-C: stop the children too
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # Windows: no SIGHUP
+        if signal.getsignal(number) is signal.SIG_DFL:  # stop the children too, as Ctrl-C does
             signal.signal(number, signal.default_int_handler)
     run_script(main)

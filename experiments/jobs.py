@@ -1,4 +1,4 @@
-"""Runs the commands of experiments/ablation.py as child processes, several at a time."""
+"""Child processes for the commands of experiments/ablation.py, several at a time."""
 
 import os
 import queue
@@ -23,7 +23,7 @@ _TAIL = 15  # lines of a failed job's log to show
 
 @dataclass(frozen=True)
 class Job:
-    """Commands, each a script or -m module of this repository with its arguments, run in order."""
+    """Commands run in order, each a script or "-m", module of this repository, and arguments."""
 
     name: str
     commands: list[list[str]]
@@ -31,12 +31,12 @@ class Job:
 
 
 def run_jobs(jobs: list[Job], parallel: int) -> list[str]:
-    """Run them, with a terminal line when one starts, ends or fails; returns those that failed.
+    """Run jobs and print a line when one starts, ends or fails; gives the names of failed jobs.
 
     KeyboardInterrupt stops the children first.
     """
     children = _Children()
-    slots: queue.SimpleQueue[int] = queue.SimpleQueue()  # a slot stays on its GPU
+    slots: queue.SimpleQueue[int] = queue.SimpleQueue()  # each slot belongs to one GPU
     for slot in range(parallel):
         slots.put(slot)
 
@@ -58,7 +58,8 @@ def run_jobs(jobs: list[Job], parallel: int) -> list[str]:
 
 
 def environment(slot: int, parallel: int) -> dict[str, str]:
-    """Cores shared evenly, unless OMP_NUM_THREADS is set; slot i on GPU i modulo their number."""
+    """Variables of a child: an equal share of the cores, unless OMP_NUM_THREADS is set, and GPU
+    `slot` modulo the number of GPUs."""
     folders = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]  # for `-m`
     variables = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(folders)}
     variables.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // parallel)))
@@ -74,7 +75,7 @@ def _from_root(command: list[str]) -> list[str]:
 
 
 class _Children:
-    """The running processes by their job's name; once stopped, no more are started."""
+    """The running processes by name of their job; after stop() no more are started."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -98,7 +99,7 @@ class _Children:
                         stdout=log,
                         stderr=subprocess.STDOUT,
                         env=variables,
-                        start_new_session=True,  # so that Ctrl-C reaches this program alone
+                        start_new_session=True,  # so that Ctrl-C reaches only this program
                     )
                 status = process.wait()
                 with self.lock:
@@ -119,9 +120,9 @@ class _Children:
         with self.lock:
             self.stopped = True
             running = dict(self.running)
-        _say(f"stopping {', '.join(running)}; the same command again goes on where this stops")
+        _say(f"stopping {', '.join(running)}; run the same command again to resume")
         for process in running.values():
-            with suppress(ProcessLookupError):  # it ended by itself
+            with suppress(ProcessLookupError):  # it has just ended
                 if hasattr(os, "killpg"):
                     os.killpg(process.pid, signal.SIGTERM)
                 else:  # Windows
@@ -129,4 +130,5 @@ class _Children:
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')}  {text}\n", end="", flush=True)  # one write: threads
+    # One write, so that lines of several threads don't mix.
+    print(f"{time.strftime('%H:%M:%S')}  {text}\n", end="", flush=True)

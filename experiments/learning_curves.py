@@ -1,14 +1,14 @@
-"""Scores of a run at each of its checkpoints, beside what CARB did meanwhile.
+"""Score a run at each of its checkpoints, and plot the scores beside w and the region areas.
 
-    python train_warmup.py ... --keep-checkpoints   # and train_carb.py: they must hold step_*.pt
+    python train_warmup.py ... --keep-checkpoints   # and train_carb.py: keeps step_*.pt
     python -m experiments.learning_curves runs/base runs/carb --split val \\
         --out curves --labels Base CARB
 
 A RUN is a run folder of train_*.py, or a folder that holds warmup/ and carb/, read as one run.
-Runs of one label (seeds) get one colour. Scores as eval.py does without options; writes
-OUT/curves.{json,csv,png,svg}. The same command again scores new checkpoints only. For looking, not
-for choosing: the last checkpoint is the one to report. The picture needs matplotlib (pip install
-matplotlib).
+Runs with the same label (seeds) get the same colour. Scores as eval.py does without options;
+writes OUT/curves.{json,csv,png,svg}. The same command again scores new checkpoints only. Don't
+choose a checkpoint by these curves: the last one is the one to report. Plotting needs matplotlib
+(pip install matplotlib).
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -36,22 +36,22 @@ from utils.safe.files import check_folder, parse_json, write_json
 
 _MEASURES = ("miou", "miou_small", "miou_large")
 _POINT = {"step", "epoch", *_MEASURES, "iou", "scored"}
-Scores = dict[tuple, dict[str, Any]]  # what `Run.key` says was scored -> a point of a curve
+Scores = dict[tuple, dict[str, Any]]  # `Run.key` -> a point of a curve
 
 
 class Run(NamedTuple):
-    """A run with its checkpoints. `files`: step -> checkpoint; `log`: metrics.jsonl."""
+    """A run with its checkpoints."""
 
     label: str
     folder: Path
     config: Config
     split: str
-    num_images: int  # in training: an epoch
-    files: dict[int, Path]
-    log: list[dict[str, Any]]
+    num_images: int  # of the training split: an epoch
+    files: dict[int, Path]  # step -> checkpoint
+    log: list[dict[str, Any]]  # metrics.jsonl
 
     def key(self, step: int) -> tuple:
-        """What a score belongs to; another file, split or data folder is scored anew."""
+        """Identity of a score; another file, split or data folder is scored again."""
         file, c = self.files[step], self.config
         status = file.stat()
         data = (self.split, c.data_root, c.image_size and list(c.image_size))
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     check_folder(out, "--out")
     found, suites = run_folders.read_inputs(arguments.runs)
     if suites:
-        raise InputError(f"{suites[0].folder} holds the runs of a suite; name run folders in it")
+        raise InputError(f"{suites[0].folder} holds the runs of a suite; name its run folders")
     labels = arguments.labels or [run.label for run in found]
     runs = [
         read_run(run, label, arguments.split, arguments.overrides)
@@ -72,14 +72,14 @@ def main(argv: list[str]) -> None:
     ]
     classes = [load_classes(run.config.class_file) for run in runs]
     if len({table.names for table in classes}) > 1:
-        raise InputError(f"the runs have other classes: {', '.join(arguments.runs)}")
+        raise InputError(f"the runs have different classes: {', '.join(arguments.runs)}")
     ranks = setup(arguments.device)
     scores = read_scores(out / "curves.json")
     for run in runs:
         new = [step for step in run.files if run.key(step) not in scores]
         print(f"{run.label}: {len(run.files)} checkpoints, {len(new)} to score")
         for step in new:
-            key = run.key(step)  # before it is read: a file replaced meanwhile is scored again
+            key = run.key(step)  # before reading: a file replaced meanwhile is scored again
             scores[key] = score(run, step, arguments.overrides, ranks) | {"scored": list(key)}
             miou = scores[key]["miou"]
             print(f"{run.label}, step {step}: mIoU {'-' if miou is None else f'{100 * miou:.2f}'}")
@@ -87,13 +87,13 @@ def main(argv: list[str]) -> None:
     curves = content(runs, scores)
     write_json(out / "curves.json", curves)
     write_csv(out / "curves.csv", table(curves["runs"], classes[0].names))
-    print(f"{out / 'curves.json'} and curves.csv are written")
+    print(f"{out / 'curves.json'} and curves.csv written")
     panels = panels_of(curves["runs"], [run.log for run in runs], classes[0])
     epochs = {run["steps_per_epoch"] for run in curves["runs"]}
     note = f" (an epoch has {epochs.pop():g})" if len(epochs) == 1 else ""
     draw = partial(grid, panels, xlabel=f"step{note}")
     save_figure(draw, out, "curves", for_phones=False)
-    print(f"{out / 'curves.png'} is drawn")
+    print(f"{out / 'curves.png'} drawn")
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -104,7 +104,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--labels", nargs="+", help="one for each RUN (default: folder names)")
     arguments = parser.parse_args(argv)
     if arguments.labels and len(arguments.labels) != len(arguments.runs):
-        parser.error(f"--labels: {len(arguments.runs)} wanted, found {len(arguments.labels)}")
+        parser.error(f"--labels: expected {len(arguments.runs)}, found {len(arguments.labels)}")
     return arguments
 
 
@@ -114,16 +114,16 @@ def read_run(run: run_folders.Run, label: str, split: str | None, overrides: lis
     files = {}
     for name, stage in run.stages.items():
         if name == "supervised" and len(run.stages) > 1:
-            continue  # another network beside them
+            continue  # another network
         kept = stage.folder.glob("step_*.pt")
         found = {int(file.stem[5:]): file for file in kept if file.stem[5:].isdecimal()}
-        if name == "warmup" and "carb" in run.stages:  # it may have gone on without CARB
+        if name == "warmup" and "carb" in run.stages:  # it may have continued without CARB
             found = {step: file for step, file in found.items() if step <= config.warmup_steps}
         files |= found
     if not files:
         raise InputError(
-            f"no step_*.pt in {run.folder}; train_*.py --keep-checkpoints leaves them, start it "
-            "anew with --overwrite --keep-checkpoints"
+            f"no step_*.pt in {run.folder}; train again with --overwrite --keep-checkpoints, which "
+            "keeps them"
         )
     num_images = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
     split, log = split or config.val_split, run.log or run.last.log
@@ -131,7 +131,7 @@ def read_run(run: run_folders.Run, label: str, split: str | None, overrides: lis
 
 
 def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, Any]:
-    """mIoU over all, small and large classes and IoU by class (0..1, None without a value)."""
+    """A point: mIoU of all, small and large classes, IoU by class (0..1, None without a value)."""
     trained = load_trained(run.files[step], overrides=overrides)
     config, classes = trained.config, trained.classes
     dataset = open_dataset(config.dataset, config.data_root)
@@ -156,7 +156,7 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
 
 
 def read_scores(path: Path) -> Scores:
-    """What an earlier start has scored."""
+    """The scores in curves.json; InputError where it can't be read."""
     if not path.is_file():
         return {}
     try:
@@ -170,7 +170,7 @@ def read_scores(path: Path) -> Scores:
 
 
 def content(runs: list[Run], scores: Scores) -> dict[str, Any]:
-    """curves.json: the runs with what has been scored of them."""
+    """Content of curves.json: the runs with their scores so far."""
     return {
         "runs": [
             {
@@ -187,7 +187,7 @@ def content(runs: list[Run], scores: Scores) -> dict[str, Any]:
 
 
 def table(runs: list[dict[str, Any]], class_names: tuple[str, ...]) -> list[list[Any]]:
-    """Rows of curves.csv from the runs of curves.json: a line for each checkpoint."""
+    """Rows of curves.csv, one for each checkpoint, from the runs of curves.json."""
     columns = ["step", "epoch", *_MEASURES]
     rows = [["label", "folder", *columns, *(f"IoU {name}" for name in class_names)]]
     for run in runs:
@@ -200,9 +200,9 @@ def table(runs: list[dict[str, Any]], class_names: tuple[str, ...]) -> list[list
 def panels_of(
     runs: list[dict[str, Any]], logs: list[list[dict[str, Any]]], classes: ClassTable
 ) -> Panels:
-    """Scores, w, consistent area and the small classes' share of the prediction, over steps.
+    """Panels over the steps: mIoU, w, consistent area, share predicted as small classes.
 
-    runs: those of curves.json; logs: the lines of metrics.jsonl of each.
+    runs: as in curves.json; logs: the lines of metrics.jsonl of each run.
     """
     curves = [
         Curve(run["label"], [[*with_shares(log, classes.small), *run["points"]]], run["carb_start"])

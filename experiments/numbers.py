@@ -13,43 +13,43 @@ Scores = dict[str, float | None]  # by heading, in percent
 
 
 class Mean(NamedTuple):
-    """Over seeds: mean and sample standard deviation, which a single value doesn't have."""
+    """Mean and sample standard deviation over seeds; a single value has no deviation."""
 
     mean: float | None
     std: float | None
 
 
 def in_percent(value: float | None) -> float | None:
-    """Of 0..1; None stays None."""
+    """A value of 0..1 in percent; None stays None."""
     return None if value is None else 100 * value
 
 
 def scores_of(metrics: dict[str, Any]) -> Scores:
-    """The mean IoUs of a metrics.json or score.json, None where it has none."""
+    """The mean IoUs of a metrics.json or score.json, in percent; None for a missing one."""
     return {heading: in_percent(metrics.get(key)) for heading, key in MEASURES.items()}
 
 
 def mean_and_spread(values: Iterable[float | None]) -> Mean:
-    """Over what is not None; the sample's standard deviation, None for a single value."""
+    """Mean and sample standard deviation of the values that are not None."""
     found = [value for value in values if value is not None]
     mean = statistics.mean(found) if found else None
     return Mean(mean, statistics.stdev(found) if len(found) > 1 else None)
 
 
 def means_of(scores: Sequence[Scores]) -> dict[str, Mean]:
-    """By heading."""
+    """`mean_and_spread` over seeds, by heading."""
     return {key: mean_and_spread(one[key] for one in scores) for key in MEASURES}
 
 
 def summary(by_seed: dict[str, Scores]) -> dict[str, Any]:
-    """{"seeds": by_seed, "mean": .., "std": ..}, the latter two by heading."""
+    """{"seeds": by_seed, "mean": .., "std": ..}, mean and std by heading."""
     means = means_of([*by_seed.values()])
     mean, std = ({key: pair[k] for key, pair in means.items()} for k in (0, 1))
     return {"seeds": by_seed, "mean": mean, "std": std}
 
 
 def difference(a: dict[str, Scores], b: dict[str, Scores]) -> dict[str, Any]:
-    """Summary of row less row, for the seeds that both have."""
+    """Summary of a minus b, over the seeds that both have."""
     pairs = {seed: (a[seed], b[seed]) for seed in a if seed in b}
     return summary(
         {
@@ -60,7 +60,7 @@ def difference(a: dict[str, Scores], b: dict[str, Scores]) -> dict[str, Any]:
 
 
 def iou_by_class(networks: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Mean]]:
-    """Network -> class -> IoU in percent; `networks`: the metrics.json of each one's runs."""
+    """Network -> class -> IoU in percent; `networks`: name -> metrics.json of each run."""
     found: dict[str, dict[str, Mean]] = {}
     for network, runs in networks.items():
         classes = [metrics.get("classes", {}) for metrics in runs]
@@ -84,7 +84,7 @@ def class_table(networks: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def suite_tables(content: dict[str, Any]) -> str:
-    """Markdown of an ablation.json: CLIP's masks, the rows, and a table for each contrast."""
+    """Markdown of an ablation.json: pseudo-masks and rows, then a table for each contrast."""
     rows, masks = content["rows"], content.get("pseudo_masks")
     seeds = sorted({seed for row in rows.values() for seed in row["seeds"]}, key=int)
     first = []
@@ -98,19 +98,19 @@ def suite_tables(content: dict[str, Any]) -> str:
 
 
 def percent(value: float | None, sign: str = "") -> str:
-    """38.5; '-' where there is no value."""
+    """'38.5'; '-' for None."""
     return "-" if value is None else f"{value:{sign}.1f}"
 
 
 def spread(mean: float | None, std: float | None, sign: str = "") -> str:
-    """38.5 ± 0.3; without a spread for a single value."""
+    """'38.5 ± 0.3', or '38.5' without a deviation."""
     return percent(mean, sign) + (f" ± {std:.1f}" if std is not None else "")
 
 
 def _lines(
     summaries: dict[str, dict[str, Any]], seeds: list[str], sign: str = ""
 ) -> list[list[Any]]:
-    """Name, number of seeds, means and each seed's mIoU; `summaries`: those of `summary`."""
+    """Rows of name, number of seeds, means and each seed's mIoU; `summaries`: see `summary`."""
     lines = []
     for name, line in summaries.items():
         cells = ["not run"]

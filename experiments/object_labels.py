@@ -1,13 +1,12 @@
-"""Image-level labels of PASCAL VOC 2012 and MS COCO, out of their object annotations.
+"""Image-level labels of PASCAL VOC 2012 and MS COCO, from their object annotations.
 
-For the statistics of Fig. 1 only: no pictures are read, and nothing trains on these data sets.
+Only for the statistics of Fig. 1: no images are read, and nothing trains on these data sets.
 """
 
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from datasets.files import read_split_list
 from datasets.image_labels import ImageLabels
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json
@@ -32,13 +31,16 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     listed = path / _VOC_LIST if path.is_dir() else path
     if not listed.is_file():
         raise InputError(f"no {listed}; expected VOC2012/ (it has {_VOC_LIST}) or a list in it")
-    lines = listed.read_text(encoding="utf-8", errors="replace").splitlines()
+    text = listed.read_text(encoding="utf-8-sig", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError(f"the split list {listed} is empty; expected one image name a line")
     if any(line.split()[1:] in (["-1"], ["0"], ["1"]) for line in lines):
         raise InputError(f"{listed} is the list of one class; give train.txt or trainval.txt")
     annotations = listed.parents[2] / "Annotations"
     ids = {name: k for k, name in enumerate(VOC_CLASSES)}
     labels: ImageLabels = {}
-    for name in read_split_list(listed):
+    for name in (Path(line.split()[0]).stem for line in lines):  # or /JPEGImages/<name>.jpg
         file = annotations / f"{name}.xml"
         names = {item.findtext("name", "").strip() for item in _read_xml(file).iterfind("object")}
         unknown = sorted(names - ids.keys())
@@ -49,7 +51,7 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
 
 
 def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
-    """Labels and class names of an instances_*.json, the classes in the order of their ids.
+    """Labels and class names of an instances_*.json; classes are in the order of their ids.
 
     Images without an object have no class. Crowds count as objects.
     """
@@ -65,8 +67,8 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
             found[one["image_id"]].add(order[one["category_id"]])
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
-            f"{path} is no instances_*.json of MS COCO ({type(error).__name__}: {error}); expected "
-            "images, categories and annotations that name both; copy or download it again"
+            f"{path} is not an instances_*.json of MS COCO ({type(error).__name__}: {error}); "
+            "expected images, categories and annotations that name both; download it again"
         ) from None
     if not found or not categories:
         raise InputError(f"{path} has no images or no categories")
@@ -75,10 +77,10 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
 
 
 class _PlainTree(ElementTree.TreeBuilder):
-    """Refuses a document type: entities, which expand without bound, are declared there."""
+    """A tree that refuses a document type, which can declare entities that expand endlessly."""
 
     def doctype(self, name: str, public: Any, system: Any) -> None:
-        raise InputError("a document type (DTD), which no annotation has")
+        raise InputError("it has a document type (DTD), which no annotation has")
 
 
 def _read_xml(file: Path) -> ElementTree.Element:
@@ -87,6 +89,6 @@ def _read_xml(file: Path) -> ElementTree.Element:
         parser.feed(file.read_bytes())
         return parser.close()
     except OSError as error:
-        raise InputError(f"{file}: {error.strerror}; every listed image has one") from None
+        raise InputError(f"{file}: {error.strerror}; every listed image needs one") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise InputError(f"{file} is no annotation of PASCAL VOC: {error}") from None
+        raise InputError(f"{file} is not an annotation of PASCAL VOC: {error}") from None

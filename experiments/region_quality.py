@@ -1,4 +1,4 @@
-"""How right pseudo-masks are in the two regions of CARB, for a checkpoint (analysis, not training).
+"""Measure how often pseudo-masks are right in the two regions of CARB, for a checkpoint.
 
     python -m experiments.region_quality --ckpt runs/camvid_small/base_0/warmup.pt
 
@@ -34,12 +34,12 @@ from utils.safe.errors import InputError, run_script
 
 
 class Regions(NamedTuple):
-    """A training image, all (H,W) on the CPU; the last is None without ground truth."""
+    """Label maps of a training image, all long (H,W) on the CPU."""
 
     name: str
-    pseudo_mask: Tensor  # long
-    prediction: Tensor  # long: S, among the classes of the image
-    truth: Tensor | None  # long
+    pseudo_mask: Tensor
+    prediction: Tensor  # S: among the classes of the image
+    truth: Tensor | None  # None without ground truth
 
 
 def main(argv: list[str]) -> None:
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     trained.model.to(setup(arguments.device).device)
     config, classes = trained.config, trained.classes
     if config.pseudo_masks is None:
-        raise InputError(f"{arguments.ckpt}: no pseudo_masks; name them: --set pseudo_masks=FOLDER")
+        raise InputError(f"{arguments.ckpt} names no pseudo_masks; add --set pseudo_masks=FOLDER")
     dataset = open_dataset(config.dataset, config.data_root)
     names = list(dataset.images(config.train_split))
     truths = dataset.ground_truth(config.train_split)
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 
 @torch.inference_mode()
 def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
-    """The training images that `masks` names, seen by the network where it is."""
+    """Pseudo-mask, prediction and ground truth of the training images named by `masks`."""
     config, num_classes = trained.config, len(trained.classes)
     dataset = open_dataset(config.dataset, config.data_root)
     images, truths = (of(config.train_split) for of in (dataset.images, dataset.ground_truth))
@@ -89,8 +89,8 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
 
 
 def count(image: Regions, num_classes: int) -> Tensor:
-    """int64 (K, 2, 3): by class of the pseudo-mask, in the consistent and in the inconsistent
-    region, all pixels with ground truth, those where the mask and those where S is right."""
+    """Pixel counts, int64 (K, 2, 3): class of the pseudo-mask; consistent or inconsistent region;
+    all pixels with ground truth, those where the mask is right, those where S is right."""
     known = image.truth
     mask = image.pseudo_mask.masked_fill(known == IGNORE_INDEX, IGNORE_INDEX)
     counts = torch.zeros(num_classes, 2, 3, dtype=torch.int64)
@@ -102,8 +102,8 @@ def count(image: Regions, num_classes: int) -> Tensor:
 
 
 def shares(counts: Tensor) -> list[float | None]:
-    """Of counts (2, 3), in percent: area of the consistent region, how often the mask is right in
-    it; area of the inconsistent one, how often the mask and how often S is right there."""
+    """Percentages from counts (2, 3): area of the consistent region, mask right in it; area of the
+    inconsistent region, mask right in it, S right in it. None for a share of no pixels."""
     (all_c, mask_c, _), (all_i, mask_i, predicted_i) = counts.tolist()
     parts = (all_c, all_c + all_i), (mask_c, all_c), (all_i, all_c + all_i)
     parts += (mask_i, all_i), (predicted_i, all_i)
@@ -111,7 +111,7 @@ def shares(counts: Tensor) -> list[float | None]:
 
 
 def table(counts: Tensor, class_names: Sequence[str]) -> str:
-    """Markdown of counts (K, 2, 3): `shares` of all and of each class of the pseudo-mask."""
+    """Markdown table of counts (K, 2, 3): `shares` of all and of each class of the pseudo-mask."""
     head = ["class of the pseudo-mask", "consistent, % of pixels", "mask right in consistent, %"]
     head += ["inconsistent, % of pixels", "mask right in inconsistent, %"]
     head += ["network right in inconsistent, %"]

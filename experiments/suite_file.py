@@ -13,17 +13,17 @@ from utils.safe.yaml_file import read_yaml
 
 STAGES = ("supervised", "warmup", "carb")
 KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
-# What a row may not set, and who does.
+# Keys that a row may not set, and the reason.
 DECIDED = {
     "seed": "'seeds' of the suite and --seeds do",
-    "carb": "a row's stage does",
-    "steps": "all rows take the same number; give --set steps=N",
+    "carb": "the row's stage does",
+    "steps": "all rows take the same number; use --set steps=N",
 }
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: the script that trains it and what it changes in the config."""
+    """One row of the table: the stage that trains it and the config values it changes."""
 
     name: str
     stage: str
@@ -31,33 +31,33 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """The name as a folder's: 'Base + CARB' -> base_carb."""
+        """The name as a folder name: 'Base + CARB' -> base_carb."""
         return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
 
     def folder(self, seed: int) -> str:
-        """Name of a run's folder."""
+        """Name of the run folder."""
         start = "-start" if self.stage == "start" else ""  # no slug has a '-'
         return f"{self.slug}{start}_{seed}"
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite file; `settings` are the command line's for all rows, `values` the config file's."""
+    """A suite file and the settings of the command line."""
 
     path: str
     config: str
     split: str
     seeds: list[int]
     make_masks: bool
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # of the command line, for all rows
     rows: dict[str, Row]
     contrasts: dict[str, list[list[str]]]
-    values: dict[str, Any]
+    values: dict[str, Any]  # of the config file
 
     def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
-        """All that a run changes in the config file.
+        """All values of the config file that a run changes.
 
-        One without CARB leaves CARB's keys alone: rows that differ only there share its warm-up.
+        A run without CARB ignores CARB's keys: rows that differ only there share its warm-up.
         """
         both = self.settings | row.settings
         used = {k: v for k, v in both.items() if row.stage == "carb" or k not in keys_of(CARB)}
@@ -69,15 +69,15 @@ class Suite:
         return config_from_dict(self.values | self.settings_of(row, seed), source)
 
     def making(self, row: Row) -> str:
-        """The same text for runs that are the same but for their seed."""
+        """A text that is equal for runs that differ only in the seed."""
         return f"{row.stage} {json.dumps(self.config_of(row, 0).to_dict())}"
 
     def start_row(self, row: Row) -> Row:
         """The row that makes the warm-up of `row`, a row with CARB.
 
-        That is the row without CARB of equal settings. Where the suite has none, it is a row of
-        stage "start", which is no line of the table: the warm-up alone, made once for all rows that
-        differ in CARB's keys only and named after the first of them.
+        It is the row without CARB that has equal settings. If the suite has none, it is a row of
+        stage "start", which is not in the table: the warm-up alone, made once for all rows that
+        differ only in CARB's keys, and named after the first of them.
         """
         making = self.making(replace(row, stage="warmup"))
         plain = [other for other in self.rows.values() if self.making(other) == making]
@@ -91,9 +91,9 @@ class Suite:
 def read_suite(path: str, settings: list[str]) -> Suite:
     """Read and check a suite file; `settings` are the key=value of the command line.
 
-    Raises InputError naming the file and what is wrong there.
+    Raises InputError naming the file and what is wrong in it.
     """
-    check(Path(path).is_file(), f"no suite file at {path}; there are some in experiments/suites/")
+    check(Path(path).is_file(), f"no suite file at {path}; see experiments/suites/ for examples")
     content = _mapping(path, read_yaml(path), "the file")
     if isinstance(content.get("config"), str):
         content["config"] = expand(content["config"])
@@ -119,7 +119,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
         owner = next((row.name for row in rows.values() if key in row.settings), None)
         reason = f"row '{owner}' of {path} does" if owner else DECIDED.get(key)
         free = key == "steps" or not reason
-        check(free, f"--set {key} can't be decided for all rows: {reason}")
+        check(free, f"--set can't decide {key} for all rows: {reason}")
     _check_rows(suite)
     return suite
 
@@ -127,12 +127,12 @@ def read_suite(path: str, settings: list[str]) -> Suite:
 def _is_file(value: Any) -> bool:
     try:
         return isinstance(value, str) and Path(value).is_file()
-    except OSError:  # a name longer than the disk allows
+    except OSError:  # a name longer than the file system allows
         return False
 
 
 def as_arguments(settings: dict[str, Any]) -> list[str]:
-    """As --set arguments of the scripts; JSON is YAML on one line."""
+    """Settings as --set arguments of the scripts; JSON is one-line YAML."""
     texts = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in settings.items()]
     return [part for text in texts for part in ("--set", text)]
 
@@ -144,10 +144,10 @@ def check(good: bool, message: str) -> None:
 
 
 def check_seeds(seeds: Any, source: str) -> list[int]:
-    """A list of different whole numbers, else InputError."""
+    """Return `seeds`, a list of different whole numbers; anything else raises InputError."""
     good = isinstance(seeds, list) and all(type(s) is int and s >= 0 for s in seeds)
     good = good and len(set(seeds)) == len(seeds) > 0
-    check(good, f"{source} must be different whole numbers, [0, 1, 2] say; found {seeds}")
+    check(good, f"{source} must be different whole numbers, e.g. [0, 1, 2]; found {seeds}")
     return seeds
 
 
@@ -167,12 +167,12 @@ def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:
         good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
         check(good, f"{source} must be a list of [row, minus row], found {pairs}")
         for name in (name for pair in pairs for name in pair):
-            there = isinstance(name, str) and name in rows
-            check(there, f"{source}: no row '{name}'; there are {', '.join(rows)}")
+            known = isinstance(name, str) and name in rows
+            check(known, f"{source}: no row '{name}'; expected {', '.join(rows)}")
 
 
 def _check_rows(suite: Suite) -> None:
-    """No two rows with one folder or of one making; every config is good."""
+    """Raise InputError for an invalid config, or for two rows with the same folder or settings."""
     taken: dict[tuple[str, str], str] = {}
     for row in suite.rows.values():
         for key in (("folder", row.slug), ("run", suite.making(row))):

@@ -1,4 +1,4 @@
-"""What experiments/ablation.py's runs have scored, and the files with their tables."""
+"""Scores of the runs of experiments/ablation.py, and the files with their tables."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +17,10 @@ Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
 
 def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
-    """metrics.json of a run, None until it has all steps and the scores are of its last.pt.
+    """metrics.json of a run; None until the run is complete and its last.pt is scored.
 
-    Raises InputError when its folder holds one of other settings: names of files count, with which
-    train_*.py let a run go on, or the table would mix data sets.
+    Raises InputError when the folder holds a run with other settings. Unlike for resuming, file
+    names count as settings: otherwise the table might mix data sets.
     """
     config, folder = suite.config_of(row, seed), out / row.folder(seed)
     metrics = folder / f"eval_{suite.split}" / "metrics.json"
@@ -31,7 +31,7 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
         if other:
             raise InputError(
                 f"{folder} holds a run with other settings ({', '.join(other)}); choose another "
-                "--out, or remove that folder to run it anew"
+                "--out, or remove that folder to run it again"
             )
     stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
     if stale or not metrics.is_file():
@@ -41,10 +41,10 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
 
 
 def collect(suite: Suite, out: Path) -> Scored:
-    """Every scored run of the suite in `out`, of whatever seed.
+    """Every scored run of the suite in `out`, with any seed.
 
-    Raises InputError when one has other settings, or two were scored on other pictures or in
-    another way.
+    Raises InputError when a run has other settings, or when two runs were scored on different
+    images or with different options.
     """
     scored: Scored = {row: {} for row in suite.rows}
     first = None
@@ -60,8 +60,8 @@ def collect(suite: Suite, out: Path) -> Scored:
             other = ", ".join(changed(first[1], how))
             if other:
                 raise InputError(
-                    f"{folder} and {first[0]} were scored in other ways ({other}); remove the eval "
-                    "folder of one and run again"
+                    f"{folder} and {first[0]} were scored in different ways ({other}); remove the "
+                    "eval folder of one and run again"
                 )
     return scored
 
@@ -69,7 +69,7 @@ def collect(suite: Suite, out: Path) -> Scored:
 def write_tables(suite: Suite, out: Path, command: str) -> str:
     """Write OUT/ablation.json and OUT/ablation.md, whose text is returned.
 
-    Every scored run of the suite in `out` counts, whichever rows and seeds were asked for now.
+    Every scored run of the suite in `out` counts, not only the rows and seeds asked for now.
     """
     scored = collect(suite, out)
     score = out / f"pseudo_masks_{suite.split}" / "score.json"
@@ -102,7 +102,7 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
 
 
 def _heading(suite: Suite, scored: Scored) -> str:
-    """What the numbers are, in a sentence or two."""
+    """A sentence or two that say what the numbers are."""
     settings = ", ".join(as_arguments(suite.settings)[1::2])
     cells = [cell for by_seed in scored.values() for cell in by_seed.values()]
     images = cells[0]["num_images"] if cells else "?"
@@ -111,5 +111,5 @@ def _heading(suite: Suite, scored: Scored) -> str:
     return (
         f"{suite.config}{f' with {settings}' if settings else ''}; split {suite.split} ({images} "
         f"images); {steps} steps for every row; seeds {', '.join(map(str, seeds)) or 'none yet'}. "
-        "mIoU in percent: mean ± sample standard deviation over the seeds, then seed by seed."
+        "mIoU in percent: mean ± sample standard deviation over the seeds, then of each seed."
     )

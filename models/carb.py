@@ -200,8 +200,8 @@ class CARBCriterion:
 
     def mean(self, queue: deque[Tensor]) -> Tensor:
         """Mean of the losses in a queue; NaN where it holds none."""
-        # Losses from a checkpoint are on the CPU.
-        losses = torch.stack([loss.to(queue[-1]) for loss in queue])
+        # Empty places and losses from a checkpoint are on the CPU.
+        losses = torch.stack([loss.to(queue[-1], non_blocking=True) for loss in queue])
         return losses.mean() if self.nan_counts else losses.nanmean()
 
     def state_dict(self) -> dict[str, list[float | None]]:

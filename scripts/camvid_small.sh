@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The CamVid experiment of the README: Base and Base + CARB on stored noisy masks, and the supervised upper bound.
-#   bash scripts/camvid_small.sh --seeds 0 --set steps=2000 warmup_steps=1400    any option of experiments/ablation.py; RUN=folder
-# Needs data/camvid (images, ground truth, noisy_masks, image_labels.json) and the partial ResNet-50, see the README.
+# The CamVid experiment of docs/experiments.md: Base and Base + CARB on stored noisy masks, and full supervision.
+#   bash scripts/camvid_small.sh --seeds 0 --set steps=2000 warmup_steps=1400
+# Takes every option of experiments/ablation.py; the variable RUN names the output folder (runs/camvid_small).
+# Needs data/camvid (images, ground truth, noisy_masks, image_labels.json) and the partial ResNet-50.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh requirements.txt

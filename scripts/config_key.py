@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     values = load_config(arguments.file, arguments.overrides).to_dict()
     value = (values | flatten(values))[arguments.key]
     text = value if isinstance(value, str) else json.dumps(value)  # true, null: as in YAML
-    # As the system writes file names, whatever the encoding of the console is.
+    # Encoded like a file name, whatever the encoding of the console is.
     sys.stdout.buffer.write(os.fsencode(text) + b"\n")
 
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Table 1 of the paper on the demo's scenes: makes .venv and the scenes, then trains all rows of
-# demo/suites/demo_ablation.yaml with three seeds and prints the tables. An interrupted one goes on when started again.
-#   bash scripts/demo_ablation.sh --jobs 2 --rows Base "Base + CARB"    any option of experiments/ablation.py; RUN=folder
-#   SUITE=demo_patch_size bash scripts/demo_ablation.sh                 or demo_resize_ratio: the sweeps of Fig. 6
+# demo/suites/demo_ablation.yaml with three seeds and prints the tables. Run it again to resume.
+#   bash scripts/demo_ablation.sh --jobs 2 --rows Base "Base + CARB"
+#   SUITE=demo_patch_size bash scripts/demo_ablation.sh         or demo_resize_ratio: the sweeps of Fig. 6
+# Takes every option of experiments/ablation.py; the variable RUN names the output folder (runs/<suite>).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh requirements.txt

@@ -1,6 +1,6 @@
-# Sourced by run.sh and run_demo.sh, which set $config, with their arguments: from these and the variables (DATA, RUN,
-# SPLIT, NGPU) to $run, $split, $common, $device and $launch; makes .venv.
-# beside_data=(KEY=FILE ...): keys of the config that are files in the folder that --data names.
+# Sourced by run.sh and run_demo.sh, which set $config and pass their arguments. Sets $run, $split, $common, $device
+# and $launch from these and from the variables DATA, RUN, SPLIT and NGPU; makes .venv.
+# beside_data=(KEY=FILE ...): config keys whose files are in the folder that --data names.
 script="$(basename "$0")"
 usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$script"; }
 refuse() {
@@ -42,21 +42,21 @@ while (($# > 0)); do
   esac
   shift 2
 done
-run="${run/#\~\//$HOME/}" # quoted, a shell leaves it as it is
-[[ -n "$config" ]] || refuse "expected a config first, e.g. bash $script configs/cityscapes.yaml"
+run="${run/#\~\//$HOME/}" # the shell does not expand a quoted ~
+[[ -n "$config" ]] || refuse "expected a config as the first argument, e.g. bash $script configs/cityscapes.yaml"
 [[ "$ngpu" =~ ^[1-9][0-9]*$ ]] || refuse "--gpus (NGPU) must be a number from 1 on, found: $ngpu"
 if [[ -z "$run" ]]; then
   run="${config%.yaml}"
   [[ "$run" == configs/* ]] && run="runs/${run#configs/}" || run="runs/$(basename "$run")"
 fi
-if [[ -n "$folder" ]]; then # first, so that --set has the last word
+if [[ -n "$folder" ]]; then # first: a later --set wins
   named=(--set "data_root=$folder")
   for pair in ${beside_data[@]+"${beside_data[@]}"}; do
     named+=(--set "${pair%%=*}=$folder/${pair#*=}")
   done
   overrides=("${named[@]}" ${overrides[@]+"${overrides[@]}"})
 fi
-# Bash 3 takes an empty array for an unset variable.
+# Bash 3 treats an empty array as an unset variable.
 common=(--config "$config" ${overrides[@]+"${overrides[@]}"} ${device[@]+"${device[@]}"})
 
 source scripts/environment.sh requirements.txt

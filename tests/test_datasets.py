@@ -551,7 +551,7 @@ def test_missing_data(tmp_path: Path, name: str) -> None:
         open_dataset(name, tmp_path / "gone")
     with pytest.raises(InputError, match=r"(?s)expected.*<name>|expected.*<city>"):
         open_dataset(name, tmp_path)
-    with pytest.raises(InputError, match=r"unknown data set 'kitti'.*wilddash2"):
+    with pytest.raises(InputError, match=r"must be one of .*wilddash2.*; found 'kitti'"):
         open_dataset("kitti", tmp_path)
 
 

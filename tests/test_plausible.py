@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from program import SHIPPED_CONFIGS
 
 from datasets.doctor import plausible
 from datasets.doctor.plausible import available_cores, crop_to_reach, implausible
@@ -21,7 +22,7 @@ SMALL = [
     "patch_size=[128, 64]",
     "aspp_dilations=[3, 6, 9]",
     "output_stride=4",
-]  # pictures of 160x320
+]  # images of 160x320
 
 
 def small(*changes: str) -> Config:
@@ -30,7 +31,7 @@ def small(*changes: str) -> Config:
 
 @pytest.mark.parametrize(
     "path",
-    [*(ROOT / "configs").glob("*.yaml"), *(ROOT / "configs/official").glob("*.yaml")],
+    SHIPPED_CONFIGS,
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_nothing_is_said_of_shipped_configs(path, tmp_path) -> None:

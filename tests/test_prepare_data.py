@@ -416,7 +416,7 @@ def test_broken_ground_truth_stops_the_extraction(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"t0.png holds the ids \[11\].*--check"):
         run("camvid", "--root", tmp_path, "--out", out)
     (tmp_path / "mask/train/t0.png").unlink()
-    with pytest.raises(InputError, match=r"'t0' has no mask; add it.*--labels.*--check"):
+    with pytest.raises(InputError, match=r"'t0' of 'train' has no mask; add it.*--labels.*--check"):
         run("camvid", "--root", tmp_path, "--out", out)
     assert not out.exists()
 

@@ -100,7 +100,7 @@ class Config:
     """
 
     # data
-    dataset: Literal["cityscapes", "camvid", "wilddash2", "folder"] = "cityscapes"
+    dataset: str = "cityscapes"  # a name that datasets/__init__.py knows
     data_root: str = _path("data/cityscapes", of_data=True)
     class_file: str = _path("datasets/classes/cityscapes.yaml", of_data=True)
     image_labels: str = _path("data/cityscapes/image_labels.json", of_data=True)

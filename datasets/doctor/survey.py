@@ -60,12 +60,13 @@ def extract_labels(
             "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
             "--import-labels"
         )
-    for (_, name), f in found.items():
-        if f.counts is None and not f.problems:
-            f = Inspection(None, (f"the image '{name}' has no mask; add it or remove the image",))
-        if f.problems:
+    for (split, name), f in found.items():
+        problems = f.problems
+        if f.counts is None and not problems:
+            problems = (f"the image '{name}' of '{split}' has no mask; add it or remove the image",)
+        if problems:
             raise InputError(
-                f"{f.problems[0]}; or take the labels from --labels or --import-labels. For the "
+                f"{problems[0]}; or take the labels from --labels or --import-labels. For the "
                 "whole list run with --check, without --out"
             )
     return labels

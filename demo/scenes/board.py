@@ -1,4 +1,4 @@
-"""Flat upright things in a scene, drawn in metres from where they stand."""
+"""Flat upright objects in a scene, drawn in metres from their foot."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from demo.scenes.canvas import Canvas, Color, Fill, Point, mix_color
 
 
 class Board:
-    """A flat upright thing that faces the camera, drawn in metres from its foot (u right, v up)."""
+    """A flat upright object facing the camera, drawn in metres from its foot (u right, v up)."""
 
     def __init__(self, canvas: Canvas, x: float, z: float, class_id: int, turn: int = 1) -> None:
         """`turn` -1 mirrors it."""

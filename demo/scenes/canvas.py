@@ -1,7 +1,7 @@
-"""What synthetic scenes are drawn with: camera, daylight, and a canvas of colours and class ids.
+"""Camera, daylight, and a canvas of colours and class ids for synthetic scenes.
 
-World coordinates are metres: x to the right, y up, z forward along the street. Colours are RGB,
-0 to 255. The canvas is SUPERSAMPLING times as large as the picture.
+World coordinates are in metres: x to the right, y up, z forward along the street. Colours are RGB,
+0 to 255. The canvas is SUPERSAMPLING times as large as the image.
 """
 
 import math
@@ -34,7 +34,7 @@ Fill = tuple[int, int, int, int]  # RGB and class id
 
 @dataclass(frozen=True)
 class Camera:
-    """A pinhole camera that looks along the street; lengths in pixels of the canvas."""
+    """A pinhole camera that looks along the street; lengths are in canvas pixels."""
 
     focal: float
     center: float  # column of the vanishing point
@@ -54,14 +54,15 @@ class Camera:
         return place
 
     def point(self, x: float, y: float, z: float) -> Point:
-        """The same for one point."""
+        """`project` for one point."""
         column = self.center + self.focal * ((x - self.x) / z + self.curve * z)
         return column, self.horizon + self.focal * (self.height - y) / z
 
     def ground(self, size: tuple[int, int]) -> tuple[int, np.ndarray, np.ndarray]:
-        """Where the pixels of a picture of `size` (h,w) meet the ground.
+        """Ground points of the pixels of an image of `size` (h,w).
 
-        Returns the first row that does, and x (rows,w) and z (rows,1) in metres from that row on.
+        Returns the first row that shows ground, and x (rows,w) and z (rows,1) in metres from that
+        row on.
         """
         rows = (np.arange(size[0], dtype=np.float32) + 0.5) * SUPERSAMPLING
         first = int(np.searchsorted(rows, self.horizon + 1))
@@ -75,17 +76,17 @@ class Daylight:
     """Weather and time of day."""
 
     weather: str
-    ambient: Color  # the colour of a white thing in the shade, 0 to 1
+    ambient: Color  # the colour of a white object in the shade, 0 to 1
     sun: float  # 0 (covered) to 1
-    sun_x: float  # where the sun stands, a unit vector on the ground
+    sun_x: float  # direction of the sun, a unit vector on the ground
     sun_z: float
     shadow_length: float  # metres of shadow per metre of height
     sky_top: Color
     sky_bottom: Color
-    clouds: float  # how much of the sky they cover
+    clouds: float  # share of the sky that they cover
     cloud_color: Color
     fog_length: float  # metres after which 63 % of a colour is lost
-    lamps: bool  # lamps and windows are lit
+    lamps: bool  # whether lamps and windows are lit
 
     def facing(self, normal_x: float, normal_z: float, normal_y: float = 0.0) -> float:
         """Brightness of a surface with this normal."""
@@ -97,7 +98,7 @@ class Canvas:
     """Colours in the first three channels, class ids in the fourth: one call draws both."""
 
     def __init__(self, size: tuple[int, int], camera: Camera, light: Daylight) -> None:
-        """`size` (h,w) is that of the finished picture."""
+        """`size`: (h,w) of the finished image."""
         self.size, self.camera, self.light = size, camera, light
         height, width = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
         self.image = Image.new("RGBA", (width, height))
@@ -107,7 +108,7 @@ class Canvas:
         self.glows: list[tuple[int, float, float, float, Color]] = []  # class, column, row, radius
 
     def tint(self, z: float) -> tuple[list[float], list[float]]:
-        """Gain and offset per channel that daylight and fog put on a colour at distance z."""
+        """Gain and offset per channel of daylight and fog at distance z."""
         clear = math.exp(-z / self.light.fog_length)
         gain = [a * clear for a in self.light.ambient]
         return gain, [c * (1 - clear) for c in self.light.sky_bottom]
@@ -125,24 +126,24 @@ class Canvas:
             self.pen.polygon(points, fill=fill)
 
     def ground_quad(self, x: Point, z: Point, fill: Fill) -> None:
-        """Fill a rectangle on the ground; a long one is cut up so that it follows the bend."""
+        """Fill a rectangle on the ground; a long one is divided to follow the bend."""
         cuts = list(z)
         if z[1] > 3 * z[0]:
             step = (z[1] / z[0]) ** (1 / 9)
             cuts = [z[0] * step**i for i in range(10)]
-        there = [self.camera.point(x[0], 0.0, at) for at in cuts]
-        back = [self.camera.point(x[1], 0.0, at) for at in reversed(cuts)]
-        self.pen.polygon(there + back, fill=fill)
+        left = [self.camera.point(x[0], 0.0, at) for at in cuts]
+        right = [self.camera.point(x[1], 0.0, at) for at in reversed(cuts)]
+        self.pen.polygon(left + right, fill=fill)
 
     def shadow(self, corners: Sequence[Point], contact: bool = False) -> None:
-        """Darken a polygon of (x, z) on the ground: under a thing, or off the sun."""
+        """Darken a polygon of (x, z) on the ground: under an object, or in the sun's shadow."""
         if contact or self.light.sun:
             places = [self.camera.point(x, 0.0, max(z, 1.0)) for x, z in corners]
             outline = [(u / SUPERSAMPLING, v / SUPERSAMPLING) for u, v in places]
             (self.contact_shadows if contact else self.sun_shadows).append(outline)
 
     def cast(self, x: float, z: float, width: float, bottom: float, top: float) -> None:
-        """The sun's shadow of an upright thing of this width between two heights."""
+        """Add the sun's shadow of an upright object of this width between two heights."""
         sun_x, sun_z, length = self.light.sun_x, self.light.sun_z, self.light.shadow_length
         a, b = -sun_z * width / 2, sun_x * width / 2
         near = x - sun_x * length * bottom, z - sun_z * length * bottom
@@ -157,7 +158,7 @@ class Canvas:
         )
 
     def cast_block(self, foot: Sequence[Point], high: float) -> None:
-        """The sun's shadow of an upright block with this outline on the ground."""
+        """Add the sun's shadow of an upright block with this outline on the ground."""
         if not self.light.sun:
             return
         a = -self.light.sun_x * self.light.shadow_length * high
@@ -168,7 +169,7 @@ class Canvas:
         self.shadow(moved)
 
     def label_only(self, points: Sequence[Point], class_id: int) -> None:
-        """Give what shows through a lattice its class without changing its colour."""
+        """Set the class, not the colour, of the area seen through a lattice."""
         columns, rows = zip(*points, strict=True)
         width, height = self.image.size
         box = (

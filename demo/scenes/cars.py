@@ -1,4 +1,4 @@
-"""Cars: side views, extruded into bodies and seen in perspective."""
+"""Cars: side views, extruded into bodies and projected."""
 
 import functools
 import math
@@ -32,16 +32,16 @@ _UNDERSIDE, _LEFT, _RIGHT = -1, 9, 10  # groups of parts; 0 to 8 are the panels 
 class _Mesh:
     """A car body around the origin, heading along z."""
 
-    foot: np.ndarray  # (4,3) metres: its outline on the ground
+    foot: np.ndarray  # (4,3) metres: outline on the ground
     vertices: np.ndarray  # (V,3) metres: to the right, up, ahead
-    groups: dict[int, list[tuple[int, int, str, bool]]]  # parts: from, to, role, whether shaded
+    groups: dict[int, list[tuple[int, int, str, bool]]]  # parts: start, stop, role, is_shaded
     normals: np.ndarray  # (11,3) of the groups 0 to 10
     height: float
 
 
 @functools.cache
 def _mesh(kind: str, is_closed: bool) -> _Mesh:
-    """The body `kind`; `is_closed` without side windows at the rear."""
+    """The body of a kind of car; `is_closed`: no side windows at the rear."""
     length, width, height, text = _BODIES[kind]
     profile = np.array(text.split(), float).reshape(-1, 2) / 100 * (length, height)
     vertices: list[tuple[float, float, float]] = []

@@ -1,4 +1,4 @@
-"""From a painted canvas to a picture: texture, shadows, weather on the lens, the camera."""
+"""Conversion of a painted canvas to an image: texture, shadows, weather, camera effects."""
 
 import math
 
@@ -10,17 +10,17 @@ from demo.scenes.draws import fractal
 
 
 def develop(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Picture uint8 (H,W,3) and class ids uint8 (H,W) of a canvas.
+    """Image uint8 (H,W,3) and class ids uint8 (H,W) of a canvas.
 
-    Scaled down, then with texture, shadows, fog, rain, glow and what a camera adds. Inside, the
-    picture is (3,H,W): numpy is several times faster on whole channels.
+    Scales the canvas down, then adds texture, shadows, fog, rain, glow and camera effects. The
+    image is (3,H,W) meanwhile: numpy is several times faster on whole channels.
     """
     light = canvas.light
     mask = _majority(np.asarray(canvas.image.getchannel("A")))
-    picture = canvas.image.convert("RGB").reduce(SUPERSAMPLING)  # RGBA would weigh by the ids
-    if rng.random() < 0.2:  # a lens that is a little out of focus
-        picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.1, 0.4)))
-    image = np.asarray(picture).transpose(2, 0, 1).astype(np.float32, order="C")
+    reduced = canvas.image.convert("RGB").reduce(SUPERSAMPLING)  # RGBA would weight by the ids
+    if rng.random() < 0.2:  # a lens slightly out of focus
+        reduced = reduced.filter(ImageFilter.BoxBlur(rng.uniform(0.1, 0.4)))
+    image = np.asarray(reduced).transpose(2, 0, 1).astype(np.float32, order="C")
     if light.weather == "rain":
         _wet_road(canvas, rng, image, mask)
     grain = rng.standard_normal(mask.shape, dtype=np.float32)
@@ -43,7 +43,7 @@ def develop(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 
 
 def _majority(ids: np.ndarray) -> np.ndarray:
-    """The most frequent of each 2 x 2 ids, the upper left one if all are equally frequent."""
+    """The most frequent id of each 2 x 2 block; in a tie, the upper left one."""
     a, b, c, d = ids[::2, ::2], ids[::2, 1::2], ids[1::2, ::2], ids[1::2, 1::2]
     return np.where((b == c) | (b == d), b, np.where(c == d, c, a))
 
@@ -51,7 +51,7 @@ def _majority(ids: np.ndarray) -> np.ndarray:
 def _ground_texture(
     canvas: Canvas, rng: np.random.Generator, mask: np.ndarray, gain: np.ndarray
 ) -> None:
-    """Asphalt, paving and shadows, in the perspective of the ground."""
+    """Multiply `gain` by asphalt, paving and shadows, in the perspective of the ground."""
     first, x, z = canvas.camera.ground(canvas.size)
     x = x.clip(-200, 200)
     fine, coarse = rng.standard_normal((128, 128), dtype=np.float32), fractal(rng, (64, 64), 8)
@@ -70,7 +70,7 @@ def _ground_texture(
 
 
 def _shade(canvas: Canvas) -> np.ndarray:
-    """How much light reaches the ground, 0 to 1, float32 (h,w)."""
+    """Share of the light that reaches the ground, 0 to 1, float32 (h,w)."""
     sun = canvas.light.sun
     shade = Image.new("L", canvas.size[::-1], 255)
     pen = ImageDraw.Draw(shade)
@@ -94,7 +94,7 @@ def _ground_fog(canvas: Canvas, image: np.ndarray, mask: np.ndarray) -> None:
 def _wet_road(
     canvas: Canvas, rng: np.random.Generator, image: np.ndarray, mask: np.ndarray
 ) -> None:
-    """The road mirrors what stands behind it, smeared along the line of sight."""
+    """Add reflections of what is behind the road, smeared along the line of sight."""
     horizon = int(canvas.camera.horizon / SUPERSAMPLING)
     rows = min(horizon, image.shape[1] - horizon)
     if rows < 4:
@@ -108,7 +108,7 @@ def _wet_road(
 
 
 def _is_visible(mask: np.ndarray, class_id: int, column: float, row: float) -> bool:
-    """Whether the lamp at this place is not behind something."""
+    """Whether the lamp at this place is not hidden."""
     rows, columns = mask.shape
     inside = 0 <= row < rows and 0 <= column < columns
     return inside and mask[int(row), int(column)] == class_id
@@ -147,6 +147,6 @@ def _camera_effects(rng: np.random.Generator, image: np.ndarray, grain: np.ndarr
     strength = rng.uniform(1, 4.5)
     for i in range(3):
         image[i] *= vignette * np.float32(balance[i] * contrast)
-        # Shared noise, and a third as much of each channel's own.
+        # Noise shared by the channels, and a third as much for each channel alone.
         noise = np.roll(grain, 31, 1) + np.float32(0.33) * np.roll(grain, (7, 67 * i), (0, 1))
         image[i] += noise * np.float32(strength) + np.float32(118 * (1 - contrast))

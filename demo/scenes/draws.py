@@ -16,7 +16,7 @@ def pick(rng: np.random.Generator, options: Sequence) -> Any:
 
 
 def vary(rng: np.random.Generator, rgb: Color, amount: float = 0.12) -> list[float]:
-    """A colour near `rgb`: brightness by +-`amount`, each channel by a third of that."""
+    """A colour near `rgb`: brightness varies by +-`amount`, each channel by a third of it."""
     gain, *own = (2 * rng.random(4) - 1).tolist()
     return [c * (1 + amount * gain) * (1 + amount / 3 * s) for c, s in zip(rgb, own, strict=True)]
 
@@ -32,7 +32,8 @@ def disc(x: float, z: float, radius: float, stretch: float = 1.0) -> list[Point]
 
 
 def fractal(rng: np.random.Generator, size: tuple[int, int], cells: int) -> np.ndarray:
-    """Smooth noise of several scales from `cells` a row on, float32 (h,w), mean 0, deviation 1."""
+    """Smooth noise of several scales, the coarsest with `cells` per row: float32 (h,w) with mean 0
+    and standard deviation 1."""
     total = np.zeros(size, np.float32)
     weight = 1.0
     while cells < size[1]:

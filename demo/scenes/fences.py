@@ -33,7 +33,7 @@ def fence(
 
 
 def paint_fence(face: Face, rng: np.random.Generator, style: int, rgb: Color) -> None:
-    """Fill a wall's place with a fence of style 0 to 3."""
+    """Fill a wall face with a fence of style 0 to 3."""
     if not face.is_visible:
         return
     long, high = face.long, face.high
@@ -41,7 +41,7 @@ def paint_fence(face: Face, rng: np.random.Generator, style: int, rgb: Color) ->
     dark = face.fill(rgb, 0.7, FENCE)
     step, wide = ((0.2, 0.17), (0.2, 0.12), (0.14, 0.035), (2.0, 0.12))[style]
     low = 0.0 if style in (0, 3) else 0.08
-    is_open = style in (1, 2) and step * face.scale > 1.5  # one looks through
+    is_open = style in (1, 2) and step * face.scale > 1.5  # the background is visible through it
     if is_open:
         u, v = np.array([0.0, long, long, 0.0]), np.array([low, low, high, high])
         face.canvas.label_only(list(map(tuple, face.place(u, v).tolist())), FENCE)

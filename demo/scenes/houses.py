@@ -22,7 +22,7 @@ _SHOPS = (
 
 
 def house_row(rng: np.random.Generator, street: Street, side: int) -> list[tuple]:
-    """Houses from near to far: (z0, z1, x of the front, height, is_town, has a gap before)."""
+    """Houses from near to far: (z0, z1, x of the front, height, is_town, has_gap before it)."""
     kind, x = street.sides[side], street.fronts[side]
     way = -1 if side == 0 else 1
     last = min(FAR, (street.end or FAR + 20) - 14)
@@ -59,7 +59,7 @@ def house(
     is_town: bool,
     has_gap: bool,
 ) -> None:
-    """A house whose front stands at x along the street from z[0] to z[1]."""
+    """A house whose front is at x along the street from z[0] to z[1]."""
     way = 1 if x > 0 else -1
     depth = 12.0
     wall = vary(rng, pick(rng, WALLS), 0.15)
@@ -113,7 +113,7 @@ def end_house(canvas: Canvas, rng: np.random.Generator, z: float) -> None:
 
 
 class Style:
-    """How the faces of one house look."""
+    """Appearance of the faces of one house."""
 
     def __init__(self, rng: np.random.Generator, wall: Color, is_town: bool) -> None:
         self.wall = wall
@@ -169,7 +169,7 @@ def _windows(face: Face, rng: np.random.Generator, style: Style, base: float) ->
     left = np.tile((np.arange(bays) + 0.5) * bay - wide / 2, floors)
     bottom = np.repeat(base + 0.9 + np.arange(floors) * floor, bays)
     count, light = len(left), face.canvas.light
-    shine = style.glass * rng.uniform(0.5, 1.3, (count, 1))  # the share of mirrored sky
+    shine = style.glass * rng.uniform(0.5, 1.3, (count, 1))  # share of reflected sky
     glass = np.array([(34, 38, 44)]) * (1 - shine) + np.asarray(light.sky_bottom) * shine
     glass[rng.random(count) < 0.15] = (196, 190, 176)  # blinds and curtains
     colors = np.full((count, 4), BUILDING)

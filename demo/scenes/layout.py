@@ -1,4 +1,4 @@
-"""A whole scene: who stands where in a street."""
+"""Layout of a whole scene: everything in a street and its place."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,11 @@ from demo.scenes.roadside import bollard, lamp_post, traffic_light, traffic_sign
 from demo.scenes.street import FAR, Street, draw_daylight, draw_street, ground, sky, skyline
 from demo.scenes.trees import hedge, tree
 
-_Item = tuple[float, Callable[[], None]]  # distance, and what draws it
+_Item = tuple[float, Callable[[], None]]  # distance, and the function that draws it
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Picture uint8 (H,W,3) and class ids uint8 (H,W) of one scene; `size` is (H,W)."""
+    """Image uint8 (H,W,3) and class ids uint8 (H,W) of one scene; `size` is (H,W)."""
     street, light = draw_street(rng), draw_daylight(rng)
     canvas = Canvas(size, draw_camera(rng, size, street), light)
     sky(canvas, rng)
@@ -52,7 +52,7 @@ def draw_camera(rng: np.random.Generator, size: tuple[int, int], street: Street)
 
 
 def _grounds(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[_Item]:
-    """Houses, and the trees between and before them."""
+    """Houses, and trees between and in front of them."""
     items: list[_Item] = []
     for side in (0, 1):
         way, front = (-1, 1)[side], street.fronts[side]
@@ -75,7 +75,7 @@ def _grounds(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[_
 
 
 def _borders(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[_Item]:
-    """Fences and hedges where there is no house at the walk."""
+    """Fences and hedges where no house is at the sidewalk."""
     items: list[_Item] = []
     for side in (0, 1):
         if street.sides[side] == "town":
@@ -100,7 +100,7 @@ def _borders(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[_
 
 
 def _things(canvas: Canvas, rng: np.random.Generator, street: Street) -> list[_Item]:
-    """Everything on the road and the walks, without two things in one place."""
+    """Everything on the road and the sidewalks; no two objects overlap."""
     taken: list[tuple[float, float, float, float]] = []
     items: list[_Item] = []
 

@@ -1,4 +1,4 @@
-"""Pedestrians and cyclists: jointed figures on boards that face the camera."""
+"""Pedestrians and cyclists: jointed figures on boards facing the camera."""
 
 import math
 
@@ -31,7 +31,7 @@ _TROUSERS = ((34, 38, 54), (48, 62, 98), (26, 26, 28), (84, 80, 76), (140, 126, 
 
 
 def pedestrian(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
-    """Somebody who stands or walks at (x, z)."""
+    """A person who stands or walks at (x, z)."""
     tall = rng.uniform(1.55, 1.9) if rng.random() > 0.12 else rng.uniform(1.05, 1.4)
     board = Board(canvas, x, z, PEDESTRIAN, int(pick(rng, (-1, 1))))
     canvas.cast(x, z, 0.45, 0.0, tall)
@@ -109,7 +109,7 @@ def _head(board: Board, u: float, v: float, skin: Color, hair: Color, from_behin
 def rider(
     canvas: Canvas, rng: np.random.Generator, x: float, z: float, turn: int, along: bool
 ) -> None:
-    """Somebody on a bicycle, seen from behind or ahead (`along`) or from the side.
+    """A person on a bicycle, seen from behind or in front (`along`), or from the side.
 
     `turn` 1 rides to the right, -1 to the left.
     """

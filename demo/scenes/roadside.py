@@ -10,7 +10,7 @@ _METAL = ((120, 124, 126), (92, 96, 98), (58, 62, 60), (150, 152, 150), (70, 84,
 
 
 def lamp_post(canvas: Canvas, rng: np.random.Generator, x: float, z: float, inward: int) -> None:
-    """A street lamp whose arm points to `inward` (-1 left, 1 right)."""
+    """A street lamp whose arm points towards the road: `inward` is -1 (left) or 1 (right)."""
     board = Board(canvas, x, z, POLE, inward)
     metal = vary(rng, pick(rng, _METAL))
     high = float(rng.uniform(5.5, 8.5))
@@ -54,7 +54,7 @@ def _shaft(board: Board, u: float, high: float, thick: float, metal: Color) -> N
 def traffic_light(
     canvas: Canvas, rng: np.random.Generator, x: float, z: float, inward: int, reach: float
 ) -> None:
-    """A signal on a pole, and with `reach` > 0 one more on an arm of that length over the road."""
+    """A signal on a pole; if `reach` > 0, another on an arm of that length over the road."""
     board = Board(canvas, x, z, POLE, inward)
     metal = vary(rng, pick(rng, _METAL))
     high = 5.6 if reach > 0 else 3.5
@@ -67,7 +67,7 @@ def traffic_light(
         board.limb([(0, high - 0.2), (reach, high - 0.05)], 0.11, metal)
         _signal(board, rng, reach, high - 0.75 * size, size, case, state, view)
     _signal(board, rng, 0.0, 2.75, size * 0.9, case, state, view)
-    if rng.random() < 0.35:  # the walkers' signal at the side
+    if rng.random() < 0.35:  # the pedestrians' signal at the side
         _signal(board, rng, 0.32, 2.3, size * 0.55, case, 2 - state, view)
 
 
@@ -169,7 +169,7 @@ def _plate(board: Board, rng: np.random.Generator, v: float, size: float) -> Non
         mark(-0.66, -0.2, 0.66, 0.2, white)
         mark(-0.3, -0.2, -0.22, 0.2, red)
         mark(0.22, -0.2, 0.3, 0.2, red)
-    elif kind == 4:  # an order: white arrow on blue
+    elif kind == 4:  # mandatory direction: white arrow on blue
         board.ellipse(0, v, size, size, blue)
         mark(-0.12, -0.6, 0.12, 0.15, white)
         shape([(-0.45, 0.1), (0.45, 0.1), (0, 0.65)], 1.0, white)
@@ -178,7 +178,7 @@ def _plate(board: Board, rng: np.random.Generator, v: float, size: float) -> Non
         mark(-0.82, -0.82, 0.82, 0.82, blue)
         shape([(-0.6, -0.55), (0.6, -0.55), (0, 0.6)], 1.0, white)
         mark(-0.1, -0.45, 0.1, 0.2, (20, 20, 24))
-    elif kind == 6:  # right of way
+    elif kind == 6:  # priority road
         shape(diamond, 1.0, white)
         shape(diamond, 0.72, yellow)
     elif kind == 7:  # no entry

@@ -1,4 +1,4 @@
-"""Synthetic "stock photographs": one thing, drawn as in the scenes, on another background."""
+"""Synthetic "stock photographs": one object, drawn as in the scenes, on another background."""
 
 import math
 from dataclasses import replace
@@ -18,8 +18,8 @@ from demo.scenes.street import Street, draw_daylight, ground, sky, skyline
 from demo.scenes.trees import hedge, tree
 from demo.scenes.walls import Face
 
-_BACKGROUND = 255  # the class id of what is no class
-_EXTENT = {  # metres: width and height of what is shown, height of its middle above the ground
+_BACKGROUND = 255  # the class id of pixels without a class
+_EXTENT = {  # metres: width and height of the view, height of its middle above the ground
     "pole": (2.4, 4.5, 5.0),
     "traffic light": (1.1, 1.6, 2.75),
     "traffic sign": (1.6, 1.7, 2.7),
@@ -32,7 +32,7 @@ _HORIZON = {"road": 0.2, "sidewalk": 0.15, "building": 0.72, "sky": 0.95, "fence
 
 
 def draw_object(class_name: str, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A picture uint8 (H,W,3) that shows little but this class; see `make_scenes.render_object`."""
+    """An image uint8 (H,W,3) that shows mostly this class; see `make_scenes.render_object`."""
     light = draw_daylight(rng)
     if rng.random() < 0.75:  # most photographers wait for better weather
         while light.weather not in ("clear", "overcast"):
@@ -55,7 +55,7 @@ def _thing(
     are_bollards = class_name == "pole" and rng.random() < 0.2
     if are_bollards:
         wide, high, middle = 1.6, 1.2, 0.45
-    scale = rng.uniform(0.7, 1.1) * min(width / wide, height / high)  # pixels of a metre
+    scale = rng.uniform(0.7, 1.1) * min(width / wide, height / high)  # pixels per metre
     horizon = height * rng.uniform(0.46, 0.54) + (middle - camera_height) * scale
     camera = Camera(scale * z, width * rng.uniform(0.42, 0.58), horizon, camera_height)
     canvas = Canvas(size, camera, light)
@@ -84,9 +84,9 @@ def _thing(
 def _region(
     class_name: str, rng: np.random.Generator, size: tuple[int, int], light: Daylight
 ) -> Canvas:
-    """Road, sidewalk, building, sky or fence, filling most of the picture."""
+    """Road, sidewalk, building, sky or fence, filling most of the image."""
     height, width = (s * SUPERSAMPLING for s in size)
-    way = pick(rng, (-1, 1))  # the side of the street that is looked at
+    way = pick(rng, (-1, 1))  # the side of the street that is shown
     lanes = rng.uniform(4, 14, 2)
     street = Street((-lanes[0], lanes[1]), (-30, 30), ("park", "park"), None, None, (False, False))
     x, focal, aside = 0.0, rng.uniform(0.9, 1.3), rng.uniform(-0.15, 0.15)
@@ -133,7 +133,7 @@ def _buildings(canvas: Canvas, rng: np.random.Generator, way: int) -> None:
 
 
 def _fence(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A fence across the picture, straight or slanted, sometimes before trees."""
+    """A fence across the image, straight or slanted, sometimes in front of trees."""
     z, angle = rng.uniform(4, 6), rng.uniform(-0.35, 0.35)
     high, style = rng.uniform(1.4, 2.2), int(rng.integers(4))
     if rng.random() < 0.3:
@@ -146,7 +146,7 @@ def _fence(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _backdrop(canvas: Canvas, rng: np.random.Generator, foot: float) -> None:
-    """A studio, a lawn, a room or a blur, with the floor's edge a little above row `foot`."""
+    """A studio, lawn, room or blur, with the edge of the floor slightly above row `foot`."""
     width, height = (s // 4 for s in canvas.image.size)
     rows = np.arange(height, dtype=np.float32)[:, None, None]
     edge = foot / 4 - rng.uniform(0.02, 0.25) * height
@@ -155,7 +155,7 @@ def _backdrop(canvas: Canvas, rng: np.random.Generator, foot: float) -> None:
     noise = fractal(rng, (height, width), 6)[..., None]
     tones = rng.uniform(40, 230, (2, 3))
     wall, floor = 0.45 * tones + 0.55 * tones.mean(1, keepdims=True)  # mostly muted colours
-    if kind == 0:  # a studio: one tone that fades
+    if kind == 0:  # a studio: one fading tone
         image = wall * (1 + rng.uniform(-0.3, 0.3) * (rows / height - 0.5)) + 4 * noise
     elif kind == 1:  # a lawn
         far = np.array(vary(rng, pick(rng, ((190, 212, 232), (96, 122, 70), (206, 204, 196)))))

@@ -8,8 +8,8 @@ from PIL import Image
 from demo.scenes.canvas import BUILDING, ROAD, SIDEWALK, SKY, TREE, Canvas, Color, Daylight
 from demo.scenes.draws import fractal, pick, vary
 
-NEAR = 2.0  # metres: nothing is drawn nearer than this
-FAR = 85.0  # where the rows of houses end
+NEAR = 2.0  # metres: nothing nearer is drawn
+FAR = 85.0  # metres: end of the rows of houses
 WALLS = (
     (150, 78, 60),
     (128, 66, 54),
@@ -35,15 +35,15 @@ class Street:
     """The plan of a straight or slightly bent street; x in metres, z ahead."""
 
     kerbs: tuple[float, float]  # left and right edge of the road
-    fronts: tuple[float, float]  # where the walks end and houses or fences begin
+    fronts: tuple[float, float]  # outer edges of the sidewalks, where houses or fences begin
     sides: tuple[str, str]  # "town", "houses" or "park"
-    cross: tuple[float, float] | None  # a crossing street from z to z
-    end: float | None  # the street runs against a house here
-    parking: tuple[bool, bool]  # a parking lane at the kerb
+    cross: tuple[float, float] | None  # z of the near and the far edge of a crossing street
+    end: float | None  # z of a house that closes the street
+    parking: tuple[bool, bool]  # whether there is a parking lane, left and right
 
 
 def draw_street(rng: np.random.Generator) -> Street:
-    """Choose a plan."""
+    """A random plan."""
     lanes = (int(rng.random() < 0.25) + 1, int(rng.random() < 0.3) + 1)
     parking = (bool(rng.random() < 0.6), bool(rng.random() < 0.6))
     lane = rng.uniform(3.0, 3.5)
@@ -67,7 +67,7 @@ def draw_street(rng: np.random.Generator) -> Street:
 
 
 def draw_daylight(rng: np.random.Generator) -> Daylight:
-    """Choose weather and time of day."""
+    """Random weather and time of day."""
     kind = str(
         pick(rng, ["clear"] * 8 + ["overcast"] * 5 + ["rain"] * 2 + ["fog"] * 2 + ["dusk"] * 3)
     )
@@ -115,7 +115,7 @@ def draw_daylight(rng: np.random.Generator) -> Daylight:
 
 
 def sky(canvas: Canvas, rng: np.random.Generator) -> None:
-    """A gradient with clouds that flatten towards the horizon, over the whole canvas."""
+    """Draw a gradient with clouds that flatten towards the horizon, over the whole canvas."""
     light, width = canvas.light, canvas.image.width
     height = int(min(max(canvas.camera.horizon + 10, 16), canvas.image.height))
     rows = np.linspace(0, 1, height // 4, dtype=np.float32)[:, None]
@@ -136,7 +136,7 @@ def sky(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Hazy houses and trees where the street ends."""
+    """Draw hazy houses and trees at the end of the street."""
     camera, z = canvas.camera, 150.0
     width = canvas.image.width
     column = -10.0
@@ -161,7 +161,7 @@ def skyline(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def ground(canvas: Canvas, rng: np.random.Generator, street: Street) -> None:
-    """Pavement, road, kerbs and markings."""
+    """Draw sidewalks, road, kerbs and markings."""
     near, far, z = 1.0, 200.0, 12.0
     walk = vary(
         rng, pick(rng, ((150, 148, 142), (128, 128, 126), (168, 158, 144), (150, 124, 112)))

@@ -1,4 +1,4 @@
-"""Trees and hedges: heaps of tufts of leaves."""
+"""Trees and hedges, made of tufts of leaves."""
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def hedge(
 def _tufts(
     canvas: Canvas, places: np.ndarray, radii: np.ndarray, rgb: Color, tones: np.ndarray, z: float
 ) -> None:
-    """Ellipses of leaves: places and radii (N,2) on the canvas, brightness (N,)."""
+    """Draw ellipses of leaves: places and radii (N,2) on the canvas, brightness `tones` (N,)."""
     gain, offset = (np.asarray(t) for t in canvas.tint(z))
     fills = np.full((len(places), 4), TREE)
     fills[:, :3] = (np.asarray(rgb) * gain * tones[:, None] + offset).clip(0, 255)
@@ -85,7 +85,7 @@ def _tufts(
 def _leaves(
     board: Board, rng: np.random.Generator, u: np.ndarray, v: np.ndarray, radius: float, rgb: Color
 ) -> None:
-    """Tufts of leaves, brighter at the top and on the side of the sun."""
+    """Draw tufts of leaves, brighter at the top and towards the sun."""
     light = board.canvas.light
     height = (v - v.min()) / max(float(np.ptp(v)), 1e-3)
     width = u / max(float(np.abs(u).max()), 1e-3)

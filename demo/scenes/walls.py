@@ -1,4 +1,4 @@
-"""Upright walls in perspective, filled in their own coordinates."""
+"""Upright walls in perspective."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from demo.scenes.canvas import BUILDING, Canvas, Color, Fill, mix_color
 
 
 class Face:
-    """An upright wall from `origin` (x,z) along `direction` (x,z), filled in metres (u, v)."""
+    """An upright wall from `origin` (x,z) along `direction` (x,z).
+
+    Its own coordinates (u, v) are in metres, u along the wall and v up.
+    """
 
     def __init__(
         self,
@@ -29,20 +32,20 @@ class Face:
             canvas.camera.point(origin[0] + direction[0] * u, 0, origin[1] + direction[1] * u)[0]
             for u in (0, long / 2, long / 2 + 0.5, long)
         )
-        self.scale = 2 * abs(beyond - middle)  # canvas pixels of a metre along its middle
+        self.scale = 2 * abs(beyond - middle)  # canvas pixels per metre at its middle
         self.is_visible = max(start, end) > 0 and min(start, end) < canvas.image.width
 
     def fill(self, rgb: Color, shade: float = 1.0, class_id: int = BUILDING) -> Fill:
         return mix_color(rgb, class_id, *self.tint, shade * self.shade)
 
     def add(self, boxes: Sequence | np.ndarray, fills: list[Fill]) -> None:
-        """Rectangles (N,4) of left, bottom, right, top; N fills, or some to take turns with."""
+        """Add rectangles (N,4) of left, bottom, right, top; `fills` are repeated in turn."""
         boxes = np.asarray(boxes, float).reshape(-1, 4)
         self._boxes.append(boxes)
         self._fills += [fills[i % len(fills)] for i in range(len(boxes))]
 
     def place(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Canvas places (...,2) of wall coordinates."""
+        """Canvas columns and rows (...,2) of wall coordinates."""
         points = np.empty((*u.shape, 3))
         points[..., 0] = self.origin[0] + self.direction[0] * u
         points[..., 1] = v
@@ -50,7 +53,7 @@ class Face:
         return self.canvas.camera.project(points)
 
     def paint(self) -> None:
-        """Fill all that was added."""
+        """Draw all rectangles that were added."""
         left, bottom, right, top = np.concatenate(self._boxes).T
         u, v = np.stack((left, right, right, left), -1), np.stack((bottom, bottom, top, top), -1)
         corners = self.place(u, v)

@@ -25,7 +25,7 @@ from utils.safe.errors import InputError
 _BARS = Figure("class_iou", "IoU of every class", "")
 _CONFUSION = Figure("confusion", "Confusion matrix", "")
 _BAR = 0.13  # inches
-_VALUE = (int, float, type(None))  # None: a class that is nowhere has no IoU
+_VALUE = (int, float, type(None))  # None: a class that occurs nowhere has no IoU
 
 
 class Scored(NamedTuple):
@@ -43,12 +43,12 @@ class Class(NamedTuple):
 
 
 def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
-    """The confusion matrix of the first run's last stage; bars of all stages that were scored."""
+    """The confusion matrix of the first run's last stage; IoU bars of all scored stages."""
     return [draw_confusion(runs[0], split, out), *_draw_all_bars(runs, split, out)] if runs else []
 
 
 def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
-    """One figure for each set of classes that the runs are of."""
+    """One figure for each set of classes among the runs."""
     missing = tuple(
         not_evaluated(run.last, split, "the scores") for run in runs if split not in run.last.scores
     )
@@ -66,7 +66,7 @@ def _draw_all_bars(runs: list[Run], split: str, out: Path) -> list[Figure]:
 
 
 def scored_stages(runs: list[Run], split: str) -> list[Scored]:
-    """Every stage that was scored, as "RUN: STAGE" where a run has several."""
+    """Every scored stage, labelled "RUN: STAGE" if its run has several stages."""
     found = []
     for run in runs:
         for title, stage in run.titled.items():
@@ -78,7 +78,7 @@ def scored_stages(runs: list[Run], split: str) -> list[Scored]:
 
 
 def check(stage: Stage, split: str) -> None:
-    """Raise InputError for scores without what is drawn: of another version, or edited."""
+    """Raise InputError when scores lack the values to plot: another version's, or edited."""
     scores = stage.scores[split]
     rows = scores.get("classes")
     good = isinstance(rows, dict) and rows and isinstance(scores.get("miou", ""), _VALUE)
@@ -87,30 +87,29 @@ def check(stage: Stage, split: str) -> None:
         good &= isinstance(row, dict) and isinstance(row.get("ground_truth"), int)
     if not good:
         raise InputError(
-            f"{stage.folder}/eval_{split}/metrics.json: expected 'miou' and for each of 'classes' "
-            f"'iou' and 'ground_truth'; eval.py writes them: {evaluation(stage, split)}"
+            f"{stage.folder}/eval_{split}/metrics.json: expected 'miou', and 'iou' and "
+            "'ground_truth' for each of 'classes'; write it again: "
+            f"{evaluation(stage, split)}"
         )
 
 
 def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
-    """Classes by their share of the labelled pixels, largest first; as many pictures as needed."""
+    """IoU bars, classes by their share of the labelled pixels; as many images as needed."""
     try:
         table = load_classes(scored[0].stage.config.class_file)
         small = dict(zip(table.names, table.small, strict=True))
-    except InputError:  # numbers are of use without it
+    except InputError:  # the numbers are useful without the class file
         small = {}
     pixels = {key: row["ground_truth"] for key, row in scored[0].scores["classes"].items()}
     whole = max(sum(pixels.values()), 1)
     classes = [Class(key, 100 * n / whole, bool(small.get(key))) for key, n in pixels.items()]
     classes.sort(key=lambda one: -one.share)
-    pictures: tuple[Path, ...] = ()
+    images: tuple[Path, ...] = ()
     for i in range(0, len(scored), len(COLOURS)):
         drawing = partial(_draw_bars, scored[i : i + len(COLOURS)], classes)
         part = f"_part{i // len(COLOURS) + 1}" * (i > 0)
-        pictures += save_figure(drawing, out, name + part)
-    caption = (
-        f"IoU in % on '{split}', the classes by their share of the labelled pixels (in brackets)."
-    )
+        images += save_figure(drawing, out, name + part)
+    caption = f"IoU in % on '{split}'; classes by their share of the labelled pixels (in brackets)."
     caption += " Small classes are marked with a dot." * any(one.is_small for one in classes)
     content = [
         {"class": key, "percent_of_pixels": share, "small": is_small}
@@ -118,13 +117,13 @@ def draw_bars(scored: list[Scored], split: str, out: Path, name: str) -> Figure:
         for key, share, is_small in classes
     ]
     data = save_data(out, name, {"split": split, "classes": content})
-    return Figure(name, _BARS.title, caption, pictures, data)
+    return Figure(name, _BARS.title, caption, images, data)
 
 
 def _draw_bars(scored: list[Scored], classes: list[Class], width: float) -> Any:
     pyplot = plotting()
     columns = min(3, len(scored)) if width == WIDTH else 1  # of the legend
-    group = _BAR * len(scored) + 0.1  # inches a class
+    group = _BAR * len(scored) + 0.1  # inches per class
     height = 0.8 + max(group, 0.22) * len(classes) + 0.2 * -(-len(scored) // columns)
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
     thick = _BAR / max(group, 0.22)
@@ -154,7 +153,7 @@ def _share(percent: float) -> str:
 
 
 def draw_confusion(run: Run, split: str, out: Path) -> Figure:
-    """Rows: ground truth, normalised to 100 %; columns: prediction."""
+    """The confusion matrix of a run's last stage: each row of ground truth sums to 100 %."""
     stage = run.last
     scores = stage.scores.get(split, {})
     if "confusion" not in scores:
@@ -167,7 +166,7 @@ def draw_confusion(run: Run, split: str, out: Path) -> Figure:
     if not names or counts.shape not in [(len(names) + more, len(names)) for more in (0, 1)]:
         raise InputError(
             f"{stage.folder}/eval_{split}/metrics.json: expected 'confusion', a row of pixel "
-            f"counts for each of 'classes'; eval.py writes it: {evaluation(stage, split)}"
+            f"counts for each of 'classes'; write it again: {evaluation(stage, split)}"
         )
     row_names = [*names, *["other ids"] * (len(counts) - len(names))]
     drawing = partial(_draw_matrix, percent_of_rows(counts), row_names, names)
@@ -181,9 +180,9 @@ def draw_confusion(run: Run, split: str, out: Path) -> Figure:
         "pixels": counts.tolist(),
     }
     return _CONFUSION._replace(
-        caption=f"{stage.folder} on '{split}': of the pixels of each class (row), the share in % "
-        f"that is called each class (column). Empty: less than half a percent.{note}",
-        pictures=save_figure(drawing, out, _CONFUSION.name, for_phones=False),
+        caption=f"{stage.folder} on '{split}': share in % of each class's pixels (row) that is "
+        f"predicted as each class (column). Empty: less than half a percent.{note}",
+        images=save_figure(drawing, out, _CONFUSION.name, for_phones=False),
         data=save_data(out, _CONFUSION.name, content),
     )
 
@@ -195,7 +194,7 @@ def percent_of_rows(counts: np.ndarray) -> np.ndarray:
 
 
 def colour_map() -> Any:
-    """White to dark blue, in even steps of CIE lightness: the same to all eyes, and in print."""
+    """White to dark blue in even steps of CIE lightness, which also works in print."""
     from matplotlib.colors import LinearSegmentedColormap
 
     places = ((0, "white"), (0.351, SKY), (0.627, BLUE), (1, "#00263f"))

@@ -1,4 +1,4 @@
-"""The commands that make what the report lacks, and about how long they take."""
+"""The commands that make the parts missing from the report, and about how long they take."""
 
 import shlex
 import statistics
@@ -17,12 +17,12 @@ from utils.config import Config, load_config
 from utils.safe.errors import InputError
 from utils.safe.yaml_file import read_yaml
 
-# What decides the seconds of an image: a run with the same values tells them.
+# Keys that decide the time per image: a run with the same values provides an estimate.
 _SPEED = ("dataset", "crop_size", "backbone", "output_stride", "clip_model")
 
 
 def evaluation(stage: Stage, split: str) -> str:
-    """The command that scores a stage as it was scored before, if it was; with its predictions."""
+    """The command that scores a stage and saves predictions, with the options used before."""
     command = ["python", "eval.py", "--ckpt", str(stage.checkpoint), "--split", split]
     command.append("--save-predictions")
     if split in stage.scores:
@@ -37,7 +37,7 @@ def evaluation(stage: Stage, split: str) -> str:
 
 
 def not_evaluated(stage: Stage, split: str, what: str) -> Missing:
-    """`what`: "the scores"."""
+    """A missing result of eval.py; `what`: "the scores"."""
     return Missing(f"{what} of {stage.folder} on '{split}'", evaluation(stage, split))
 
 
@@ -49,7 +49,7 @@ def masks(
     grid: tuple[int, int] = (1, 1),
     score: bool = False,
 ) -> str:
-    """The command that makes pseudo-masks in `folder` by the config of the run folder `stage`."""
+    """The command that makes pseudo-masks in `folder` with the config in run folder `stage`."""
     command = ["python", "gen_clip_masks.py", "--config", str(stage / "config.yaml")]
     command += ["--split", split] if split else []
     command += ["--out", str(folder)]
@@ -65,10 +65,10 @@ def labels(config: Config) -> str:
     return shlex.join(command)
 
 
-def lacking(command: str) -> str:
-    """Why the data can't serve a command of gen_clip_masks.py; empty where they can, or for others.
+def obstacle(command: str) -> str:
+    """Why a command of gen_clip_masks.py would fail; "" if it would not, and for other commands.
 
-    Own data may have neither labels nor masks of the split that is shown.
+    Own data may have neither labels nor ground truth for the split that is shown.
     """
     _, script, *words = shlex.split(command)
     given = dict(pairwise(words))
@@ -84,15 +84,15 @@ def lacking(command: str) -> str:
             return f"'{split}' has no ground truth"
         labelled = find_labels(source, split, config.image_labels, classes, images)
     except (InputError, OSError):
-        return ""  # the command will say it
+        return ""  # the command itself will report it
     without = len(images) - len(labelled)
     return f"{without} images of '{split}' have no image-level labels" if without else ""
 
 
 def training(suite: Suite) -> str:
-    """The command that trains what a suite lacks."""
+    """The command that trains the missing runs of a suite."""
     file = str(suite.content.get("suite"))
-    if not Path(file).is_file():  # the shipped ones lay elsewhere before
+    if not Path(file).is_file():  # older runs name the folder where shipped suites were before
         moved = [f"{folder}/suites/{Path(file).name}" for folder in ("experiments", "demo")]
         file = next((name for name in moved if Path(name).is_file()), file)
     command = ["python", "-m", "experiments.ablation", file, "--out", str(suite.folder)]
@@ -100,36 +100,36 @@ def training(suite: Suite) -> str:
 
 
 def suite_folder(name: str) -> str:
-    """A suite file stands for the folder of its results in runs/; all else for itself."""
+    """The folder of a suite file's results, runs/<name>; any other name is returned unchanged."""
     if not name.endswith((".yaml", ".yml")):
         return name
     folder = Path("runs", Path(name).stem)
     if not (folder / "ablation.json").is_file():
         command = shlex.join(["python", "-m", "experiments.ablation", name, "--out", str(folder)])
         raise InputError(
-            f"{name}: its results are expected in {folder}, which has no ablation.json; give the "
-            f"folder that they are in, or make them: {command}"
+            f"{name}: expected its results in {folder}, found no ablation.json there; name the "
+            f"folder of the results, or make them: {command}"
         )
     return str(folder)
 
 
 class Work(NamedTuple):
-    """What a command does: `images` of `config` pass through the networks."""
+    """The work of a command."""
 
     config: Config
-    images: float
+    images: float  # number of images that pass through the networks
     what: str  # "at most 33 trainings of 1200 steps"
-    each: bool = False  # a time in words is that of one training
+    trains: bool = False
 
 
 def cost(command: str, runs: Sequence[Run]) -> str:
-    """ "about 2 h: at most 33 trainings of 1200 steps, at runs/demo's 9 images/s".
+    """Estimated time: "about 2 h: at most 33 trainings of 1200 steps, at runs/demo's 9 images/s".
 
-    In words where no run has trained on such images; empty where nothing is known.
+    "minutes" or "hours" if no run has trained on such images; empty for other commands.
     """
     try:
         work = _work(shlex.split(command))
-    except (InputError, OSError, KeyError, ValueError):  # of a config that is not here, say
+    except (InputError, OSError, KeyError, ValueError):  # e.g. its config doesn't exist here
         return ""
     if work is None:
         return ""
@@ -140,12 +140,12 @@ def cost(command: str, runs: Sequence[Run]) -> str:
             rate = statistics.median(rates)
             seconds = work.images / rate
             return f"about {_duration(seconds)}: {work.what}, at {run.folder}'s {rate:.2g} images/s"
-    usual = "minutes" if is_miniature(work.config.clip_model) or not work.each else "hours on a GPU"
-    return f"{usual}{' each' * work.each}: {work.what}"
+    short = is_miniature(work.config.clip_model) or not work.trains
+    return f"{'minutes' if short else 'hours on a GPU'}{' each' * work.trains}: {work.what}"
 
 
 def _work(words: list[str]) -> Work | None:
-    """None for a command that neither trains nor looks at images."""
+    """The work of a command's words; None if it neither trains nor reads images."""
     given = dict(pairwise(words))
     script = next((Path(word).stem for word in words if word.endswith((".py", ".sh"))), "")
     if "experiments.ablation" in words or script == "demo_ablation":

@@ -1,7 +1,7 @@
 """Fig. 5 of the paper (losses and areas of the two regions, w), training curves and speed.
 
-All are read from metrics.jsonl. The runs that were given share their figures, each suite has its
-own; the seeds of a suite's row are one curve, their mean, in a band from the least to the greatest.
+All are read from metrics.jsonl. Runs share their figures, each suite has its own. The seeds of a
+suite's row are one curve: their mean, in a band from the least to the greatest value.
 """
 
 from collections.abc import Sequence
@@ -34,16 +34,16 @@ _REGIONS = {
 _FIG5 = Figure(
     "fig5_regions",
     "Fig. 5: losses and areas of the two regions",
-    "Consistent region: the pixels of the global view on which pseudo-mask and prediction agree. "
-    "w: the weight that CARB gives the inconsistent region's loss.",
+    "Consistent region: the pixels of the global view where pseudo-mask and prediction agree. "
+    "w: the weight of the inconsistent region's loss in CARB.",
 )
 _TRAINING = Figure(
-    "training_curves", "Training curves", "Small classes are those that the class file marks."
+    "training_curves", "Training curves", "Small classes: those that the class file marks as small."
 )
 _SPEED = Figure(
     "throughput",
     "Learning rate and speed",
-    "Images per second of all processes together; peak memory, where it is logged, of one GPU.",
+    "Images per second of all processes together; peak memory, if logged, of one GPU.",
     folded=True,
 )
 _QUANTITIES = {
@@ -58,7 +58,7 @@ _QUANTITIES = {
 
 
 def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
-    """Fig. 5, training curves and speed: of all runs together and of each suite."""
+    """Fig. 5, training curves and speed, for all runs together and for each suite."""
     figures = []
     if runs or not suites:
         curves = [curve_of(run.label, [run]) for run in runs]
@@ -67,14 +67,14 @@ def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
         curves = suite_curves(suite)
         chosen = run_of(suite)
         label = chosen.label.rpartition(", seed ")[0] if chosen else ""
-        # of a suite's many rows one with CARB, and before it the one that is the same without
+        # Of a suite's many rows: one with CARB, and the row without CARB of equal settings.
         shown = [curve for curve in curves if label in (curve.label, f"{curve.label} + CARB")]
         figures += _three(shown, curves, f"_{suite.slug}", f" ({suite.label})", out)
     return figures
 
 
 def suite_curves(suite: Suite) -> list[Curve]:
-    """A curve for each row. A warm-up that rows share is drawn once, in the row without CARB."""
+    """A curve for each row. A warm-up shared by rows is drawn once, in the row without CARB."""
     curves = []
     rows = {
         name: [run for seed in row["seeds"] if (run := run_of_row(suite, name, seed))]
@@ -95,20 +95,20 @@ def suite_curves(suite: Suite) -> list[Curve]:
 
 
 def curve_of(label: str, runs: Sequence[Run]) -> Curve:
-    """Of runs that differ in the seed only. Lines get the inconsistent and the small share."""
+    """The curve of runs that differ only in the seed, with the values of `with_shares`."""
     last = runs[0].last
     try:
         small = load_classes(last.config.class_file).small
-    except InputError:  # a run of another machine
+    except InputError:  # the class file of a run from another machine is missing
         small = ()
-    # Run.log is of the warm-up and CARB
+    # Run.log holds warm-up and CARB, not full supervision.
     logs = [with_shares(run.log or run.last.log, small) for run in runs]
     start = last.config.warmup_steps if "carb" in runs[0].stages else None
     return Curve(label, logs, start)
 
 
 def with_shares(log: list[dict[str, Any]], small: Sequence[bool]) -> list[dict[str, Any]]:
-    """Log lines with the shares of the inconsistent region and of the small classes, if logged."""
+    """Log lines plus the area of the inconsistent region and the small classes' share, 0..1."""
     lines = []
     for line in log:
         more = {}
@@ -124,7 +124,7 @@ def with_shares(log: list[dict[str, Any]], small: Sequence[bool]) -> list[dict[s
 def _three(
     regions: list[Curve], curves: list[Curve], slug: str, of: str, out: Path, named: bool = False
 ) -> list[Figure]:
-    """`named`: a single curve's run is named, as there are others."""
+    """The three figures; `named`: the caption names the run of a single curve."""
     seeds = max((len(curve.logs) for curve in curves), default=1)
     note = " Neighbouring log lines are averaged."
     if seeds > 1:
@@ -138,12 +138,12 @@ def _three(
             run = f" Run: {min(labels)}." * (named and len(labels) == 1)
             figure = figure._replace(
                 caption=figure.caption + note + run,
-                pictures=save_figure(partial(grid, panels), out, figure.name),
+                images=save_figure(partial(grid, panels), out, figure.name),
                 data=save_data(out, figure.name, {"curves": panels.content}),
             )
         else:
-            what = f"log lines with {', '.join(quantities)}; a training writes them into "
-            missing = (Missing(f"{what}metrics.jsonl", "bash run_demo.sh"),)
+            what = f"log lines in metrics.jsonl with {', '.join(quantities)}, as training writes"
+            missing = (Missing(what, "bash run_demo.sh"),)
             figure = figure._replace(caption="", missing=missing)
         figures.append(figure)
     return figures

@@ -16,21 +16,21 @@ from PIL import Image
 from experiments.figures.style import Figure, Missing, count
 from utils.safe.files import replacing
 
-_SVG_BYTES = 400_000  # a larger one holds pixels; the PNG is smaller
+_SVG_BYTES = 400_000  # a larger SVG holds pixels; its PNG is smaller
 _ABSENT = "Parts of the paper that are not in these runs"
 _NUMBER = re.compile(r"[+−-]?\d[\d.,]*( ?%)?( ± [\d.,]+)?")
 _EMPTY = ("", "-", "–", "—", "not run")
-_BAR = re.compile(r"(?<!\\)\|")  # between two cells; \\| is one in a cell
+_BAR = re.compile(r"(?<!\\)\|")  # between two cells; \\| is a bar inside a cell
 
 
 class Report(NamedTuple):
-    """What is on the page. `failed` names the figures whose caption says why they aren't drawn."""
+    """Contents of the page."""
 
     title: str
     about: str
     made_by: str  # command and commit
     figures: list[Figure]
-    failed: frozenset[str] = frozenset()
+    failed: frozenset[str] = frozenset()  # names of figures whose caption is an error
     costs: Mapping[str, str] = MappingProxyType({})  # command -> "about 2 h: 33 trainings"
 
     @property
@@ -39,7 +39,7 @@ class Report(NamedTuple):
 
 
 def write_page(report: Report, out: Path) -> Path:
-    """OUT/index.html, which needs no other file; gives its path."""
+    """Write OUT/index.html, which needs no other file; gives its path."""
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -64,7 +64,7 @@ def write_page(report: Report, out: Path) -> Path:
 
 
 def write_markdown(report: Report, out: Path) -> Path:
-    """OUT/report.md: the same with the pictures beside it; gives its path."""
+    """Write OUT/report.md, which links to the image files; gives its path."""
     parts = [f"# CARB: {_plain(report.title)}", _plain(report.about)]
     for figure in report.figures:
         title, caption = _plain(figure.title), _plain(figure.caption)
@@ -73,7 +73,7 @@ def write_markdown(report: Report, out: Path) -> Path:
             parts += [f"<details><summary>{title.replace('<', '&lt;')}</summary>"]
         else:
             parts += [f"## {title}"]
-        parts += [f"![{title}]({_link(picture, out)})" for picture in figure.pictures]
+        parts += [f"![{title}]({_link(image, out)})" for image in figure.images]
         parts += [f"**Not drawn:** {caption}" if figure.name in report.failed else caption]
         parts += [table.replace("<", "&lt;") for table in figure.tables]
         for command, what in by_command(figure.missing).items():
@@ -87,7 +87,7 @@ def write_markdown(report: Report, out: Path) -> Path:
 
 
 def by_command(missing: Iterable[Missing]) -> dict[str, str]:
-    """Command -> what it makes, in the order of appearance."""
+    """Command -> what it makes, in order of appearance."""
     found: dict[str, list[str]] = {}
     for what, command in missing:
         found.setdefault(command, []).append(what)
@@ -95,7 +95,7 @@ def by_command(missing: Iterable[Missing]) -> dict[str, str]:
 
 
 def _effort(figure: Figure, costs: Mapping[str, str]) -> str:
-    """ "1 command missing, about 2 min"; of several commands their number."""
+    """ "1 command missing, about 2 min", or "3 commands missing"."""
     commands = [command for command in by_command(figure.missing) if command]
     if not commands:
         return f"{count(len(figure.missing), 'thing')} missing" if figure.missing else ""
@@ -104,7 +104,7 @@ def _effort(figure: Figure, costs: Mapping[str, str]) -> str:
 
 
 def _drawing(path: Path) -> dict[str, Any]:
-    """A picture as data URIs: sharp at any size where an SVG lies beside it, and for phones."""
+    """An image as data URIs: the SVG beside it if that is small enough, and one for phones."""
     with Image.open(path) as image:
         width, height = image.size
     svg, narrow = path.with_suffix(".svg"), path.with_name(f"{path.stem}_narrow.svg")
@@ -113,7 +113,7 @@ def _drawing(path: Path) -> dict[str, Any]:
         "width": width,
         "height": height,
         "source": _data(drawn),
-        "is_chart": svg.is_file(),  # its colours can be turned round for a dark page
+        "is_chart": svg.is_file(),  # its colours can be inverted for a dark page
         "narrow": _data(narrow) if narrow.is_file() else "",
     }
 
@@ -124,12 +124,12 @@ def _data(path: Path) -> str:
 
 
 def _words(command: str) -> Markup:
-    """Each word as an element, so that a line breaks between words."""
+    """Each word as an element, so that lines break only between words."""
     return Markup(re.sub(r"\S+", r"<span>\g<0></span>", str(escape(command))))
 
 
 def table_html(text: str) -> Markup:
-    """Tables, and what stands between them as paragraphs."""
+    """Markdown tables as HTML, and the text between them as paragraphs."""
     parts: list[str] = []
     rows: list[list[str]] = []
     for line in [*text.splitlines(), ""]:
@@ -145,7 +145,7 @@ def table_html(text: str) -> Markup:
 
 
 def _rows_html(rows: list[list[str]]) -> str:
-    """Head, a line of dashes, body; columns of numbers stand right."""
+    """HTML of a head, a line of dashes and a body; columns of numbers are right-aligned."""
     head, body = rows[0], rows[2:]
     columns = [[row[k].replace("*", "") for row in body if k < len(row)] for k in range(len(head))]
     right = [_is_numeric(column) for column in columns]
@@ -165,15 +165,15 @@ def _is_numeric(column: list[str]) -> bool:
 
 
 def _inline(text: str) -> str:
-    """Escaped, with **bold** and `code`."""
+    """Escaped HTML with **bold** and `code`."""
     text = str(escape(text.replace("\\|", "|")))
     text = re.sub(r"`([^`]+)`", r"<code>\1</code>", text)
     return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", text)
 
 
 def _files(figure: Figure, out: Path) -> list[tuple[str, str]]:
-    """(name, relative link) of the files beside the page: pictures, drawings, data."""
-    paths = [path for p in figure.pictures for path in (p, p.with_suffix(".svg")) if path.is_file()]
+    """(name, relative link) of a figure's files: PNG, SVG, data."""
+    paths = [path for p in figure.images for path in (p, p.with_suffix(".svg")) if path.is_file()]
     return [(path.name, _link(path, out)) for path in [*paths, *filter(None, [figure.data])]]
 
 
@@ -182,7 +182,7 @@ def _link(path: Path, out: Path) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text in which Markdown and HTML find no markup."""
+    """Text escaped so that it holds no Markdown or HTML."""
     return re.sub(r"([\\`*_\[\]|#<>])", r"\\\1", text)
 
 

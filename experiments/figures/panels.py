@@ -1,4 +1,4 @@
-"""Curves over the steps of training, panel by panel under one legend. Drawing needs matplotlib."""
+"""Curves over training steps, in panels that share a legend. Drawing needs matplotlib."""
 
 from collections.abc import Collection, Sequence
 from itertools import product
@@ -8,7 +8,7 @@ from experiments.figures.style import BLUE, COLOURS, WIDTH, plotting
 
 _START = {"color": "0.45", "linestyle": ":", "linewidth": 1.2}
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)))
-_MOST_POINTS = 100  # of a curve: more is noise at the size of a panel
+_MOST_POINTS = 100  # points of a curve: more would be noise at the size of a panel
 
 Points = list[tuple[float, ...]]  # (step, mean, least, greatest) over the seeds
 
@@ -18,31 +18,32 @@ class Curve(NamedTuple):
 
     label: str
     logs: list[list[dict[str, Any]]]
-    start: int | None  # of CARB
+    start: int | None  # first step of CARB
 
 
 class Quantity(NamedTuple):
-    """A value of the log lines; `colour` is for a single curve, several have one each."""
+    """A value of the log lines."""
 
     name: str
     key: str
     factor: float = 1
-    colour: str = BLUE
+    colour: str = BLUE  # of a single curve; several curves have a colour each
     style: str = "-"
-    from_zero: bool = True  # the axis starts at 0, or values seem to differ more than they do
+    from_zero: bool = True  # start the axis at 0, so that differences don't look exaggerated
 
 
 class Panels(NamedTuple):
-    """What is drawn. `panels`: title, points and style of each curve, whether the axis has 0."""
+    """Panels to draw."""
 
+    # title, (points, style) of each curve, whether the axis starts at 0
     panels: list[tuple[str, list[tuple[Points, dict[str, Any]]], bool]]
     legend: dict[str, dict[str, Any]]  # label -> style
-    starts: Collection[int]  # of CARB
-    content: list[dict[str, Any]]  # the same for a JSON file: panel, curve, quantity, points
+    starts: Collection[int]  # first steps of CARB
+    content: list[dict[str, Any]]  # for a JSON file: panel, curve, quantity, points
 
 
 def points(curve: Curve, quantity: Quantity) -> Points:
-    """At the steps that all seeds have logged, thinned out by means of neighbours."""
+    """Points at the steps that all seeds have logged, thinned out by `thin`."""
     key, factor = quantity.key, quantity.factor
     each = [
         {line["step"]: factor * line[key] for line in log if line.get(key) is not None}
@@ -54,17 +55,17 @@ def points(curve: Curve, quantity: Quantity) -> Points:
 
 
 def thin(points: Sequence[tuple[float, ...]]) -> Points:
-    """Means of neighbours, so many that at most _MOST_POINTS are left."""
+    """At most _MOST_POINTS means of neighbouring points."""
     size = max(1, -(-len(points) // _MOST_POINTS))
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [tuple(sum(v) / len(v) for v in zip(*group, strict=True)) for group in groups]
 
 
 def arrange(curves: Sequence[Curve], quantities: dict[str, tuple[Quantity, ...]]) -> Panels:
-    """Panels by title, without those that no curve has a value for.
+    """Panels by title, without those for which no curve has a value.
 
-    Colours tell the curves apart (from the eighth label on dashes too), or where there is one curve
-    its quantities.
+    Each curve has a colour (and dashes from the eighth label on); of a single curve, each quantity
+    has its own.
     """
     every = [quantity for group in quantities.values() for quantity in group]
     curves = [curve for curve in curves if any(points(curve, quantity) for quantity in every)]
@@ -95,9 +96,9 @@ def arrange(curves: Sequence[Curve], quantities: dict[str, tuple[Quantity, ...]]
 
 
 def grid(shown: Panels, width: float = WIDTH, xlabel: str = "step") -> Any:
-    """A figure of the panels (there is one), with CARB's starts as dotted lines.
+    """A figure of one or more panels; dotted lines mark the starts of CARB.
 
-    Panels stand below each other where the figure is narrow. One whose curves all begin after
+    In a narrow figure the panels are stacked. The x axis of a panel whose curves all begin after
     CARB's start begins there.
     """
     pyplot = plotting()
@@ -111,7 +112,7 @@ def grid(shown: Panels, width: float = WIDTH, xlabel: str = "step") -> Any:
     lines = [Line2D([], [], label=label, **style) for label, style in legend.items()]
     lines += [Line2D([], [], label="CARB starts", **_START)] if starts else []
     longest = max((len(line.get_label()) for line in lines), default=0)
-    # about 110 letters side by side on a page
+    # A page holds about 110 letters side by side.
     fitting = max(1, min(len(lines), int(110 * width / WIDTH) // (6 + longest)))
     height = 2.3 * rows + 0.5 + 0.17 * max(0, -(-len(lines) // fitting) - 2)
     figure, axes = pyplot.subplots(
@@ -128,7 +129,7 @@ def grid(shown: Panels, width: float = WIDTH, xlabel: str = "step") -> Any:
         begin = min(found[0][0] for found, _ in tracks)
         left = max((start for start in starts if start <= begin), default=0)
         ax.set(title=title, xlim=(left, last) if left < last else None)
-        if last >= 10_000:  # long labels run into each other: 16k
+        if last >= 10_000:  # "16k": longer labels would overlap
             ax.xaxis.set_major_locator(MaxNLocator(6))
             ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
         if from_zero:
@@ -141,7 +142,7 @@ def grid(shown: Panels, width: float = WIDTH, xlabel: str = "step") -> Any:
 
 def _draw(ax: Any, found: Points, style: dict[str, Any]) -> None:
     steps, values, least, greatest = zip(*found, strict=True)
-    marker = "." if len(steps) == 1 else None  # a line of one point is not seen
+    marker = "." if len(steps) == 1 else None  # a line of one point is invisible
     ax.plot(steps, values, linewidth=1.4, marker=marker, **style)
     if least != greatest:
         ax.fill_between(steps, least, greatest, color=style["color"], alpha=0.18, linewidth=0)

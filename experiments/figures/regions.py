@@ -13,11 +13,11 @@ from torch import Tensor
 from datasets.files import read_image
 from datasets.mask_folder import pseudo_mask_files
 from experiments.figures import commands
-from experiments.figures.pictures import (
-    Pictures,
+from experiments.figures.galleries import (
     Rows,
+    SplitData,
     chosen,
-    open_pictures,
+    open_split,
     rows_of,
     with_gallery,
 )
@@ -31,7 +31,7 @@ from utils.safe.errors import InputError
 from utils.visualize import colourize
 
 INCONSISTENT = (255, 255, 255)
-_CPU_PIXELS = 10_000_000  # minutes, through a ResNet-50
+_CPU_PIXELS = 10_000_000  # pixels that a ResNet-50 processes in minutes on a CPU
 _NAME, _TITLE = "fig4_regions", "Fig. 4: consistent and inconsistent region"
 
 
@@ -42,10 +42,10 @@ def draw(
     device: str | None = None,
     counted: int | None = None,
 ) -> list[Figure]:
-    """`images`: how many training images to show, evenly spaced; or their ids.
+    """Fig. 4 of a run.
 
-    `counted` images, evenly spaced, enter the table where there is ground truth: 50, but on a CPU
-    as few as are quick.
+    images: number of training images to show, evenly spaced, or their ids; counted: number of
+    evenly spaced images with ground truth in the table (50; on a CPU as few as are quick).
     """
     figure = Figure(_NAME, _TITLE, "")
     checkpoint = checkpoint_of(run)
@@ -54,17 +54,17 @@ def draw(
     trained = load_trained(checkpoint)
     config, classes = trained.config, trained.classes
     try:
-        pictures = open_pictures(config, config.train_split)
-        shown = chosen(pictures, images)
+        split_data = open_split(config, config.train_split)
+        shown = chosen(split_data, images)
     except InputError as error:
         return [figure._replace(missing=(Missing(f"the images of {run.label}: {error}"),))]
     where = setup(device).device
     if counted is None:
         counted = 50
         if where.type == "cpu":
-            pixels = read_image(pictures.images[shown[0]])[..., 0].size
+            pixels = read_image(split_data.images[shown[0]])[..., 0].size
             counted = min(counted, max(len(shown), _CPU_PIXELS // pixels))
-    counting = [name for name in chosen(pictures, counted) if name in pictures.ground_truth]
+    counting = [name for name in chosen(split_data, counted) if name in split_data.ground_truth]
     names = dict.fromkeys([*shown, *counting])
     folder = Path(config.pseudo_masks or run.folder / f"masks_{config.train_split}")
     missing = []
@@ -87,9 +87,8 @@ def draw(
 
     step = trained.origin["step"]
     caption = (
-        f"Training images{', evenly spaced' * isinstance(images, int)}, with CLIP's masks of "
-        f"{folder} and the prediction of {checkpoint} (step {step}) among the classes of each "
-        "image."
+        f"Training images{', evenly spaced' * isinstance(images, int)}, with the pseudo-masks in "
+        f"{folder} and the prediction of {checkpoint} (step {step}) among each image's classes."
     )
     content: dict[str, Any] = {"checkpoint": str(checkpoint), "step": step, "masks": str(folder)}
     content["consistent"] = {name: consistent_share(seen[name]) for name in shown}
@@ -98,31 +97,31 @@ def draw(
         tables = (f"{finding(counts)}\n\n{table(counts, classes.names)}",)
         figure = figure._replace(tables=tables)
         caption += f" The table counts the pixels of {len(counting)} training images."
-    rows = picture([seen[name] for name in shown], pictures)
+    rows = panels_of([seen[name] for name in shown], split_data)
     return [with_gallery(figure._replace(caption=caption), rows, content, out)]
 
 
 def checkpoint_of(run: Run) -> Path | None:
-    """The network that CARB starts from; CARB's own where that is not there."""
+    """Checkpoint of the network that CARB starts from, or else of CARB; None without either."""
     folders = [run.stages[name].folder for name in ("warmup", "carb") if name in run.stages]
     files = [folder / name for folder in folders for name in ("warmup.pt", "last.pt")]
     return next((file for file in files if file.is_file()), None)
 
 
 def finding(counts: Tensor) -> str:
-    """What the table shows, in a sentence (Markdown); empty where the regions have no pixel."""
+    """The table's main result in a sentence (Markdown); empty if a region has no pixel."""
     _, _, area, mask, network = shares(counts.sum(0))
     if area is None or mask is None:
         return ""
     return (
         f"**Where pseudo-mask and network disagree ({area:.0f} % of the pixels), the mask is right "
         f"on {mask:.0f} % and the network on {network:.0f} %.** "
-        "CARB gives the loss there the weight w."
+        "CARB weights the loss there by w."
     )
 
 
 def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
-    """The counts (K, 2, 3) of `experiments.region_quality.count`, named."""
+    """The counts (K, 2, 3) of `experiments.region_quality.count`, as named values."""
     kinds = ("all", "mask_right", "prediction_right")
     return {
         name: {
@@ -133,29 +132,29 @@ def by_class(counts: Tensor, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def picture(shown: list[Regions], pictures: Pictures) -> Rows:
-    """Rows of image, pseudo-mask, prediction, consistent region and any ground truth."""
+def panels_of(shown: list[Regions], split_data: SplitData) -> Rows:
+    """Rows of image, pseudo-mask, prediction, consistent region and ground truth (if any)."""
     maps = {}
     for image in shown:
-        region = colourize(image.pseudo_mask.numpy(), pictures.classes.palette)
+        region = colourize(image.pseudo_mask.numpy(), split_data.classes.palette)
         region[split_regions(image.pseudo_mask, image.prediction)[1].numpy()] = INCONSISTENT
         maps[image.name] = [image.pseudo_mask.numpy(), image.prediction.numpy(), region]
         maps[image.name] += [] if image.truth is None else [image.truth.numpy()]
     titles = ["image", "(a) pseudo-mask", "(b) prediction", "(c) consistent region", "ground truth"]
     titles = titles[: 1 + max(map(len, maps.values()))]
-    notes = [describe(image, len(pictures.classes)) for image in shown]
-    return rows_of(pictures, maps, titles, notes, ("inconsistent", INCONSISTENT))
+    notes = [describe(image, len(split_data.classes)) for image in shown]
+    return rows_of(split_data, maps, titles, notes, ("inconsistent", INCONSISTENT))
 
 
 def consistent_share(image: Regions) -> float | None:
-    """Of the pixels that have a pseudo-label; None where there are none."""
+    """Consistent share (0..1) of the pixels with a pseudo-label; None without such pixels."""
     consistent, inconsistent = split_regions(image.pseudo_mask, image.prediction)
     labelled = int((consistent | inconsistent).sum())
     return int(consistent.sum()) / labelled if labelled else None
 
 
 def describe(image: Regions, num_classes: int) -> str:
-    """What stands above an image's row."""
+    """The line above an image's row."""
     share = consistent_share(image)
     if share is None:
         return f"{image.name}: no pseudo-label"

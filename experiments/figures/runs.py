@@ -1,4 +1,4 @@
-"""What lies in run folders: stages, logs, scores, masks; and in the folders of suites."""
+"""Stages, logs, scores and masks of run folders; contents of the folders of suites."""
 
 import re
 from pathlib import Path
@@ -34,27 +34,27 @@ class Stage(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The stages of one training, in one folder (RUN/{warmup,carb,supervised}) or as one stage."""
+    """The stages of one training: the folders RUN/{warmup,carb,supervised}, or RUN itself."""
 
     label: str
     folder: Path
-    stages: dict[str, Stage]  # by name, those that are there
+    stages: dict[str, Stage]  # the existing ones, by name
 
     @property
     def last(self) -> Stage:
-        """CARB where there is one, else the warm-up or the supervised network."""
+        """CARB if it exists, else the warm-up or the supervised network."""
         return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
 
     @property
     def titled(self) -> dict[str, Stage]:
-        """Title -> stage; a row of Table 1 without CARB took all of its steps as a warm-up."""
+        """Title -> stage; the warm-up of a row without CARB is its whole training."""
         found = {TITLES[name]: self.stages[name] for name in TITLES if name in self.stages}
         plain = "warmup" in self.stages and not self.stages["warmup"].config.carb
         return {"without CARB" if t == "warm-up" and plain else t: s for t, s in found.items()}
 
     def masks(self, split: str, suffix: str = "") -> Path:
-        """Folder of CLIP's pseudo-masks: masks_<split><suffix> in or beside the run's folder, of a
-        suite pseudo_masks_<split><suffix> beside its runs."""
+        """Folder of CLIP's pseudo-masks: masks_<split><suffix> in or beside the run's folder, or
+        pseudo_masks_<split><suffix> beside the runs of a suite."""
         beside = self.folder.parent
         own = [folder / f"masks_{split}{suffix}" for folder in (self.folder, beside)]
         of_suite = beside / f"pseudo_masks_{split}{suffix}"
@@ -82,7 +82,7 @@ class Suite(NamedTuple):
 
     @property
     def slug(self) -> str:
-        """The label as a part of a file's name."""
+        """The label as a part of a file name."""
         return re.sub(r"[^\w.-]+", "_", self.label).strip("_")
 
 
@@ -101,17 +101,17 @@ def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:
             stages = {_stage_name(folder): read_stage(folder)}
         if not stages:
             raise InputError(
-                f"{folder} is no folder of train_*.py, a run_*.sh or experiments/ablation.py: "
-                "expected config.yaml and metrics.jsonl, warmup/ or carb/, or ablation.json there"
+                f"{folder} was not written by train_*.py, run_*.sh or experiments/ablation.py: "
+                "expected config.yaml and metrics.jsonl, warmup/ or carb/, or ablation.json in it"
             )
         runs.append(Run(label, folder, stages))
     return runs, suites
 
 
 def run_of(suite: Suite) -> Run | None:
-    """The run whose pictures stand for a suite; None where none of its run folders is there.
+    """The run whose images represent a suite; None if none of its run folders exists.
 
-    That of "Dual + CARB", else of the first row with CARB, else of the first row; the first seed.
+    The first seed of "Dual + CARB", else of the first row with CARB, else of the first row.
     """
     rows = suite.content["rows"]
     order = sorted(rows, key=lambda row: (row != "Dual + CARB", rows[row]["stage"] != "carb"))
@@ -120,9 +120,9 @@ def run_of(suite: Suite) -> Run | None:
 
 
 def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
-    """One seed of a row; None where its folder is not there.
+    """One seed of a row; None if its folder doesn't exist.
 
-    Its warm-up is the run of the same seed and settings that never started CARB.
+    Its warm-up is the run without CARB that has the same seed and settings.
     """
     rows: dict[str, dict[str, Any]] = suite.content["rows"]
 
@@ -134,7 +134,7 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
     stages = {rows[name]["stage"]: (last := read_stage(folder(name)))}
     if "carb" in stages:
         plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
-        plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are no row
+        plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are not a row
         for stage in map(read_stage, filter(_is_stage, plain)):
             if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):
                 stages.setdefault("warmup", stage)
@@ -142,23 +142,23 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
 
 
 def data_set(config: Config) -> str:
-    """Its name, for readers."""
+    """Name of the data set, for readers."""
     return DATA_SETS.get(config.dataset, Path(config.data_root).name)
 
 
 def is_miniature(clip_model: str) -> bool:
     return Path(clip_model).parts[-2:] in (
         ("weights", "clip.pt"),
-        ("miniature", "clip.pt"),  # where it lay before
+        ("miniature", "clip.pt"),  # its folder in older runs
     )
 
 
 def read_stage(folder: Path) -> Stage:
-    """Raises InputError naming a file that is damaged."""
+    """The stage in a run folder. Raises InputError naming a damaged file."""
     path = folder / "metrics.jsonl"
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-        log = [_line(line) for line in lines if line.endswith("}")]  # else half-written
+        log = [_line(line) for line in lines if line.endswith("}")]  # others are half-written
     except (ValueError, TypeError):
         raise InputError(f"{path}: expected one JSON object a line, as train_*.py writes") from None
     if not all(map(_is_line, log)):
@@ -174,12 +174,12 @@ def read_stage(folder: Path) -> Stage:
 
 
 def _line(text: str) -> dict[str, Any]:
-    """Of metrics.jsonl; older runs call w 'balance'."""
+    """A line of metrics.jsonl; older runs call w 'balance'."""
     return {"w" if key == "balance" else key: v for key, v in dict(parse_json(text)).items()}
 
 
 def _is_line(line: dict[str, Any]) -> bool:
-    """Numbers, or None; 'class_share' is a list of them."""
+    """Whether all values are numbers or None; 'class_share' is a list of them."""
     values = [*line.values()]
     if isinstance(shares := line.get("class_share"), list):
         values.remove(shares)
@@ -188,7 +188,7 @@ def _is_line(line: dict[str, Any]) -> bool:
 
 
 def _read_scores(path: Path) -> dict[str, Any]:
-    """metrics.json. What it says of how eval.py ran becomes part of a command: numbers."""
+    """metrics.json. Its inference options become part of a command, so they must be numbers."""
     scores = read_json(path)
     inference = scores.get("inference", {})
     good = isinstance(inference, dict) and all(
@@ -197,8 +197,8 @@ def _read_scores(path: Path) -> dict[str, Any]:
     )
     if not good:
         raise InputError(
-            f"{path}: expected lists of numbers as scales, window and stride of 'inference', found "
-            f"{inference}; remove the folder and run eval.py again"
+            f"{path}: expected lists of numbers for scales, window and stride in 'inference', "
+            f"found {inference}; remove the folder and run eval.py again"
         )
     return scores
 
@@ -217,7 +217,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in TITLES
+        and row.get("stage") in list(TITLES)  # a list, say, has no hash
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
@@ -230,9 +230,9 @@ def _read_suite(path: Path) -> dict[str, Any]:
     good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
     if not good or not all(map(_is_row, rows.values())):
         raise InputError(
-            f"{path} has no 'settings', or no 'rows' with stage, settings, seeds, mean, std and "
-            "metrics; python -m experiments.ablation SUITE --out FOLDER --table-only writes it "
-            "again"
+            f"{path}: expected 'settings', and 'rows' with stage, settings, seeds, mean, std and "
+            "metrics; write it again: python -m experiments.ablation SUITE --out FOLDER "
+            "--table-only"
         )
     for row in rows.values():
         row["settings"] = renamed(row["settings"])
@@ -244,7 +244,7 @@ def _is_stage(folder: Path) -> bool:
 
 
 def _stage_name(folder: Path) -> str:
-    """Which script wrote this run folder; that of a folder without its command is a warm-up's."""
+    """The stage that wrote this run folder; "warmup" for a folder without its command."""
     path = folder / "command.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     command = "".join(lines[-1:])

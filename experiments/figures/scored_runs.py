@@ -1,4 +1,4 @@
-"""The scored networks of run folders and suites, and which may stand beside the paper's numbers."""
+"""The scored networks of run folders and suites, and which are comparable with the paper."""
 
 import json
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAPER: dict[str, Any] = read_yaml(ROOT / "experiments" / "paper.yaml")
 SUPERVISED = "Supervised (upper bound)"
 VIEWS = {"base": "Base", "local": "Local", "dual": "Dual"}
-# What the paper's sweeps change, and with it the method: not a row of its tables.
+# Keys that the paper's sweeps change: such a run is no row of its tables.
 _SWEPT = ("patch_size", "local_resize", "region_weight")
 _SWEEP = "a sweep over"
-# Where files lie and how a run is carried out; what a row's name says already.
+# Keys that don't change the result (paths, speed, upkeep), and those that the row's name states.
 _NEUTRAL = keys_of(PLACE, SPEED, UPKEEP) - {"class_file"} | {"seed", "views", "carb"}
 
 
@@ -36,7 +36,7 @@ class ScoredRun(NamedTuple):
 
     @property
     def row(self) -> str:
-        """What it is called in Table 1: "Dual + CARB"."""
+        """Its name in Table 1: "Dual + CARB"."""
         if self.stage == "supervised":
             return SUPERVISED
         name = VIEWS[self.config.views]
@@ -46,9 +46,9 @@ class ScoredRun(NamedTuple):
 
 
 def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[ScoredRun]:
-    """Each score of each network once, of those that were scored when they had all their steps.
+    """Each score of each network that was scored after its last step, once.
 
-    A suite's runs count where their folders are there: a table needs their settings.
+    Runs of a suite count only if their folders exist: a table needs their settings.
     """
     found = []
     for suite in suites:
@@ -74,7 +74,7 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
 
 
 def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
-    """The runs of equal settings but for the seed, scored in the same way: by split."""
+    """Groups of runs that differ only in the seed and were scored in the same way, by split."""
     found: dict[str, dict[str, list[ScoredRun]]] = {}
     ignored = keys_of(UPKEEP) | {"seed"}
     for run in runs:
@@ -86,12 +86,12 @@ def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
 
 
 def scores_over_seeds(runs: Iterable[ScoredRun]) -> dict[str, Mean]:
-    """By heading of MEASURES, in percent."""
+    """Means by heading of MEASURES, in percent."""
     return means_of([scores_of(run.metrics) for run in runs])
 
 
 def differences(config: Config) -> tuple[str, dict[str, Any]]:
-    """The shipped config of the data set that is nearest, and what `config` has otherwise."""
+    """The nearest shipped config of the data set, and the keys in which `config` differs."""
     flat, found = flatten(config.to_dict()), []
     for name, shipped in _shipped(config.dataset).items():
         keys = (text.partition(":")[0] for text in changed(flatten(shipped), flat, _NEUTRAL))
@@ -102,7 +102,7 @@ def differences(config: Config) -> tuple[str, dict[str, Any]]:
 
 
 def exclusion_reason(run: ScoredRun) -> str:
-    """Why it may not stand in the paper's tables; empty where it may."""
+    """Why a run is not comparable with the paper's tables; "" if it is."""
     c, metrics = run.config, run.metrics
     images = PAPER["images"].get(c.dataset, {})
     split, number = metrics.get("split"), metrics.get("num_images")
@@ -127,7 +127,7 @@ def exclusion_reason(run: ScoredRun) -> str:
 
 
 def is_a_sweep(reason: str) -> bool:
-    """Whether that is all that keeps a run out of the paper's tables."""
+    """Whether a sweep is the only reason to keep a run out of the paper's tables."""
     return reason.startswith(_SWEEP) and ";" not in reason
 
 
@@ -138,7 +138,7 @@ def _is_complete(run: ScoredRun) -> bool:
 
 
 def _has_clip_masks(config: Config) -> bool:
-    """Made at every step, or lying in a folder that gen_clip_masks.py wrote with another CLIP."""
+    """Whether the masks are made by a full-size CLIP: at every step, or by gen_clip_masks.py."""
     if config.views == "dual":
         return True
     meta = Path(config.pseudo_masks or "") / "meta.json"

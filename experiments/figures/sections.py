@@ -1,4 +1,4 @@
-"""The sections of the report, one for each module of figures; one that fails is survived."""
+"""The sections of the report, one for each module of figures; a failing one stops no other."""
 
 import argparse
 import traceback
@@ -19,26 +19,25 @@ from experiments.figures import (
     tables,
 )
 from experiments.figures.commands import training
-from experiments.figures.pictures import check_choice
+from experiments.figures.galleries import check_choice
 from experiments.figures.runs import Run, Suite, run_of
 from experiments.figures.style import Figure, Missing
 from utils.safe.errors import InputError
 
 
 class Inputs(NamedTuple):
-    """What the sections draw. `shown`: the runs whose pictures are shown, the first of them alone
-    where one is."""
+    """Arguments of the sections."""
 
     runs: list[Run]
     suites: list[Suite]
-    shown: list[Run]
+    shown: list[Run]  # whose images are shown; some sections take the first only
     sources: list[str]  # of Fig. 1
     split: str
     images: int | Sequence[str]
     out: Path
 
 
-SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # the run, then the paper's other figures
+SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # figures of the run come first
     "summary": lambda i: summary.draw(i.shown, i.split, i.out),
     "qualitative": lambda i: qualitative.draw(i.shown, i.split, i.images, i.out),
     "regions": lambda i: regions.draw(i.shown[0], _number(i.images), i.out),
@@ -55,10 +54,10 @@ _OF_SHOWN = ("summary", "qualitative", "regions", "classes", "scales")
 def draw(
     arguments: argparse.Namespace, runs: list[Run], suites: list[Suite], out: Path
 ) -> tuple[list[Figure], dict[str, str]]:
-    """All figures in the order of the page, and by name what those that failed have to say.
+    """All figures in the order of the page, and the errors of failed sections by name.
 
-    Suites' tables come first, parts of the paper that no input has come last. A figure that fails
-    is on the page too, with its error: the others are not lost.
+    Tables of suites come first, parts of the paper that no input provides come last. A section
+    that fails is shown with its error.
     """
     figures: list[Figure] = []
     problems: dict[str, str] = {}
@@ -68,7 +67,7 @@ def draw(
             found = section()
         except Exception as error:
             reason = str(error)
-            if not isinstance(error, InputError | OSError):  # a fault of ours; the others are drawn
+            if not isinstance(error, InputError | OSError):  # a bug; the others are still drawn
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {error}"
             problems[name] = f"{name}: {reason}"
@@ -79,14 +78,14 @@ def draw(
 
     shown: list[Run] = []
 
-    def look_for_pictures() -> list[Figure]:
-        shown.extend(pictured(arguments.inputs, runs, suites))
-        reason = "pictures: ablation.json is without the run folders beside it"
+    def find_shown() -> list[Figure]:
+        shown.extend(shown_runs(arguments.inputs, runs, suites))
+        reason = "images: ablation.json has no run folders beside it"
         missing = () if shown else (Missing(reason, training(suites[0])),)
-        return [Figure("pictures", "Pictures", "", missing=missing)] if missing else []
+        return [Figure("images", "Images", "", missing=missing)] if missing else []
 
-    add("pictures", look_for_pictures)
-    shown = shown or runs  # where it failed, which is said
+    add("images", find_shown)
+    shown = shown or runs  # if that failed, which is reported
     config = shown[0].last.config if shown else None
     sources = arguments.data or [str(run.last.folder / "config.yaml") for run in shown[:1]]
     split = arguments.split or (config.val_split if config else "val")
@@ -101,14 +100,14 @@ def draw(
 
 
 def _number(images: int | Sequence[str]) -> int:
-    """How many: the ids are not those of training images."""
+    """How many images; ids of another split don't name training images."""
     return images if isinstance(images, int) else len(images)
 
 
-def pictured(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:
-    """The runs whose pictures are shown, in the order of `inputs`.
+def shown_runs(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:
+    """The runs whose images are shown, in the order of `inputs`.
 
-    All that were given; of the suites of a data set the first, which `run_of` stands for.
+    All runs that were given, and for each data set the first suite, represented by `run_of`.
     """
     found, seen = {run.folder: run for run in runs}, set()
     for suite in suites:

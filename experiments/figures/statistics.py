@@ -30,52 +30,52 @@ from utils.safe.errors import InputError
 from utils.safe.paths import expand
 
 BINS = 20  # of the co-occurrence ratio, from 0 to 1
-MANY = 8  # classes in an image, what the paper says most driving scenes have
+MANY = 8  # classes in an image: the paper says that most driving scenes have as many
 _CLASS_FILES = Path(__file__).parents[2] / "datasets" / "classes"
 _NAMES_IN_A_ROW = 45  # class names that are readable side by side
 
 
 class Labels(NamedTuple):
-    """The counts of one data set."""
+    """The label counts of one data set."""
 
     title: str
-    images: str  # which of its images: "training images"
+    images: str  # which images were counted: "training images"
     names: tuple[str, ...]
     counts: LabelCounts
 
 
 def draw(sources: list[str], out: Path) -> list[Figure]:
-    """One figure, two data sets to a picture; `read_source` says what a source is."""
+    """Fig. 1, with two data sets in each image; `read_source` explains the sources."""
     found = [read_source(source) for source in sources]
     sets = [one for one in found if isinstance(one, Labels)]
     missing = tuple(one for one in found if isinstance(one, Missing))
     caption = (
-        "(a) Images by the number of classes in them. (b) Ordered pairs of different classes by "
-        "their co-occurrence ratio: images with both / images with the first one. (c) Images with "
-        "(positive) and without (negative) each class. By image-level labels; horizontal axes are "
-        f"shared. {'; '.join(f'{one.title}: {one.images}' for one in sets)}."
+        "(a) Images by their number of classes. (b) Ordered pairs of different classes by their "
+        "co-occurrence ratio: images with both / images with the first one. (c) Images with "
+        "(positive) and without (negative) each class. Counted from image-level labels; horizontal "
+        f"axes are shared. {'; '.join(f'{one.title}: {one.images}' for one in sets)}."
     )
     figure = Figure("fig1_statistics", "Fig. 1: statistics of the data sets", caption)
     if not sets:
         return [figure._replace(missing=missing)]
-    pictures: list[Path] = []
+    images: list[Path] = []
     for i in range(0, len(sets), 2):
         name = figure.name + (f"_{i // 2 + 1}" if i else "")
-        pictures += save_figure(partial(_draw, sets[i : i + 2], sets), out, name)
+        images += save_figure(partial(_draw, sets[i : i + 2], sets), out, name)
     data = save_data(out, figure.name, {"data_sets": [describe(one) for one in sets]})
     tables = (table(sets),)
-    return [figure._replace(pictures=tuple(pictures), data=data, tables=tables, missing=missing)]
+    return [figure._replace(images=tuple(images), data=data, tables=tables, missing=missing)]
 
 
 def binned_ratios(counts: LabelCounts) -> np.ndarray:
     """(BINS,) int64: pairs of classes by co-occurrence ratio, 1 in the last bin."""
-    # 3/20 * 20 is a little below 3.
+    # In floating point, 3/20 * 20 is slightly below 3.
     places = np.floor(counts.co_occurrence_ratios() * BINS + 1e-9).astype(np.int64)
     return np.bincount(places.clip(max=BINS - 1), minlength=BINS)
 
 
 def describe(one: Labels) -> dict[str, Any]:
-    """What is drawn of a data set, for the JSON file."""
+    """The plotted values of a data set, for the JSON file."""
     counts = one.counts
     return {
         "data_set": one.title,
@@ -92,7 +92,7 @@ def describe(one: Labels) -> dict[str, Any]:
 
 
 def table(sets: list[Labels]) -> str:
-    """What the paper reads off the figure, in numbers (Markdown)."""
+    """Markdown table of the numbers that the paper reads off the figure."""
     head = ("data set", "images", "classes", "classes per image", f"images with {MANY} or more")
     head += ("pairs of ratio 0.5 or more", "in every image")
     rows = []
@@ -114,9 +114,9 @@ def table(sets: list[Labels]) -> str:
 
 
 def _draw(shown: list[Labels], sets: list[Labels], width: float) -> Any:
-    """One picture of one or two data sets; the axes hold all of `sets`."""
+    """One image of one or two data sets; the axes fit all of `sets`."""
     pyplot = plotting()
-    beside = 1 if width < WIDTH else len(shown)  # else below each other
+    beside = 1 if width < WIDTH else len(shown)  # number of data sets side by side
     together = sum(len(one.names) for one in shown) <= _NAMES_IN_A_ROW and beside == len(shown)
     rows = [shown] if together else [[one] for one in shown]
     heights = [3.5 * len(shown) / beside, *[2.3] * len(rows)]
@@ -162,12 +162,12 @@ def _draw_classes(axes: Any, one: Labels, small: bool) -> None:
 
 
 def read_source(source: str) -> Labels | Missing:
-    """The labels that a source names.
+    """The labels of a source.
 
     CONFIG.yaml          its image_labels, of its training images
     CLASSES:LABELS.json  image-level labels of all images in the file; CLASSES is a class file or
                          the name of one in datasets/classes (cityscapes:image_labels.json)
-    voc:FOLDER           VOC2012/, or one of the lists in its ImageSets/
+    voc:FOLDER           VOC2012/, or a list in its ImageSets/
     coco:FILE            annotations/instances_train2014.json
     """
     kind, separator, path = source.rpartition(":")
@@ -204,7 +204,7 @@ def _from_config(path: str) -> Labels | Missing:
     if not known:
         raise InputError(
             f"{config.image_labels} has no label of the {len(images)} images in "
-            f"'{config.train_split}' of {config.data_root}; make them again: "
+            f"'{config.train_split}' of {config.data_root}; write them again: "
             f"{commands.labels(config)}"
         )
     return Labels(title, "training images", classes.names, count_labels(known, len(classes)))

@@ -1,4 +1,4 @@
-"""One look for all figures, what each of them is, and how it is written. Needs matplotlib."""
+"""Colours and sizes of all figures, the entries of the report, and writing of their files."""
 
 import csv
 from collections.abc import Callable, Iterable, Sequence
@@ -9,53 +9,53 @@ from typing import Any, NamedTuple
 from utils.safe.errors import InputError
 from utils.safe.files import replacing, write_json
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# The palette of Okabe and Ito, which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 YELLOW, SKY, BLACK, GREY = "#e69f00", "#56b4e9", "#000000", "#666666"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 WIDTH = 9.0  # inches: the width of a page
-NARROW = 3.4  # that of a phone: letters of 9 points are 11 pixels high on 360
+NARROW = 3.4  # inches: a phone's width; 9-point letters are 11 pixels high on a 360-pixel screen
 DPI = 150
 
 
 class Missing(NamedTuple):
-    """What can't be shown yet: "the masks of the doubled image", and the command that makes it."""
+    """A part that can't be shown yet, and the command that makes it."""
 
-    what: str
-    command: str = ""  # "python gen_clip_masks.py --config ..."; empty where no command can
+    what: str  # "masks of the doubled image"
+    command: str = ""  # "python gen_clip_masks.py --config ..."; empty if no command can make it
 
 
 class Gallery(NamedTuple):
-    """Pictures in rows that the page lays out itself, so that they fit any screen."""
+    """Rows of images that the page itself lays out to fit any screen."""
 
     rows: list[list[str]]  # data URIs
     titles: list[str]  # of the columns
-    notes: list[str]  # above each row: the image's name
+    notes: list[str]  # above each row: the name of the image
     legend: list[tuple[str, tuple[int, int, int]]]  # class, RGB
 
 
 class Figure(NamedTuple):
-    """One entry of the report, in the order of the page."""
+    """One entry of the report."""
 
     name: str  # stem of its files: fig5_regions
     title: str  # heading: "Fig. 5: losses and areas of the two regions"
-    caption: str  # what is seen and which runs it is from, a sentence or two
-    pictures: tuple[Path, ...] = ()  # PNG; an SVG of the same stem may lie beside it
-    data: Path | None = None  # JSON or CSV of what is drawn
+    caption: str  # what it shows and which runs it is from
+    images: tuple[Path, ...] = ()  # PNG files; an SVG may have the same stem
+    data: Path | None = None  # JSON or CSV of the plotted values
     tables: tuple[str, ...] = ()  # Markdown
     missing: tuple[Missing, ...] = ()
-    galleries: tuple[Gallery, ...] = ()  # what the page shows in place of `pictures`
-    leads: bool = False  # opens the page
-    folded: bool = False  # of interest to few: one line, which opens
+    galleries: tuple[Gallery, ...] = ()  # shown on the page instead of `images`
+    leads: bool = False  # comes first on the page
+    folded: bool = False  # of minor interest: collapsed to one line
 
     @property
     def absent(self) -> bool:
-        """Whether the runs have nothing of it yet."""
-        return bool(self.missing) and (self.folded or not (self.pictures or self.tables))
+        """Whether the runs provide nothing of it yet."""
+        return bool(self.missing) and (self.folded or not (self.images or self.tables))
 
 
 def count(number: int, what: str) -> str:
-    """1 command, 2 commands."""
+    """'1 command', '2 commands'."""
     return f"{number} {what}{'s' * (number != 1)}"
 
 
@@ -75,7 +75,7 @@ def plotting() -> ModuleType:
             "axes.spines.top": False,
             "axes.spines.right": False,
             "legend.frameon": False,
-            "svg.hashsalt": "carb",  # the same figure is the same file
+            "svg.hashsalt": "carb",  # the same figure gives the same file
         }
     )
     return pyplot
@@ -103,14 +103,14 @@ def save_figure(
 
 
 def save_data(out: Path, name: str, content: dict[str, Any]) -> Path:
-    """NAME.json."""
+    """Write NAME.json; gives its path."""
     path = out / f"{name}.json"
     write_json(path, content)
     return path
 
 
 def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Empty cells where a value is None."""
+    """Write a CSV file; None is an empty cell."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
 

@@ -1,4 +1,4 @@
-"""What opens the page: the scores of the runs, how each was trained, and where its network lies."""
+"""Head of the page: the scores of the runs, how each was trained, and where its network is."""
 
 import shlex
 from datetime import datetime
@@ -17,7 +17,7 @@ from utils.safe.files import read_json
 
 
 def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
-    """One table of the scores on `split`, one of how each run was trained."""
+    """Tables of the scores on `split` and of how each run was trained."""
     scores: dict[str, dict[str, Any]] = {}
     labels = [run.label.replace("|", "\\|") for run in runs]
     for run, label in zip(runs, labels, strict=True):
@@ -38,9 +38,9 @@ def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
     ]
     numbers = {str(found["num_images"]) for found in scores.values() if "num_images" in found}
     caption = (
-        f"On {' or '.join(sorted(numbers)) or 'the'} images of '{split}'. Small are the classes "
-        "that the class file marks, large all others. The pseudo-masks are told which classes an "
-        "image has, the networks are not."
+        f"On {' or '.join(sorted(numbers)) or 'the'} images of '{split}'. Small classes: those "
+        "that the class file marks as small; large: all others. The pseudo-masks are made with "
+        "each image's labels, the networks get the image only."
     )
     missing = tuple(
         not_evaluated(run.last, split, "the score") for run in runs if split not in run.last.scores
@@ -52,7 +52,7 @@ def draw(runs: list[Run], split: str, out: Path) -> list[Figure]:
 
 
 def scored(run: Run, split: str) -> dict[str, dict[str, Any]]:
-    """Title -> metrics.json of each stage, empty where there is none; the masks' score first."""
+    """Title -> metrics.json of each stage ({} if not scored); the pseudo-masks come first."""
     found = {}
     masks = pseudo_masks(run, split)[0]
     if "supervised" not in run.stages and (masks.folder / "score.json").is_file():
@@ -61,7 +61,7 @@ def scored(run: Run, split: str) -> dict[str, dict[str, Any]]:
 
 
 def change(run: Run, split: str) -> str:
-    """The classes that CARB raises and lowers most; empty unless both stages were scored."""
+    """The classes that gain and lose most from CARB; empty unless both stages were scored."""
     ious = []
     for name in ("warmup", "carb"):
         if "classes" not in (run.stages[name].scores.get(split, {}) if name in run.stages else {}):
@@ -72,11 +72,11 @@ def change(run: Run, split: str) -> str:
     gains = sorted((ious[1][key] - ious[0][key], key) for key in ious[0] if key in ious[1])
     most = [*reversed(gains[-3:]), *gains[:3]] if len(gains) > 5 else gains[::-1]
     shown = ", ".join(f"{key} {gain:+.1f}" for gain, key in most)
-    return f"IoU of CARB against the warm-up, which took fewer steps: {shown}."
+    return f"IoU of CARB minus IoU of the warm-up, which took fewer steps: {shown}."
 
 
 def facts_of(run: Run) -> dict[str, str]:
-    """How the last stage was trained: what is said of it -> the value, as Markdown."""
+    """How the last stage was trained: name of a fact -> its value, as Markdown."""
     stage, config = run.last, run.last.config
     reached = max((line["step"] for line in run.log or stage.log), default=0)
     steps = f"{reached} of {config.steps}" if reached < config.steps else f"{config.steps}"
@@ -84,21 +84,21 @@ def facts_of(run: Run) -> dict[str, str]:
     try:
         number = len(open_dataset(config.dataset, config.data_root).images(config.train_split))
         images = f"{number} images of '{config.train_split}' in {config.data_root}"
-    except InputError:  # of another machine
+    except InputError:  # a run from another machine
         images = f"{config.data_root} (not here)"
     git = stage.folder / "git.txt"
     commit, _, changes = (git.read_text("utf-8", "replace") if git.is_file() else "").partition(
         "\n"
     )
     ended = datetime.fromtimestamp((stage.folder / "metrics.jsonl").stat().st_mtime)
-    command = shlex.join(["python", "predict.py", "--ckpt", str(stage.checkpoint), "PICTURES"])
+    command = shlex.join(["python", "predict.py", "--ckpt", str(stage.checkpoint), "IMAGES"])
     facts = {
         "data": images,
         "steps": steps,
         "seed": str(config.seed),
         "trained until": f"{ended:%Y-%m-%d %H:%M}",
-        "commit": (commit[:10] or "not known") + " with changes" * bool(changes.strip()),
+        "commit": (commit[:10] or "unknown") + " with changes" * bool(changes.strip()),
         "network": f"`{stage.checkpoint}`" if stage.checkpoint.is_file() else "not here",
-        "on pictures": f"`{command} --out FOLDER`",
+        "on your images": f"`{command} --out FOLDER`",
     }
     return {key: value.replace("|", "\\|") for key, value in facts.items()}

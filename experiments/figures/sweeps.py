@@ -23,7 +23,7 @@ from experiments.figures.style import (
 )
 from experiments.numbers import MEASURES
 
-_LEAST = 3  # rows make a sweep
+_LEAST = 3  # the fewest rows of a sweep
 _CITYSCAPES = "python -m experiments.ablation experiments/suites/cityscapes_{0}.yaml --out "
 _CITYSCAPES += "runs/cityscapes_{0}"
 _DEMO = "SUITE=demo_{0} bash scripts/demo_ablation.sh"
@@ -32,12 +32,12 @@ Rows = dict[str, dict[str, Any]]  # name of a row -> its settings
 
 
 class Line(NamedTuple):
-    """Rows by their place on the x axis."""
+    """One line of the plot."""
 
     label: str
-    rows: dict[float, str]
+    rows: dict[float, str]  # place on the x axis -> name of a row
     colour: str
-    marker: str = "o"  # "*" stands alone, the others are joined
+    marker: str = "o"  # "*" marks single points, other markers are joined by a line
 
 
 class Sweep(NamedTuple):
@@ -52,19 +52,19 @@ class Sweep(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """`sort` takes rows that are alike in all but `keys`; `suite` runs such a sweep."""
+    """A kind of sweep."""
 
     name: str
     title: str
-    keys: tuple[str, ...]
-    sort: Callable[[Rows], Sweep]
+    keys: tuple[str, ...]  # the config keys that it changes
+    sort: Callable[[Rows], Sweep]  # takes rows that differ only in `keys`
     what: str  # "patch sizes"
-    suite: str
+    suite: str  # name of the shipped suite, without its prefix
     on_demo: str = _DEMO  # command
 
 
 def find(suite: Suite, kind: Kind) -> list[Sweep]:
-    """The sweeps of a kind, over rows that have scores."""
+    """The sweeps of a kind over the scored rows of a suite."""
     groups: dict[str, Rows] = {}
     for name, row in suite.content["rows"].items():
         others = {key: value for key, value in row["settings"].items() if key not in kind.keys}
@@ -76,15 +76,16 @@ def find(suite: Suite, kind: Kind) -> list[Sweep]:
 
 
 def patch_sizes(rows: Rows) -> Sweep:
-    """One side is the longest of all and x the other one; shorter squares are stars."""
+    """Lines of patches whose one side is the longest of all; x is the other side. Smaller squares
+    are stars."""
     sizes = {name: tuple(s["patch_size"]) for name, s in rows.items() if "patch_size" in s}
     long = max((side for size in sizes.values() for side in size), default=0)
-    upright = {width: name for name, (height, width) in sizes.items() if height == long}
-    lying = {height: name for name, (height, width) in sizes.items() if width == long}
+    tall = {width: name for name, (height, width) in sizes.items() if height == long}
+    wide = {height: name for name, (height, width) in sizes.items() if width == long}
     squares = {h: name for name, (h, w) in sizes.items() if h == w < long}
     lines = [
-        Line(f"upright, {long} x n", upright, BLUE),
-        Line(f"lying, n x {long}", lying, ORANGE, "s"),
+        Line(f"tall, {long} x n", tall, BLUE),
+        Line(f"wide, n x {long}", wide, ORANGE, "s"),
         Line("square, n x n", squares, YELLOW, "*"),
     ]
     return Sweep("n in pixels; height x width of the patch", lines)
@@ -136,7 +137,7 @@ KINDS = (
 
 
 def draw(suites: list[Suite], out: Path) -> list[Figure]:
-    """A figure for each sweep of each suite; for a kind that no suite has, what runs it."""
+    """A figure for each sweep of each suite; for a missing kind, the commands that run it."""
     figures = []
     for kind in KINDS:
         found = [(suite, sweep) for suite in suites for sweep in find(suite, kind)]
@@ -170,17 +171,17 @@ def _figure(suite: Suite, sweep: Sweep, kind: Kind, number: str, out: Path) -> F
     )
     if stated:
         caption += f" Grey: what the paper states ({stated['place']})."
-    picture = save_figure(partial(_panels, sweep, rows, stated), out, name)
+    images = save_figure(partial(_panels, sweep, rows, stated), out, name)
     title = f"{kind.title} ({suite.label})"
-    return Figure(name, title, caption, picture, save_data(out, name, data))
+    return Figure(name, title, caption, images, save_data(out, name, data))
 
 
 def _panels(sweep: Sweep, rows: dict[str, Any], stated: dict[str, Any], width: float) -> Any:
-    """A panel each for the mIoU of all, of the small and of the large classes."""
+    """Panels of the mIoU of all, small and large classes."""
     means = [rows[name]["mean"] for name in sweep.places]
     measures = [m for m in MEASURES if any(mean.get(m) is not None for mean in means)]
     pyplot = plotting()
-    beside = len(measures) if width == WIDTH else 1  # else below each other
+    beside = len(measures) if width == WIDTH else 1  # number of panels side by side
     size = (width, 3.2 if width == WIDTH else 2.4 * len(measures) + 0.8)
     figure, axes = pyplot.subplots(
         len(measures) // beside, beside, figsize=size, layout="constrained", squeeze=False
@@ -205,7 +206,7 @@ def _panels(sweep: Sweep, rows: dict[str, Any], stated: dict[str, Any], width: f
 
 
 def _plot(ax: Any, line: Line, rows: dict[str, Any], measure: str) -> None:
-    """Means with the standard deviation as bars; a star stands alone."""
+    """Plot means, with standard deviations as error bars; stars are not joined."""
     found = {x: rows[row] for x, row in sorted(line.rows.items())}
     found = {x: row for x, row in found.items() if row["mean"].get(measure) is not None}
     if not found:
@@ -230,7 +231,7 @@ def _plot(ax: Any, line: Line, rows: dict[str, Any], measure: str) -> None:
 
 
 def _plot_level(ax: Any, level: tuple[str, str], rows: dict[str, Any], measure: str) -> None:
-    """A horizontal line with a band of the standard deviation."""
+    """Plot a horizontal line, with its standard deviation as a band."""
     label, row = level
     mean, std = (rows[row][key].get(measure) for key in ("mean", "std"))
     if mean is None:
@@ -241,7 +242,7 @@ def _plot_level(ax: Any, level: tuple[str, str], rows: dict[str, Any], measure: 
 
 
 def _stated(suite: Suite, kind: Kind) -> dict[str, Any]:
-    """The paper's numbers, where the suite ran as the paper did but for what the sweep changes."""
+    """The paper's numbers, if the suite follows the paper except for the keys of the sweep."""
     stated = PAPER.get(kind.name, {})
     runs = read_scored_runs([], [suite])
     reasons = {exclusion_reason(run) for run in runs}

@@ -1,7 +1,7 @@
-"""Tables 1-4 of the paper, its numbers beside ours, and the tables of a README.
+"""Tables 1-4 of the paper with its numbers beside this code's, and the tables of a README.
 
-The paper's tables hold what was trained and scored as theirs was (scored_runs.py says when);
-all else has tables of its own.
+The paper's tables hold only runs that are comparable with it (see `exclusion_reason`); other runs
+have separate tables.
 """
 
 import json
@@ -35,10 +35,11 @@ from experiments.numbers import (
 from experiments.suite_file import as_arguments
 from utils.safe.files import read_json
 
-AUTHORS = Path("runs/authors")  # eval.py --out runs/authors/<data set>_<views>, their checkpoints
-# The paper's name -> the row of Table 1 that it is.
+# Scores of the official checkpoints: eval.py --out runs/authors/<data set>_<views>.
+AUTHORS = Path("runs/authors")
+# The paper's name -> the row's name in Table 1.
 _OURS = {"Ours": "Dual + CARB", "DeepLab-ASPP (Full supervision)": SUPERVISED}
-# Of the README: where the paper's number stands.
+# Row of the README -> table and row of the paper.
 _RESULTS = {
     "Cityscapes, Dual + CARB": ("table1", "Dual + CARB"),
     "Cityscapes, Local + CARB": ("table1", "Local + CARB"),
@@ -50,7 +51,7 @@ Line = dict[str, list[ScoredRun]]  # runs of equal settings but for the seed, by
 
 
 def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
-    """Tables 1-4, one for each suite, one for all other runs."""
+    """Tables 1-4 of the paper, a table for each suite, and one for all other runs."""
     scored = read_scored_runs(runs, suites)
     papers = [run for run in scored if not exclusion_reason(run)]
     figures = [paper_table(name, papers, out) for name in PAPER if name.startswith("table")]
@@ -61,27 +62,25 @@ def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
 
 
 def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS) -> dict[str, str]:
-    """Marker -> Markdown: rows and contrasts of each suite under its label, and "results".
-
-    That is not there when it would hold the paper's numbers alone.
-    """
+    """Marker -> Markdown: rows and contrasts of each suite under its label, and "results", which
+    is left out if it would hold only the paper's numbers."""
     papers = [run for run in read_scored_runs(runs, suites) if not exclusion_reason(run)]
     rows, any_here = [], False
     for title, (name, method) in _RESULTS.items():
         table, row = PAPER[name], _OURS.get(method, method)
         dataset = table["dataset"]
         path = authors / f"{dataset}_{row.split()[0].lower()}" / "metrics.json"
-        theirs = read_json(path) if path.is_file() else {}
-        whole = theirs.get("num_images") == PAPER["images"][dataset]["val"]
+        official = read_json(path) if path.is_file() else {}
+        whole = official.get("num_images") == PAPER["images"][dataset]["val"]
         ours = [line["val"] for line in lines(papers, dataset, row) if "val" in line]
         here = [
-            percent(in_percent(theirs["miou"])) if whole else "",
+            percent(in_percent(official["miou"])) if whole else "",
             _value(ours[0]) if ours else "",
         ]
         stated = percent(table["rows"][method][0])
         any_here = any_here or any(here)
         rows.append([title, stated, *(value or "not run here" for value in here)])
-    head = ["val mIoU", "paper", "authors' checkpoint, our evaluation", "this code"]
+    head = ["val mIoU", "paper", "official checkpoint, this evaluation", "this code"]
     results = {"results": markdown(head, rows)} if any_here else {}
     return results | {s.label: suite_tables(s.content) for s in suites}
 
@@ -97,13 +96,13 @@ def suite_table(suite: Suite, out: Path) -> Figure:
     caption = (
         f"{content.get('config', '')}{' with ' * bool(settings)}{settings}; split "
         f"{content.get('split')} ({first.get('num_images', '?')} images). mIoU in %: mean ± sample "
-        "standard deviation over the seeds, then seed by seed; below each contrast is taken seed "
-        "by seed, then IoU in % by class, mean over the seeds."
+        "standard deviation over the seeds, then the mIoU of each seed. The contrasts below are "
+        "differences of runs with the same seed. IoU by class in %: mean over the seeds."
     )
     if reasons:
-        caption += f" Not to be compared with the paper's numbers: {'; '.join(sorted(reasons))}."
+        caption += f" Not comparable with the paper's numbers: {'; '.join(sorted(reasons))}."
     elif not found:
-        caption += " Not among the paper's numbers: the runs' folders are not here."
+        caption += " Not in the paper's tables: the run folders are not here."
     left = ", ".join(name for name, row in rows.items() if not row["metrics"])
     name = f"suite_{suite.slug}"
     means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
@@ -120,7 +119,7 @@ def suite_table(suite: Suite, out: Path) -> Figure:
 
 
 def other_table(runs: list[ScoredRun], out: Path) -> Figure:
-    """Runs that can't be compared with the paper's numbers, and why; seeds together."""
+    """Runs that are not comparable with the paper, and why; seeds are averaged."""
     rows, content, columns = [], [], {}
     groups = [(split, found) for one in by_settings(runs) for split, found in one.items()]
     for split, found in groups:
@@ -131,17 +130,17 @@ def other_table(runs: list[ScoredRun], out: Path) -> Figure:
         scores = [spread(*mean) for mean in means.values()]
         rows.append([label, first.row, where, len(found), *scores, reason])
         column = f"{label}: {first.row}"
-        column += f" ({len(columns)})" * (column in columns)  # of another split, say
+        column += f" ({len(columns)})" * (column in columns)  # e.g. of another split
         columns[column] = [run.metrics for run in found]
         content.append(
             {"runs": [str(run.folder) for run in found], "row": first.row, "split": split}
             | {heading: mean._asdict() for heading, mean in means.items()}
             | {"other_than_the_paper": reason}
         )
-    head = ["run", "method", "scored on", "seeds", *MEASURES, "other than in the paper"]
+    head = ["run", "method", "scored on", "seeds", *MEASURES, "differs from the paper in"]
     caption = (
-        "mIoU in % (mean ± sample standard deviation over runs that differ in the seed only) and "
-        "IoU in % by class, mean over the seeds. They compare with the paper's only where data, "
+        "mIoU in % (mean ± sample standard deviation over runs that differ only in the seed) and "
+        "IoU in % by class, mean over the seeds. The paper's numbers are comparable only if data, "
         "masks, networks and evaluation are the same."
     )
     return Figure(
@@ -150,7 +149,7 @@ def other_table(runs: list[ScoredRun], out: Path) -> Figure:
         caption,
         data=save_data(out, "other_runs", {"lines": content, "iou_by_class": _classes(columns)}),
         tables=(markdown(head, rows), class_table(columns)),
-        # where no mean is over several runs, the page has shown these numbers
+        # Without a mean over several runs, the page shows these numbers elsewhere.
         folded=all(len(found) == 1 for _, found in groups),
     )
 
@@ -164,11 +163,11 @@ def _classes(networks: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
-    """One of the paper's tables; `comparable`: what may stand in any of them."""
+    """One of the paper's tables; `comparable`: the runs that may be in any of them."""
     table = PAPER[name]
     dataset, splits = table["dataset"], table["splits"]
     rows, missing, content = [], [], []
-    columns: dict[str, list[dict[str, Any]]] = {}  # of IoU by class
+    columns: dict[str, list[dict[str, Any]]] = {}  # of the table of IoU by class
     for method, stated in table["rows"].items():
         row = method if name == "table1" else _OURS.get(method)
         found = lines(comparable, dataset, row) if row else []
@@ -188,10 +187,10 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
     head = [f"{split}: {whose}" for split in splits for whose in ("paper", "this code")]
     head = ["method", *head, *["settings of this code"] * bool(columns)]
     caption = (
-        f"{table['place']} of the paper, {table['title']}: mIoU in % as stated there and of this "
-        "code (last checkpoint; mean ± sample standard deviation over the seeds)."
+        f"{table['place']} of the paper, {table['title']}: mIoU in % of the paper and of this code "
+        "(last checkpoint; mean ± sample standard deviation over the seeds)."
     )
-    caption += " IoU in % by class: of this code's runs, the paper gives none." * bool(columns)
+    caption += " IoU by class in %: of this code; the paper gives none." * bool(columns)
     return Figure(
         name,
         f"{table['place']}: {table['title']}",
@@ -202,14 +201,14 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
             *([class_table(columns)] if columns else []),
         ),
         missing=tuple(missing),
-        folded=not columns,  # the paper's numbers alone
+        folded=not columns,  # only the paper's numbers
     )
 
 
 def lines(runs: list[ScoredRun], dataset: str, row: str) -> list[Line]:
-    """Lines of a method: first that whose settings are nearest to a shipped config's.
+    """Lines of a method, the one with settings nearest to a shipped config first.
 
-    A seed counts once, as first given: the default row of each sweep is the row of Table 1 again.
+    Each seed counts once: the default row of a sweep repeats the row of Table 1.
     """
     found = []
     for line in by_settings(r for r in runs if r.config.dataset == dataset and r.row == row):
@@ -226,7 +225,7 @@ def _first(line: Line) -> ScoredRun:
 
 
 def _value(runs: list[ScoredRun]) -> str:
-    """52.0 ± 0.3 (3 seeds)."""
+    """'52.0 ± 0.3 (3 seeds)'."""
     return f"{spread(*_miou(runs))} ({count(len(runs), 'seed')})"
 
 
@@ -235,7 +234,7 @@ def _miou(runs: list[ScoredRun]) -> Mean:
 
 
 def _settings(line: Line) -> str:
-    """The shipped config that a line followed and what it changed."""
+    """The shipped config nearest to a line, and the values that differ from it."""
     if not line:
         return ""
     run = _first(line)
@@ -254,11 +253,11 @@ def _entry(method: str, split: str, stated: float | None, runs: list[ScoredRun])
 
 
 def _not_run(what: str, dataset: str, split: str, row: str, line: Line) -> list[Missing]:
-    """What fills a cell: a training, or where there is one its evaluation on another split."""
+    """The command that fills a cell: a training, or the evaluation of an existing one."""
     networks = [shlex.quote(f"{run.folder}/last.pt") for run in next(iter(line.values()), [])]
     if networks and (dataset, split) == ("cityscapes", "test"):
         how = f"python eval.py --ckpt {networks[0]} --split test --export-submission FOLDER"
-        return [Missing(f"{what}: the benchmark's server scores it; {how} makes its zip")]
+        return [Missing(f"{what}: the benchmark server scores a zip; make it: {how}")]
     if networks:
         return [Missing(what, f"python eval.py --ckpt {n} --split {split}") for n in networks]
     if dataset != "wilddash2":

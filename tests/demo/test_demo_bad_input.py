@@ -21,17 +21,17 @@ COMMANDS = {
 
 # fmt: off
 CASES = [
-    Case("make_scenes", (["--root", "data"],), "data has files", "a new folder"),
+    Case("make_scenes", (["--root", "data"],), "data holds something else", "a new folder"),
     Case("make_scenes", (["--root", "new", "--count", "train"],),
          "--count.*found train", "expected split=number like train=200"),
     Case("make_scenes", (["--root", "new", "--count", "val=1", "val=2"],),
-         "stands twice in val=1 val=2", "give one number each"),
+         "is repeated in val=1 val=2", "give each split once"),
     Case("make_scenes",
          (["--root", "full/scenes", "--count", "train=1", "--workers", "0"],),
          "full/scenes/classes.yaml: No space left", "free some space", "full/scenes"),
     Case("train_clip", ("--lr", "nan"), "--lr.*nan", "a number above 0"),
     Case("train_clip", ("--seed", str(2**64)), f"--seed.*{2**64}", r"below 2\*\*63"),
-    Case("train_clip", ("--out", "data", "--overwrite"), "data is there", "name another file"),
+    Case("train_clip", ("--out", "data", "--overwrite"), "data exists", "name another file"),
     Case("train_clip", ("--out", "config.yaml/new.pt"), "--out config.yaml: Not a dir",
          "name a folder"),
     Case("train_backbone", ("--out", "config.yaml/new.pt"), "--out config.yaml: Not a dir",

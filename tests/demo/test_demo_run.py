@@ -1,4 +1,4 @@
-"""The demo as it ships: its config, its CLIP and its trunk together, and the scenes they know."""
+"""The demo as shipped: its config, CLIP and backbone together, and the scenes they know."""
 
 import json
 import re
@@ -47,14 +47,14 @@ def test_the_config_trains_a_step_of_both_stages(tmp_path) -> None:
         assert not torch.equal(first["model"][name], second["model"][name])
 
 
-def test_the_trunk_and_the_words_of_the_clip_are_in_the_network(tmp_path) -> None:
+def test_the_backbone_and_the_words_of_the_clip_are_in_the_network(tmp_path) -> None:
     config = load_config(CONFIG, [f"clip_text={tmp_path / 'text.pt'}"])
     classes = load_classes(config.class_file)
     text = build_text_embeddings(config, classes)
     model = build_model(config, len(classes), text)
-    trunk = torch.load(MODELS / "backbone.pt", weights_only=True)
+    backbone = torch.load(MODELS / "backbone.pt", weights_only=True)
     for name in ("conv1.weight", "layer3.1.conv2.weight"):
-        assert torch.equal(model.backbone.get_parameter(name), trunk[name].float())
+        assert torch.equal(model.backbone.get_parameter(name), backbone[name].float())
     assert torch.equal(model.classifier.text_embeddings, text)
 
 
@@ -81,7 +81,7 @@ def test_masks_of_the_clip_on_scenes_it_never_saw(held_out) -> None:
 
 
 def test_no_scene_serves_twice() -> None:
-    """The CLIP, the trunk, the demo and these tests draw from seeds of their own."""
+    """The CLIP, the backbone, the demo and these tests draw from seeds of their own."""
     logs = [json.loads((MODELS / f"{name}.json").read_text()) for name in ("clip", "backbone")]
     demo = re.search(r"SCENE_SEED:-(\d+)", Path("run_demo.sh").read_text())
     assert demo is not None

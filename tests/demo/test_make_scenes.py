@@ -96,8 +96,8 @@ def test_places(masks: np.ndarray) -> None:
     assert (masks[:, 0] == ID["road"]).mean() == 0
 
 
-def test_picture_and_mask_lie_on_each_other() -> None:
-    """Edges of the picture are stronger along the mask's borders than beside them."""
+def test_image_and_mask_are_aligned() -> None:
+    """Edges of the image are stronger along the mask's borders than beside them."""
     on, off = [], []
     for i in range(12):
         image, mask = generate(11, i)
@@ -142,13 +142,13 @@ def test_majority() -> None:
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_object_pictures(name: str) -> None:
-    picture = render_object(name, np.random.default_rng(4), (72, 64))
+def test_object_images(name: str) -> None:
+    image = render_object(name, np.random.default_rng(4), (72, 64))
     again = render_object(name, np.random.default_rng(4), (72, 64))
     other = render_object(name, np.random.default_rng(5), (72, 64))
-    assert picture.shape == (72, 64, 3) and picture.dtype == np.uint8
-    assert np.array_equal(picture, again) and not np.array_equal(picture, other)
-    assert picture.std() > 3
+    assert image.shape == (72, 64, 3) and image.dtype == np.uint8
+    assert np.array_equal(image, again) and not np.array_equal(image, other)
+    assert image.std() > 3
 
 
 def test_dataset_folder(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_dataset_goes_on_and_refuses_others(tmp_path: Path, monkeypatch: object)
     with pytest.raises(InputError, match="seed: 1 -> 2"):
         write_dataset(tmp_path, {"train": 3}, seed=2, size=(32, 64))
     (tmp_path / "meta.json").unlink()
-    with pytest.raises(InputError, match="of another making"):
+    with pytest.raises(InputError, match="holds something else"):
         write_dataset(tmp_path, {"train": 3}, seed=1, size=(32, 64))
 
 
@@ -216,7 +216,7 @@ def test_bad_requests(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(InputError, match="another making"):
+    with pytest.raises(InputError, match="holds something else"):
         write_dataset(file, {"train": 1})
 
 

@@ -69,7 +69,7 @@ def run(copy: Path, *arguments: str, **variables: object) -> subprocess.Complete
 
 
 def results(run_dir: Path) -> dict[str, int]:
-    """When what counts was written: all but the picture and the notes of a start."""
+    """When what counts was written: all but the image and the notes of a start."""
     notes = {"demo.png", ".began", "config.yaml"}
     files = [path for path in run_dir.rglob("*") if path.is_file() and path.name not in notes]
     return {str(path.relative_to(run_dir)): path.stat().st_mtime_ns for path in files}
@@ -85,7 +85,7 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
     os.killpg(first.pid, signal.SIGINT)
     printed = first.communicate()
     assert first.returncode != 0 and not (warmup / "warmup.pt").exists(), printed
-    assert "the same command goes on" in printed[1] and "Traceback" not in printed[1]
+    assert "run the same command again" in printed[1] and "Traceback" not in printed[1]
 
     second = run(copy, **variables)
     assert second.returncode == 0, second.stderr
@@ -109,21 +109,21 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
     ):
         content = json.loads((copy / f"runs/demo/{file}.json").read_text())
         assert row[2] == f"{100 * content['miou']:.1f}"
-    with Image.open(copy / "runs/demo/demo.png") as picture:
-        assert picture.width > 5 * 320 and picture.height > 2 * 160
+    with Image.open(copy / "runs/demo/demo.png") as image:
+        assert image.width > 5 * 320 and image.height > 2 * 160
     before = results(copy / "runs/demo")
 
     third = run(copy, **variables)
     assert third.returncode == 0, third.stderr
     for part in ("0 of them new", "step 8, is finished", "step 12, is finished"):
         assert part in third.stdout
-    assert third.stdout.count("metrics.json is there") == 2
+    assert third.stdout.count("metrics.json exists already") == 2
     assert third.stdout.endswith(second.stdout[second.stdout.index("== 6 report") :])
     assert results(copy / "runs/demo") == before
 
     other = run(copy, **variables | {"STEPS": 13})
     assert other.returncode == 2 and "Traceback" not in other.stderr
-    assert "steps: 12 -> 13" in other.stderr and "want another RUN" in other.stderr
+    assert "steps: 12 -> 13" in other.stderr and "need another --out" in other.stderr
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_table_time_and_what_comes_next(folder, capsys) -> None:
     assert f".venv/bin/python predict.py --ckpt {network} PICTURES --out FOLDER" in text
     assert "Small: pole, traffic light, traffic sign, pedestrian, rider." in text
     assert "45 s in all: scenes 2, warm-up 34, CARB 9." in text
-    assert "Under the picture: 3 images, evenly spread" in text
+    assert "About demo.png: 3 evenly spaced images" in text
     assert "nearly alike: fence and pole; traffic light and traffic sign; pedestrian and" in text
     for part in (folder / "demo.png", folder / "carb/last.pt", "run_cityscapes.sh", "run.sh"):
         assert str(part) in text
@@ -266,7 +266,7 @@ def test_mean_and_spread_over_seeds(folder, capsys) -> None:
     assert lines[-2:] == ["CARB gained: sky 40.0 -> 65.0.", "CARB lost: no class."]
     assert not (folder / "demo.png").exists()
     shutil.rmtree(other / "carb")
-    with pytest.raises(InputError, match="other stages"):
+    with pytest.raises(InputError, match="different stages"):
         demo_report.main([str(folder), str(other)])
 
 
@@ -285,10 +285,10 @@ def test_without_carb_nothing_is_said_of_its_gain(folder, capsys) -> None:
     assert "CARB's own gain" not in text and str(folder / "warmup/last.pt") in text
 
 
-def test_picture_shows_every_column_and_the_legend(folder) -> None:
+def test_image_shows_every_column_and_the_legend(folder) -> None:
     demo_report.main([str(folder), "--images", "2"])
-    with Image.open(folder / "demo.png") as picture:
-        pixels = np.array(picture)
+    with Image.open(folder / "demo.png") as image:
+        pixels = np.array(image)
     step = 320 + 6
     with Image.open(folder.parent / "data/images/val/val_000000.jpg") as image:
         first = np.array(image)
@@ -317,7 +317,7 @@ def test_a_report_that_cannot_be_made(folder) -> None:
     score = folder / "masks_val/score.json"
     whole = score.read_text()
     for text, message in (
-        (json.dumps(json.loads(whole) | {"num_images": 2}), "not of the same images"),
+        (json.dumps(json.loads(whole) | {"num_images": 2}), "scored on different images"),
         ("{", "score.json can't be read"),
     ):
         score.write_text(text)

@@ -1,4 +1,4 @@
-"""The backbone's training on pictures of one thing: its files, its repeatability, its pictures."""
+"""The backbone's training on images of one thing: its files, its repeatability, its images."""
 
 import hashlib
 import json
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from demo import object_images as object_pictures
-from demo import train_backbone
+from demo import object_images, train_backbone
 from demo.object_images import CANVAS, PHOTOGRAPH, compose, photographs, place
 from demo.scenes.canvas import CLASSES
 from models.backbone_weights import load_backbone_weights
@@ -112,20 +111,20 @@ def test_a_photograph_is_placed_small_or_cut():
     assert torch.equal(place(ramp, black, 96, -9, -20), ramp[:, :CANVAS, 20 : 20 + CANVAS])
 
 
-def test_pictures_have_photographs_of_all_sizes(monkeypatch):
-    """Whatever is drawn, a picture is whole; small and cut ones both come."""
-    monkeypatch.setattr(object_pictures, "distort", lambda image, rng: image)
+def test_images_have_photographs_of_all_sizes(monkeypatch):
+    """Whatever is drawn, an image is whole; small and cut ones both come."""
+    monkeypatch.setattr(object_images, "distort", lambda image, rng: image)
     white = torch.full((3, PHOTOGRAPH, PHOTOGRAPH), 255, dtype=torch.uint8)
     rng = np.random.default_rng(0)
     shares = []
     for _ in range(200):
-        picture = compose(white, torch.zeros_like(white), rng)
-        assert picture.shape == (3, CANVAS, CANVAS) and picture.dtype == torch.uint8
-        shares.append((picture == 255).float().mean().item())
+        image = compose(white, torch.zeros_like(white), rng)
+        assert image.shape == (3, CANVAS, CANVAS) and image.dtype == torch.uint8
+        shares.append((image == 255).float().mean().item())
     assert min(shares) < 0.13 and shares.count(1.0) > 20  # 22 of 64 pixels squared is 0.12
 
 
-def test_the_shipped_trunk_fits_its_network_and_its_log():
+def test_the_shipped_backbone_fits_its_network_and_its_log():
     assert SHIPPED.stat().st_size < 2e6
     log = json.loads(SHIPPED.with_suffix(".json").read_text())
     backbone = ResNet(log["depth"], log["width"], log["layers"], output_stride=4)

@@ -1,4 +1,4 @@
-"""The miniature CLIP: its captioned pictures, its loss, the file it ships as."""
+"""The miniature CLIP: its captioned images, its loss, the file it ships as."""
 
 import json
 import math
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from datasets.labels import load_classes
 from datasets.transforms import normalize
-from demo.captioned_images import CaptionedPictures
+from demo.captioned_images import CaptionedImages
 from demo.make_scenes import render_object
 from demo.scenes.canvas import CLASSES
 from demo.train_clip import (
@@ -34,8 +34,8 @@ TEMPLATES = ("a photo of a {}.", "the {} in the street.")
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    return CaptionedPictures(TEMPLATES, num_scenes=6, seed=5, side=32)
+def dataset():
+    return CaptionedImages(TEMPLATES, num_scenes=6, seed=5, side=32)
 
 
 def names_in(caption: str) -> list[str]:
@@ -44,17 +44,17 @@ def names_in(caption: str) -> list[str]:
     return re.split(", | and ", said.group(1) or said.group(2))
 
 
-def test_pairs_come_from_the_generator_alone(pictures):
-    images, captions = pictures.batch(8, np.random.default_rng(3))
-    again, same = pictures.batch(8, np.random.default_rng(3))
+def test_pairs_come_from_the_generator_alone(dataset):
+    images, captions = dataset.batch(8, np.random.default_rng(3))
+    again, same = dataset.batch(8, np.random.default_rng(3))
     assert images.dtype == torch.uint8 and images.shape == (8, 3, 32, 32)
     assert torch.equal(images, again) and captions == same
-    assert captions != pictures.batch(8, np.random.default_rng(4))[1]
+    assert captions != dataset.batch(8, np.random.default_rng(4))[1]
 
 
-def test_captions_name_classes_once_and_few(pictures):
+def test_captions_name_classes_once_and_few(dataset):
     rng = np.random.default_rng(0)
-    lists = [names_in(pictures.draw(rng)[1]) for _ in range(200)]
+    lists = [names_in(dataset.draw(rng)[1]) for _ in range(200)]
     assert all(set(names) <= set(CLASSES) and len(set(names)) == len(names) for names in lists)
     assert {len(names) for names in lists} >= {1, 2, 3}
     assert max(map(len, lists)) <= 8
@@ -63,18 +63,18 @@ def test_captions_name_classes_once_and_few(pictures):
 
 def test_crops_stay_inside_and_around_their_subject():
     """The subject is a single pixel here."""
-    pictures = CaptionedPictures(TEMPLATES, num_scenes=6, seed=5)
-    pictures.masks[:] = CLASSES.index("sky")
+    dataset = CaptionedImages(TEMPLATES, num_scenes=6, seed=5)
+    dataset.masks[:] = CLASSES.index("sky")
     rng = np.random.default_rng(0)
     for _ in range(20):
-        _, top, left, side, subject = pictures._street_crop(rng)
+        _, top, left, side, subject = dataset._street_crop(rng)
         assert subject is None
         assert 0 <= top <= 160 - side and 0 <= left <= 320 - side and 24 <= side <= 128
-    pictures.masks[:, 80, 160] = CLASSES.index("pole")
-    pictures.with_class = [np.arange(6) if name == "pole" else [] for name in CLASSES]
-    pictures.classes = [np.array([CLASSES.index("pole")])] * 6
+    dataset.masks[:, 80, 160] = CLASSES.index("pole")
+    dataset.with_class = [np.arange(6) if name == "pole" else [] for name in CLASSES]
+    dataset.classes = [np.array([CLASSES.index("pole")])] * 6
     for _ in range(20):
-        _, top, left, side, subject = pictures._subject_crop(rng)
+        _, top, left, side, subject = dataset._subject_crop(rng)
         assert CLASSES[subject] == "pole"
         assert top <= 80 < top + side and left <= 160 < left + side
 
@@ -161,7 +161,7 @@ def test_bad_arguments(tmp_path, capsys, arguments, message):
 
 
 def test_shipped_file():
-    """Small enough to ship, from a finished run, and it tells pictures of the classes apart."""
+    """Small enough to ship, from a finished run, and it tells dataset of the classes apart."""
     assert SHIPPED.stat().st_size <= 4e6
     log = json.loads(SHIPPED.with_suffix(".json").read_text())
     assert log["losses"][-1][0] == log["steps"]

@@ -198,7 +198,7 @@ def test_runs_scored_in_another_way_or_at_another_step_do_not_mix(prepared, tmp_
     ablation.main(command)
     assert list(json.loads((out / "ablation.json").read_text())["rows"]["Base"]["seeds"]) == ["0"]
     plant(suite, out, {("Base + CARB", 0): {"miou": 0.3, "inference": {"flip": True}}})
-    with pytest.raises(InputError, match="were scored in other ways .inference"):
+    with pytest.raises(InputError, match="were scored in different ways .inference"):
         ablation.main(command)
 
 
@@ -248,7 +248,7 @@ def test_rows_without_a_plain_row_have_a_warm_up_of_their_own(prepared, tmp_path
     inits = [job.commands[0][job.commands[0].index("--init") + 1] for job in carb]
     one, other = (str(out / f"{row}-start_4/warmup.pt") for row in ("w_0", "slow"))
     assert inits == [one, one, other]
-    # one that is there is not trained again, and one of other settings is refused
+    # a finished one is not trained again, and one of other settings is refused
     start = suite.start_row(suite.rows["Slow"])
     (out / start.folder(4)).mkdir(parents=True)
     (out / start.folder(4) / "warmup.pt").touch()
@@ -298,7 +298,7 @@ def test_refused_masks_stop_everything(prepared, tmp_path, monkeypatch) -> None:
     suite = write_suite(tmp_path, prepared / "config.yaml")
     started = []
     monkeypatch.setattr(ablation, "run_jobs", lambda jobs, _: started.append(jobs) or ["masks"])
-    with pytest.raises(InputError, match="nothing is trained"):
+    with pytest.raises(InputError, match="nothing was trained"):
         ablation.main([str(suite), "--out", str(tmp_path / "out")])
     assert len(started) == 1
 
@@ -370,7 +370,7 @@ def test_stopping_ends_the_children(prepared, tmp_path) -> None:
         process.send_signal(signal.SIGTERM)
         shown, _ = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "stopping supervised_0; the same command again goes on" in shown
+    assert "stopping supervised_0; run the same command again to resume" in shown
     lines = len(tiny.read_metrics(out / "supervised_0"))
     time.sleep(1)
     assert len(tiny.read_metrics(out / "supervised_0")) == lines
@@ -397,7 +397,7 @@ def test_every_slot_has_its_cores_and_its_gpu(monkeypatch) -> None:
 BAD = {
     "expected the keys config, .*, contrasts; found .*, contrast$": {"contrast": {}},
     "expected the keys config, .*, contrasts; found .*, set$": {"set": {}},
-    "contrast 'x': no row 'Bass'; there are Base, Base . CARB": {
+    "contrast 'x': no row 'Bass'; expected Base, Base . CARB": {
         "contrasts": {"x": [["Bass", "Base"]]}
     },
     "must be a list of .row, minus row.": {"contrasts": {"x": ["Base"]}},
@@ -435,7 +435,7 @@ def test_bad_command_lines_get_a_message(prepared, tmp_path) -> None:
     suite = str(write_suite(tmp_path, prepared / "config.yaml"))
     out = ["--out", str(tmp_path / "out")]
     for arguments, message in (
-        (["--rows", "Bas"], "--rows: no row 'Bas'; there are Base, Base . CARB"),
+        (["--rows", "Bas"], "--rows: no row 'Bas'; expected Base, Base . CARB"),
         (["--set", "views=dual"], "row 'Base' of .* does"),
         (["--set", "seed=3"], "--seeds do"),
         (["--set", "lrr=3"], "unknown key 'lrr'; did you mean 'lr'"),

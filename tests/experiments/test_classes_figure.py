@@ -111,8 +111,8 @@ def test_confusion_shows_each_share_of_half_a_percent_and_more(make, drawn, tmp_
         [*NAMES, "other ids"],
         list(NAMES),
     )
-    assert [p.suffix for p in figure.pictures] == [".png"]
-    assert figure.pictures[0].with_suffix(".svg").is_file()
+    assert [p.suffix for p in figure.images] == [".png"]
+    assert figure.images[0].with_suffix(".svg").is_file()
 
 
 @pytest.mark.parametrize("count", [12, 19, 25])
@@ -157,11 +157,11 @@ def test_scores_or_confusion_missing_names_the_evaluation(make, tmp_path, scores
     checkpoint = tmp_path / "run/last.pt"
     command = f"python eval.py --ckpt {checkpoint} --split val --save-predictions"
     command += " --overwrite" * bool(scores)
-    assert [m.command for m in figures[0].missing] == [command] and figures[0].pictures == ()
+    assert [m.command for m in figures[0].missing] == [command] and figures[0].images == ()
     if scores:  # the bars need no more than the old file has
-        assert figures[1].missing == () and len(figures[1].pictures) == 1
+        assert figures[1].missing == () and len(figures[1].images) == 1
     else:
-        assert figures[1].missing[0].command == command and figures[1].pictures == ()
+        assert figures[1].missing[0].command == command and figures[1].images == ()
     assert draw([], "val", tmp_path / "report") == []
 
 
@@ -233,11 +233,11 @@ def test_all_stages_of_a_run_have_bars(make, tmp_path):
     assert list(row["iou"]) == ["demo: without CARB", "demo: CARB"]
 
 
-def test_more_runs_than_colours_go_to_a_second_picture(make, drawn, tmp_path):
+def test_more_runs_than_colours_go_to_a_second_image(make, drawn, tmp_path):
     scores = matrix_of(COUNTS).to_dict(NAMES)
     runs = [make(f"run_{i}", scores) for i in range(len(COLOURS) + 2)]
     figure = draw(runs, "val", tmp_path / "report")[1]
-    assert [p.name for p in figure.pictures] == ["class_iou.png", "class_iou_part2.png"]
+    assert [p.name for p in figure.images] == ["class_iou.png", "class_iou_part2.png"]
     assert [len(f.axes[0].containers) for f in drawn[1:]] == [len(COLOURS), 2]
 
 

@@ -31,7 +31,7 @@ def write_stage(folder: Path, lines: list[dict], seed: int = 0, carb: bool = Tru
 
 
 def drawn(figure) -> dict[tuple[str, str, str], list[list[float]]]:
-    """(panel, curve, quantity) -> its points, as they lie beside the picture."""
+    """(panel, curve, quantity) -> its points, as they lie beside the image."""
     curves = json.loads(figure.data.read_text())["curves"]
     return {(c["panel"], c["curve"], c["quantity"]): c["points"] for c in curves}
 
@@ -72,13 +72,13 @@ def test_what_is_drawn_of_a_run_is_what_it_logged(run, tmp_path) -> None:
     assert [panel for panel, *_ in drawn(throughput)] == ["learning rate", "images per second"]
     assert [f.folded for f in (regions, training, throughput)] == [False, False, True]
     for figure in (regions, training, throughput):
-        [picture] = figure.pictures
-        assert picture.is_file() and picture.with_suffix(".svg").is_file() and not figure.missing
+        [image] = figure.images
+        assert image.is_file() and image.with_suffix(".svg").is_file() and not figure.missing
 
 
 def test_the_start_of_carb_is_marked_and_the_regions_are_told_apart(run, tmp_path) -> None:
     pytest.importorskip("matplotlib")
-    svg = draw(*read_inputs([str(run)]), tmp_path)[0].pictures[0].with_suffix(".svg").read_text()
+    svg = draw(*read_inputs([str(run)]), tmp_path)[0].images[0].with_suffix(".svg").read_text()
     for label in (
         "consistent region",
         "inconsistent region",
@@ -103,7 +103,7 @@ def test_several_runs_have_a_colour_each(run, tmp_path) -> None:
     assert ("predicted as a small class, %", "supervised", "") not in points
     points = drawn(throughput)
     assert points["peak memory, GiB", "supervised", ""] == [[600, 2, 2, 2]]
-    svg = training.pictures[0].with_suffix(".svg").read_text()
+    svg = training.images[0].with_suffix(".svg").read_text()
     for colour, label in (("#0072b2", "demo"), ("#d55e00", "plain"), ("#009e73", "supervised")):
         assert f"stroke: {colour}" in svg and svg.count(f"<!-- {label} -->") == 1
 
@@ -167,7 +167,7 @@ def test_of_a_suite_seeds_are_a_mean_and_a_shared_warm_up_is_drawn_once(tmp_path
 def test_without_a_log_it_is_said_what_makes_one(tmp_path) -> None:
     suite = Suite("bare", tmp_path, {"rows": {"Dual": {"stage": "warmup", "seeds": {"0": {}}}}})
     figures = draw([], [suite], tmp_path)
-    assert [len(f.missing) for f in figures] == [1, 1, 1] and not any(f.pictures for f in figures)
+    assert [len(f.missing) for f in figures] == [1, 1, 1] and not any(f.images for f in figures)
     for figure in figures:
         assert Path(figure.missing[0].command.split()[-1]).is_file()
 

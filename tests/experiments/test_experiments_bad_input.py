@@ -33,20 +33,20 @@ ROW = '{"stage": "carb", "settings": {}, "seeds": {"0": 1}, "mean": {}, "std": {
 # fmt: off
 CASES = [
     # ------------------------------------------------------------ report.py
-    Case("report", (["gone"],), "gone is no folder of train_", "expected config.yaml"),
+    Case("report", (["gone"],), "gone was not written by train_", "expected config.yaml"),
     Case("report", ("--images", "v0", "v9"), "--images: no image v9", "ids look like v0"),
     Case("report", ("--images", "../../x"), "--images: no image ../../x", "ids look like v0"),
     Case("report", ("--split", "vall"), "--split: no split 'vall'", "only train, val"),
     Case("report", (write("carb/metrics.jsonl", '{"step": 1, "loss": "low"}\n'),),
          "carb/metrics.jsonl: expected 'step'", "copy the file again"),
     Case("report", (write("carb/ablation.json", f'{{"rows": {{"a": {ROW}}}}}'),),
-         "carb/ablation.json has no", "--table-only writes it again"),
+         "carb/ablation.json: expected .settings.", "write it again: .* --table-only"),
     Case("learning_curves", ("--split", "test"), "no split 'test'", "only train, val"),
     Case("learning_curves", (gone("data/masks/val"),), "no ground truth", "name another --split"),
     Case("learning_curves", (write("curves/curves.json", POINT),), "curves/curves.json can't be",
          "delete it and run again"),
     Case("region_quality", ("--set", "pseudo_masks=null", "--set", "views=dual"),
-         "carb/last.pt: no pseudo_masks", "--set pseudo_masks=FOLDER"),
+         "carb/last.pt names no pseudo_masks", "--set pseudo_masks=FOLDER"),
     Case("region_quality", (write(MASK_1, MASK[:40]),), f"{MASK_1} is 40x64", "make the mask"),
     Case("ablation", (write("suite.yaml", SUITE.replace("SPLIT", "../../x")),),
          "suite.yaml: 'split' .* found ../../x", "must be train, val or test"),

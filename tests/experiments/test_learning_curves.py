@@ -88,8 +88,8 @@ def test_curves_are_the_numbers_of_eval(trained, tmp_path) -> None:
     assert {name: rows[4][f"IoU {name}"] for name in first} == {
         name: "" if value is None else str(value) for name, value in first.items()
     }
-    with Image.open(out / "curves.png") as picture:
-        pixels = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    with Image.open(out / "curves.png") as image:
+        pixels = {tuple(c) for c in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert {(0, 114, 178), (213, 94, 0)} <= pixels  # a line of each run
 
 
@@ -155,7 +155,7 @@ def test_without_matplotlib_the_numbers_are_written_all_the_same(
 
 
 def test_what_cannot_be_used_is_said(trained, tmp_path) -> None:
-    with pytest.raises(InputError, match="is no folder of train_"):
+    with pytest.raises(InputError, match="was not written by train_"):
         start(tmp_path, trained / "data")
     bare = shutil.copytree(trained / "carb", tmp_path / "bare")
     for file in bare.glob("step_*.pt"):

@@ -90,9 +90,9 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "aaaa"><!ENTITY c "&b;&b;">]><annotation>&c;</an
         (BOMB.encode("utf-16"), "document type"),
         (b'<!DOCTYPE a SYSTEM "file:///etc/passwd"><annotation/>', "document type"),
         (b"<annotation>&b;</annotation>", "undefined entity"),
-        (b"<annotation><object>", "no annotation of PASCAL VOC"),
-        (b"", "no annotation of PASCAL VOC"),
-        (b"\xff\xfe\x00", "no annotation of PASCAL VOC"),
+        (b"<annotation><object>", "not an annotation of PASCAL VOC"),
+        (b"", "not an annotation of PASCAL VOC"),
+        (b"\xff\xfe\x00", "not an annotation of PASCAL VOC"),
         (b'<?xml version="1.0" encoding="none"?><annotation/>', "encoding"),
         (b"<annotation><object><name>tank</name></object></annotation>", "'tank'.*no classes"),
         (b"<annotation><object/></annotation>", "''.*no classes"),
@@ -138,7 +138,7 @@ def test_damaged_coco_is_named(tmp_path, damage, message):
 def test_what_is_no_coco_file_at_all(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="no instances_.*download it again"):
+    with pytest.raises(InputError, match="not an instances_.*download it again"):
         read_coco(path)
 
 

@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from experiments.figures.commands import evaluation
-from experiments.figures.pictures import chosen, open_pictures
+from experiments.figures.galleries import chosen, open_split
 from experiments.figures.qualitative import describe, draw, error_map, score
 from experiments.figures.runs import Run, read_inputs
 from utils.config import load_config
@@ -78,29 +78,29 @@ def read(*folders: Path) -> Run:
 
 
 def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as image:
+        return np.array(image)
 
 
-def rows_of(picture: np.ndarray, first: np.ndarray) -> int:
+def rows_of(image: np.ndarray, first: np.ndarray) -> int:
     """The row of pixels in which the panels begin: that of the first image."""
-    return next(y for y in range(200) if np.array_equal(picture[y, 6 : 6 + 320], first[0]))
+    return next(y for y in range(200) if np.array_equal(image[y, 6 : 6 + 320], first[0]))
 
 
 def test_columns_are_the_files_in_order(run, tmp_path):
     fig7, _ = draw([run], "val", 3, tmp_path / "report")
-    assert fig7.missing == () and len(fig7.pictures) == 1
-    picture = pixels(fig7.pictures[0])
-    top = rows_of(picture, np.zeros((*SIZE, 3)))
+    assert fig7.missing == () and len(fig7.images) == 1
+    image = pixels(fig7.images[0])
+    top = rows_of(image, np.zeros((*SIZE, 3)))
     for row, image in enumerate((0, 2, 4)):  # evenly spread over six
-        panels = picture[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
+        panels = image[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
         panels = [panels[:, 6 + k * STEP :][:, :320] for k in range(5)]
         assert (panels[0] == 40 * image).all()
         assert (panels[1][:4] == 0).all()
         assert (panels[1][4:, :160] == COLORS[0]).all() and (panels[1][4:, 160:] == COLORS[2]).all()
         for panel, class_id in zip(panels[2:], (0, 1, 2), strict=True):
             assert (panel == COLORS[class_id]).all()
-    below = picture[top + 3 * 46 :]
+    below = image[top + 3 * 46 :]
     for color in (*COLORS, (0, 0, 0)):  # black: not labelled
         assert (below == color).all(-1).sum() > 200
     content = json.loads(fig7.data.read_text())
@@ -112,16 +112,16 @@ def test_columns_are_the_files_in_order(run, tmp_path):
     ]
 
 
-def test_other_runs_are_further_columns_and_many_go_to_a_second_picture(run, data, tmp_path):
+def test_other_runs_are_further_columns_and_many_go_to_a_second_image(run, data, tmp_path):
     others = []
     for i in range(3):
         make_stage(tmp_path / f"other_{i}", data, i)
         others.append(read(tmp_path / f"other_{i}"))
     fig7, _ = draw([run, *others], "val", 1, tmp_path / "report")
-    assert [p.name for p in fig7.pictures] == ["fig7_qualitative.png", "fig7_qualitative_part2.png"]
+    assert [p.name for p in fig7.images] == ["fig7_qualitative.png", "fig7_qualitative_part2.png"]
     titles = [c["title"] for c in json.loads(fig7.data.read_text())["columns"]]
     assert titles == ["CLIP pseudo-masks", "warm-up", "CARB", "other_0", "other_1", "other_2"]
-    second = pixels(fig7.pictures[1])
+    second = pixels(fig7.images[1])
     colors = [second[second.shape[0] // 2, x] for x in range(10, second.shape[1], 20)]
     assert [c.tolist() for c in colors if c.tolist() in COLORS[1:]][-1] == COLORS[2]
 
@@ -141,14 +141,14 @@ def test_pseudo_masks_of_a_suite_lie_one_level_up(data, tmp_path):
 def test_what_is_missing_comes_with_its_command(data, tmp_path):
     make_stage(tmp_path / "my run/warmup", data, None)
     fig7, failures = draw([read(tmp_path / "my run")], "val", 2, tmp_path / "report")
-    assert fig7.pictures == () and fig7.data is None
+    assert fig7.images == () and fig7.data is None
     folder = shlex.quote(str(tmp_path / "my run"))[1:-1]
     assert [m.command for m in fig7.missing] == [
         f"python gen_clip_masks.py --config '{folder}/warmup/config.yaml' --split val "
         f"--out '{folder}/masks_val' --score",
         f"python eval.py --ckpt '{folder}/warmup/last.pt' --split val --save-predictions",
     ]
-    assert failures.missing == (fig7.missing[1],) and failures.pictures == ()
+    assert failures.missing == (fig7.missing[1],) and failures.images == ()
 
 
 def test_one_missing_prediction_is_missing(run, tmp_path):
@@ -177,7 +177,7 @@ def test_data_that_is_not_there_or_has_no_such_image_is_said(run, data, tmp_path
     assert "no image v9; ids look like v0" in figure.missing[0].what
     data.rename(tmp_path / "moved")
     (figure,) = draw([run], "val", 2, tmp_path / "report")
-    assert str(data) in figure.missing[0].what and figure.pictures == ()
+    assert str(data) in figure.missing[0].what and figure.images == ()
 
 
 def test_two_data_sets_are_two_figures(run, data, tmp_path):
@@ -193,7 +193,7 @@ def test_two_data_sets_are_two_figures(run, data, tmp_path):
     ]
     titles = [f.title for f in figures if f.name.startswith("fig7")]
     assert titles == [f"Fig. 7: qualitative results ({name})" for name in ("data", "other_data")]
-    assert len({p for f in figures for p in f.pictures}) == 4
+    assert len({p for f in figures for p in f.images}) == 4
 
 
 def test_without_ground_truth_the_figure_has_no_such_column(run, data, tmp_path):
@@ -202,16 +202,16 @@ def test_without_ground_truth_the_figure_has_no_such_column(run, data, tmp_path)
     (data / "masks/val").rmdir()
     (data / "masks").rmdir()
     fig7, failures = draw([run], "val", 1, tmp_path / "report")
-    picture = pixels(fig7.pictures[0])
-    top = rows_of(picture, np.zeros((*SIZE, 3)))
-    assert picture[top, 6 + STEP].tolist() == COLORS[0]  # the pseudo-mask
+    image = pixels(fig7.images[0])
+    top = rows_of(image, np.zeros((*SIZE, 3)))
+    assert image[top, 6 + STEP].tolist() == COLORS[0]  # the pseudo-mask
     assert failures.missing[0].what == "ground truth of 'val'"
 
 
 def test_images_are_spread_evenly(data, run):
-    pictures = open_pictures(run.last.config, "val")
-    assert chosen(pictures, 4) == ["v0", "v1", "v3", "v4"]
-    assert chosen(pictures, 99) == NAMES and chosen(pictures, ["v3"]) == ["v3"]
+    split_data = open_split(run.last.config, "val")
+    assert chosen(split_data, 4) == ["v0", "v1", "v3", "v4"]
+    assert chosen(split_data, 99) == NAMES and chosen(split_data, ["v3"]) == ["v3"]
 
 
 # ---------------------------------------------------------------- failures
@@ -234,27 +234,27 @@ def test_failures_are_the_worst_first_with_number_and_confusion(run, tmp_path):
     assert worst["share"] == pytest.approx(50 / 320)
     assert content["images"][-1] == {"image": "v0", "miou": 1.0}
 
-    picture = pixels(figure.pictures[0])
-    top = next(y for y in range(300) if (picture[y, 6:326] == 40 * 5).all())
-    panels = [picture[top : top + 40, 6 + k * STEP :][:, :320] for k in range(4)]
+    image = pixels(figure.images[0])
+    top = next(y for y in range(300) if (image[y, 6:326] == 40 * 5).all())
+    panels = [image[top : top + 40, 6 + k * STEP :][:, :320] for k in range(4)]
     assert (panels[2][:, :50] == COLORS[1]).all() and (panels[2][:, 160:] == COLORS[2]).all()
     assert (panels[3][:4] == 0).all()  # not labelled
     assert (panels[3][4:, :50] == (0xD5, 0x5E, 0x00)).all()
     assert (panels[3][4:, 50:] == 128 + 40 * 5 // 2).all()
     # the second row is v4, under a line of text of its own
-    second = next(y for y in range(top + 40, 500) if (picture[y, 6:326] == 40 * 4).all())
+    second = next(y for y in range(top + 40, 500) if (image[y, 6:326] == 40 * 4).all())
     assert second > top + 40 + 6 + 12
-    assert (picture[second + 46 :] == (0xD5, 0x5E, 0x00)).all(-1).sum() > 200  # legend
+    assert (image[second + 46 :] == (0xD5, 0x5E, 0x00)).all(-1).sum() > 200  # legend
 
 
 def test_score_is_that_of_the_confusion_matrix(run):
-    pictures = open_pictures(run.last.config, "val")
+    split_data = open_split(run.last.config, "val")
     rng = np.random.default_rng(0)
     truth, prediction = rng.integers(0, 3, (2, *SIZE)).astype(np.uint8)
     truth[0] = 255
-    save(Path(pictures.ground_truth["v0"].path), truth)
+    save(Path(split_data.ground_truth["v0"].path), truth)
     save(run.last.predictions("val") / "v0.png", prediction)
-    found = score(pictures, "v0", run.last.predictions("val"))
+    found = score(split_data, "v0", run.last.predictions("val"))
     matrix = ConfusionMatrix(3)
     matrix.update(torch.from_numpy(prediction), torch.from_numpy(truth))
     assert found["miou"] == matrix.miou()
@@ -267,8 +267,8 @@ def test_score_is_that_of_the_confusion_matrix(run):
 
 
 def test_an_image_without_labels_is_no_failure_and_a_wrong_size_is_said(run, tmp_path):
-    pictures = open_pictures(run.last.config, "val")
-    save(Path(pictures.ground_truth["v3"].path), np.full(SIZE, 255))
+    split_data = open_split(run.last.config, "val")
+    save(Path(split_data.ground_truth["v3"].path), np.full(SIZE, 255))
     _, figure = draw([run], "val", 9, tmp_path / "report")
     assert "v3" not in [row["image"] for row in json.loads(figure.data.read_text())["images"]]
     save(run.last.predictions("val") / "v1.png", np.zeros((3, 4)))

@@ -13,7 +13,7 @@ from read_run import read_run
 import experiments.figures.regions
 import gen_clip_masks
 from experiments import region_quality
-from experiments.figures.pictures import open_pictures
+from experiments.figures.galleries import open_split
 from experiments.figures.regions import (
     INCONSISTENT,
     checkpoint_of,
@@ -21,7 +21,7 @@ from experiments.figures.regions import (
     describe,
     draw,
     finding,
-    picture,
+    panels_of,
 )
 from experiments.figures.runs import Run
 from experiments.region_quality import Regions, count, regions, shares, table
@@ -82,14 +82,14 @@ def test_words_by_hand():
 def test_regions_are_those_of_a_plain_loop(run):
     """S by one forward pass and NumPy; image t0 is said to have no class 1."""
     trained = load_trained(run.last.folder / "warmup.pt")
-    pictures = open_pictures(trained.config, "train")
-    names = list(pictures.images)
+    split_data = open_split(trained.config, "train")
+    names = list(split_data.images)
     folder = trained.config.pseudo_masks
     found = list(regions(trained, region_quality.pseudo_mask_files(folder, names)))
     assert [image.name for image in found] == names
     assert 1 not in found[0].prediction and 1 in found[1].prediction
     for image in found:
-        pixels = np.array(Image.open(pictures.images[image.name].path), np.float32) / 255
+        pixels = np.array(Image.open(split_data.images[image.name].path), np.float32) / 255
         pixels = (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
         tensor = torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None]
         # resize_to doubles these images before the network sees them
@@ -99,7 +99,7 @@ def test_regions_are_those_of_a_plain_loop(run):
             logits[1] = -np.inf
         agreement = (logits.argmax(0) == image.prediction.numpy()).mean()
         assert agreement > 0.97  # the images are resized in 8 bit
-        np.testing.assert_array_equal(image.truth, pictures.truth(image.name))
+        np.testing.assert_array_equal(image.truth, split_data.truth(image.name))
 
 
 def test_tool_counts_all_training_images(run, capsys):
@@ -159,13 +159,13 @@ def test_on_a_cpu_as_few_are_counted_as_are_quick(run, tmp_path, monkeypatch):
 
 def test_panels_show_the_maps(run):
     trained = load_trained(run.last.folder / "warmup.pt")
-    pictures = open_pictures(trained.config, "train")
+    split_data = open_split(trained.config, "train")
     image = _all(trained)[1]
-    whole = gallery(*picture([image], pictures))
+    whole = gallery(*panels_of([image], split_data))
     factor = (whole.shape[1] - 6) // 5 // tiny_run.SIZE[1]
     width = factor * tiny_run.SIZE[1]
     mask, prediction = image.pseudo_mask.numpy(), image.prediction.numpy()
-    colours = np.vstack([pictures.classes.palette, np.zeros((253, 3), np.uint8)])
+    colours = np.vstack([split_data.classes.palette, np.zeros((253, 3), np.uint8)])
     consistent = colours[mask]
     consistent[(mask != prediction) & (mask != 255)] = INCONSISTENT
     expected = [None, colours[mask], colours[prediction], consistent, colours[image.truth]]
@@ -183,14 +183,14 @@ def _first_row(whole: np.ndarray, left: int, panel: np.ndarray, factor: int) -> 
         column = whole[top : top + factor * panel.shape[0] : factor, left]
         if (column == panel[:, 0]).all() and (whole[top - 1, left] == 255).all():
             return top
-    raise AssertionError("the pseudo-mask is not in the picture")
+    raise AssertionError("the pseudo-mask is not in the image")
 
 
 def test_without_ground_truth_no_table(run, tmp_path):
     for path in (tmp_path / "data/masks/train").iterdir():
         path.unlink()
     figure = draw(run, 2, tmp_path / "out", device="cpu")[0]
-    assert figure.tables == () and len(figure.pictures) == 1
+    assert figure.tables == () and len(figure.images) == 1
     assert "pixels" not in json.loads(figure.data.read_text())
 
 
@@ -215,7 +215,7 @@ def test_missing_masks_are_named_with_their_command(tmp_path, stored):
     given = gen_clip_masks.parse_arguments(arguments)
     assert (python, script) == ("python", "gen_clip_masks.py") and given.out == str(folder)
     assert given.config == str(run.last.folder / "config.yaml") and given.split is None
-    assert figure.pictures == () and not (tmp_path / "out").exists()
+    assert figure.images == () and not (tmp_path / "out").exists()
 
 
 def test_other_things_that_are_missing(run, tmp_path):

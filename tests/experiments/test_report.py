@@ -19,7 +19,7 @@ import prepare_data
 import report
 import train_carb
 import train_warmup
-from experiments.figures.commands import lacking
+from experiments.figures.commands import obstacle
 from experiments.figures.page import Report, table_html, write_markdown, write_page
 from experiments.figures.readme import fill_readme
 from experiments.figures.runs import read_inputs, run_of
@@ -88,12 +88,12 @@ def test_runs_and_suites_are_read_in_their_order(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.yaml", None, "is no folder of train_"),
+        ("config.yaml", None, "was not written by train_"),
         ("metrics.jsonl", b'{"step": 1}\n{"step": 2 "x"}\n', "metrics.jsonl: expected one JSON"),
         ("metrics.jsonl", b'{"loss": 1}\n', "expected 'step', a whole number"),
         ("metrics.jsonl", b"\xff\xfe}\n", "metrics.jsonl: expected one JSON"),
         ("eval_val/metrics.json", b"[1", "metrics.json can't be read"),
-        ("../suite/ablation.json", b'{"rows": {"Base": {"stage": "carb"}}}', "or no 'rows' with"),
+        ("../suite/ablation.json", b'{"rows": {"Base": {"stage": "carb"}}}', "and 'rows' with"),
     ],
 )
 def test_damaged_folders_are_named(tmp_path, file, content, message):
@@ -183,12 +183,12 @@ class Page(HTMLParser):
 
 
 def make_figure(out: Path, name: str = "fig5", svg: str = "<svg/>", **changes) -> Figure:
-    picture = out / "figures" / f"{name}.png"
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (30, 20), "red").save(picture)
-    picture.with_suffix(".svg").write_text(svg)
+    image = out / "figures" / f"{name}.png"
+    image.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (30, 20), "red").save(image)
+    image.with_suffix(".svg").write_text(svg)
     data = save_data(out / "figures", name, {"step": [1, 2]})
-    figure = Figure(name, f"Fig. 5: {name}", "What is seen.", (picture,), data)
+    figure = Figure(name, f"Fig. 5: {name}", "What is seen.", (image,), data)
     return figure._replace(**changes)
 
 
@@ -203,7 +203,7 @@ def test_the_page_needs_no_other_file(tmp_path):
     kinds, data = zip(*(s.split(";base64,") for s in page.all("img", "src")), strict=True)
     assert kinds == ("data:image/svg+xml", "data:image/png")
     assert base64.b64decode(data[0]) == b"<svg/>"
-    assert base64.b64decode(data[1]) == large.pictures[0].read_bytes()
+    assert base64.b64decode(data[1]) == large.images[0].read_bytes()
     assert page.all("img", "width") == ["30", "30"] and page.all("img", "height") == ["20", "20"]
     assert page.all("img", "alt")[0] == "Fig. 5: fig5. What is seen."
     assert not page.all("script", "src")
@@ -308,8 +308,8 @@ def test_galleries_are_laid_out_by_the_page(tmp_path):
     assert page.all("img", "alt")[:2] == ["image, a", f"{BAD}, a"]
     assert page.all("i", "style") == ["background: rgb(1, 2, 3)"] and "road" in page.text
     assert [tag for tag, _ in page.elements].count("figcaption") == 6
-    pictures = [link for link in page.all("a", "href") if link.endswith(".png")]
-    assert len(pictures) == 6 + 1 and len(set(pictures)) == 1  # and below, as a file
+    images = [link for link in page.all("a", "href") if link.endswith(".png")]
+    assert len(images) == 6 + 1 and len(set(images)) == 1  # and below, as a file
 
 
 def test_a_chart_has_a_drawing_for_phones(tmp_path):
@@ -338,7 +338,7 @@ def test_a_page_is_replaced_whole_or_not_at_all(tmp_path):
     figure = make_figure(tmp_path)
     before = write_page(make_report(figure), tmp_path).read_bytes()
     with pytest.raises(FileNotFoundError):
-        gone = make_figure(tmp_path, "fig6", pictures=(tmp_path / "gone.png",))
+        gone = make_figure(tmp_path, "fig6", images=(tmp_path / "gone.png",))
         write_page(make_report(figure, gone), tmp_path)
     assert (tmp_path / "index.html").read_bytes() == before
     assert not list(tmp_path.glob("*.tmp"))
@@ -409,7 +409,7 @@ def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys
     assert [suite.label for suite in parts["tables"][-1][1]] == ["rows"]
 
 
-def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
+def test_images_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
     assert list(parts) == ["curves", "sweeps", "tables"]
@@ -428,8 +428,8 @@ def test_pictures_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     assert parts["regions"][-1][1] == 2  # which are training images
 
 
-def test_runs_and_suites_together_are_pictured_in_their_order(tmp_path, parts, run):
-    """Of a data set's suites the first: of a sweep's rows nobody asked for pictures."""
+def test_runs_and_suites_together_are_shown_in_their_order(tmp_path, parts, run):
+    """Of a data set's suites the first: of a sweep's rows nobody asked for images."""
     sweep = make_suite(tmp_path / "sweep", **ROWS)
     suite = make_suite(tmp_path / "suite", **ROWS)
     other = make_suite(tmp_path / "other", **ROWS)
@@ -442,7 +442,7 @@ def test_runs_and_suites_together_are_pictured_in_their_order(tmp_path, parts, r
     assert parts["scales"][0][0].folder == suite / "dual_carb_1"
     assert [found.folder for found in parts["curves"][0][0]] == [Path(run)]
     (suite / "dual_carb_1/metrics.jsonl").write_text("{}}\n")
-    with pytest.raises(InputError, match=r"pictures: .*dual_carb_1/metrics\.jsonl: expected"):
+    with pytest.raises(InputError, match=r"images: .*dual_carb_1/metrics\.jsonl: expected"):
         report.main([*inputs, "--out", str(tmp_path / "out")])
     assert [found.folder for found in parts["qualitative"][-1][0]] == [Path(run)]
 
@@ -473,10 +473,10 @@ def test_a_part_that_fails_does_not_lose_the_others(
     assert message.split(": ", 1)[1][:7] in (tmp_path / "out/report.md").read_text()
 
 
-def test_a_damaged_run_of_a_suite_costs_the_pictures_only(tmp_path, parts, capsys):
+def test_a_damaged_run_of_a_suite_costs_the_images_only(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     (make_stage(suite / "dual_carb_1", range(1, 3)) / "metrics.jsonl").write_text("{x}\n")
-    with pytest.raises(InputError, match=r"pictures: .*dual_carb_1/metrics.jsonl: expected one"):
+    with pytest.raises(InputError, match=r"images: .*dual_carb_1/metrics.jsonl: expected one"):
         report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml"])
     assert list(parts) == ["curves", "statistics", "sweeps", "tables"]
     assert "4 figures drawn, 0 commands missing" in capsys.readouterr().out
@@ -563,12 +563,12 @@ def test_tables_of_other_runs_stay_in_a_readme(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (README.replace("report:a", "report:c"), "no table has a place"),
+        (README.replace("report:a", "report:c"), "expected lines <!-- report:NAME"),
         (README.replace("<!-- /report:a -->", ""), "<!-- report:a --> is not closed"),
-        (README.replace("/report:a", "/report:b"), "<!-- /report:b --> closes no"),
+        (README.replace("/report:a", "/report:b"), "<!-- /report:b --> has no"),
         (README.replace("old", "<!-- report:b -->"), "<!-- report:a --> is not closed"),
-        (README + "\n<!-- /report:a -->\n", "<!-- /report:a --> closes no"),
-        ("# A\n", "no table has a place"),
+        (README + "\n<!-- /report:a -->\n", "<!-- /report:a --> has no"),
+        ("# A\n", "expected lines <!-- report:NAME"),
     ],
 )
 def test_a_wrong_marker_changes_nothing(tmp_path, text, message):
@@ -653,9 +653,9 @@ def test_make_leaves_only_trainings(trained, tmp_path, capsys):
 def test_commands_that_the_data_cannot_serve_are_left_out(tmp_path) -> None:
     run = read_run(make_run(tmp_path))
     masks = f"python gen_clip_masks.py --config {run.last.folder / 'config.yaml'} --split train"
-    assert lacking(masks) == lacking(f"{masks} --score") == ""
+    assert obstacle(masks) == obstacle(f"{masks} --score") == ""
     shutil.rmtree(tmp_path / "data/masks")
-    assert lacking(f"{masks} --score") == "'train' has no ground truth"
+    assert obstacle(f"{masks} --score") == "'train' has no ground truth"
     (tmp_path / "data/image_labels.json").write_text('{"t0": [0, 1]}')
-    assert lacking(masks) == "5 images of 'train' have no image-level labels"
-    assert lacking("python eval.py --ckpt x.pt") == ""
+    assert obstacle(masks) == "5 images of 'train' have no image-level labels"
+    assert obstacle("python eval.py --ckpt x.pt") == ""

@@ -9,8 +9,8 @@ import pytest
 from browser import Browser, find
 from PIL import Image
 
+from experiments.figures.galleries import Rows, save_gallery
 from experiments.figures.page import Report, write_page
-from experiments.figures.pictures import Rows, save_gallery
 from experiments.figures.style import (
     Figure,
     Missing,
@@ -25,7 +25,7 @@ COMMAND = "python eval.py --ckpt 'runs/a b/last.pt' --split val"
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawings, one of them without a narrow form, a gallery, a picture of pixels, a wide table,
+    """Drawings, one of them without a narrow form, a gallery, an image of pixels, a wide table,
     something missing, something folded up, something failed."""
     out = tmp_path_factory.mktemp("report")
     pyplot = plotting()
@@ -37,9 +37,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return drawing
 
     for number in range(3):
-        pictures = save_figure(draw, out / "figures", f"fig{number}", for_phones=number > 0)
+        images = save_figure(draw, out / "figures", f"fig{number}", for_phones=number > 0)
         data = save_data(out / "figures", f"fig{number}", {"y": [0, 1, 4, 9]})
-        figure = Figure(f"fig{number}", f"Fig. {number}: a line", "It rises.", pictures, data)
+        figure = Figure(f"fig{number}", f"Fig. {number}: a line", "It rises.", images, data)
         figures.append(figure)
     pixels = out / "figures/pixels.png"
     noise = np.random.default_rng(0).integers(0, 256, (300, 1600, 3), np.uint8)
@@ -52,7 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide = markdown([f"column {k}" for k in range(30)], [[str(k) for k in range(30)]])
     missing = (Missing("the predictions", COMMAND),)
     figures += [
-        Figure("fig7", "Fig. 7: pictures", "Noise.", (pixels,), None, (wide,), missing),
+        Figure("fig7", "Fig. 7: images", "Noise.", (pixels,), None, (wide,), missing),
         Figure("fig4", "Fig. 4: a gallery", "Two rows.", shown, galleries=(gallery,)),
         Figure("tables", "Tables: not drawn", "x.json can't be read"),
         Figure("fig6", "Fig. 6: a sweep", "", missing=(Missing("rows", "bash run.sh"),)),
@@ -84,11 +84,11 @@ def browser(started: Browser, page: Path) -> Iterator[Browser]:
     assert any(url.startswith("data:image/svg+xml") for url in started.requests())
 
 
-def test_every_picture_is_there(browser):
+def test_every_image_is_there(browser):
     sizes = browser.value("[...document.images].map((i) => [i.naturalWidth, i.naturalHeight])")
     assert (
         len(sizes) == 4 + 4 + 1
-    )  # the last is that of the dialog, empty until a picture is enlarged
+    )  # the last is that of the dialog, empty until an image is enlarged
     assert all(width > 0 and height > 0 for width, height in sizes[:-1])
     shown = browser.value("[...document.images].map((i) => [i.width, i.height])")[:-1]
     for (width, height), (natural_width, natural_height) in zip(shown, sizes, strict=False):
@@ -128,15 +128,15 @@ def test_light_and_dark(browser, page):
     assert browser.value(background) == light
 
 
-def test_a_click_enlarges_a_picture_and_another_closes_it(browser):
+def test_a_click_enlarges_an_image_and_another_closes_it(browser):
     opened = "document.querySelector('dialog').open"
     large = "document.querySelector('dialog img')"
     for name, close in (("fig1", "click"), ("fig7", "Escape"), ("fig2", "click")):
-        picture = f"document.querySelector('#{name} img')"
-        small = browser.value(f"{picture}.width")
-        browser.click(picture)
+        shown = f"document.querySelector('#{name} img')"
+        small = browser.value(f"{shown}.width")
+        browser.click(shown)
         browser.wait_for(f"{opened} && {large}.complete && {large}.naturalWidth > 0")
-        assert browser.value(f"{large}.src === {picture}.src && {large}.alt === {picture}.alt")
+        assert browser.value(f"{large}.src === {shown}.src && {large}.alt === {shown}.alt")
         assert browser.value(f"{large}.getBoundingClientRect().width") > 1.2 * small
         browser.press("Escape") if close == "Escape" else browser.click(large)
         browser.wait_for(f"!{opened}")
@@ -181,8 +181,8 @@ def test_nothing_is_wider_than_the_window(browser, width):
 def test_on_a_phone_letters_are_large_and_panels_stand_in_two_columns(browser, page, width):
     browser.open(f"{page.as_uri()}?phone", width)
     # 9 points are 12 pixels at a drawing's natural size
-    for picture, least in (("#fig1 img", 11), ("#fig0 img", 9.5)):  # #fig0 scrolls sideways
-        image = f"document.querySelector('{picture}')"
+    for selector, least in (("#fig1 img", 11), ("#fig0 img", 9.5)):  # #fig0 scrolls sideways
+        image = f"document.querySelector('{selector}')"
         assert 12 * browser.value(f"{image}.width / {image}.naturalWidth") >= least
     assert browser.value("document.querySelector('#fig1 img').currentSrc").startswith("data:image")
     panels = browser.value("[...document.querySelectorAll('.row img')].map((i) => i.width)")
@@ -204,8 +204,8 @@ def test_a_link_opens_what_is_folded_up(browser):
 def test_nothing_glares_in_the_dark(browser, page, tmp_path):
     browser.prefer("dark")
     browser.open(f"{page.as_uri()}?night")
-    for picture in ("#fig0 img", "#fig1 img"):
-        browser.click(f"document.querySelector('{picture}')")  # enlarged: on a dark ground too
+    for selector in ("#fig0 img", "#fig1 img"):
+        browser.click(f"document.querySelector('{selector}')")  # enlarged: on a dark ground too
         browser.screenshot(tmp_path / "dark.png")
         shown = np.asarray(Image.open(tmp_path / "dark.png").convert("L"))
         assert shown.mean() < 60 and (shown > 160).mean() < 0.05 and (shown > 160).any()
@@ -232,7 +232,7 @@ def test_screenshots_to_look_at(browser, page, tmp_path):
             browser.open(f"{page.as_uri()}?{scheme}{width}", width)
             path = tmp_path / f"{scheme}_{width}.png"
             browser.screenshot(path)
-            picture = Image.open(io.BytesIO(path.read_bytes())).convert("L")
-            assert picture.size == (width, 900)
-            brightness[scheme, width] = np.asarray(picture)[:, :8].mean()  # the margin
+            image = Image.open(io.BytesIO(path.read_bytes())).convert("L")
+            assert image.size == (width, 900)
+            brightness[scheme, width] = np.asarray(image)[:, :8].mean()  # the margin
     assert all(brightness["light", w] > 200 > 60 > brightness["dark", w] for w in (1200, 420))

@@ -59,7 +59,8 @@ def test_a_run_opens_with_its_scores_and_how_it_was_trained(run, tmp_path) -> No
     assert facts["commit"] == "0123456789 with changes"
     network = f"{tmp_path}/a¦b/carb/last.pt"
     assert facts["network"] == f"`{network}`"
-    assert facts["on pictures"] == f"`python predict.py --ckpt '{network}' PICTURES --out FOLDER`"
+    command = f"python predict.py --ckpt '{network}' IMAGES --out FOLDER"
+    assert facts["on your images"] == f"`{command}`"
     assert figure.tables[2].endswith("fewer steps: road +25.0, sky +0.0, pole -10.0.")
     assert figure.missing == () and json.loads(figure.data.read_text())["split"] == "val"
 
@@ -70,7 +71,7 @@ def test_what_was_not_scored_or_not_finished_is_said(tmp_path) -> None:
     [figure] = draw(runs, "val", tmp_path / "out")
     assert cells(figure.tables[0]) == [["warm-up", "-", "-", "-", "-"]]
     assert dict(cells(figure.tables[1]))["steps"] == "400 of 1200"
-    assert dict(cells(figure.tables[1]))["commit"] == "not known"
+    assert dict(cells(figure.tables[1]))["commit"] == "unknown"
     [missing] = figure.missing
     assert missing.command.startswith(f"python eval.py --ckpt {tmp_path}/run/warmup/last.pt")
     assert len(figure.tables) == 2 and change(runs[0], "val") == ""

@@ -52,12 +52,12 @@ def test_those_whose_masks_differ_most_are_shown(run, tmp_path):
     assert figure.missing == ()
     content = json.loads(figure.data.read_text())
     assert content["differing_pixels"] == {"t3": 1.0, "t1": 0.5, "t5": 0.25}
-    assert "of 6 evenly spaced ones those whose masks differ on most pixels" in figure.caption
+    assert "among 6 evenly spaced ones, those whose masks differ on most pixels" in figure.caption
     assert "Small classes: pole." in figure.caption
     assert [tuple(way.values())[-3:] for way in content["masks"]] == list(SCORES.values())
-    with Image.open(figure.pictures[0]) as picture:
-        assert picture.width > 6 * tiny_run.SIZE[1]  # six columns
-        pixels = np.array(picture)
+    with Image.open(figure.images[0]) as image:
+        assert image.width > 6 * tiny_run.SIZE[1]  # six columns
+        pixels = np.array(image)
     # The last column: the first row is wholly of class 1, the second one in its upper half.
     right = pixels[:, -40]
     counts = [int((right == color).all(1).sum()) for color in ((128, 0, 0), (0, 128, 0))]
@@ -87,14 +87,14 @@ def test_one_folder_alone_selects_nothing(run, tmp_path):
     make_masks(run, "_ratio2")
     figure = draw(run, "train", 2, tmp_path / "out")[0]
     assert list(json.loads(figure.data.read_text())["differing_pixels"]) == ["t0", "t3"]
-    assert len(figure.missing) == 3 and len(figure.pictures) == 1
+    assert len(figure.missing) == 3 and len(figure.images) == 1
     assert "Images shown: evenly spaced." in figure.caption
 
 
 def test_commands_of_what_is_missing_make_what_the_figure_reads(run, tmp_path, monkeypatch):
     """Each command, as gen_clip_masks.py reads it, names the folder, the ratio and the grid."""
     figure = draw(run, "train", 2, tmp_path / "out")[0]
-    assert figure.pictures == () and not (tmp_path / "out").exists()
+    assert figure.images == () and not (tmp_path / "out").exists()
     assert [m.what for m in figure.missing] == [f"masks of 'train', {way.title}" for way in WAYS]
     for way, missing in zip(WAYS, figure.missing, strict=True):
         python, script, *arguments = shlex.split(missing.command)
@@ -110,7 +110,7 @@ def test_without_ground_truth_masks_are_shown_without_scores(run, tmp_path):
     for path in [*tmp_path.glob("data/masks/train/*"), *run.folder.glob("*/score.json")]:
         path.unlink()
     figure = draw(run, "train", 1, tmp_path / "out")[0]
-    assert figure.tables == () and figure.missing == () and len(figure.pictures) == 1
+    assert figure.tables == () and figure.missing == () and len(figure.images) == 1
     (run.folder / "masks_train/meta.json").unlink()
     assert "--score" not in draw(run, "train", 1, tmp_path / "out")[0].missing[0].command
 

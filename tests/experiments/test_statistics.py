@@ -110,14 +110,14 @@ def test_sources(tmp_path, kind, title, num_images, classes, positive):
 
 
 def test_bars_are_the_counts_and_so_is_the_data(tmp_path):
-    """The heights of all bars, of the picture and of the JSON beside it."""
+    """The heights of all bars, of the image and of the JSON beside it."""
     given = sources(tmp_path)
     figure = draw([given["config"], given["coco"], given["voc"]], tmp_path / "out")[0]
-    assert [path.name for path in figure.pictures] == [
+    assert [path.name for path in figure.images] == [
         "fig1_statistics.png",
         "fig1_statistics_2.png",
     ]
-    assert all(path.with_suffix(".svg").is_file() for path in figure.pictures)
+    assert all(path.with_suffix(".svg").is_file() for path in figure.images)
     assert "images with both / images with the first one" in figure.caption
     assert f"data: training images; MS COCO: images of {tmp_path}" in figure.caption
     content = json.loads(figure.data.read_text())["data_sets"]
@@ -129,8 +129,8 @@ def test_bars_are_the_counts_and_so_is_the_data(tmp_path):
     assert figure.tables[0].splitlines()[2].endswith("| 0 % | 50 % | road |")
 
     sets = [read_source(given["config"]), read_source(given["coco"])]
-    picture = _draw(sets, sets, WIDTH)
-    axes = [part for part in picture.get_axes() if part.patches]
+    image = _draw(sets, sets, WIDTH)
+    axes = [part for part in image.get_axes() if part.patches]
     heights = [[bar.get_height() for bar in part.patches] for part in axes]
     assert heights[0] == content[0]["images_by_number_of_classes"]
     assert heights[1] == content[1]["images_by_number_of_classes"]
@@ -149,10 +149,10 @@ def test_class_names_do_not_overlap(sizes):
         labels = [tuple(np.flatnonzero(rng.random(size) < 0.2).tolist()) for _ in range(50)]
         names = tuple(f"traffic sign {i}" for i in range(size))
         sets.append(Labels("x", "images", names, count_labels(labels, size)))
-    picture = _draw(sets, sets, WIDTH)
-    picture.canvas.draw()
-    whole = picture.get_window_extent()
-    for axes in picture.get_axes():
+    image = _draw(sets, sets, WIDTH)
+    image.canvas.draw()
+    whole = image.get_window_extent()
+    for axes in image.get_axes():
         boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
         if axes.get_xticklabels()[0].get_rotation() == 90:
             assert len(boxes) in sizes
@@ -164,7 +164,7 @@ def test_what_is_not_there_is_named_with_its_command(tmp_path):
     config = folder_data(tmp_path)
     (tmp_path / "data/labels.json").unlink()
     figure = draw([str(config), sources(tmp_path / "more")["voc"]], tmp_path / "out")[0]
-    assert len(figure.pictures) == 1
+    assert len(figure.images) == 1
     (missing,) = figure.missing
     assert missing.what == "the image-level labels of data"
     assert missing.command == (
@@ -172,7 +172,7 @@ def test_what_is_not_there_is_named_with_its_command(tmp_path):
         f"--class-file {tmp_path}/data/classes.yaml --out {tmp_path}/data/labels.json"
     )
     nothing = draw(["configs/cityscapes.yaml"], tmp_path / "none")[0]
-    assert nothing.pictures == () and "data/cityscapes" in nothing.missing[0].what
+    assert nothing.images == () and "data/cityscapes" in nothing.missing[0].what
     assert not (tmp_path / "none").exists()
 
 

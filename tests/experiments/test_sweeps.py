@@ -47,25 +47,25 @@ def test_patch_sizes(tmp_path) -> None:
     scores = [[40 + i, 41 + i, 42 + i] for i in range(8)]
     given = suite(tmp_path, "demo/suites/demo_patch_size.yaml", scores)
     [sweep] = find(given, KINDS[0])
-    upright, lying, square = sweep.lines
-    assert upright.rows == {32: "128x32", 64: "128x64", 96: "128x96", 128: "128x128"}
-    assert lying.rows == {128: "128x128", 96: "96x128", 64: "64x128", 32: "32x128"}
+    tall, wide, square = sweep.lines
+    assert tall.rows == {32: "128x32", 64: "128x64", 96: "128x96", 128: "128x128"}
+    assert wide.rows == {128: "128x128", 96: "96x128", 64: "64x128", 32: "32x128"}
     assert square.rows == {64: "64x64"} and square.marker == "*" and sweep.level is None
 
     figures = draw([given], tmp_path / "out")
-    assert [bool(figure.pictures) for figure in figures] == [True, False, False]
+    assert [bool(figure.images) for figure in figures] == [True, False, False]
     content = data(figures[0])
     assert figures[0].name == "fig6a_patch_size_sweep" and content["paper"] == {}
     row = content["rows"]["128x64"]
     assert row["x"] == 64 and row["mean"] == {"mIoU": 42, "small": 21, "large": None}
     assert row["std"]["mIoU"] == pytest.approx(1) and len(content["rows"]) == 8
     assert "mean and sample standard deviation" in figures[0].caption
-    svg = figures[0].pictures[0].with_suffix(".svg").read_text()
-    for label in ("upright, 128 x n", "lying, n x 128", "square, n x n", "mIoU, %"):
+    svg = figures[0].images[0].with_suffix(".svg").read_text()
+    for label in ("tall, 128 x n", "wide, n x 128", "square, n x n", "mIoU, %"):
         assert svg.count(f"<!-- {label} -->") == 1
     assert "large classes" not in svg  # without a value no panel
-    with Image.open(figures[0].pictures[0]) as picture:
-        pixels = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    with Image.open(figures[0].images[0]) as image:
+        pixels = {tuple(c) for c in np.asarray(image.convert("RGB")).reshape(-1, 3)}
     assert {(0, 114, 178), (213, 94, 0), (230, 159, 0)} <= pixels
 
 
@@ -113,7 +113,7 @@ def test_the_papers_numbers_are_marked_on_the_papers_data_only(
     scores = [[50.0 + i] for i in range(len(read_suite(path, []).rows))]
     figure = draw([suite(tmp_path, path, scores, images)], tmp_path / "out")[kind]
     assert data(figure)["paper"].get("points") == stated
-    svg = figure.pictures[0].with_suffix(".svg").read_text()
+    svg = figure.images[0].with_suffix(".svg").read_text()
     assert ("<!-- paper -->" in svg) == bool(stated) == ("the paper states" in figure.caption)
 
 

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
-from tests.fuzz import checkpoints, labels, logs, pictures
+from tests.fuzz import checkpoints, images, labels, logs
 from tests.fuzz import settings as setting_files
 from tests.fuzz.inputs import damaged, edited, repacked, soup
 from tests.fuzz.reading import ROOT, Fault, Target, read
@@ -43,7 +43,7 @@ PARTS = {
     "yaml": setting_files.yaml_targets,
     "log": logs.log_targets,
     "checkpoint": checkpoints.checkpoint_targets,
-    "picture": pictures.picture_targets,
+    "image": images.image_targets,
 }
 if (ROOT / "experiments").is_dir():
     from tests.fuzz.experiments import experiment_targets

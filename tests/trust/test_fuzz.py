@@ -276,16 +276,16 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + check
 
 
-def test_a_picture_of_few_bytes_does_not_take_all_memory(reading: Path) -> None:
+def test_an_image_of_few_bytes_does_not_take_all_memory(reading: Path) -> None:
     head = struct.pack(">IIBBBBB", 13000, 13000, 8, 2, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head)
     content += chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-    for name in ("picture-png", "picture-mask"):
+    for name in ("image-png", "image-mask"):
         assert read(name, TARGETS[name], content, reading) == "refused"
 
 
 def test_headers_of_the_image_cache_that_were_faults_are_made_anew(reading: Path) -> None:
-    good = TARGETS["picture-cache"].files[0]
+    good = TARGETS["image-cache"].files[0]
     assert good[:6] == np.lib.format.MAGIC_PREFIX
     for old, new in (
         (b"}", b" "),
@@ -295,14 +295,14 @@ def test_headers_of_the_image_cache_that_were_faults_are_made_anew(reading: Path
         (b"u1", b"O0"),
     ):
         content = good.replace(old, new, 1)
-        assert read("picture-cache", TARGETS["picture-cache"], content, reading) == "read"
+        assert read("image-cache", TARGETS["image-cache"], content, reading) == "read"
 
 
 def test_zips_with_strange_heads_are_refused(reading: Path) -> None:
-    good = TARGETS["picture-zip"].files[0]
+    good = TARGETS["image-zip"].files[0]
     start = good.index(b"PK\x01\x02")  # of the list of members
     for offset, value in ((6, b"\xff"), (8, b"\x01"), (9, b"\x08"), (10, b"\x0e"), (46, b"\xff")):
         content = bytearray(good)
         content[start + offset : start + offset + 1] = value
-        result = read("picture-zip", TARGETS["picture-zip"], bytes(content), reading)
+        result = read("image-zip", TARGETS["image-zip"], bytes(content), reading)
         assert result in ("read", "refused")

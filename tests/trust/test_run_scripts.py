@@ -56,7 +56,7 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
 
     again = run(copy, *arguments, **stages)
     assert again.returncode == 0, again.stderr
-    for part in ("image_labels.json is there", "0 of them new", "metrics.json is there"):
+    for part in ("image_labels.json exists", "0 of them new", "metrics.json exists"):
         assert part in again.stdout
     assert written == {path: path.stat().st_mtime_ns for path in written}
 
@@ -104,7 +104,7 @@ def test_options_and_variables_choose_alike(copy, tmp_path) -> None:
         assert done.returncode == 2 and str(tmp_path / "else where") in done.stderr
         assert "Traceback" not in done.stderr
     for options, message in (
-        ([], "expected a config first"),
+        ([], "expected a config as the first argument"),
         ([config, "--gpus", "two"], "--gpus (NGPU) must be a number from 1 on, found: two"),
         ([config, "--out"], "expected a value after --out"),
         ([config, "--out", "--split", "val"], "expected a value after --out"),
@@ -212,11 +212,11 @@ def test_a_config_key_is_written_as_the_system_writes_file_names() -> None:
 
 
 def test_official_and_default_configs_share_no_files() -> None:
-    files = (ROOT / "configs").glob("*.yaml")
-    default = [load_config(path) for path in files if not path.stem.endswith("_ablation")]
-    for path in (ROOT / "configs/official").glob("*.yaml"):
-        official = load_config(path)
-        for config in default:
+    configs = {path: load_config(path) for path in program.SHIPPED_CONFIGS}
+    for path, official in configs.items():
+        if path.parent.name != "official":
+            continue
+        for config in (config for path, config in configs.items() if path.parent.name == "configs"):
             assert official.pseudo_masks != config.pseudo_masks
             assert official.clip_text != config.clip_text
 

@@ -1,4 +1,4 @@
-"""Readers of pictures, masks, the image cache and zips."""
+"""Readers of images, masks, the image cache and zips."""
 
 import io
 import shutil
@@ -15,15 +15,15 @@ from datasets.files import File, _open_zip, open_image, read_image, read_mask
 from tests.fuzz.reading import Target, allowed
 
 
-def picture_targets() -> dict[str, Target]:
-    """PNG, JPEG and other pictures, masks, the image cache, zips of pictures."""
+def image_targets() -> dict[str, Target]:
+    """PNG, JPEG and other images, masks, the image cache, zips of images."""
     rng = np.random.default_rng(0)
     color = rng.integers(0, 256, (12, 17, 3), np.uint8)
     grey = color[..., 0]
 
     def dump(array: np.ndarray, form: str, mode: str | None = None, **options: Any) -> bytes:
-        picture, content = Image.fromarray(array), io.BytesIO()
-        (picture.convert(mode) if mode else picture).save(content, form, **options)
+        image, content = Image.fromarray(array), io.BytesIO()
+        (image.convert(mode) if mode else image).save(content, form, **options)
         return content.getvalue()
 
     turned = Image.Exif()
@@ -44,7 +44,7 @@ def picture_targets() -> dict[str, Target]:
         for name in ("train/a/a", "val/b/b"):
             archive.writestr(f"leftImg8bit/{name}_leftImg8bit.png", pngs[0])
 
-    def as_picture(path: Path) -> None:
+    def as_image(path: Path) -> None:
         def window() -> None:
             (height, width), read = open_image(File(str(path)))
             read((height // 2, 0, max(1, height // 4), width))
@@ -52,7 +52,7 @@ def picture_targets() -> dict[str, Target]:
         allowed(lambda: read_image(File(str(path))), lambda: read_mask(File(str(path))), window)
 
     def as_cache(path: Path) -> None:
-        file = File(str(path.parent / "picture.png"))
+        file = File(str(path.parent / "image.png"))
         Path(file.path).write_bytes(pngs[0])
         entry = _entry(path.parent, file)
         shutil.copyfile(path, entry)
@@ -75,10 +75,10 @@ def picture_targets() -> dict[str, Target]:
             shutil.rmtree(folder)
 
     return {
-        "picture-png": Target(".png", as_picture, pngs, chunks),
-        "picture-mask": Target(".png", as_picture, masks, chunks),
-        "picture-jpeg": Target(".jpg", as_picture, jpegs, markers),
-        "picture-other": Target(".tif", as_picture, others, (*markers, b"II*\0", b"%!PS-Adobe")),
-        "picture-cache": Target(".npy", as_cache, [cached.getvalue()], (b"(1, 2)", b"|O", b"'")),
-        "picture-zip": Target(".zip", as_zip, [zipped.getvalue()], (b"../", b"PK\x01\x02", b"\0")),
+        "image-png": Target(".png", as_image, pngs, chunks),
+        "image-mask": Target(".png", as_image, masks, chunks),
+        "image-jpeg": Target(".jpg", as_image, jpegs, markers),
+        "image-other": Target(".tif", as_image, others, (*markers, b"II*\0", b"%!PS-Adobe")),
+        "image-cache": Target(".npy", as_cache, [cached.getvalue()], (b"(1, 2)", b"|O", b"'")),
+        "image-zip": Target(".zip", as_zip, [zipped.getvalue()], (b"../", b"PK\x01\x02", b"\0")),
     }

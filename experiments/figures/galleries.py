@@ -1,4 +1,4 @@
-"""Images of a split beside label maps: CLIP's masks, predictions. Needs no matplotlib."""
+"""Rows of images and their label maps (masks, predictions). Needs no matplotlib."""
 
 import base64
 import contextlib
@@ -18,11 +18,11 @@ from utils.config import Config
 from utils.safe.errors import InputError
 from utils.visualize import IGNORED_COLOR, colourize, gallery, save_image
 
-_PANEL = 960  # pixels: the widest panel of a page
+_PANEL = 960  # pixels: width of the widest panel on a page
 
 
 class Rows(NamedTuple):
-    """What utils.visualize.gallery takes."""
+    """Arguments of utils.visualize.gallery."""
 
     panels: list[list[np.ndarray]]  # by row
     titles: list[str]  # of the columns
@@ -32,7 +32,7 @@ class Rows(NamedTuple):
 
 
 class Column(NamedTuple):
-    """Label maps <image id>.png in a folder."""
+    """A folder of label maps <image id>.png."""
 
     title: str
     folder: Path
@@ -43,8 +43,8 @@ class Column(NamedTuple):
         return self.title if self.miou is None else f"{self.title}\nmIoU {100 * self.miou:.1f}"
 
 
-class Pictures(NamedTuple):
-    """A split: its images, their ground truth if there is any, and the classes."""
+class SplitData(NamedTuple):
+    """Images of a split, their ground truth (may be empty), and the classes."""
 
     dataset: SegmentationData
     images: dict[str, File]
@@ -52,33 +52,33 @@ class Pictures(NamedTuple):
     classes: ClassTable
 
     def truth(self, name: str) -> np.ndarray:
-        """(H,W) uint8; 255 is not labelled."""
+        """Ground truth of an image, (H,W) uint8; 255 is not labelled."""
         return self.dataset.read_ground_truth(self.ground_truth[name])
 
 
-def open_pictures(config: Config, split: str) -> Pictures:
-    """Raises InputError when data set, split or class file are not there."""
+def open_split(config: Config, split: str) -> SplitData:
+    """The data of a split. Raises InputError when data set, split or class file is missing."""
     dataset = open_dataset(config.dataset, config.data_root)
     images, truths = dataset.images(split), dataset.ground_truth(split)
-    return Pictures(dataset, images, truths, load_classes(config.class_file))
+    return SplitData(dataset, images, truths, load_classes(config.class_file))
 
 
-def chosen(pictures: Pictures, images: int | Sequence[str]) -> list[str]:
-    """Image ids: those given, or so many evenly spread, chosen without a look at them."""
-    names = list(pictures.images)
+def chosen(split_data: SplitData, images: int | Sequence[str]) -> list[str]:
+    """Image ids: the given ones, or that many evenly spaced ones."""
+    names = list(split_data.images)
     if isinstance(images, int):
         count = min(images, len(names))
         return [names[i * len(names) // count] for i in range(count)]
-    unknown = [name for name in images if name not in pictures.images]
+    unknown = [name for name in images if name not in split_data.images]
     if unknown:
         raise InputError(f"no image {', '.join(unknown)}; ids look like {names[0]}")
     return list(images)
 
 
 def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[str]) -> None:
-    """Raise InputError when none of the data sets that are here has the split, or one of the ids.
+    """Raise InputError when none of the available data sets has the split, or one of the ids.
 
-    Data that is not here is said beside its figure.
+    Missing data sets are reported in their figures.
     """
     splits: set[str] = set()
     ids: dict[str, File] = {}
@@ -96,16 +96,18 @@ def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[s
         )
 
 
-def comparison(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> np.ndarray:
+def comparison(
+    split_data: SplitData, names: Sequence[str], columns: Sequence[Column]
+) -> np.ndarray:
     """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8.
 
     The id of the image stands above each row.
     """
-    return gallery(*compared(pictures, names, columns))
+    return gallery(*compared(split_data, names, columns))
 
 
 def save_gallery(path: Path, rows: Rows) -> Gallery:
-    """Write the rows as one picture; gives them for the page, each panel by itself."""
+    """Write the rows as one image; gives them as separate panels for the page."""
     save_image(path, gallery(*rows))
     legend = [(n, tuple(rgb)) for n, rgb in zip(rows.names, rows.colours.tolist(), strict=True)]
     panels = [[_encoded(panel) for panel in row] for row in rows.panels]
@@ -113,7 +115,7 @@ def save_gallery(path: Path, rows: Rows) -> Gallery:
 
 
 def _encoded(panel: np.ndarray) -> str:
-    """(H,W,3) uint8 as a data URI, at most _PANEL wide: label maps exactly, photographs as JPEG."""
+    """(H,W,3) uint8 as a data URI at most _PANEL wide: label maps as PNG, photographs as JPEG."""
     image, file = Image.fromarray(panel), io.BytesIO()
     is_map = image.getcolors() is not None  # at most 256 colours
     how = Image.Resampling.NEAREST if is_map else Image.Resampling.LANCZOS
@@ -124,49 +126,49 @@ def _encoded(panel: np.ndarray) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def compared(pictures: Pictures, names: Sequence[str], columns: Sequence[Column]) -> Rows:
-    """Rows of image, ground truth and label maps, with the ids of the images."""
-    truth = [pictures.truth] if pictures.ground_truth else []
+def compared(split_data: SplitData, names: Sequence[str], columns: Sequence[Column]) -> Rows:
+    """Rows of image, ground truth (if any) and label maps, each with the id of its image."""
+    truth = [split_data.truth] if split_data.ground_truth else []
     titles = ["image", *["ground truth"] * len(truth), *(column.heading for column in columns)]
     maps = {
         name: [*(read(name) for read in truth), *(read_map(c.folder, name) for c in columns)]
         for name in names
     }
-    return rows_of(pictures, maps, titles, list(names))
+    return rows_of(split_data, maps, titles, list(names))
 
 
 def rows_of(
-    pictures: Pictures,
+    split_data: SplitData,
     maps: dict[str, list[np.ndarray]],
     titles: list[str],
     notes: list[str],
     marked: tuple[str, tuple[int, ...]] | None = None,
 ) -> Rows:
-    """Each image beside its `maps`: class ids (H,W), or painted ones (H,W,3).
+    """Rows of images and their `maps`: class ids (H,W), or colours (H,W,3).
 
-    The legend has all classes, what is not labelled if anything is, and `marked`.
+    The legend has all classes, "not labelled" if there are such pixels, and `marked`.
     """
-    palette, panels, unlabelled = pictures.classes.palette, [], False
+    palette, panels, unlabelled = split_data.classes.palette, [], False
     for name, row in maps.items():
         unlabelled |= any(bool((ids == IGNORE_INDEX).any()) for ids in row if ids.ndim == 2)
         painted = (ids if ids.ndim == 3 else colourize(ids, palette) for ids in row)
-        panels.append([read_image(pictures.images[name]), *painted])
-    legend = dict(zip(pictures.classes.names, map(tuple, palette), strict=True))
+        panels.append([read_image(split_data.images[name]), *painted])
+    legend = dict(zip(split_data.classes.names, map(tuple, palette), strict=True))
     legend |= {"not labelled": IGNORED_COLOR} if unlabelled else {}
     legend |= dict([marked]) if marked else {}
     return Rows(panels, titles, list(legend), np.array([*legend.values()], np.uint8), notes)
 
 
 def with_gallery(figure: Figure, rows: Rows, content: dict[str, Any], out: Path) -> Figure:
-    """The figure with its picture, which is written, and its data."""
+    """Write the rows and the data of a figure; gives the figure that names them."""
     path = out / f"{figure.name}.png"
     return figure._replace(
-        pictures=(path,),
+        images=(path,),
         galleries=(save_gallery(path, rows),),
         data=save_data(out, figure.name, content),
     )
 
 
 def read_map(folder: Path, name: str) -> np.ndarray:
-    """FOLDER/<image id>.png, class ids (H,W) uint8."""
+    """Class ids of FOLDER/<image id>.png, (H,W) uint8."""
     return read_mask(File(str(folder / f"{name}.png")))
