@@ -1,4 +1,4 @@
-"""Score a trained network or a folder of masks on a split: mIoU and per-class table.
+"""Score a trained network or a folder of masks on a split: mIoU and a table of classes.
 
 Network: reads a checkpoint of train_*.py, which holds its config, or an official one with --config,
 the images and the ground truth; writes OUT/metrics.json (default OUT: eval_<split> beside the
@@ -15,9 +15,9 @@ OUT/vis.
     python eval.py --ckpt ... --split test --export-submission submission    # Cityscapes server
     python eval.py --masks clip_masks --config configs/cityscapes.yaml --split train --save-vis
 
-The same evaluation may be repeated; the numbers of another checkpoint, folder, step or way of
-inference are replaced with --overwrite only. Takes torchrun: each of n ranks takes every n-th image
-and the counts are added, so that any number of processes gives the same numbers.
+The same evaluation may be repeated; scores of another checkpoint, folder, step or inference option
+are replaced only with --overwrite. Runs under torchrun: each of n ranks takes every n-th image and
+the counts are added, so that any number of processes gives the same scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
 
 
 def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
-    """Predict the split and score the predictions; writes the files that `arguments` asks for."""
+    """Predict the split and score the predictions; write the files that `arguments` asks for."""
     # --- model and data
     options = options_from(arguments)
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
@@ -85,13 +85,13 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
     if ground_truth is None and not outputs:
         raise InputError(
             f"the split '{split}' of {config.data_root} has no ground truth to score; add "
-            "--save-vis, --save-predictions or --export-submission to predict all the same"
+            "--save-vis, --save-predictions or --export-submission to predict anyway"
         )
     read, keep_original = dataset.read_ground_truth, arguments.save_vis
     data = EvaluationSet(images, config.image_size, ground_truth, read, keep_original)
     loader = image_loader(data, config.num_workers, ranks)
 
-    # --- output: what made the numbers, and that they can be written
+    # --- output: what determines the scores, and whether they can be written
     made_from = trained.origin | {
         "checkpoint": str(arguments.ckpt),
         "dataset": config.dataset,
@@ -99,14 +99,14 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
         "resize_to": config.image_size,
         "inference": options | {"precision": "bf16" if arguments.bf16 else "fp32"},
     }
-    check_no_inputs(out / "predictions", images, images.values())  # beside it lies vis
+    check_no_inputs(out / "predictions", images, images.values())  # vis is beside it
     check_scores(out / "metrics.json", made_from, arguments.overwrite)
     if submission:
         check_submission(submission, arguments.overwrite)
     remove_unfinished(out, below=False)
     for folder in (out / "predictions", out / "vis"):
         remove_unfinished(folder)
-    barrier()  # nobody writes while another rank still looks
+    barrier()  # no rank writes while another one still checks
 
     # --- loop
     model, matrix = trained.model.to(ranks.device), ConfusionMatrix(len(classes), ranks.device)
@@ -142,7 +142,7 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
 
 
 def evaluate_masks(arguments: argparse.Namespace, ranks: Ranks) -> None:
-    """Score a folder of masks; without ground truth only show them, with --save-vis."""
+    """Score a folder of masks, or without ground truth only draw them, with --save-vis."""
     config = load_config(arguments.config, arguments.overrides)
     classes = load_classes(config.class_file)
     folder, out = Path(arguments.masks), Path(arguments.out or arguments.masks)
@@ -150,11 +150,11 @@ def evaluate_masks(arguments: argparse.Namespace, ranks: Ranks) -> None:
     dataset = open_dataset(config.dataset, config.data_root)
     images, ground_truth = dataset.images(split), dataset.ground_truth(split)
     if ground_truth or not arguments.save_vis:
-        advice = "see prepare_data.py --check, or add --save-vis where there is none"
+        advice = "see prepare_data.py --check, or add --save-vis to draw them without scores"
         require(images, ground_truth, "ground truth", advice)
     made_from = {"split": split} | ({} if out == folder else {"masks": str(folder)})
     check_scores(out / "score.json", made_from, arguments.overwrite)
-    barrier()  # nobody writes while another rank still looks
+    barrier()  # no rank writes while another one still checks
     scores = out / "score.json" if ground_truth else None
     vis = out / "vis" if arguments.out else Path(f"{folder}_vis")
     score_masks(folder, dataset, split, classes, ranks, scores, vis if arguments.save_vis else None)
@@ -168,17 +168,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     subject.add_argument("--masks", type=path, metavar="FOLDER", help="label maps <image id>.png")
     add("--split", help="train, val or test (default: the masks' own, or the config's val_split)")
     add("--out", type=path, help="folder for the scores and images")
-    add(
-        "--save-vis",
-        action="store_true",
-        help="overlays; of a network also coloured PNGs",
-    )
+    add("--save-vis", action="store_true", help="overlays; for a network also coloured PNGs")
     add("--save-predictions", action="store_true", help="PNGs of the class ids, full size")
     add(
         "--export-submission",
         type=path,
         metavar="DIR",
-        help="label ids as the Cityscapes server wants them",
+        help="label ids for the Cityscapes server",
     )
     add("--overwrite", action="store_true", help="replace another evaluation's results in OUT")
     add_options(result)

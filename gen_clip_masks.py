@@ -1,13 +1,14 @@
-"""Pseudo-masks from CLIP for a whole split, at the size of the images (Eq. 1 of the paper, Fig. 3).
+"""Make CLIP's pseudo-masks of a split, at the size of the images (Eq. 1 and Fig. 3 of the paper).
 
 Reads the images and their image-level labels; writes OUT/<image id>.png (class ids, paletted; 255
-where an image has no label) and OUT/meta.json, which says what the masks were made from.
+where an image has no label) and OUT/meta.json, with what the masks were made from.
 
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
-Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command again resumes, on any number of
-processes. --score and --save-vis do what `eval.py --masks OUT` does, --save-vis without scores.
+Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. Run the same command again to resume, on any
+number of processes. --score and --save-vis do the same as `eval.py --masks OUT`, --save-vis without
+scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     if arguments.score:
         require(images, ground_truth, "ground truth", "leave out --score")
 
-    # --- all that decides the masks, and the images that have none
+    # --- everything that decides the masks, and the images without one
     text = build_text_embeddings(config, classes, trust=trust)
     rules = config.arithmetic
     precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
@@ -72,7 +73,7 @@ def main(argv: list[str]) -> None:
         }
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
 
-    # --- masks, one after the other, each at the original size of its image
+    # --- masks, one by one, each at the original size of its image
     if todo:
         score = build_teacher(config, classes, device, trust, arguments.bf16).upsampled_scores
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
@@ -88,7 +89,7 @@ def main(argv: list[str]) -> None:
                 mask = to_pseudo_mask(scores, present, rules.label_filter)[0].byte()
                 write(sample["name"], mask.cpu().numpy())
     if ranks.is_main:
-        print(f"{out}: all {len(images)} masks are there, {len(todo)} of them made now")
+        print(f"{out}: {len(images)} masks, {len(todo)} of them new")
     if arguments.score or vis:
         scores = out / "score.json" if arguments.score else None
         score_masks(out, dataset, split, classes, ranks, scores, vis)
@@ -101,12 +102,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
     add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
-    add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, each seen by itself")
+    add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, scored one by one")
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
-    add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, slightly other masks")
+    add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
-    add("--overwrite", action="store_true", help="make all masks anew")
+    add("--overwrite", action="store_true", help="make all masks again")
     add_trust(result)
     arguments = result.parse_args(argv)
     grid = arguments.grid.split("x")

@@ -1,14 +1,14 @@
-"""Segment images of your own: one, a folder of them, or the frames of a video in a folder.
+"""Segment your own images: a file, or a folder, for example of video frames.
 
 Reads a checkpoint and INPUT; writes for every image OUT/<name>.png (class ids, shown in the
-classes' colours) and OUT/<name>_overlay.png, and OUT/legend.png. Folders below INPUT are kept.
-Files that are in OUT already are replaced with --overwrite only.
+classes' colours) and OUT/<name>_overlay.png, and OUT/legend.png. Subfolders of INPUT are kept.
+Existing files in OUT are replaced only with --overwrite.
 
     python predict.py --ckpt runs/cityscapes/carb/last.pt street.jpg --out predictions
     python predict.py --ckpt ... frames/ --out predictions --scales 0.75 1.0 1.25 --flip
 
-Takes torchrun, as eval.py does: each of n ranks takes every n-th image.
-An image that can't be read is reported and left out, and the exit status is 2 at the end.
+Runs under torchrun, like eval.py: each of n ranks takes every n-th image.
+An unreadable image is reported and left out; the exit status is then 2.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -39,9 +39,7 @@ def main(argv: list[str]) -> None:
     arguments.add_argument(
         "--alpha", type=number(1, zero=True), default=0.5, help="of the overlay, 0 to 1"
     )
-    arguments.add_argument(
-        "--overwrite", action="store_true", help="replace files that are in OUT already"
-    )
+    arguments.add_argument("--overwrite", action="store_true", help="replace existing files in OUT")
     add_options(arguments)
     arguments = arguments.parse_args(argv)
     options, out = options_from(arguments), Path(arguments.out)
@@ -53,7 +51,7 @@ def main(argv: list[str]) -> None:
     model, classes = trained.model.to(ranks.device), trained.classes
     data = EvaluationSet(images, trained.config.image_size, keep_original=True)
     check_outputs(images, out, arguments.overwrite)
-    barrier()  # nobody writes while another rank still looks
+    barrier()  # no rank writes while another one still checks
 
     # --- loop
     unreadable = []
@@ -76,7 +74,7 @@ def main(argv: list[str]) -> None:
 def readable(
     data: EvaluationSet, indices: Iterable[int], unreadable: list[str]
 ) -> Iterator[dict[str, Any]]:
-    """The samples; of an image that can't be read the message is added to `unreadable`."""
+    """Yield the samples; add the error of an unreadable image to `unreadable`."""
     for index in indices:
         try:
             yield data[index]
@@ -85,7 +83,7 @@ def readable(
 
 
 def check_outputs(names: Iterable[str], out: Path, overwrite: bool) -> None:
-    """Raises InputError when two outputs are one file, one is there, or none can be written."""
+    """Raise InputError when outputs would collide, exist already, or can't be written."""
     made_from = {"legend.png": "the legend"}
     for name in names:
         for output in (f"{name}.png", f"{name}_overlay.png"):
@@ -96,11 +94,11 @@ def check_outputs(names: Iterable[str], out: Path, overwrite: bool) -> None:
                 )
             made_from[output] = f"the image '{name}'"
     check_folder(out, "--out")
-    there = [output for output in made_from if (out / output).exists()]
-    if there and not overwrite:
+    existing = [output for output in made_from if (out / output).exists()]
+    if existing and not overwrite:
         raise InputError(
-            f"{out} has {len(there)} of the {len(made_from)} files already, the first is "
-            f"{there[0]}; name another --out, or --overwrite to replace them"
+            f"{out} has {len(existing)} of the {len(made_from)} files already, the first is "
+            f"{existing[0]}; name another --out, or --overwrite to replace them"
         )
 
 
@@ -113,7 +111,7 @@ def find_images(source: Path, out: Path) -> dict[str, File]:
     if not source.is_dir():
         raise InputError(f"no image or folder at {source}; name one that exists")
     if out.resolve().is_relative_to(source.resolve()):
-        raise InputError(f"--out {out} lies inside {source} and would be read as input next time")
+        raise InputError(f"--out {out} is inside {source} and would be read as input next time")
     images = list_files(source)
     if not images:
         raise InputError(f"no images (.jpg, .png, ...) in {source} or its folders")

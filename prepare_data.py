@@ -7,13 +7,13 @@
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
-Labels come from --import-labels (the authors' labels.npy), from --labels (JSON or CSV) or else
+Labels come from --import-labels (the official labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it; images
-without ground truth need a file of labels, which is found by itself in --root. Labels go to --out;
-another file there is replaced with --overwrite only. --check names everything that is wrong
-with the data, then exits with status 1 and writes no labels; what is merely odd is a warning. With
---config it also names settings that can't be meant. --write-config derives a config from the sizes
-and the number of the images. One process, without torchrun: --workers.
+without ground truth need a file of labels, which is found automatically in --root. Labels go to
+--out; another file there is replaced only with --overwrite. --check reports all problems of the
+data, then exits with status 1 and writes no labels; oddities are warnings. With --config it also
+reports implausible settings. --write-config derives a config from the sizes and the number of the
+images. Runs without torchrun; --workers sets the number of processes.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -29,9 +29,9 @@ from datasets.doctor.inspection import Inspection
 from datasets.doctor.label_source import LabelSource, label_source, write_labels
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
-from datasets.doctor.survey import convert, extract_labels, survey, tell_of_truth
+from datasets.doctor.survey import convert, extract_labels, survey, warn_of_truth
 from datasets.labels import ClassTable, load_classes
-from datasets.split_labels import Place, all_or_error, label_keys, other_splits
+from datasets.split_labels import Place, label_keys, other_splits, without_problems
 from models.clip_miniature import check_prompts
 from utils.cli import path
 from utils.config import load_config
@@ -44,54 +44,55 @@ MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
 def main(argv: list[str]) -> None:
-    """Everything the command line asks for, in the order convert, check, labels, statistics."""
+    """Do what the command line asks for, in the order convert, check, labels, statistics."""
     if argv[:1] == ["synthetic"]:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
-    args = _parser().parse_args(argv)
-    if not (args.out or args.check or args.stats or args.convert or args.write_config):
+    arguments = _parser().parse_args(argv)
+    tasks = ("out", "check", "stats", "convert", "write_config")
+    if not any(getattr(arguments, task) for task in tasks):
         raise InputError("nothing to do; give --out, --check, --stats, --convert or --write-config")
-    if args.min_pixels < 1 or args.workers < 0:
+    if arguments.min_pixels < 1 or arguments.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
-    if args.config and not args.check:
+    if arguments.config and not arguments.check:
         raise InputError("--config is compared with the data by --check; add that")
-    classes = load_classes(_class_file(args))
-    dataset = open_dataset(args.dataset, args.root)
-    splits = args.splits or [split for split in dataset.splits() if split != "test"]
+    classes = load_classes(_class_file(arguments))
+    dataset = open_dataset(arguments.dataset, arguments.root)
+    splits = arguments.splits or [split for split in dataset.splits() if split != "test"]
     splits = list(dict.fromkeys(splits))
     for split in set(splits) - set(dataset.splits()):
-        dataset.images(split)  # says which splits there are
-    if args.write_config:
-        _write_config(args, dataset, classes)
-    if args.convert:
-        _convert(args, dataset, splits, classes)
-    if not (args.out or args.check or args.stats):
+        dataset.images(split)  # raises an error that names the splits
+    if arguments.write_config:
+        _write_config(arguments, dataset, classes)
+    if arguments.convert:
+        _convert(arguments, dataset, splits, classes)
+    if not (arguments.out or arguments.check or arguments.stats):
         return
 
-    if args.out:
-        _check_out(Path(args.out))
-    source = label_source(dataset, splits, classes, args)
+    if arguments.out:
+        _check_out(Path(arguments.out))
+    source = label_source(dataset, splits, classes, arguments)
     found: dict[Place, Inspection] = {}
-    if args.check:
-        found = _check(args, dataset, splits, classes, source)
+    if arguments.check:
+        found = _check(arguments, dataset, splits, classes, source)
     elif source is None:
-        found = survey(dataset, splits, len(classes), args.workers)
-    if not (args.out or args.stats):
+        found = survey(dataset, splits, len(classes), arguments.workers)
+    if not (arguments.out or arguments.stats):
         return
     with warnings.catch_warnings():
-        if args.check:
-            warnings.simplefilter("ignore", InputWarning)  # all that is odd has been told
+        if arguments.check:
+            warnings.simplefilter("ignore", InputWarning)  # --check has reported them
         images = other_splits(dataset, splits) | {split: dataset.images(split) for split in splits}
         if source is None:
-            labels, unknown = extract_labels(found, len(classes), args.min_pixels), {}
-            tell_of_truth(found, classes)
+            labels, unknown = extract_labels(found, len(classes), arguments.min_pixels), {}
+            warn_of_truth(found, classes)
         else:
-            labels, _, unknown, _ = all_or_error(source(images))
-    if args.out:
+            labels, _, unknown, _ = without_problems(source(images))
+    if arguments.out:
         keys = label_keys(images)
-        write_labels(args, {keys[place]: labels[place] for place in labels} | unknown, classes)
+        write_labels(arguments, {keys[place]: labels[place] for place in labels} | unknown, classes)
         if any(name != key for (_, name), key in keys.items()):
-            print("some images of two splits have one name: the keys are '<split>/<image id>'")
-    if args.stats:
+            print("some images of two splits have the same name: the keys are '<split>/<image id>'")
+    if arguments.stats:
         for split in splits:
             of_split = [labels[split, n] for n in images[split] if (split, n) in labels]
             print(f"\n{split}: {statistics(of_split, classes)}")
@@ -103,54 +104,55 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("dataset", choices=[*DATASETS])
-    add("--root", type=path, required=True, help="the folder the data set lies in")
+    add("--root", type=path, required=True, help="folder of the data set")
     add(
         "--class-file",
         type=path,
         help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
-    add("--splits", nargs="+", help="default: all that are there except test")
+    add("--splits", nargs="+", help="default: all except test")
     add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--import-labels", type=path, metavar="NPY", help="the authors' labels.npy")
+    source.add_argument("--import-labels", type=path, metavar="NPY", help="the official labels.npy")
     source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
-    add("--check", action="store_true", help="look for everything that is wrong")
+    add("--check", action="store_true", help="check images, masks and labels")
     add("--config", type=path, help="--check: also compare the sizes with this config's")
     add("--stats", action="store_true", help="print statistics of the labels")
     convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
     add("--convert", type=path, metavar="OUT", help=convert_help)
-    config_help = "write a config to start from, derived from the images"
+    config_help = "write a starting config, derived from the images"
     add("--write-config", type=path, metavar="FILE", help=config_help)
-    miniature_help = "--write-config: for a dry run with the miniature CLIP that is shipped"
+    miniature_help = "--write-config: for a dry run with the shipped miniature CLIP"
     add("--miniature", action="store_true", help=miniature_help)
-    add("--overwrite", action="store_true", help="replace what one of these options made before")
+    add("--overwrite", action="store_true", help="replace earlier output of these options")
     add("--debug", action="store_true", help="show the traceback of an error")
-    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: none besides this one")
+    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
     return parser
 
 
-def _class_file(args: argparse.Namespace) -> Path:
-    if args.class_file:
-        return Path(args.class_file)
-    if args.dataset != "folder":
-        return CLASS_FILES / f"{args.dataset}.yaml"
-    own = Path(args.root) / "classes.yaml"
+def _class_file(arguments: argparse.Namespace) -> Path:
+    if arguments.class_file:
+        return Path(arguments.class_file)
+    if arguments.dataset != "folder":
+        return CLASS_FILES / f"{arguments.dataset}.yaml"
+    own = Path(arguments.root) / "classes.yaml"
     if not own.is_file():
         raise InputError(f"no class names: expected {own} or --class-file FILE")
     return own
 
 
 def _check(
-    args: argparse.Namespace,
+    arguments: argparse.Namespace,
     dataset: SegmentationData,
     splits: list[str],
     classes: ClassTable,
     source: LabelSource | None,
 ) -> dict[Place, Inspection]:
-    """Tell what is wrong and what is odd; ends the program if anything is wrong."""
-    config = load_config(args.config) if args.config else None
-    report = check_dataset(dataset, splits, classes, source, args.min_pixels, config, args.workers)
+    """Print problems and oddities; exit with status 1 if there are problems."""
+    config = load_config(arguments.config) if arguments.config else None
+    min_pixels, workers = arguments.min_pixels, arguments.workers
+    report = check_dataset(dataset, splits, classes, source, min_pixels, config, workers)
     for line in format_findings(report):
         print(printable(line))
     if report.problems:
@@ -159,31 +161,35 @@ def _check(
 
 
 def _check_out(out: Path) -> None:
-    """Fail before the masks are read, not after."""
+    """Raise InputError where labels can't be written, before the masks are read."""
     if out.is_dir():
         raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
     check_folder(out.parent, "--out")
 
 
-def _write_config(args: argparse.Namespace, dataset: SegmentationData, classes: ClassTable) -> None:
-    if args.miniature:
+def _write_config(
+    arguments: argparse.Namespace, dataset: SegmentationData, classes: ClassTable
+) -> None:
+    if arguments.miniature:
         if not (DEMO / "weights/clip.pt").is_file():
-            raise InputError(f"--miniature needs {DEMO}, which is not there; leave it out")
+            raise InputError(f"--miniature needs {DEMO}, which does not exist; leave it out")
         check_prompts(DEMO / "weights/clip.pt", classes, load_classes(DEMO / "classes.yaml"))
-    out, class_file = Path(args.write_config), _class_file(args)
-    given = (dataset, class_file, args.labels, args.miniature, args.overwrite)
-    print(write_starting_config(out, args.dataset, *given))
+    out, class_file = Path(arguments.write_config), _class_file(arguments)
+    given = (dataset, class_file, arguments.labels, arguments.miniature, arguments.overwrite)
+    print(write_starting_config(out, arguments.dataset, *given))
 
 
 def _convert(
-    args: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
+    arguments: argparse.Namespace, dataset: SegmentationData, splits: list[str], classes: ClassTable
 ) -> None:
-    out = Path(args.convert)
-    if args.dataset not in MASK_ENDINGS:
-        raise InputError(f"{args.dataset} is read as it is; --convert is for camvid and wilddash2")
-    if out.exists() and any(out.iterdir()) and not args.overwrite:
+    out = Path(arguments.convert)
+    if arguments.dataset not in MASK_ENDINGS:
+        raise InputError(
+            f"{arguments.dataset} is read as it is; --convert is for camvid and wilddash2"
+        )
+    if out.exists() and any(out.iterdir()) and not arguments.overwrite:
         raise InputError(f"{out} has files in it; give another folder or --overwrite")
-    convert(dataset, splits, classes, out, MASK_ENDINGS[args.dataset], args.workers)
+    convert(dataset, splits, classes, out, MASK_ENDINGS[arguments.dataset], arguments.workers)
     print(f"wrote {out}: use it as --root and as data_root")
 
 

@@ -1,14 +1,14 @@
-"""Stage 2: train on from a warm-up checkpoint with Consistency-Aware Region Balancing.
+"""Stage 2: continue training from a warm-up checkpoint with Consistency-Aware Region Balancing.
 
-Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and what the warm-up
-read; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum
+Reads --init (warmup.pt or last.pt of train_warmup.py, at step warmup_steps) and the inputs of the
+warm-up; writes RUN_DIR/{config.yaml, metrics.jsonl, last.pt}. Step, learning rate and momentum
 continue from the warm-up: one schedule of `steps` covers both stages.
 
     python train_carb.py --config configs/cityscapes.yaml \\
         --init runs/cityscapes/warmup/last.pt --run-dir runs/cityscapes/carb
     torchrun --nproc_per_node=2 train_carb.py --config ... --init ... --run-dir ...
 
-The same command again resumes; --overwrite starts anew.
+Run the same command again to resume; --overwrite starts over.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -79,7 +79,7 @@ def main(argv: list[str]) -> None:
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
-    del network  # before the process group, for which its destructor would wait for ever
+    del network  # before the process group ends, for which its destructor would wait for ever
     run.close()
 
 

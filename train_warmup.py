@@ -2,12 +2,12 @@
 
 Reads images, image-level labels and, for views base and local, the masks of gen_clip_masks.py;
 writes RUN_DIR/{config.yaml, metrics.jsonl, warmup.pt, last.pt}. carb: true stops at warmup_steps,
-for train_carb.py; carb: false takes all steps (rows Base, Local and Dual of Table 1).
+for train_carb.py; carb: false trains all steps (rows Base, Local and Dual of Table 1).
 
     python train_warmup.py --config configs/cityscapes.yaml --run-dir runs/cityscapes/warmup
     torchrun --nproc_per_node=2 train_warmup.py --config ... --run-dir ...
 
-The same command again resumes; --overwrite starts anew.
+Run the same command again to resume; --overwrite starts over.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
         sgd_step(losses["loss"], optimizer, lr)
         run.log(losses, batch["name"], lr)
-    del network  # before the process group, for which its destructor would wait for ever
+    del network  # before the process group ends, for which its destructor would wait for ever
     run.close()
 
 

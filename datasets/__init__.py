@@ -33,7 +33,7 @@ DATASETS = {
 
 
 def open_dataset(name: str, root: str | Path) -> SegmentationData:
-    """Open the data set `name` in the folder `root`. Raises InputError when it is not there."""
+    """Open the data set `name` in the folder `root`. Raises InputError when it does not exist."""
     if name not in DATASETS:
         raise InputError(f"'dataset' must be one of {', '.join(DATASETS)}; found '{name}'")
     if not Path(root).is_dir():

@@ -1,7 +1,7 @@
-"""Decoded images in a folder: a PNG takes ten times longer to decode than all the rest.
+"""Cache of decoded images: decoding a PNG takes ten times longer than all other augmentation.
 
 One .npy file per image, uint8 (H,W,3), named after the image file, its size and its time, so that
-of a changed file nothing old is read. What is left of old files stays until the folder is deleted.
+a changed file is decoded again. Old files stay until the folder is deleted.
 """
 
 import os
@@ -16,9 +16,9 @@ from utils.safe.files import replacing, sha256
 
 
 def open_cached(folder: Path, file: File) -> tuple[Size, Reader]:
-    """What `open_image` gives; decodes the image once and keeps it in `folder`.
+    """Same result as `open_image`; decodes the image once and keeps it in `folder`.
 
-    Any number of processes may do so at once.
+    Safe for any number of processes at once.
     """
     entry = _entry(folder, file)
     pixels = _map(entry)
@@ -43,10 +43,10 @@ def _entry(folder: Path, file: File) -> Path:
 
 
 def _map(entry: Path) -> np.ndarray | None:
-    """The pixels, in memory as they are looked at; None where they are not there whole."""
+    """The pixels, memory-mapped; None where the file is missing or damaged."""
     try:
         pixels = np.lib.format.open_memmap(entry, mode="r")  # np.load would also open a zip
-    except Exception:  # not there; or a damaged header, which can fail in every way
+    except Exception:  # missing; or a damaged header, which can fail in any way
         return None
     right = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     return pixels if right else None

@@ -1,4 +1,4 @@
-"""CamVid: 11 classes, in the four forms it is found in."""
+"""CamVid: 11 classes, in the four layouts in use."""
 
 import functools
 from pathlib import Path
@@ -24,10 +24,10 @@ EXPECTED = """expected one of
   {train,val,test}/<name>.png + {train,val,test}_labels/<name>_L.png        (Kaggle, colours)
   701_StillsRaw_full/<name>.png + LabeledApproved_full/<name>_L.png         (original, colours)"""
 
-_SWAPPED = "red and blue are exchanged (OpenCV writes BGR): exchange them again"
+_SWAPPED = "red and blue are swapped (OpenCV writes BGR): swap them back"
 _SMOOTHED = (
-    "was it made smaller with smoothing, or saved as JPEG? Take the original, and resize with the "
-    "nearest pixel"
+    "was it resized with smoothing, or saved as JPEG? Use the original, and resize with nearest "
+    "neighbour"
 )
 _CLASSES = Path(__file__).parent / "classes"
 
@@ -36,7 +36,7 @@ class CamVid:
     """Image ids are the file names without suffix, e.g. ``0001TP_006690``."""
 
     def __init__(self, root: str | Path) -> None:
-        """Raises InputError when `root` has none of the known forms."""
+        """Raises InputError when `root` has none of the known layouts."""
         self.root = Path(root)
         if (self.root / "img").is_dir():
             self.layout = "ids"
@@ -50,14 +50,14 @@ class CamVid:
             raise InputError(f"no CamVid in {self.root}; {EXPECTED}")
 
     def splits(self) -> list[str]:
-        """The splits that are there."""
+        """The splits that exist."""
         if self.layout == "original":
             return ["train", "val", "test"]
         folder = self.root / "img" if self.layout == "ids" else self.root
         return [split for split in ("train", "val", "test") if (folder / split).is_dir()]
 
     def images(self, split: str) -> dict[str, File]:
-        """Image id -> file, sorted. Raises InputError when the split or an image is not there."""
+        """Image id -> file, sorted. Raises InputError when the split or an image is missing."""
         if split not in self.splits():
             raise InputError(
                 f"{self.root} has no split '{split}', only {', '.join(self.splits())}; {EXPECTED}"
@@ -71,7 +71,7 @@ class CamVid:
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
-        """Image id -> label file, as far as they are there."""
+        """Image id -> label file, for the images that have one."""
         if self.layout == "original":
             files = list_files(self.root / "LabeledApproved_full", ["_L.png"])
             return {name: files[name] for name in self.images(split) if name in files}
@@ -98,7 +98,7 @@ class CamVid:
 
 
 def usual_split(image_id: str) -> str:
-    """The split in common use since SegNet (367 / 101 / 233 images), told from the frame number."""
+    """The split in common use since SegNet (367 / 101 / 233 images), by frame number."""
     sequence, _, frame = image_id.rpartition("_")
     number = int(frame.removeprefix("f")) if frame.removeprefix("f").isdecimal() else -1
     if sequence == "0006R0":
@@ -110,7 +110,7 @@ def usual_split(image_id: str) -> str:
     if sequence == "0016E5" and number >= 0:
         return "val" if 7959 <= number <= 8159 else "train"
     raise InputError(
-        f"'{image_id}' is no frame of the CamVid release: write train.txt, val.txt and test.txt "
+        f"'{image_id}' is not a frame of the CamVid release: write train.txt, val.txt and test.txt "
         "(one image name a line) into the data set's folder"
     )
 
@@ -143,5 +143,5 @@ def _color_table() -> np.ndarray:
 
 @functools.cache
 def _colors() -> list[dict]:
-    """Name, colour and class of every label colour but Void's."""
+    """Name, colour and class of every label colour except Void's."""
     return yaml.safe_load((_CLASSES / "camvid_colors.yaml").read_text(encoding="utf-8"))["colors"]

@@ -19,7 +19,7 @@ LABEL_ID_OF_TRAIN_ID = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27
 _TRAIN_ID_OF_LABEL_ID = np.full(256, IGNORE_INDEX, np.uint8)
 _TRAIN_ID_OF_LABEL_ID[list(LABEL_ID_OF_TRAIN_ID)] = np.arange(19)
 _TRAIN_ID_OF_LABEL_ID.flags.writeable = False
-# What the release has beside images and beside the label files that are read.
+# Other files that the release has beside images and label files.
 _KNOWN = tuple(
     f"_gtFine_{what}"
     for what in (
@@ -43,19 +43,19 @@ class Cityscapes:
             raise InputError(f"no Cityscapes images in {self.root}; {EXPECTED}")
 
     def splits(self) -> list[str]:
-        """The splits that are there."""
+        """The splits that exist."""
         splits = ("train", "val", "test")
         return [split for split in splits if self._list("leftImg8bit", split, "_leftImg8bit.png")]
 
     def images(self, split: str) -> dict[str, File]:
-        """Image id -> file, sorted. Raises InputError when the split is not there."""
+        """Image id -> file, sorted. Raises InputError when the split is missing."""
         files = self._list("leftImg8bit", split, "_leftImg8bit.png")
         if not files:
             raise InputError(f"{self.root} has no Cityscapes images of '{split}'; {EXPECTED}")
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
-        """Image id -> label file; none for the test split, whose published labels are empty."""
+        """Image id -> label file; empty for the test split, whose released labels are blank."""
         if split == "test":
             return {}
         files = self._list("gtFine", split, "_gtFine_labelIds.png")
@@ -68,11 +68,8 @@ class Cityscapes:
         if (file.member or file.path).endswith("_labelTrainIds.png"):
             return ids
         is_unknown = (ids > LABEL_ID_OF_TRAIN_ID[-1]) & (ids != IGNORE_INDEX)
-        what, advice = (
-            "ids that no label of Cityscapes has (0 to 33)",
-            "look at what wrote the file",
-        )
-        refuse_unknown(is_unknown, ids, file, what, int, lambda: advice)
+        what = "ids that no label of Cityscapes has (0 to 33)"
+        refuse_unknown(is_unknown, ids, file, what, int, lambda: "check what wrote the file")
         return _TRAIN_ID_OF_LABEL_ID[ids]
 
     def _list(self, kind: str, split: str, ending: str) -> dict[str, File]:

@@ -1,4 +1,4 @@
-"""What a run trains on, collected for `utils.inputs` to record and to compare."""
+"""Record of what a run trains on, for `utils.inputs` to store and compare."""
 
 import json
 import time
@@ -18,8 +18,8 @@ from utils.inputs import Inputs
 from utils.safe.errors import warn
 from utils.safe.files import sha256
 
-_THREADS, _CHUNK = 16, 64  # a network disk answers many questions at once, none of them quickly
-_QUICK = 2e-5  # seconds a file, of a local disk
+_THREADS, _CHUNK = 16, 64  # a network disk answers many requests at once, each of them slowly
+_QUICK = 2e-5  # seconds per file, on a local disk
 
 
 @collection_paused()
@@ -29,10 +29,10 @@ def fingerprint(
     mask_folder: str | None = None,
     clip: Mapping[str, str | None] | None = None,
 ) -> Inputs:
-    """Ids and sizes of the files, not their content, which would take as long as training.
+    """Record of ids and sizes of the files; reading their content would take as long as training.
 
-    Masks of gen_clip_masks.py in `mask_folder` are also known by what they were made from. `clip`
-    is `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
+    For masks of gen_clip_masks.py in `mask_folder` it includes what they were made from. `clip` is
+    `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
     """
     images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
@@ -41,13 +41,12 @@ def fingerprint(
     if masks is not None:
         folder, made_from = (None, {}) if mask_folder is None else read_made_from(Path(mask_folder))
         if made_from:
-            made_of = made_from.pop("images_sha256", None)  # the run has the images itself
+            made_of = made_from.pop("images_sha256", None)  # the run records its images itself
             as_many = made_from.get("num_images") == len(images)
             if as_many and made_of not in (None, _sha256(parts["images"])):
                 warn(
-                    f"the masks in {folder} were made when image files had another size or other "
-                    "names; make them again if pictures were replaced: gen_clip_masks.py "
-                    "--overwrite"
+                    f"the masks in {folder} were made when image files had other sizes or names; "
+                    "make them again if images were replaced: gen_clip_masks.py --overwrite"
                 )
         sizes = file_sizes({name: masks[name] for name in images})
         parts["masks"] = {"made_from": made_from, "sizes": sizes}
@@ -76,7 +75,7 @@ def data_of_masks(
 
 
 def images_sha256(images: Mapping[str, File]) -> str:
-    """Of ids and sizes: what tells that an image was replaced."""
+    """Digest of ids and sizes, which shows that an image was replaced."""
     return _sha256(file_sizes(images))
 
 
@@ -85,11 +84,11 @@ def _sha256(sizes: dict[str, int]) -> str:
 
 
 def file_sizes(files: Mapping[str, File]) -> dict[str, int]:
-    """Image id -> bytes. Raises InputError naming a file that is not there."""
+    """Image id -> bytes. Raises InputError naming a file that is missing."""
     waiting = list(files.values())
     start = time.perf_counter()
     sizes, rest = _sizes(waiting[:_CHUNK]), waiting[_CHUNK:]
-    if time.perf_counter() - start < _QUICK * _CHUNK:  # threads would only get in each other's way
+    if time.perf_counter() - start < _QUICK * _CHUNK:  # threads would only slow it down
         return dict(zip(files, sizes + _sizes(rest), strict=True))
     chunks = [rest[i : i + _CHUNK] for i in range(0, len(rest), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:

@@ -1,4 +1,4 @@
-"""Your own data: a folder of images, and masks beside them if they are to be scored."""
+"""Your own data: a folder of images and, for scores, a folder of masks."""
 
 import contextlib
 import difflib
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.files import MASK_SUFFIXES, File, list_files, read_mask, walk
-from datasets.leftovers import is_leftover, looks_like_picture
+from datasets.leftovers import is_leftover, looks_like_image
 from utils.safe.errors import InputError, note, warn
 
 EXPECTED = """expected
@@ -40,18 +40,18 @@ _LIKE_SPLIT = re.compile(
 # What scripts of this project write: pseudo-masks, overlays, predictions; files of an image cache.
 _OWN_OUTPUT = re.compile(r"clip_masks.*|(.*_)?vis|predictions")
 _OF_CACHE = re.compile(r"[0-9a-f]{32}\.npy")
-_MOST = 1000  # files that are counted where the number is only told
+_MOST = 1000  # files to count where the number is only reported
 
 
 class Folder:
     """Image ids are the paths below ``images`` (or ``images/<split>``) without the suffix.
 
-    Without split folders everything is the split 'train'. Splits, and the two folders themselves,
-    may have the names that other tools give them, as far as these leave no doubt.
+    Without split folders everything is the split 'train'. Splits and the two folders may have
+    other common names, as long as these are unambiguous.
     """
 
     def __init__(self, root: str | Path) -> None:
-        """Raises InputError when `root` has no images, or folders that may be splits or not."""
+        """Raises InputError when `root` has no images, or folders that may or may not be splits."""
         self.root = Path(root)
         folders, _ = _entries(self.root)
         self._images = self.root / _named(folders, _IMAGES)
@@ -67,11 +67,11 @@ class Folder:
             self._folders = {"train": ""}
 
     def splits(self) -> list[str]:
-        """The splits that are there."""
+        """The splits that exist."""
         return list(self._folders)
 
     def images(self, split: str) -> dict[str, File]:
-        """Image id -> file, sorted. Raises InputError when the split is not there."""
+        """Image id -> file, sorted. Raises InputError when the split is missing."""
         folder = self._images / self._folder(split)
         files = list_files(folder)
         if not files:
@@ -81,11 +81,11 @@ class Folder:
         return files
 
     def ground_truth(self, split: str) -> dict[str, File]:
-        """Image id -> mask file, as far as they are there; training does not need them."""
+        """Image id -> mask file, for the images that have one; training does not need them."""
         below = self._folder(split)
         folders, names = _entries(self._masks)
         if below:
-            # masks/validation may stand beside images/val
+            # masks/validation may belong to images/val
             below = _splits(self._masks, folders).get(split, below)
         files = list_files(self._masks / below, MASK_SUFFIXES)
         if not files:
@@ -104,14 +104,14 @@ class Folder:
         return self._folders[split]
 
     def _tell_unread(self, ids: Iterable[str]) -> None:
-        """Name what lies beside the folders of the splits, and splits of other names."""
+        """Warn of what is beside the folders of the splits; note splits with other names."""
         for name in _entries(self.root)[0]:
             if (
                 name.casefold() in _IMAGES
                 and name != self._images.name
                 and _count(self.root / name)
             ):
-                warn(f"{self.root / name} is not read: the images are those of {self._images}")
+                warn(f"{self.root / name} is not read: images are read from {self._images}")
         if self._folders == {"train": ""}:
             self._tell_pooled(ids)
             return
@@ -128,11 +128,11 @@ class Folder:
         )
         for folder in (self._images / name for name in folders if name not in read):
             if count := _count(folder):
-                text = "is not read: it is no split (train, val, test)"
-                warn(f"{folder} with {count} {text}; rename it if it is meant as one", folder)
+                text = "is not read: it is not a split (train, val, test)"
+                warn(f"{folder} with {count} {text}; rename it if it should be one", folder)
 
     def _tell_pooled(self, ids: Iterable[str]) -> None:
-        """Name the folders that would be splits if their names were known as such."""
+        """Note the folders whose images are all read as one split."""
         folders = sorted({name.partition("/")[0] for name in ids if "/" in name})
         if folders:
             shown = ", ".join([*folders[:3], *(["..."] if len(folders) > 3 else [])])
@@ -142,9 +142,9 @@ class Folder:
             )
 
     def _tell_unread_masks(self, folders: list[str], names: list[str]) -> None:
-        """Name what may be the ground truth of a split that has none where it is looked for."""
+        """Warn of files elsewhere that may be the ground truth of a split that has none."""
         expected = " or ".join(str(self._masks / folder) for folder in self._folders.values())
-        expected = f": ground truth lies in {expected}, named <image id>.png"
+        expected = f": ground truth belongs in {expected}, named <image id>.png"
         has_splits = self._folders != {"train": ""}
         known = _splits(self._masks, folders).values() if has_splits else ()
         unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
@@ -152,20 +152,20 @@ class Folder:
             tell, no_masks = note, (*_IMAGES, *_MASKS)
             beside = [n for n in _entries(self.root)[0] if n.casefold() not in no_masks]
             unread = [self.root / n for n in beside if not _is_own_output(self.root / n)]
-            expected += ", as class ids from 0, 255 for no label; bring the masks there if they are"
-            expected += " meant as ground truth"
+            expected += ", as class ids from 0, 255 for no label; move the masks there if they"
+            expected += " are ground truth"
         if has_splits:
             _tell_loose(self._masks, names, expected)
         for folder in unread:
-            with contextlib.suppress(InputError):  # one that nobody needs may be locked
+            with contextlib.suppress(InputError):  # an unused folder may be unreadable
                 if count := _count(folder):
                     tell(f"{folder} has {count} not read{expected}", folder)
 
 
 def _tell_loose(folder: Path, names: list[str], what: str) -> None:
-    """Warn of images among the files `names` that lie beside the splits in `folder`."""
-    if pictures := list(filter(_is_picture, names)):
-        warn(f"{folder} has {_number(pictures)} not read ({min(pictures)}){what}", folder)
+    """Warn of images among the files `names` beside the splits in `folder`."""
+    if images := list(filter(_is_image_name, names)):
+        warn(f"{folder} has {_number(images)} not read ({min(images)}){what}", folder)
 
 
 def _is_own_output(folder: Path) -> bool:
@@ -186,15 +186,15 @@ def _entries(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _named(folders: list[str], names: tuple[str, ...]) -> str:
-    """The one of `folders` that goes by one of `names`; the first of these where none does."""
+    """The one of `folders` that has one of `names`; the first name where none has."""
     found = [folder for folder in folders if folder.casefold() in names]
     if len(found) > 1 and (names[0] not in found or len({*map(str.casefold, found)}) == 1):
-        raise InputError(f"the folders {' and '.join(found)} may both be meant; rename one")
+        raise InputError(f"the folders {' and '.join(found)} are ambiguous; rename one")
     return found[0] if len(found) == 1 else names[0]
 
 
 def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
-    """Split -> folder, in the order train, val, test. Raises InputError where two claim one."""
+    """Split -> folder, in the order train, val, test. Raises InputError for two of one split."""
     found: dict[str, str] = {}
     for folder in folders:
         split = _SPLIT_OF.get(_form(folder))
@@ -209,7 +209,7 @@ def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
 
 
 def _check_no_splits(parent: Path, folders: list[str]) -> None:
-    """Raise InputError where folders of images, none of which is a split, are meant as splits."""
+    """Raise InputError where folders of images look like splits and none is one."""
     meant = [folder for folder in folders if _LIKE_SPLIT.fullmatch(_form(folder))]
     hints = {folder: _hints(folder) for folder in folders}
     if len(set().union(*hints.values())) > 1:  # train_berlin and val_berlin; trian and vaild
@@ -217,18 +217,18 @@ def _check_no_splits(parent: Path, folders: list[str]) -> None:
     if meant:
         names = " and ".join(str(parent / folder) for folder in meant[:3])
         raise InputError(
-            f"{names}: such names mean splits, but only train, val and test are understood; rename "
-            f"the folders. {EXPECTED}"
+            f"{names}: such names mean splits, but only train, val and test are known; rename the "
+            f"folders. {EXPECTED}"
         )
 
 
 def _form(folder: str) -> str:
-    """Wide letters and capitals don't count."""
+    """The name without differences of wide letters and capitals."""
     return unicodedata.normalize("NFKC", folder).casefold()
 
 
 def _hints(folder: str) -> set[str]:
-    """Splits that a name may mean: by a word in it, a short form or a wrong letter."""
+    """Splits that a name may mean: by a word in it, a short form or a typing error."""
     name = _form(folder)
     close = difflib.get_close_matches(name, _SPLIT_OF, cutoff=0.8)
     # trains, tester, rain are words of their own
@@ -238,9 +238,9 @@ def _hints(folder: str) -> set[str]:
 
 
 def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -> None:
-    """Raise InputError where folders further down (images/10k/train) are named after splits.
+    """Raise InputError where nested folders (images/10k/train) are named after splits.
 
-    split: the one that `folder` is; None where there are no splits.
+    split: the split of `folder`; None where there are no splits.
     """
     inside: dict[str, dict[str, None]] = defaultdict(dict)
     for below in {name.rpartition("/")[0] for name in ids}:
@@ -249,8 +249,8 @@ def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -
             inside["/".join(parts[:depth])][part] = None
             if _SPLIT_OF.get(_form(part), split) != split:
                 raise InputError(
-                    f"{folder / below}: the folder {part} is named after a split and lies too deep "
-                    f"for one; put the splits above: images/{_SPLIT_OF[_form(part)]}/... "
+                    f"{folder / below}: the folder {part} is named after a split but is nested too "
+                    f"deeply; move the splits up: images/{_SPLIT_OF[_form(part)]}/... "
                     f"{EXPECTED}"
                 )
     for parent, names in inside.items():
@@ -270,18 +270,18 @@ def _split_first(folders: list[str], root: Path) -> str:
     return ""
 
 
-def _is_picture(name: str) -> bool:
-    return looks_like_picture(name) and not is_leftover(name)
+def _is_image_name(name: str) -> bool:
+    return looks_like_image(name) and not is_leftover(name)
 
 
 def _count(folder: Path) -> str:
     """'5 .png files': the images below `folder`; '' where there are none."""
     names = (name for _, names in walk(folder) for name in names)
-    pictures = list(itertools.islice(filter(_is_picture, names), _MOST))
-    return _number(pictures) if pictures else ""
+    images = list(itertools.islice(filter(_is_image_name, names), _MOST))
+    return _number(images) if images else ""
 
 
-def _number(pictures: list[str]) -> str:
-    suffixes = " and ".join(sorted({os.path.splitext(name)[1] for name in pictures}))  # noqa: PTH122
-    more = " or more" if len(pictures) == _MOST else ""
-    return f"{len(pictures)}{more} {suffixes} {'files' if len(pictures) > 1 else 'file'}"
+def _number(images: list[str]) -> str:
+    suffixes = " and ".join(sorted({os.path.splitext(name)[1] for name in images}))  # noqa: PTH122
+    more = " or more" if len(images) == _MOST else ""
+    return f"{len(images)}{more} {suffixes} {'files' if len(images) > 1 else 'file'}"

@@ -1,7 +1,7 @@
-"""Image ids: one name of an image, however a listing, a label file or a split list writes it.
+"""Image ids: one name per image, however a listing, a label file or a split list writes it.
 
-The id of a file is its path below the images' folder, with "/" between folders, without the one
-ending of a picture that it has, in Unicode's composed form (NFC): macOS stores "é" as two letters.
+The id of a file is its path below the images' folder, with "/" between folders, without its image
+ending, in Unicode's composed form (NFC): macOS stores "é" as two letters.
 """
 
 import unicodedata
@@ -22,18 +22,18 @@ def image_id(path: str, ending: str) -> str:
 
 
 def drop_suffix(name: str) -> str:
-    """'a/b.jpg' -> 'a/b'; a dot that starts no picture suffix stays, and so does a second one."""
+    """'a/b.jpg' -> 'a/b'; other endings, and a second one, stay."""
     stem, dot, suffix = name.rpartition(".")
     return stem if f"{dot}{suffix}".lower() in IMAGE_SUFFIXES else name
 
 
 def match_ids(keys: Iterable[str], known: Iterable[str]) -> dict[str, str]:
-    """Key -> the id in `known` that it means; keys that mean none are left out.
+    """Key -> its id in `known`; keys without one are left out.
 
-    A key is looked up as it stands; then with "\\" as "/", without "./" in front and in Unicode's
-    composed form, whole or without its picture ending; then in the same two ways without regard to
+    A key is looked up as it is; then with "\\" as "/", without "./" in front and in Unicode's
+    composed form, whole or without its image ending; then in the same two ways without regard to
     case, kinds of blanks and letters of no width. `known` should hold the ids of all splits. Raises
-    InputError when two keys mean one id, or a key may mean two ids.
+    InputError when two keys have one id, or a key may have two.
     """
     keys, known = list(dict.fromkeys(keys)), dict.fromkeys(known)
     found = {key: key for key in keys if key in known}
@@ -61,7 +61,7 @@ def _plain(name: str) -> str:
 
 
 def loose(name: str) -> str:
-    """The form in which names that a person can't tell apart are equal."""
+    """A form in which names that look the same are equal."""
     if not name.isascii():
         name = unicodedata.normalize("NFKC", name)
         name = "".join(c for c in name if unicodedata.category(c) != "Cf")
@@ -69,7 +69,7 @@ def loose(name: str) -> str:
 
 
 def _look_up(keys: list[str], names: Iterable[str], form: Callable[[str], str]) -> dict[str, str]:
-    """Key -> the one of `names` that has its form, or the form of the key without its ending."""
+    """Key -> the one of `names` with the same form as the key, or as the key without its ending."""
     by_form = defaultdict(list)
     for name in names if keys else ():
         by_form[form(name)].append(name)
@@ -87,7 +87,7 @@ def _look_up(keys: list[str], names: Iterable[str], form: Callable[[str], str]) 
 
 
 def _check(found: dict[str, str], known: Iterable[str]) -> None:
-    """Raise InputError when two keys mean one id, or a key is an id and another's file name."""
+    """Raise InputError when two keys have one id, or a key is an id and another's file name."""
     key_of: dict[str, str] = {}
     for key, name in found.items():
         other = key_of.setdefault(name, key)
@@ -118,7 +118,7 @@ def require(images: Iterable[str], given: Mapping[str, Any], what: str, advice: 
 
 
 def _alike(name: str, others: Sequence[str]) -> str | None:
-    """The first of `others` that a person can hardly tell from `name`."""
+    """The first of `others` that looks the same as `name`."""
     for other in others:
         # Letters of two alphabets look the same, as the Latin and the Cyrillic a do.
         pairs = [(a, b) for a, b in zip(name, other, strict=False) if a != b]

@@ -1,4 +1,4 @@
-"""Image-level labels as JSON or CSV: which classes are in an image."""
+"""Image-level labels, the classes that are in an image, as JSON or CSV."""
 
 import difflib
 import functools
@@ -33,7 +33,7 @@ def read_image_labels(path: str | Path, num_classes: int, names: Sequence[str] =
             raise ids
         name = drop_suffix(key)
         if name in labels:
-            raise twice(path, name)
+            raise duplicate_error(path, name)
         labels[name] = ids
     return labels
 
@@ -46,8 +46,8 @@ def read_entries(
     JSON: ``{"image id": [0, 3, "car"]}``, a mapping of class names to true and false for the list,
     or one 0/1 for each class. CSV with a header: ``image,labels`` with ids or names separated by
     semicolons (or blanks, where the cell is not one name), or ``image`` and one 0/1 column for each
-    class. Class names are looked up in `names`. What numbers mean is decided for the whole file;
-    raises InputError where it can't be read or two readings fit.
+    class. Class names are looked up in `names`. The meaning of numbers is decided for the whole
+    file. Raises InputError where it can't be read or is ambiguous.
     """
     path = Path(path)
     if not path.is_file():
@@ -78,35 +78,35 @@ class _File(NamedTuple):
     text: str
     num_classes: int
     names: Sequence[str]
-    ids_of_names: Mapping[str, int]  # in small letters
+    ids_of_names: Mapping[str, int]  # in lower case
 
 
-def twice(path: str | Path, name: str) -> InputError:
+def duplicate_error(path: str | Path, name: str) -> InputError:
     """The error of a file that has two entries for one image."""
     return InputError(
-        f"{path}: the image '{name}' stands twice; keep one of the two, with all its labels"
+        f"{path}: the image '{name}' is listed twice; keep one of the two, with all its labels"
     )
 
 
 def write_image_labels(path: str | Path, labels: ImageLabels) -> None:
-    """Write JSON that `read_entries` reads back, whole or not at all, making the folder."""
+    """Write JSON that `read_entries` reads back, atomically; creates the folder."""
     with replacing(Path(path)) as temporary:
         temporary.write_text(image_labels_text(labels), encoding="utf-8")
 
 
 def image_labels_text(labels: ImageLabels) -> str:
-    """The labels as JSON: one image a line, sorted, so that equal labels are equal texts."""
+    """The labels as JSON: one image per line, sorted, so that equal labels give equal texts."""
     lines = [f"{json.dumps(key)}: {json.dumps(list(labels[key]))}" for key in sorted(labels)]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def meta_path(path: Path) -> Path:
-    """image_labels.json -> image_labels.meta.json, which says what classes its ids mean."""
+    """image_labels.json -> image_labels.meta.json, which names the classes of its ids."""
     return path.with_name(f"{path.stem}.meta.json")
 
 
 def check_label_classes(path: str | Path, class_names: Sequence[str]) -> None:
-    """Raise InputError where the labels' meta.json names other classes, or in another order."""
+    """Raise InputError where the labels' meta.json has other classes or another order."""
     meta = meta_path(Path(path))
     if Path(path).suffix.lower() in TABLE_SUFFIXES or not meta.is_file():
         return
@@ -121,7 +121,7 @@ def check_label_classes(path: str | Path, class_names: Sequence[str]) -> None:
 
 
 def _text(path: Path) -> str:
-    """UTF-8, or UTF-16 as a spreadsheet's "Unicode text" is."""
+    """Text in UTF-8, or in UTF-16 as in a spreadsheet's "Unicode text"."""
     data = path.read_bytes()
     if data and (found := stand_in(path)):
         raise InputError(f"{path} is not a file of labels: {found}")
@@ -131,7 +131,7 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith(b"\x93NUMPY"):
-            advice = "make JSON of the authors' labels.npy: prepare_data.py --import-labels"
+            advice = "convert the official labels.npy: prepare_data.py --import-labels"
         elif data.startswith(b"PK"):
             advice = "it is a zip or a spreadsheet; save the table as CSV (UTF-8)"
         else:
@@ -141,11 +141,11 @@ def _text(path: Path) -> str:
 
 def _parse_json(file: _File) -> list[Row]:
     try:
-        # A dict would hide doubled keys. As tuples, mappings differ from lists.
+        # A dict would hide duplicate keys. Mappings become tuples, unlike lists.
         pairs = parse_json(file.text, object_pairs_hook=tuple)
     except ValueError as error:
         raise InputError(
-            f"{file.path} is not valid JSON: {error}; mend it there, or make it again: "
+            f"{file.path} is not valid JSON: {error}; fix it there, or make it again: "
             "prepare_data.py"
         ) from None
     expected = f'{file.path}: expected {{"image id": [class ids or names]}}'
@@ -161,12 +161,12 @@ def _parse_json(file: _File) -> list[Row]:
             value = InputError(f"{expected}, found {_shown(value)} for '{key}'")
         rows.append((key, value))
     if rows and all(isinstance(value, InputError) for _, value in rows):
-        raise rows[0][1]  # another kind of file
+        raise rows[0][1]  # a different kind of file
     return rows
 
 
 def _shown(value: object) -> str:
-    """A value of JSON as it stood there, in its first letters."""
+    """The beginning of a JSON value as written in the file."""
     text = json.dumps(dict(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
@@ -176,15 +176,15 @@ def _is_01(value: object) -> bool:
 
 
 def _is_number(text: str) -> bool:
-    """Whether it may be a class id. '01' is none: it may be 0s and 1s without separators."""
+    """Whether it may be a class id. '01' is not: it may be 0s and 1s without separators."""
     return text.isdecimal() and len(text) < 10 and (text[0] != "0" or text == "0")
 
 
 def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[str, list]]:
-    """The lists as class ids, also where the file holds one 0/1 for each class.
+    """Lists of class ids, also where the file holds one 0/1 for each class.
 
-    A list of 0s and 1s only that has one of them twice can't be class ids. With two classes [0, 1]
-    may be both.
+    A list of 0s and 1s that has one of them twice can't be class ids. With two classes [0, 1] is
+    ambiguous.
     """
     binary = [[_01[v] for v in values] if _only(values, _01) else None for _, values in lists]
     vector = next((i for i, v in enumerate(binary) if v and _is_vector(lists[i][1])), None)
@@ -225,7 +225,7 @@ def _ids_of(places: list[int]) -> list[int]:
 
 
 def _only(values: list, allowed: Mapping[object, int]) -> bool:
-    """Whether there are values, and no others than these."""
+    """Whether there are values, all of them allowed."""
     try:
         return bool(values) and allowed.keys() >= {*values}
     except TypeError:  # a list in the list
@@ -254,7 +254,7 @@ def _to_ids(
             return k
         raise ValueError(_no_class(file, value, from_one))
 
-    of_text_or_int = functools.cache(class_id)  # a file has few different ones
+    of_text_or_int = functools.cache(class_id)  # a file has few distinct values
     entries: list[tuple[str, tuple[int, ...] | InputError]] = []
     for key, values in lists:
         try:
@@ -295,7 +295,7 @@ def _no_class(file: _File, value: object, from_one: bool) -> str:
 
 
 def _check_repeated(path: Path, key: str, values: list) -> None:
-    """Raise ValueError for a number that stands twice; names may, as in a list of the objects."""
+    """Raise ValueError for a repeated number; names may repeat, as in a list of objects."""
     numbers = [value for value in values if not isinstance(value, str) or value.isdecimal()]
     repeated = next((value for value in numbers if numbers.count(value) > 1), None)
     if repeated is not None:
@@ -303,4 +303,4 @@ def _check_repeated(path: Path, key: str, values: list) -> None:
             f"{_shown(values)} has {repeated!r} twice; expected each class id once (and no counts "
             "or 0/1 vectors)"
         )
-    warn(f"{path}: lists like that of '{drop_suffix(key)}' name a class twice; it counts once")
+    warn(f"{path}: some lists, e.g. of '{drop_suffix(key)}', name a class twice; it counts once")

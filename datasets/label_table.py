@@ -1,4 +1,4 @@
-"""CSV files of image-level labels, as spreadsheets and other programs write them."""
+"""CSV files of image-level labels, from spreadsheets and other programs."""
 
 import csv
 import io
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from utils.safe.errors import InputError
 
-Row = tuple[str, list | InputError]  # key of an image; its class ids or names, or what is wrong
+Row = tuple[str, list | InputError]  # key of an image; its class ids or names, or an error
 _IMAGE = ("image", "images", "filename", "file", "image_id", "imageid", "image_name", "image_path")
 _IMAGE += ("img", "imagename", "imagepath", "file_name", "filepath", "path", "id", "name")
 _LABELS = ("labels", "label", "classes", "class", "class_ids", "tags", "categories")
@@ -20,10 +20,10 @@ _FALSE = ("0", "0.0", "false", "falsch", "faux", "no")
 def parse_table(
     path: Path, text: str, num_classes: int, ids_of_names: Mapping[str, int]
 ) -> tuple[list[Row], bool]:
-    """The rows, and whether their values are class ids for sure (of one column for each class).
+    """The rows, and whether their values are certainly class ids (one column for each class).
 
-    Separated by commas, semicolons, tabs or bars, whichever the header is. Raises InputError where
-    the header is not understood; what is wrong with one row stands in its place.
+    The separator of the header counts: comma, semicolon, tab or bar. Raises InputError where the
+    header is not understood; an error in one row takes its place.
     """
     lines = _read(path, text)
     header = lines[0][1] if lines else []
@@ -32,7 +32,7 @@ def parse_table(
         header = header[1:]
     columns = None if _is_list(header) else _columns(path, header, num_classes, ids_of_names)
     cells = {cell.lower() for _, row in lines[1:] for cell in row[1:]} if columns else set()
-    # Where absent classes are left empty, nothing else may say so: it would be a missing value.
+    # An empty cell is an absent class only in a table without 0s; else it is a missing value.
     absent = _FALSE if cells.intersection(_FALSE) else ("",)
     rows: list[Row] = []
     for number, row in lines[1:]:
@@ -41,7 +41,7 @@ def parse_table(
         if len(row) != len(header):
             values = InputError(
                 f"{where}: expected {len(header)} cells, found {len(row)}; several labels of an "
-                "image are separated by semicolons, or stand in quotes"
+                "image are separated by semicolons, or are in quotes"
             )
         elif not row[0]:
             values = InputError(f"{where}: no image in the first cell; name it, or remove the line")
@@ -105,7 +105,7 @@ def _read(path: Path, text: str) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path} is not a text file of labels: {error}") from None
     lines = [(number, row) for number, row in lines if any(row)]
     while lines and len(lines[0][1]) > 1 and not any(row[-1] for _, row in lines):
-        lines = [(number, row[:-1]) for number, row in lines]  # a last column without a cell
+        lines = [(number, row[:-1]) for number, row in lines]  # an empty last column
     return lines
 
 

@@ -56,24 +56,24 @@ def load_classes(path: str | Path) -> ClassTable:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         names = ", ".join(repeated)
-        raise InputError(f"{path}: these class names stand twice: {names}; give each another")
+        raise InputError(f"{path}: these class names are repeated: {names}; rename one of each")
     first: dict[str, str] = {}
     for name in names:
         other = first.setdefault(plain_name(name), name)
         if other != name:
             raise InputError(
                 f"{path}: the class names {other!r} and {name!r} differ only in capital letters, "
-                "blanks, hyphens or underscores, so labels may mean either; rename one of them"
+                "blanks, hyphens or underscores, so labels are ambiguous; rename one of them"
             )
     palette = _palette(colors)
     alike = [n for n, c in zip(names, palette, strict=True) if palette.count(c) > 1]
     if alike:
-        warn(f"{path}: {', '.join(alike)}: two have one colour, so pictures can't tell them apart")
+        warn(f"{path}: {', '.join(alike)}: they share a colour, so images can't tell them apart")
     return ClassTable(tuple(names), tuple(prompts), np.array(palette, np.uint8), tuple(small))
 
 
 def _palette(colors: list[list[int] | None]) -> list[list[int]]:
-    """The colours that the file gives, and for the others ones that it gives to no class."""
+    """The colours of the file; for the other classes, colours that the file does not use."""
     usual = default_palette(2 * len(colors)).tolist()
     spare = iter([color for color in usual[len(colors) :] if color not in colors])
     return [
@@ -109,7 +109,7 @@ def _read_item(item: Any, where: str) -> tuple[str, tuple[str, ...], list[int] |
     if re.fullmatch(r"\s*\d+(\.\d*)?\s*", name):
         raise InputError(
             f"{where}: in labels, {name} may be class id {name} or the class named '{name}'; give "
-            f"the classes names that are no numbers, for example 'grade {name}'"
+            f"the classes names that are not numbers, for example 'grade {name}'"
         )
     unknown = sorted(map(str, set(item) - {"name", "prompt", "color", "small"}))
     if unknown:

@@ -1,4 +1,4 @@
-"""Files that are no data: what other programs leave in folders, and what a listing can't read."""
+"""Files that are not data: leftovers of other programs, and files that can't be read."""
 
 import re
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from pathlib import Path
 
 from datasets.ids import IMAGE_SUFFIXES
 from utils.safe.errors import warn
-from utils.safe.file_kinds import picture_format, remedy_for
+from utils.safe.file_kinds import image_format, remedy_for
 from utils.safe.files import UNFINISHED
 
-# Folders and files that a system, a server or an editor makes by itself. Names with a dot in front
-# are .ipynb_checkpoints, .DS_Store, ._x (macOS), .Trash-1000, .thumbnails, .git, .snapshot, .nfs*.
+# Folders and files that a system, a server or an editor creates by itself. Names starting with a
+# dot: .ipynb_checkpoints, .DS_Store, ._x (macOS), .Trash-1000, .thumbnails, .git, .snapshot, .nfs*.
 _LEFTOVER = re.compile(
     r"\..*|__MACOSX|Icon\r|Network Trash Folder|Temporary Items"  # hidden; macOS
     r"|Thumbs\.db|ehthumbs.*\.db|desktop\.ini|\$RECYCLE\.BIN|RECYCLE[RD]|FOUND\.\d+"  # Windows
@@ -21,9 +21,9 @@ _LEFTOVER = re.compile(
     r"|~\$.*|~snapshot|#.*#|.*~|.*\.sw[op]",  # editors, Office, NetApp
     re.IGNORECASE | re.DOTALL,
 )
-# Second copies: Syncthing, Nextcloud, Dropbox.
+# Conflicting copies: Syncthing, Nextcloud, Dropbox.
 _CONFLICT = re.compile(r"\.sync-conflict-\d|\([^()]*([Cc]onflicted [Cc]opy|[Cc]ase [Cc]onflict)")
-# Pictures, films and arrays that this code doesn't read, by their ending.
+# Images, videos and arrays that this code doesn't read, by their ending.
 _OTHER = re.compile(
     r".*\.(gif|jfif|jpe|jif|jp2|j2k|jpx|jpf|jxl|jxr|heic|heif|hif|avif|bpg|qoi|tga|pbm|pgm|ppm|pnm"
     r"|pam|pfm|exr|hdr|dds|psd|xcf|svg|dng|cr2|cr3|nef|arw|raf|orf|rw2|pef|srw|dcm|nii|nii\.gz|npy"
@@ -31,38 +31,38 @@ _OTHER = re.compile(
     r"|npz|mat|h5|hdf5|mp4|m4v|mov|avi|mkv|webm|mpg|mpeg|mts|m2ts|wmv|flv|3gp|ts|vob|ogv|mxf|y4m)",
     re.IGNORECASE | re.DOTALL,
 )
-_ANNOTATIONS = frozenset((".json", ".xml", ".txt"))  # beside pictures, nothing odd
+_ANNOTATIONS = frozenset((".json", ".xml", ".txt"))  # normal beside images
 _HEAD = 4096  # bytes that tell what a file is
 _TRIED = 20  # files without an ending that are looked into
 
 
 def is_leftover(name: str) -> bool:
-    """Whether a file or folder of this name is what another program left, and no data."""
+    """Whether a file or folder of this name is a leftover of another program."""
     return bool(_LEFTOVER.fullmatch(name) or UNFINISHED.search(name) or _CONFLICT.search(name))
 
 
-def looks_like_picture(name: str) -> bool:
-    """Whether a file of this name may be an image, a mask or a film, whether it is read or not."""
+def looks_like_image(name: str) -> bool:
+    """Whether a file of this name may be an image, a mask or a video, of any format."""
     return _suffix(name) in IMAGE_SUFFIXES or bool(_OTHER.fullmatch(name))
 
 
-def tell_unread(folder: Path | str, names: list[str], endings: Sequence[str], found: bool) -> None:
+def warn_unread(folder: Path | str, names: list[str], endings: Sequence[str], found: bool) -> None:
     """Warn, in one line, of files that look like images or masks and aren't read.
 
-    names: paths below `folder` that have none of `endings`. found: whether others have one. Where
-    none has, annotations in another form are named too.
+    names: paths below `folder` that have none of `endings`. found: whether other files have one; if
+    not, annotations in other formats are reported too.
     """
-    looks = sorted(filter(looks_like_picture, names))
+    looks = sorted(filter(looks_like_image, names))
     bare = sorted(name for name in names if "." not in name.rpartition("/")[2])
-    pictures = [n for n in bare[:_TRIED] if picture_format(_head(Path(folder, n)))]
-    looks += pictures
+    images = [n for n in bare[:_TRIED] if image_format(_head(Path(folder, n)))]
+    looks += images
     kind = _kind(Path(folder, looks[0])) if looks else ""
     if not (found or looks):
         looks = sorted(name for name in names if _suffix(name) in _ANNOTATIONS)
         looks = looks if len(looks) > 1 else []
     if looks:
         are = "file that is" if len(looks) == 1 else "files that are"
-        number = f"{len(looks)}{' or more' if pictures and len(bare) > _TRIED else ''}"
+        number = f"{len(looks)}{' or more' if images and len(bare) > _TRIED else ''}"
         shown = ", ".join([*looks[:2], *(["..."] if len(looks) > 2 else [])])
         text = f"{folder} has {number} {are} not read ({shown}); expected {' '.join(endings)}"
         warn(f"{text}. {looks[0]} is {kind}" if kind else text, folder)
@@ -73,10 +73,10 @@ def _suffix(name: str) -> str:
 
 
 def _kind(path: Path) -> str:
-    """What the file is and what to do about it; empty where that isn't known, or it is in a zip."""
+    """What the file is and what to do about it; empty where it is unknown or in a zip."""
     head = _head(path)
-    if not path.suffix and (name := picture_format(head)):
-        return f"a {name} picture without an ending; give each its own (.png, .jpg)"
+    if not path.suffix and (name := image_format(head)):
+        return f"a {name} image without an ending; give each its own (.png, .jpg)"
     return remedy_for(str(path), head) if head else ""
 
 

@@ -1,4 +1,4 @@
-"""Whole images one by one."""
+"""Loader of whole images."""
 
 from torch.utils.data import DataLoader, Dataset
 
@@ -7,7 +7,7 @@ from utils.safe.signals import leave_signals_to_parent
 
 
 def image_loader(dataset: Dataset, num_workers: int, ranks: Ranks | None = None) -> DataLoader:
-    """One sample at a time, as the sizes of images differ: all, or every n-th of n ranks."""
+    """Loader of single samples, since image sizes differ: all, or every n-th of n ranks."""
     return DataLoader(
         dataset,
         batch_size=None,

@@ -1,4 +1,4 @@
-"""A folder of pseudo-masks: <image id>.png, and meta.json that says what they were made from."""
+"""Folder of pseudo-masks: <image id>.png, and meta.json with what they were made from."""
 
 import itertools
 import os
@@ -37,11 +37,11 @@ def open_mask_folder(
     overwrite: bool,
     ranks: Ranks,
 ) -> list[str]:
-    """The images to make masks of, alike on all ranks: those that have none in the folder.
+    """The images without a mask in the folder, the same on all ranks; with `overwrite` all.
 
-    Removes the files that a killed run left half-written. `made_from` holds all that decides the
-    masks; that of rank 0 counts. Raises InputError, on all ranks, when the folder holds masks made
-    from something else; with `overwrite` all are to be made.
+    Removes unfinished files of a killed run. `made_from` holds all that decides the masks; that of
+    rank 0 counts. Raises InputError, on all ranks, when the folder holds masks made from something
+    else.
     """
 
     def look() -> list[bool]:
@@ -53,28 +53,28 @@ def open_mask_folder(
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
 
-    # The others know from rank 0: a network disk may show each machine another moment.
+    # From rank 0 only: machines may see different states of a network disk.
     return list(itertools.compress(names, on_main(ranks, look)))
 
 
 def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
-    """Raise InputError where images would lie among the data set's own, maybe in their place.
+    """Raise InputError where output would be written among the data set's own files.
 
-    Compares folders: a data set has few of them, and maybe a million files.
+    Compares folders: a data set has few of them, but perhaps a million files.
     """
     files = (file.path for file in inputs if file.member is None)
     of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
     of_masks = {(folder / name).resolve() for name in {name.rpartition("/")[0] for name in names}}
-    # Below them too: there the masks would be listed as images.
+    # Not below them either: the masks would be listed as images.
     if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
         raise InputError(
-            f"{folder} holds images or ground truth of the data set, or lies in a folder of them; "
+            f"{folder} holds images or ground truth of the data set, or is inside such a folder; "
             "name another folder"
         )
 
 
 def _list(folder: Path) -> set[str]:
-    """Relative paths of all files below `folder`; none when it does not exist.
+    """Relative paths of all files below `folder`; empty when it does not exist.
 
     One listing: asking a network disk for a million files one by one takes minutes.
     """
@@ -95,18 +95,18 @@ def mask_writer(
     overwrite: bool,
     ranks: Ranks,
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
-    """write(name, mask), (H,W) uint8, for a share of the masks `names`; meta.json is written first.
+    """Context with write(name, mask), mask (H,W) uint8, for a rank's masks; writes meta.json first.
 
-    meta: "made_from" of `open_mask_folder`, and what else to note. overwrite: remove the masks
-    `names` first, and say so. Entered by all ranks, which wait for that, once all that makes masks
-    has been loaded.
+    names: the masks to make. meta: "made_from" of `open_mask_folder` and other notes. overwrite:
+    remove the masks `names` first and print that. All ranks enter it together, after everything
+    that makes masks has been loaded.
 
-    Threads write the masks: no GPU waits for PNG encoding and the disk. What goes wrong in one is
-    raised by one of the next calls, at the latest at the end.
+    Threads write the masks, so that no GPU waits for PNG encoding and the disk. An error in one is
+    raised by one of the next calls, or at the end.
     """
     file = folder / "meta.json"
     if ranks.is_main and overwrite:
-        print(f"--overwrite: making the masks in {folder} anew")
+        print(f"--overwrite: making all masks in {folder} again")
         for old in (file, *(folder / f"{name}.png" for name in names)):
             old.unlink(missing_ok=True)
     if ranks.is_main and not file.exists():
@@ -141,11 +141,11 @@ def pseudo_mask_files(
     """
     if class_names is not None:
         check_class_names(Path(folder), class_names, split)
-    # Whatever else lies there is ours; missing masks are told below.
+    # Other files there are ours; missing masks are reported below.
     found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
     missing = [name for name in names if name not in found]
     if missing:
-        list_files(Path(folder), MASK_SUFFIXES)  # names what lies there and is not read
+        list_files(Path(folder), MASK_SUFFIXES)  # warns of files that are not read
         first = Path(folder) / f"{missing[0]}.png"
         raise InputError(
             f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "
@@ -163,11 +163,11 @@ def score_masks(
     scores: Path | None = None,
     vis: Path | None = None,
 ) -> None:
-    """Compare the masks in `folder` with the ground truth of a split; show them on the images.
+    """Score the masks in `folder` against the ground truth of a split; draw them on the images.
 
-    scores: the JSON file for the mIoU over the pixels that have a label in the masks, and for the
-    share of these. vis: the folder for overlays and a legend. Without them neither the ground truth
-    nor the images are read. Raises InputError when masks are missing or don't fit.
+    scores: JSON file for the mIoU over the pixels that have a label in the masks, and for their
+    share. vis: folder for overlays and a legend. Without these, the ground truth or the images are
+    not read. Raises InputError when masks are missing or don't fit.
     """
     images = dataset.images(split)
     masks = pseudo_mask_files(folder, images, classes.names, split)
@@ -197,10 +197,9 @@ def score_masks(
 
 
 def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:
-    """Raise InputError when gen_clip_masks.py made the masks in `folder` for other classes or, if
-    it is given, for another split.
+    """Raise InputError when gen_clip_masks.py made the masks for other classes or another split.
 
-    Masks without a meta.json are taken as they are.
+    Masks without a meta.json are used as they are.
     """
     parent, made_from = read_made_from(folder)
     if not made_from:
@@ -210,15 +209,15 @@ def check_class_names(folder: Path, class_names: Sequence[str], split: str | Non
     compare_class_names(made_from["class_names"], class_names, what, remedy)
     if split is not None and made_from.get("split", split) != split:
         raise InputError(
-            f"the masks in {parent} are those of the split '{made_from['split']}', needed are "
-            f"those of '{split}'; make these in a folder of their own: gen_clip_masks.py --out"
+            f"the masks in {parent} belong to the split '{made_from['split']}', expected "
+            f"'{split}'; make these in another folder: gen_clip_masks.py --out"
         )
 
 
 def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """What gen_clip_masks.py made the masks from, and the folder of the meta.json that says so.
+    """Folder of the masks' meta.json, which may be a parent, and its "made_from".
 
-    It may also lie further up. Empty for masks of other programs.
+    Empty for masks of other programs.
     """
     for parent in (folder, *folder.parents):
         try:
@@ -226,7 +225,7 @@ def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
             names = list(meta["made_from"]["class_names"])
             return parent, {"precision": "fp32"} | meta["made_from"] | {"class_names": names}
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # not there, or not of gen_clip_masks.py
+            continue  # missing, or not from gen_clip_masks.py
     return folder, {}
 
 
@@ -240,21 +239,21 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         return
     try:
         old = parse_json(meta.read_text(encoding="utf-8"))["made_from"]
-        # As all were, before there was a choice or before it was kept.
+        # Defaults for older files.
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
-        if how := old.get("options", {}).pop("label_filter", None):  # of an earlier version
-            old["options"]["label_filter"] = {"mask": "mask", "multiply": "multiply"}[how]
+        if how := old.get("options", {}).pop("absent_classes", None):  # of an earlier version
+            old["options"]["label_filter"] = {"masked": "mask", "multiplied": "multiply"}[how]
         texts = changed(old, made_from)
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(f"{meta} can't be read; --overwrite makes the masks anew") from None
+        raise InputError(f"{meta} can't be read; --overwrite makes the masks again") from None
     keys = [text.partition(":")[0] for text in texts]
     if keys == ["images_sha256"]:
         raise InputError(
-            f"{meta.parent} holds masks of other images: image files have another size now, or "
-            "other names; --overwrite makes the masks anew (name another --out to keep both)"
+            f"{meta.parent} holds masks of other images: image files now have other sizes or "
+            "names; --overwrite makes the masks again (name another --out to keep both)"
         )
     if keys:
         raise InputError(
             f"{meta.parent} holds masks made with other {', '.join(keys)} ({texts[0]}); name "
-            "another --out, or --overwrite to make them anew"
+            "another --out, or --overwrite to make them again"
         )

@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue of uint8 images, as OpenCV's 8 bit arithmetic has them.
+"""Brightness, contrast, saturation and hue of uint8 images, in OpenCV's 8 bit arithmetic.
 
 Every step clips to 0..255; brightness and contrast truncate. Loader workers spend much of their
 time here, so arithmetic is in place, and without torch's slow `where` and `%`.
@@ -18,7 +18,7 @@ def adjust_brightness(image: torch.Tensor, offset: float) -> torch.Tensor:
     """Add `offset` to uint8 (3,H,W)."""
     if offset == 0:
         return image
-    # To truncate value + offset, where it is not below 0, is to add a whole number.
+    # Truncating value + offset, where it is not negative, equals adding a whole number.
     return image.to(torch.int16).add_(math.floor(offset)).clamp_(0, 255).to(torch.uint8)
 
 
@@ -45,9 +45,9 @@ def adjust_saturation(image: torch.Tensor, factor: float) -> torch.Tensor:
 
 
 def adjust_hue(image: torch.Tensor, steps: int) -> torch.Tensor:
-    """Turn the HSV hue of uint8 (3,H,W) by `steps` of 2 degrees; the hue is rounded to such steps.
+    """Shift the HSV hue of uint8 (3,H,W) by `steps` of 2 degrees, -60 to 60.
 
-    Steps of 2 degrees are what OpenCV's 8 bit HSV has; `steps` is from -60 to 60.
+    The hue is rounded to such steps, as in OpenCV's 8 bit HSV.
     """
     if steps == 0:
         return image

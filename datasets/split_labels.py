@@ -1,6 +1,6 @@
-"""The image-level labels of a data set: which entry of a label file is for which image.
+"""Image-level labels of a data set: which entry of a label file belongs to which image.
 
-An image is found by its id, or by "split/id": so prepare_data.py writes the keys of all images
+The key of an image is its id, or "split/id": prepare_data.py writes "split/id" for all images
 where an id is in two splits (train/0.jpg and val/0.jpg).
 """
 
@@ -18,8 +18,8 @@ from datasets.image_labels import (
     TABLE_SUFFIXES,
     ImageLabels,
     check_label_classes,
+    duplicate_error,
     read_entries,
-    twice,
 )
 from datasets.label_table import is_label_table
 from datasets.labels import ClassTable
@@ -31,11 +31,11 @@ Place = tuple[str, str]  # split, image id
 
 
 class LabelFile(NamedTuple):
-    """Labels of a file by their images, and what is wrong with the file."""
+    """Labels of a file by image, and problems with the file."""
 
     labels: dict[Place, tuple[int, ...]]
     unread: set[Place]  # images whose entry can't be read
-    unknown: ImageLabels  # of no image, under the file's own keys
+    unknown: ImageLabels  # without an image, under the file's own keys
     problems: list[str]
 
 
@@ -47,11 +47,11 @@ def labels_of_split(
     classes: ClassTable,
     images: dict[str, File] | None = None,
 ) -> ImageLabels:
-    """Image id -> sorted class ids, of exactly the images of the split.
+    """Image id -> sorted class ids, for exactly the images of the split.
 
-    images: those of the split, where they have been listed already. Raises InputError where an
-    image has no labels, where a key may mean images of two splits, and where the labels were made
-    for other classes.
+    images: those of the split, if they have been listed already. Raises InputError where an image
+    has no labels, where a key is ambiguous between two splits, and where the labels were made for
+    other classes.
     """
     images = dataset.images(split) if images is None else images
     labels, unknown = _labels_of(dataset, split, path, classes, images)
@@ -67,7 +67,7 @@ def find_labels(
     classes: ClassTable,
     images: dict[str, File],
 ) -> ImageLabels:
-    """The same of those images that have labels."""
+    """`labels_of_split` for the images that have labels."""
     return _labels_of(dataset, split, path, classes, images)[0]
 
 
@@ -78,24 +78,24 @@ def _labels_of(
     classes: ClassTable,
     images: dict[str, File],
 ) -> tuple[ImageLabels, ImageLabels]:
-    """The labels of the images, and those of no image. Raises InputError."""
+    """Labels of the images, and labels without an image. Raises InputError."""
     path = Path(path)
     beside = None if path.is_file() else labels_beside(path.parent, classes, path, is_needed=True)
     if beside is not None:
-        warn(f"no image labels at {path}: those of {beside} are read")
+        warn(f"no image labels at {path}: reading {beside}")
     others = other_splits(dataset, [split]) | {split: images}
     all_images = {split: others.get(split, {}) for split in dataset.splits()}
     file = read_label_file(beside or path, classes, all_images, [split])
-    labels = all_or_error(file).labels
+    labels = without_problems(file).labels
     return {n: labels[split, n] for n in images if (split, n) in labels}, file.unknown
 
 
 def read_label_file(
     path: Path, classes: ClassTable, images: Images, splits: Collection[str] | None = None
 ) -> LabelFile:
-    """JSON or CSV, sorted by image. splits: as of `sort_labels`.
+    """Read a JSON or CSV file, sorted by image. splits: see `sort_labels`.
 
-    Raises InputError where nothing of the file can be read.
+    Raises InputError when the whole file is unreadable.
     """
     problems: dict[str, None] = {}  # each once, in their order
     try:
@@ -109,7 +109,7 @@ def read_label_file(
             problems[str(ids)] = None
             unread.append(key)
         elif key in labels:
-            problems[str(twice(path, key))] = None
+            problems[str(duplicate_error(path, key))] = None
         else:
             labels[key] = ids
     return sort_labels(path, labels, images, splits, unread, list(problems))
@@ -123,9 +123,9 @@ def sort_labels(
     unread: Sequence[str] = (),
     problems: Sequence[str] = (),
 ) -> LabelFile:
-    """`labels`, under whatever keys a file has, by their images.
+    """`labels`, under the keys of a file, by image.
 
-    splits: those that are needed; None: all. unread: keys of entries that can't be read.
+    splits: the needed ones; None: all. unread: keys of entries that can't be read.
     """
     needed = [images[split].keys() for split in (images if splits is None else splits)]
     is_plain = not (unread or _share_ids(images)) and all(ids <= labels.keys() for ids in needed)
@@ -148,32 +148,32 @@ def sort_labels(
             problems.append(
                 f"{path}: the image '{drop_suffix(key)}' is in two splits, {files}: the labels of "
                 f"'{key}' can't tell {' and '.join(both)} apart; rename or remove one of them, or "
-                f"make the labels again: prepare_data.py writes '{'/'.join(places[0])}' then"
+                f"make the labels again: prepare_data.py then writes '{'/'.join(places[0])}'"
             )
     found = {place: labels[key] for place, key in keys.of.items() if key in labels}
     unknown = {key: labels[key] for key in keys.unknown if key in labels}
     return LabelFile(found, closed, unknown, problems)
 
 
-def all_or_error(file: LabelFile) -> LabelFile:
-    """A file in which nothing is wrong. Raises InputError."""
+def without_problems(file: LabelFile) -> LabelFile:
+    """`file` itself. Raises InputError when it has problems."""
     if file.problems:
         raise InputError(file.problems[0])
     return file
 
 
 class _Keys(NamedTuple):
-    """Which key of a label file is for which image."""
+    """Keys of a label file by image."""
 
     of: dict[Place, str]  # place -> key
-    unknown: list[str]  # keys of no image
-    unclear: dict[str, list[Place]]  # key -> the places that it may mean
+    unknown: list[str]  # keys without an image
+    unclear: dict[str, list[Place]]  # key -> its possible places
 
 
 def _match_keys(path: str | Path, keys: Iterable[str], images: Images) -> _Keys:
     """Find the image of each key. Raises InputError naming the file."""
     keys = list(dict.fromkeys(keys))
-    owner: dict[str, str] = {}  # of an id in two splits the last one
+    owner: dict[str, str] = {}  # for an id in two splits, the last one
     for split, names in images.items():
         owner |= dict.fromkeys(names, split)
     shared = set()
@@ -211,9 +211,9 @@ def _has_ending(key: str) -> bool:
 
 
 def label_keys(images: Images) -> dict[Place, str]:
-    """(split, image id) -> the key that labels are written under; images: of all splits.
+    """(split, image id) -> the key to write its labels under; images: of all splits.
 
-    The id, or "split/id" for all images where two splits share an id.
+    The key is the id, or "split/id" for all images where two splits share an id.
     """
     is_shared = _share_ids(images)
     return {(s, n): f"{s}/{n}" if is_shared else n for s, names in images.items() for n in names}
@@ -227,7 +227,7 @@ def _share_ids(images: Images) -> bool:
 def other_splits(
     dataset: SegmentationData, splits: Collection[str]
 ) -> dict[str, Mapping[str, File]]:
-    """Images of all other splits than these; of a split that can't be listed none."""
+    """Images of all splits except `splits`; a split that can't be listed is left out."""
     others: dict[str, Mapping[str, File]] = {}
     for other in dataset.splits():
         if other not in splits:
@@ -239,16 +239,16 @@ def other_splits(
 def labels_beside(
     folder: Path, classes: ClassTable, but: str | Path | None, is_needed: bool
 ) -> Path | None:
-    """The file of image-level labels in `folder`: image_labels.json, or the only one there.
+    """The file of image-level labels in `folder`: image_labels.json, or the only one.
 
-    but: a file that is not meant. Where there are several, raises InputError if one `is_needed`,
-    else warns.
+    but: a file to ignore. Where there are several, raises InputError if one `is_needed`, else
+    warns.
     """
     found = [path for path in label_files(folder, classes) if but is None or path != Path(but)]
     usual = folder / "image_labels.json"
     if len(found) < 2 or usual in found:
         return usual if usual in found else next(iter(found), None)
-    text = f"{', '.join(map(str, found))} may all hold the image labels; name one: "
+    text = f"{', '.join(map(str, found))} may all be the image labels; name one: "
     if is_needed:
         raise InputError(f"{text}--labels, or image_labels in the config")
     warn(f"{text}--labels")
@@ -256,7 +256,7 @@ def labels_beside(
 
 
 def label_files(folder: Path, classes: ClassTable) -> list[Path]:
-    """Files in `folder` that hold image-level labels by their name or, of a CSV, their header."""
+    """Files in `folder` with image-level labels: JSON by its name, CSV by its header."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         name = path.name.casefold()

@@ -1,7 +1,7 @@
-"""The samples that training and evaluation see.
+"""Samples for training and evaluation.
 
-`TrainingSet` opens the files it is given and no others: ground truth never enters training unless
-the caller hands it over (`baselines/supervised.py` does).
+`TrainingSet` opens only the files it is given: ground truth enters training only if the caller
+passes it (`baselines/supervised.py` does).
 """
 
 from collections.abc import Callable
@@ -34,8 +34,7 @@ from utils.distributed import Ranks, on_main
 
 
 def training_set(config: Config, classes: ClassTable, ranks: Ranks) -> "TrainingSet":
-    """Images of the train split, their image-level labels and, for views base and local, the
-    pseudo-masks of gen_clip_masks.py.
+    """Training images with image-level labels and, for views base and local, stored pseudo-masks.
 
     Raises InputError, on all ranks, where something is missing or does not fit the classes.
     """
@@ -76,10 +75,12 @@ class TrainingSet(Dataset):
         read_masks: Callable[[File], np.ndarray] = read_mask,
         cache: str | Path | None = None,
     ) -> None:
-        """`image_labels` is None where they play no part; a sample then has none of the classes.
-        `masks` has a mask file per image id: pseudo-masks, or labels for full supervision.
+        """Keep the files; nothing is read yet.
 
-        `cache` is a folder for decoded images; None decodes them every time.
+        image_labels: None where they are not used; a sample's label vector is then 0. masks: a
+        mask file per image id: pseudo-masks, or ground truth for full supervision. cache: folder
+        for decoded images; None decodes them every time.
+
         Raises InputError when an image has no labels or no mask.
         """
         if image_labels is not None:
@@ -136,7 +137,7 @@ class EvaluationSet(Dataset):
         read_ground_truth: Callable[[File], np.ndarray] = read_mask,
         keep_original: bool = False,
     ) -> None:
-        """`image_size` (height, width) is the box that images are fitted into; None leaves them."""
+        """image_size: box (height, width) that images are fitted into; None keeps their size."""
         if ground_truth is not None:
             require(images, ground_truth, "ground truth", "check it with prepare_data.py --check")
         self.names = list(images)

@@ -1,9 +1,9 @@
-"""Augmentation of training images, and normalisation, as the authors' pipeline computes them.
+"""Augmentation and normalisation of images, as in the official pipeline.
 
 Order: resize by a random ratio, random crop, flip, photometric distortion, pad to the crop size.
-All numbers are drawn first (`TrainTransform.draw`) and used afterwards (`TrainTransform.apply`).
-Images are uint8 (3,H,W) RGB; every photometric step clips to 0..255 and truncates, as the authors'
-OpenCV code does. Sizes are (height, width).
+`TrainTransform.draw` draws all random numbers, `TrainTransform.apply` uses them.
+Images are uint8 (3,H,W) RGB; every photometric step clips to 0..255 and truncates, as
+the official OpenCV code does. Sizes are (height, width).
 """
 
 import functools
@@ -103,8 +103,8 @@ class TrainTransform:
         """uint8 image (3,H,W), mask (H,W) -> image (3,h,w), mask (h,w), valid (h,w) at crop_size.
 
         Padding at the bottom and on the right is 0 in the image, IGNORE_INDEX in the mask and False
-        in `valid`. With the `size` of the picture the image need only be the `source` in it; the
-        mask is whole.
+        in `valid`. With `size`, that of the whole image, `image` is only its `source` window;
+        the mask is always whole.
         """
         a, window = augmentation, self._window(augmentation)
         if size is None:
@@ -122,18 +122,18 @@ class TrainTransform:
         return _pad(image, padding, 0), mask, valid
 
     def source(self, size: Size, augmentation: Augmentation) -> Window:
-        """The part of a picture of `size` that `apply` looks at."""
+        """The window of an image of `size` that `apply` uses."""
         return source_window(size, augmentation.size, self._window(augmentation))
 
     def _window(self, a: Augmentation) -> Window:
-        """The crop in the resized picture."""
+        """The crop in the resized image."""
         return (a.top, a.left, *map(min, self.crop_size, a.size))
 
 
 def fit_into(size: Size, box: Size) -> Size:
     """The largest size with the proportions of `size` that fits into `box`.
 
-    Long side is held against long side, whichever way up the two are, as in the authors' code.
+    The long side is compared with the long side, in either orientation, as in the official code.
     """
     factor = min(max(box) / max(size), min(box) / min(size))
     return max(int(size[0] * factor + 0.5), 1), max(int(size[1] * factor + 0.5), 1)

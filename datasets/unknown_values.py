@@ -1,4 +1,4 @@
-"""The limit to what a look-up may not find: a few odd pixels are ignored, more are an error."""
+"""Pixels without a class in a look-up: a few are ignored, more are an error."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import numpy as np
 from datasets.files import File
 from utils.safe.errors import InputError
 
-MOST = 0.001  # of the pixels; CamVid's release has some in Seq05VD_f02610_L.png
+MOST = 0.001  # share of the pixels; CamVid's release has some in Seq05VD_f02610_L.png
 
 
 def refuse_unknown(

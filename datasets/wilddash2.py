@@ -1,4 +1,4 @@
-"""WildDash2: the authors' 25 classes, from their folders or from the original release."""
+"""WildDash2: the 25 classes of CARB, from the official code's folders or the original release."""
 
 import functools
 from pathlib import Path, PurePath
@@ -16,12 +16,12 @@ from utils.safe.files import parse_json
 EXPECTED = """expected one of
   img/{train,val}/<name>.jpg + mask/{train,val}/<name>_labelTrainIds.png         (ids 0..24, 255)
   images/<name>.jpg + labels/<name>.png, or panoptic/<name>.png and panoptic.json  (the release),
-    with train.txt and val.txt (one image name a line): the release has no split of its own and the
-    authors' lists (3618 and 638 images) are not published"""
-_UNKNOWN = 254  # no class id, and not that of pixels without label
+    with train.txt and val.txt (one image name a line): the release has no splits, and the official
+    lists (3618 and 638 images) are not published"""
+_UNKNOWN = 254  # neither a class id nor 255, the value of pixels without a label
 _OTHER_RELEASE = (
-    "take both from one release; was the picture resized, saved as JPEG, or with red and blue "
-    "exchanged?"
+    "take both from one release; was the image resized, saved as JPEG, or saved with red and blue "
+    "swapped?"
 )
 _KNOWN = ("_labelIds.png", "_instanceIds.png", "_color.png", "_polygons.json")  # beside train ids
 _CLASSES = Path(__file__).parent / "classes"
@@ -31,7 +31,7 @@ class WildDash2:
     """Image ids are the file names without suffix, e.g. ``ae0000_100000``."""
 
     def __init__(self, root: str | Path) -> None:
-        """Raises InputError when `root` has neither form, or the release without split lists."""
+        """Raises InputError when `root` has neither layout, or the release without split lists."""
         self.root = Path(root)
         self.is_release = not (self.root / "img").is_dir()
         if self.is_release and not (self.root / "images").is_dir():
@@ -41,12 +41,12 @@ class WildDash2:
             raise InputError(f"{what} in {self.root}; {EXPECTED}")
 
     def splits(self) -> list[str]:
-        """The splits that are there."""
+        """The splits that exist."""
         place = "{}.txt" if self.is_release else "img/{}"
         return [s for s in ("train", "val", "test") if (self.root / place.format(s)).exists()]
 
     def images(self, split: str) -> dict[str, File]:
-        """Image id -> file, sorted. Raises InputError when the split or an image is not there."""
+        """Image id -> file, sorted. Raises InputError when the split or an image is missing."""
         if split not in self.splits():
             raise InputError(
                 f"{self.root} has no split '{split}', only {', '.join(self.splits())}; {EXPECTED}"
@@ -61,7 +61,7 @@ class WildDash2:
         return {name: files[name] for name in sorted(set(wanted))}
 
     def ground_truth(self, split: str) -> dict[str, File]:
-        """Image id -> label file, as far as they are there."""
+        """Image id -> label file, for the images that have one."""
         if not self.is_release:
             return list_files(self.root / "mask" / split, ["_labelTrainIds.png"], _KNOWN)
         images, files = self.images(split), {}
@@ -72,7 +72,7 @@ class WildDash2:
             if unknown:
                 warn(
                     f"{self.root / 'panoptic.json'} does not describe {len(unknown)} of the "
-                    f"pictures of '{split}' in panoptic/ ({unknown[0]}, ...): these are not read"
+                    f"images of '{split}' in panoptic/ ({unknown[0]}, ...): these are not read"
                 )
             files = {name: file for name, file in files.items() if name in described}
         files |= list_files(self.root / "labels", ["_labelIds.png", ".png"])
@@ -98,12 +98,12 @@ class WildDash2:
         table[0] = IGNORE_INDEX
         for segment, class_id in _read_panoptic(path)[_image_id(file.path)]:
             if not 0 <= segment < len(table):
-                raise InputError(f"{path}: the segment id {segment} of {file} is no colour")
+                raise InputError(f"{path}: the segment id {segment} of {file} is not a colour")
             table[segment] = class_id
         codes = color_codes(read_image(file), swapped=True)
         ids = table[codes]
         is_unknown = ids == _UNKNOWN
-        what = "segment ids that panoptic.json doesn't give this picture"
+        what = "segment ids that panoptic.json doesn't give this image"
         refuse_unknown(is_unknown, codes, file, what, int, lambda: _OTHER_RELEASE)
         ids[is_unknown] = IGNORE_INDEX
         return ids
@@ -134,7 +134,7 @@ def _read_panoptic(path: str) -> dict[str, list[tuple[int, int]]]:
         content = parse_json(Path(path).read_text(encoding="utf-8"))
         class_of_category = {}
         for category in content["categories"]:
-            # By name, spelt 'traffic light' or 'trafficlight'; by id where a release renamed it.
+            # By name, spelled 'traffic light' or 'trafficlight'; by id where a release renamed it.
             name = "".join(c for c in category["name"].lower() if c.isalnum())
             known = range(len(categories()))
             by_id = categories()[category["id"]][1] if category["id"] in known else None

@@ -1,4 +1,4 @@
-"""Resizing inside a window of the result only. Sizes are (height, width)."""
+"""Resizing of a window of the result only. Sizes are (height, width)."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ from datasets.photometric import to_uint8
 
 Size = tuple[int, int]
 Window = tuple[int, int, int, int]  # top, left, height, width
-STRIP = 128  # rows, of the picture or of the result: whichever are more
+STRIP = 128  # rows of the image or of the result, whichever has more
 
 
 def source_window(size: Size, resized: Size, window: Window) -> Window:
-    """The part of a picture of `size` that `window` of the picture resized to `resized` shows."""
+    """The part of an image of `size` that `window` of the resized image shows."""
     (top, bottom), (left, right) = (
         _span(size[axis], resized[axis], window[axis], window[axis + 2]) for axis in (0, 1)
     )
@@ -23,10 +23,10 @@ def source_window(size: Size, resized: Size, window: Window) -> Window:
 def resize_window(
     part: torch.Tensor, size: Size, resized: Size, window: Window
 ) -> Iterator[torch.Tensor]:
-    """`window` of a picture of `size`, resized to `resized`: bilinear, without antialiasing.
+    """`window` of an image of `size`, resized to `resized`: bilinear, without antialiasing.
 
-    part: uint8 (3,h,w), the picture's `source_window`. At ratio 2 that is a tenth of the work.
-    Gives strip after strip of rows, so that what is made of them stays in the processor's cache.
+    part: uint8 (3,h,w), the image's `source_window`. At ratio 2 that is a tenth of the work.
+    Yields strips of rows, so that further steps on a strip stay in the processor's cache.
     """
     top, left, height, width = window
     columns = _places(size[1], resized[1], left, width)
@@ -46,7 +46,7 @@ def resize_window_nearest(mask: torch.Tensor, resized: Size, window: Window) -> 
     """`window` of a mask (H,W) resized to `resized`, nearest."""
     for axis in (0, 1):
         extent, start = mask.shape[axis], window[axis]
-        # OpenCV's law with its rounding: the product can fall just below a whole number.
+        # OpenCV's formula with its rounding: the product can fall just below a whole number.
         step = 1 / (resized[axis] / extent)
         source = torch.arange(start, start + window[axis + 2], dtype=torch.float64) * step
         mask = mask.index_select(axis, source.long().clamp_(max=extent - 1))
@@ -63,7 +63,7 @@ def _span(extent: int, resized: int, start: int, length: int) -> tuple[int, int]
 
 
 def _places(extent: int, resized: int, start: int, length: int) -> torch.Tensor:
-    """Where these pixels lie in their `_span`, which grid_sample counts from -1 to 1."""
+    """Positions of these pixels in their `_span`, in grid_sample's range of -1 to 1."""
     first, last = _span(extent, resized, start, length)
     centers = torch.arange(start, start + length, dtype=torch.float64).add_(0.5)
     source = centers.mul_(extent / resized).sub_(0.5).clamp_(0, extent - 1)

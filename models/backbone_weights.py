@@ -18,16 +18,16 @@ from utils.safe.tensors import read_tensors
 def load_backbone_weights(backbone: ResNet, source: str, partial: bool = False) -> None:
     """Fill `backbone` in place.
 
-    source: "imagenet" (torchvision's IMAGENET1K_V1, trained as the authors' weights were, not the
-    longer V2 recipe), an https:// address (kept in torch.hub's cache), or a file. Names as
-    torchvision's or mmseg's, alone or under "state_dict"/"model", with or without "backbone." in
-    front; the classifier fc.* and the stages that the backbone does not have are left out. Half
-    precision is widened by the copy.
+    source: "imagenet" (torchvision's IMAGENET1K_V1, trained like the official weights, not with the
+    longer V2 recipe), an https:// address (kept in torch.hub's cache), or a file. Names are
+    torchvision's or mmseg's, alone or under "state_dict"/"model", with or without the prefix
+    "backbone."; the classifier fc.* and stages that the backbone lacks are left out. Half
+    precision is converted to float32.
     An address or a file may end in #sha256=HASH, whole or its first 8 characters or more, which is
-    checked. An address must, unless the hash is in the file's name, where torch and OpenMMLab put
-    it (resnet50-0676ba61.pth).
-    partial: accept a file that lacks tensors or has others, and print which ones.
-    Raises InputError when the file is not there, is another file or does not fit.
+    checked. An address must, unless its file name contains the hash as torch and OpenMMLab write it
+    (resnet50-0676ba61.pth).
+    partial: accept a file with missing or additional tensors, and print which ones.
+    Raises InputError when the file is missing, has another hash or does not fit.
     """
     if source == "imagenet":
         source = _imagenet_address(backbone)
@@ -74,13 +74,13 @@ def _fill(backbone: ResNet, state: dict[str, Tensor], source: str, partial: bool
         if name in own and own[name].shape != value.shape
     ]
     if wrong_shape:
-        raise InputError(f"{source} is of another backbone: {_short(wrong_shape)}")
+        raise InputError(f"{source} is for another backbone: {_short(wrong_shape)}")
     if not any(name in own for name in state):
         raise InputError(
             f"{source}: no tensor belongs to the backbone, which needs {_short(list(own))}; found "
             f"{_short(list(state)) or 'none'}"
         )
-    # Old files have no counters of batches; batch norm with a fixed momentum does not use them.
+    # Old files lack batch counters; batch norm with a fixed momentum does not use them.
     missing = [name for name in own if name not in state and "num_batches_tracked" not in name]
     unexpected = [name for name in state if name not in own]
     if (missing or unexpected) and not partial:
@@ -101,7 +101,7 @@ def _fill(backbone: ResNet, state: dict[str, Tensor], source: str, partial: bool
 def _imagenet_address(backbone: ResNet) -> str:
     if backbone.deep_stem:
         raise InputError(
-            "backbone_weights: imagenet has the 7x7 stem; for a backbone of name ..._v1c give the "
+            "backbone_weights: imagenet has the 7x7 stem; for a backbone named ..._v1c give the "
             "address or file of mmseg's weights, see configs/official/cityscapes.yaml"
         )
     from torchvision.models import get_model_weights  # takes more than a second to import
@@ -110,7 +110,7 @@ def _imagenet_address(backbone: ResNet) -> str:
 
 
 def _file_name(address: str) -> str:
-    """Raises InputError for an address whose last part is no name for a file in torch's cache."""
+    """File name of an address, for torch's cache. Raises InputError where it has none."""
     if not address.startswith("https://"):
         raise InputError(f"backbone_weights: {address} is not an https:// address")
     name = re.split("[?#]", address)[0].rsplit("/", 1)[-1]
@@ -123,7 +123,7 @@ def _hash_in_name(address: str) -> str:
     found = re.search(r"-([0-9a-f]{8,64})\.", _file_name(address))
     if not found:
         raise InputError(
-            f"backbone_weights: nothing says what {address} must hold; add its sha256 "
+            f"backbone_weights: the hash of {address} is unknown; add its sha256 "
             f"(sha256sum FILE) as {address}#sha256=HASH, or download it and give the file"
         )
     return found.group(1)

@@ -1,6 +1,6 @@
 """Config -> the parts of a training: network, teacher, local views, losses, optimiser.
 
-Everything below takes plain arguments, so that it can be used without a config.
+The parts themselves take plain arguments, so that they can be used without a config.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def build_model(
 
 
 def build_network(model: nn.Module, config: Config, ranks: Ranks) -> TrainingNetwork:
-    """`model` as a training step calls it, over all ranks."""
+    """`model` for training steps over all ranks."""
     return TrainingNetwork(
         model, ranks, config.seed, config.precision, config.channels_last, config.compile
     )
@@ -121,7 +121,7 @@ def build_maskclip_options(config: Config) -> MaskCLIPOptions:
 
 
 def build_mask_record(config: Config, classes: ClassTable, text: Tensor) -> dict[str, Any]:
-    """What decides the masks of CLIP beside the data, for meta.json; `text` are its embeddings."""
+    """All but the data that decides CLIP's masks, for meta.json; `text` (K, D) embeddings."""
     return {
         "clip_model": model_name(config.clip_model),
         "clip_sha256": clip_sha256(config.clip_model),
@@ -135,7 +135,7 @@ def build_mask_record(config: Config, classes: ClassTable, text: Tensor) -> dict
 
 
 def build_sampler(config: Config) -> LocalViewSampler:
-    """Where the local views lie."""
+    """Sampler of local views."""
     rules = config.arithmetic
     return LocalViewSampler(
         config.patch_size, config.local_resize, rules.local_view_per, rules.local_view_last_position
@@ -143,7 +143,7 @@ def build_sampler(config: Config) -> LocalViewSampler:
 
 
 def build_region_rules(config: Config) -> RegionRules:
-    """How regions are made and averaged."""
+    """Rules for making and averaging regions."""
     rules = config.arithmetic
     return RegionRules(rules.label_filter, rules.empty_region, config.sync_region_stats)
 

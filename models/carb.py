@@ -22,10 +22,10 @@ from utils.distributed import all_reduce
 
 
 class RegionRules(NamedTuple):
-    """How regions are made and averaged; the defaults are correct arithmetic.
+    """Rules for making and averaging regions; the defaults are correct arithmetic.
 
-    label_filter: see `suppress_absent`. empty_region: the mean over no pixel is "zero" or, as in
-    the official code, "nan". sync: means are taken over the pixels of all ranks.
+    label_filter: see `suppress_absent`. empty_region: the mean over no pixels is "zero" or, as in
+    the official code, "nan". sync: take means over the pixels of all ranks.
     """
 
     label_filter: str = "mask"
@@ -38,7 +38,7 @@ _QUEUES = ("queue_consistent", "queue_inconsistent")
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """(B, K, h, w) -> (B, K, H, W), where every loss is taken; bf16 as float32."""
+    """(B, K, h, w) -> (B, K, H, W), the size at which losses are computed; bf16 becomes float32."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # Classes last in memory: what follows runs along them.
     logits = logits.contiguous(memory_format=torch.channels_last)
@@ -50,8 +50,8 @@ def region_means(
 ) -> tuple[Tensor, Tensor]:
     """Mean of `losses` over each region, the 1/|M| sums of Eq. 2, 3, 6, 7; all (B, H, W).
 
-    Returns means (R,) and pixel counts (R,). The mean over no pixel is 0 with gradient 0, or NaN;
-    see `RegionRules`.
+    Returns means (R,) and pixel counts (R,). The mean over no pixels is 0 with gradient 0, or
+    NaN; see `RegionRules`.
     """
     sums = torch.stack([torch.where(region, losses, 0.0).sum() for region in regions])
     counts = torch.stack([region.sum() for region in regions])
@@ -98,7 +98,7 @@ def region_losses(
 
 
 class Regions(NamedTuple):
-    """The losses of both views; what belongs to the local view is None without one."""
+    """Losses of both views; fields of the local view are None without one."""
 
     losses: Tensor  # (B, H, W), -log f of every pixel
     local_losses: Tensor | None
@@ -152,8 +152,8 @@ class CARBCriterion:
 
     The queues hold the last `queue_size` losses of the global view, this step's included; w is the
     unnumbered equation after Eq. 7. A number as `region_weight` is w itself. A region without
-    pixels takes a place in its queue that does not count (NaN); w is 1 while a queue holds no loss
-    or mean(L_i) is 0. Everything stays on the device: no step waits for it.
+    pixels takes a place in its queue as NaN, which does not count; w is 1 while a queue holds no
+    loss or mean(L_i) is 0. Everything stays on the device: no step waits for it.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class CARBCriterion:
     ) -> None:
         """A `region_weight` of None is adaptive."""
         self.region_weight, self.rules = region_weight, rules
-        # A place without a loss holds NaN, which nanmean skips; in the official code a NaN counts.
+        # A place without a loss holds NaN, which nanmean skips; in the official code NaN counts.
         self.nan_counts = rules.empty_region == "nan"
         places = [] if self.nan_counts else [torch.tensor(float("nan"))] * queue_size
         self.queue_consistent = deque(places, maxlen=queue_size)
@@ -191,10 +191,8 @@ class CARBCriterion:
         one = torch.ones((), dtype=like.dtype, device=like.device)
         if self.region_weight is not None:
             return one * self.region_weight
-        consistent, inconsistent = (
-            self.mean(self.queue_consistent),
-            self.mean(self.queue_inconsistent),
-        )
+        consistent = self.mean(self.queue_consistent)
+        inconsistent = self.mean(self.queue_inconsistent)
         undefined = inconsistent == 0
         if not self.nan_counts:
             undefined |= (consistent / inconsistent).isnan()
@@ -202,7 +200,8 @@ class CARBCriterion:
 
     def mean(self, queue: deque[Tensor]) -> Tensor:
         """Mean of the losses in a queue; NaN where it holds none."""
-        losses = torch.stack([loss.to(queue[-1]) for loss in queue])  # some come from a checkpoint
+        # Empty places and losses from a checkpoint are on the CPU.
+        losses = torch.stack([loss.to(queue[-1], non_blocking=True) for loss in queue])
         return losses.mean() if self.nan_counts else losses.nanmean()
 
     def state_dict(self) -> dict[str, list[float | None]]:

@@ -1,7 +1,7 @@
-"""Dense features from CLIP's image tower, its last attention replaced by the value path (MaskCLIP).
+"""Dense features of CLIP's image tower, with the value path in its last attention (MaskCLIP).
 
-CLIP itself stays as it is: the forward pass is written out over the parameters of OpenAI's modules,
-so that the last attention can be left out and the authors' variations be switched on.
+CLIP itself is unchanged: the forward pass is written out with the parameters of OpenAI's modules,
+so that the last attention can be replaced and the official variations can be switched on.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ QUERY, KEY, VALUE = 0, 1, 2
 
 @dataclass(frozen=True)
 class MaskCLIPOptions:
-    """Defaults run CLIP as OpenAI does; the comments name the other choice (eps: the authors')."""
+    """Options; the defaults run CLIP as OpenAI does, comments name the other (official) choice."""
 
     activation: str = "quickgelu"  # "gelu" (erf)
     layer_norm_eps: float = 1e-5  # 1e-6
@@ -32,19 +32,14 @@ class MaskCLIPOptions:
     label_filter: str = "mask"  # "multiply": scores times labels, so 0 beats a negative score
 
 
-def dense_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:
-    """Features in the space of the text embeddings, not normalised: (B, 3, H, W) -> (B, D, gh, gw).
-
-    `visual` is the image tower of OpenAI's CLIP, of the ViT or the ResNet family; `image` is
-    normalised.
-    """
-    return dense_features_and_keys(visual, image, options)[0]
-
-
-def dense_features_and_keys(
+def dense_features(
     visual: nn.Module, image: Tensor, options: MaskCLIPOptions
 ) -> tuple[Tensor, Tensor | None]:
-    """`dense_features`, and the last attention's keys (B, gh*gw, C) if key smoothing is on."""
+    """Features in the space of the text embeddings, not normalised: (B, 3, H, W) -> (B, D, gh, gw).
+
+    Also returns the last attention's keys (B, gh*gw, C) if key smoothing is on. `visual` is the
+    image tower of OpenAI's CLIP, of the ViT or the ResNet family; `image` is normalised.
+    """
     keys = None
     if is_resnet(visual):
         pool = visual.attnpool
@@ -56,7 +51,7 @@ def dense_features_and_keys(
     last = visual.transformer.resblocks[-1]
     tokens = tokens[:, 1:]  # without the class token: nothing after this mixes tokens
     if options.key_smoothing > 0:
-        keys = projected(last, tokens, KEY, options)
+        keys = project(last, tokens, KEY, options)
     values = layer_norm(visual.ln_post, value_path(last, tokens, options), options)
     return (values @ visual.proj).transpose(1, 2).unflatten(2, (height, width)), keys
 
@@ -71,8 +66,8 @@ def is_resnet(visual: nn.Module) -> bool:
     return hasattr(visual, "attnpool")
 
 
-def round_matrices(visual: nn.Module) -> None:
-    """To bfloat16, in place, what autocast would round at every use (frozen: it keeps no copy)."""
+def round_to_bf16(visual: nn.Module) -> None:
+    """Round matrices to bfloat16 in place; autocast would do it again at every use."""
     for module in visual.modules():
         if isinstance(module, nn.Conv2d | nn.Linear | nn.MultiheadAttention):
             for parameter in module.parameters(recurse=False):
@@ -110,7 +105,7 @@ def position_embedding(
 ) -> Tensor:
     """CLIP's position embedding, resized (bicubic) to the token grid: (1 + gh*gw, C).
 
-    "count" (official code): any grid with as many tokens as CLIP's square takes it as it is.
+    "count" (official code): not resized for any grid with as many tokens as CLIP's square.
     """
     stored = visual.positional_embedding
     side = round((len(stored) - 1) ** 0.5)
@@ -130,7 +125,7 @@ def transformer_block(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions
     # (B, L, 3C) -> three of (B, heads, L, C / heads)
     query, key, value = qkv.unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4)
     mixed = attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + through(mixer.out_proj, mixed)
+    tokens = tokens + apply_linear(mixer.out_proj, mixed)
     return tokens + feed_forward(block, tokens, options)
 
 
@@ -140,7 +135,7 @@ def value_path(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Te
     # paper (MaskCLIP): value projection and last linear layer / official code: the block's skip
     # connection and MLP too / here: both are switches, on by default.
     """
-    values = projected(block, tokens, VALUE, options)
+    values = project(block, tokens, VALUE, options)
     if options.residual:
         values = values + tokens
     if options.mlp:
@@ -148,26 +143,26 @@ def value_path(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Te
     return values
 
 
-def projected(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:
-    """QUERY, KEY or VALUE (`part`), sent through the output projection: (B, L, C) -> (B, L, C)."""
+def project(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:
+    """QUERY, KEY or VALUE (`part`) after the output projection: (B, L, C) -> (B, L, C)."""
     weight = block.attn.in_proj_weight.chunk(3)[part]
     bias = block.attn.in_proj_bias.chunk(3)[part]
     values = linear(layer_norm(block.ln_1, tokens, options), weight, bias)
-    return through(block.attn.out_proj, values)
+    return apply_linear(block.attn.out_proj, values)
 
 
 def feed_forward(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
     """The block's MLP on normalised tokens, without the skip connection."""
-    hidden = through(block.mlp.c_fc, layer_norm(block.ln_2, tokens, options))
+    hidden = apply_linear(block.mlp.c_fc, layer_norm(block.ln_2, tokens, options))
     if options.activation == "gelu":
         hidden = F.gelu(hidden)
     else:
         hidden = hidden * torch.sigmoid(1.702 * hidden)
-    return through(block.mlp.c_proj, hidden)
+    return apply_linear(block.mlp.c_proj, hidden)
 
 
-def through(layer: nn.Linear, tokens: Tensor) -> Tensor:
-    """`layer` by way of `linear`."""
+def apply_linear(layer: nn.Linear, tokens: Tensor) -> Tensor:
+    """`layer(tokens)`, computed by `linear`."""
     return linear(tokens, layer.weight, layer.bias)
 
 
@@ -184,7 +179,7 @@ def layer_norm(norm: nn.LayerNorm, tokens: Tensor, options: MaskCLIPOptions) -> 
 def resnet_features(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Tensor:
     """The map that enters the attention pool: (B, 3, H, W) -> (B, C, gh, gw).
 
-    Official code: rows and columns beyond the last whole cell are not seen, and the mask is
+    Official code: rows and columns beyond the last whole cell are cut off, and the mask is
     stretched over them. Here ("crop"): the image is padded to whole cells first.
     """
     if options.padding == "crop":

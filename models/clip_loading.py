@@ -15,9 +15,9 @@ from utils.safe.errors import InputError
 from utils.safe.files import sha256
 from utils.safe.tensors import read_tensors, refuse_damaged
 
-# Scalars that OpenAI's archives keep among the weights.
+# Scalars among the weights of OpenAI's archives.
 _ARCHIVE_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-_LONGEST = 4096  # tokens of a text; CLIP has 77, and keeps a matrix of their number squared
+_LONGEST = 4096  # tokens of a text; CLIP has 77, and stores a matrix of that size squared
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
@@ -46,9 +46,9 @@ def load_clip(name_or_path: str, trust: bool = False) -> nn.Module:
 
 
 def clip_sha256(name_or_path: str) -> str | None:
-    """The sha256 of the file behind `load_clip`'s argument; None for a file that is not there.
+    """The sha256 of the file behind `load_clip`'s argument; None for a missing file.
 
-    A name is not downloaded for it: OpenAI's addresses hold it.
+    For a name nothing is downloaded: OpenAI's addresses contain the hash.
     """
     addresses = openai_clip().clip._MODELS
     if name_or_path in addresses:
@@ -58,9 +58,9 @@ def clip_sha256(name_or_path: str) -> str | None:
 
 
 def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
-    """A `clip.model.CLIP` of the shape that the tensors have, without rounding them to fp16.
+    """A `clip.model.CLIP` with the shapes of the tensors, without rounding them to fp16.
 
-    A miniature has two more entries: the ids of the tokens that it knows, and `output_stride`.
+    A miniature has two more entries: the ids of its known tokens, and `output_stride`.
     """
     clip = openai_clip()
     weights = {key: value for key, value in weights.items() if key not in _ARCHIVE_NUMBERS}
@@ -90,7 +90,7 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
         raise InputError(
             f"expected CLIP weights under OpenAI's key names, but {error} is missing"
         ) from None
-    except Exception:  # too few dimensions, a width of 0: no model is built of it, in every way
+    except Exception:  # wrong dimensions, a width of 0: building fails in many ways
         raise InputError("the tensors do not have the shapes of a CLIP model's") from None
     if stride is not None:
         try:
@@ -102,33 +102,10 @@ def clip_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
     return _filled(model, weights)
 
 
-def visual_from_state_dict(weights: Mapping[str, Tensor]) -> nn.Module:
-    """CLIP's image tower alone, from keys without the "visual." prefix."""
-    clip = openai_clip()
-    try:
-        shape = _visual_shape(weights)
-        width, layers = shape["vision_width"], shape["vision_layers"]
-        resolution = shape["image_resolution"]
-        if "proj" in weights:
-            patch, output_dim = shape["vision_patch_size"], weights["proj"].shape[1]
-            sizes = (resolution, patch, width, layers, width // 64, output_dim)
-            visual = _built(lambda: clip.model.VisionTransformer(*sizes), weights)
-        else:
-            output_dim = weights["attnpool.c_proj.weight"].shape[0]
-            sizes = (layers, output_dim, width * 32 // 64, resolution, width)
-            visual = _built(lambda: clip.model.ModifiedResNet(*sizes), weights)
-    except KeyError as error:
-        raise InputError(
-            f"expected the weights of a CLIP image tower, but {error} is missing"
-        ) from None
-    except Exception:  # too few dimensions, a width of 0: no model is built of it, in every way
-        raise InputError("the tensors do not have the shapes of a CLIP image tower's") from None
-    return _filled(visual, weights)
-
-
 def _built(build: Callable[[], nn.Module], weights: Mapping[str, Tensor]) -> nn.Module:
-    """What `build` makes, if `weights` fit it; first on no device, so that no file of a few bytes
-    makes it allocate all memory. Raises ValueError.
+    """Result of `build` if `weights` fit it. Raises ValueError.
+
+    Builds on "meta" first, so that a small file can't make it allocate all memory.
     """
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
@@ -172,7 +149,7 @@ def _grid_side(position_embedding: Tensor) -> int:
 
 
 def _count(weights: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered blocks follow `prefix`."""
+    """Number of numbered blocks after `prefix`."""
     return len({key.split(".")[0] for key in _below(weights, prefix)})
 
 
@@ -193,7 +170,7 @@ def _frozen(model: nn.Module) -> nn.Module:
 
 
 def _download(clip: ModuleType, name: str) -> nn.Module:
-    """From ~/.cache/clip, downloaded there if need be; OpenAI's loader checks the sha256."""
+    """CLIP from ~/.cache/clip, downloaded if necessary; OpenAI's loader checks the sha256."""
     try:
         return clip.load(name, device="cpu")[0]
     except (OSError, RuntimeError, HTTPException) as error:  # network, disk, wrong checksum

@@ -1,4 +1,4 @@
-"""What a miniature of CLIP has that OpenAI's models have not: few words and a fine grid."""
+"""Parts that only a miniature CLIP has: a small vocabulary and a fine grid."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ from utils.safe.tensors import read_tensors
 
 
 class KnownTokens(nn.Embedding):
-    """Some rows of CLIP's token embedding: text (B, L) as `clip.tokenize` gives it -> (B, L, C).
+    """Some rows of CLIP's token embedding: text (B, L) from `clip.tokenize` -> (B, L, C).
 
-    `token_ids` (N,), sorted, says which. The order of the ids is kept and OpenAI's end of text is
-    the largest of them, so CLIP's own look-up of it (the arg max) still holds.
+    `token_ids` (N,), sorted, lists them. The order of the ids is kept and OpenAI's end of text is
+    the largest, so CLIP still finds it by the arg max.
     Raises InputError for other tokens.
     """
 
@@ -28,7 +28,7 @@ class KnownTokens(nn.Embedding):
         if unknown:
             raise InputError(
                 f"this miniature CLIP knows {words(self.token_ids.tolist())}; "
-                f"it can't read {words(unknown)}. Name a whole CLIP, e.g. clip_model: ViT-B/16"
+                f"it can't read {words(unknown)}. Use a full CLIP, e.g. clip_model: ViT-B/16"
             )
         return super().forward(rows)
 
@@ -36,7 +36,7 @@ class KnownTokens(nn.Embedding):
 def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> None:
     """Raise InputError where the miniature CLIP at `path` can't read the prompts of a class.
 
-    known: the classes that it was trained on.
+    known: the classes of its training.
     """
     from clip import tokenize
 
@@ -51,12 +51,12 @@ def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> N
             f"the miniature CLIP can't read {len(unread)} of the {len(classes)} classes: "
             f"{', '.join(unread)}. It knows {', '.join(known.names)}. For a dry run give a class "
             f"one of these as its prompt ({{name: {unread[0]}, prompt: {known.names[0]}}}), or "
-            "leave out --miniature: OpenAI's CLIP reads every word"
+            "leave out --miniature: OpenAI's CLIP knows every word"
         )
 
 
 def words(token_ids: list[int]) -> str:
-    """The texts behind tokens, for messages."""
+    """Texts of tokens, for messages."""
     from clip.clip import _tokenizer  # not at the top: `models.clip_loading` checks the package
 
     return ", ".join(repr(_tokenizer.decode([i]).strip()) for i in token_ids)

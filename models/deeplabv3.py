@@ -8,9 +8,8 @@ from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import initialize
 from utils.safe.errors import InputError
 
-CONV_CLASSIFIER_CHANNELS = (
-    512  # ASPP channels when no text embedding gives them (CLIP ViT-B's width)
-)
+# ASPP channels where text embeddings don't give them; the width of CLIP ViT-B.
+CONV_CLASSIFIER_CHANNELS = 512
 
 
 def _conv_bn_relu(in_channels: int, out_channels: int, kernel: int, dilation: int) -> nn.Sequential:
@@ -29,7 +28,7 @@ class ASPPV3(nn.Module):
     """Atrous spatial pyramid pooling of DeepLabV3 (Chen et al. 2017, sec. 3.3).
 
     A 1x1, one 3x3 per dilation and image-level pooling, concatenated and projected by a 1x1.
-    (B,in_channels,h,w) -> (B,out_channels,h,w). Parameter names as torchvision's.
+    (B,in_channels,h,w) -> (B,out_channels,h,w). Parameter names are torchvision's.
     """
 
     def __init__(
@@ -56,17 +55,17 @@ class ASPPV3(nn.Module):
         if self.training and len(x) == 1 and type(pooling[2]) is nn.BatchNorm2d:
             # One pooled value per channel has no variance.
             raise InputError(
-                "aspp: v3 was given 1 image in training mode: the batch norm of its image pooling "
+                "aspp: v3 got 1 image in training mode: the batch norm of its image pooling "
                 "needs at least 2 images per process; raise 'batch_size', use fewer processes or "
                 "aspp: v2"
             )
-        # The map of one pixel grows back to (h, w): bilinear resizing of it is a plain repetition.
+        # Bilinear resizing of one pixel to (h, w) is a plain repetition.
         pooled = pooling(x).expand(-1, -1, *x.shape[-2:])
         return self.project(torch.cat([*(conv(x) for conv in self.convs[:-1]), pooled], dim=1))
 
 
 class ASPPV2(nn.Module):
-    """The ASPP that the authors run: sum over dilations of ReLU(BN(3x3)) (after DeepLabV2).
+    """ASPP of the official code: sum over dilations of ReLU(BN(3x3)) (after DeepLabV2).
 
     (B,in_channels,h,w) -> (B,out_channels,h,w).
     """

@@ -1,6 +1,6 @@
-"""From a normalised image to pixel scores and label maps: several scales, mirrored, in parts.
+"""Pixel scores and label maps of a normalised image: several scales, mirrored, in parts.
 
-A network and MaskCLIP are scored alike, as a `Score`. Sizes are (height, width).
+A network and MaskCLIP are both called as a `Score`. Sizes are (height, width).
 """
 
 import argparse
@@ -20,8 +20,8 @@ from utils.safe.errors import InputError
 
 Size = tuple[int, int]
 Score = Callable[[Tensor, Size], Tensor]  # view (B,3,h,w), size (H,W) -> its scores (B,K,H,W)
-_MAX_SCALE = 8  # 64 times the pixels: more is a slip of the keyboard, and memory runs out
-_WHOLE, _STRIP = 1 << 30, 1 << 23  # bytes of scores: made at once up to the first; of one strip
+_MAX_SCALE = 8  # 64 times the pixels; more is a typing error and exhausts memory
+_WHOLE, _STRIP = 1 << 30, 1 << 23  # bytes of scores: at most to make at once; of one strip
 
 
 def predictions(
@@ -31,9 +31,9 @@ def predictions(
     options: dict[str, Any],
     bf16: bool = False,
 ) -> Iterator[tuple[dict[str, Any], Tensor]]:
-    """Each sample with its label map, uint8 (H,W) on `device`, at the size before the resize.
+    """Yield each sample with its label map, uint8 (H,W) on `device`, at the original size.
 
-    samples: of an `EvaluationSet`. options: those of `multi_view_scores`. bf16: run the network in
+    samples: of an `EvaluationSet`. options: see `multi_view_scores`. bf16: run the network in
     bfloat16.
     """
     for sample in samples:
@@ -46,7 +46,7 @@ def predictions(
 def predict_logits(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
     """image (B,3,h,w), normalised -> scores (B,K,H,W) float32 of a network at `size`.
 
-    The options are those of `multi_view_scores`. One view gives the raw logits, several the mean of
+    For options see `multi_view_scores`. One view gives the raw logits, several give the mean of
     their probabilities.
     """
     return multi_view_scores(network_score(model), image, size, softmax=True, **options)
@@ -56,9 +56,9 @@ def predict_logits(model: nn.Module, image: Tensor, size: Size, **options: Any) 
 def predict_labels(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
     """image (B,3,h,w), normalised -> uint8 (B,H,W) at `size`, the class of the highest score.
 
-    The scores are those of `predict_logits`. Scores that would take more than 1 GiB are made in
-    strips of rows: then memory grows with the network's input, not with the image. The labels are
-    the same, but where two scores are equal up to rounding.
+    Uses the scores of `predict_logits`. Scores of more than 1 GiB are made in strips of rows, so
+    that memory grows with the network's input, not with the image. The labels are the same, except
+    where two scores are equal up to rounding.
     """
     count, views = _views(network_score(model), image, size, **options)
     first = next(views)
@@ -82,7 +82,7 @@ def multi_view_scores(
     scales=(1.0,): sizes of the image, relative to its own. flip=False: also mirrored.
     window=None, stride=window: score overlapping windows of the scaled image and average these.
     grid=None: score grid=(rows, columns) crops, each scaled by itself, and put them together (Fig.
-    3 (c) of the paper). softmax: average probabilities, unless there is one view only.
+    3 (c) of the paper). softmax: average probabilities, unless there is only one view.
     """
     count, views = _views(score, image, size, **options)
     return _mean(count, views, size, softmax=softmax)
@@ -92,8 +92,8 @@ def network_score(model: nn.Module) -> Score:
     """The `Score` of a network that gives logits (B,K,h',w') of any size: resized, in float32."""
 
     def score(view: Tensor, size: Size) -> Tensor:
-        # With the scores of a pixel side by side, resizing and the choice of the class take a third
-        # of the time.
+        # With the scores of a pixel next to each other in memory, resizing and the arg max take a
+        # third of the time.
         return resize(model(view).float().contiguous(memory_format=torch.channels_last), size)
 
     return score
@@ -107,9 +107,9 @@ def resize(maps: Tensor, size: Size) -> Tensor:
 
 
 def label_map(scores: Tensor) -> Tensor:
-    """(B,K,H,W) -> uint8 (B,H,W), the class of the highest score; the first one of equals.
+    """(B,K,H,W) -> uint8 (B,H,W), the class of the highest score; the first of equals.
 
-    max also copies the scores, and still takes a third less time than argmax.
+    max, which also copies the scores, takes a third less time than argmax.
     """
     return scores.max(1).indices.to(torch.uint8)
 
@@ -124,8 +124,10 @@ def _views(
     stride: Size | None = None,
     grid: Size | None = None,
 ) -> tuple[int, Iterator[Tensor]]:
-    """Their number, and the scores of each, mirrored back: those of a grid at `size`, others at the
-    size of the scaled image."""
+    """Number of views, and the scores of each, mirrored back.
+
+    The scores have `size` with a grid, else the size of the scaled image.
+    """
     if not scales or min(scales) <= 0:
         raise InputError(f"--scales must be one or more positive numbers, found {list(scales)}")
     pairs = [(scale, is_mirrored) for scale in scales for is_mirrored in (False, True)[: 1 + flip]]
@@ -150,7 +152,7 @@ def _mean(
     rows: range | None = None,
     softmax: bool = True,
 ) -> Tensor:
-    """Mean of the views' scores at `size`, or of these rows of them; of one view its raw scores."""
+    """Mean of the views' scores at `size`, or of some rows; raw scores of a single view."""
     total = None
     for scores in views:
         scores = resize(scores, size) if rows is None else _resize_rows(scores, size, rows)
@@ -162,11 +164,11 @@ def _mean(
 
 
 def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
-    """These rows of `resize(maps, size)`, up to rounding."""
+    """Some rows of `resize(maps, size)`, up to rounding."""
     height = maps.shape[-2]
     if maps.shape[-2:] == tuple(size):
         return maps[..., rows.start : rows.stop, :]
-    # As F.interpolate finds its sources: a float32 scale, and one rounding at the end.
+    # F.interpolate computes its sources so: a float32 scale, and one rounding at the end.
     scale = (torch.tensor(float(height)) / size[0]).double()
     middle = torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5
     place = (middle * scale - 0.5).float().clamp(min=0)
@@ -220,7 +222,7 @@ def _grid_scores(score: Score, view: Tensor, size: Size, scale: float, grid: Siz
 
 
 def _cells(side: int, out_side: int, parts: int) -> list[tuple[slice, int]]:
-    """`parts` equal stretches of one axis: where each lies in the view, how long its scores are."""
+    """`parts` equal pieces of one axis: the slice of the view, and the length of its scores."""
     edges = [(side * i // parts, out_side * i // parts) for i in range(parts + 1)]
     return [(slice(a, b), out_b - out_a) for (a, out_a), (b, out_b) in pairwise(edges)]
 

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE_INDEX
 from models.clip_features import (
     MaskCLIPOptions,
-    dense_features_and_keys,
+    dense_features,
     grid_stride,
-    round_matrices,
+    round_to_bf16,
 )
 from models.clip_loading import clip_sha256
 from utils.safe.errors import InputError
@@ -17,10 +17,10 @@ from utils.safe.files import sha256
 
 
 class MaskCLIP(nn.Module):
-    """Frozen CLIP image tower + text embeddings (K, D): images in, pseudo-masks out.
+    """Frozen CLIP image tower and text embeddings (K, D): images -> pseudo-masks.
 
-    Always in eval mode and without gradients; its masks may serve as targets in autograd.
-    With `bf16` it is meant for bfloat16 autocast and holds its matrices rounded beforehand.
+    Always in eval mode and without gradients; its masks may be targets in autograd.
+    `bf16` rounds its matrices once, for use under bfloat16 autocast.
     """
 
     def __init__(
@@ -38,16 +38,16 @@ class MaskCLIP(nn.Module):
             )
         self.visual = visual.requires_grad_(False).eval()
         if bf16:
-            round_matrices(self.visual)
+            round_to_bf16(self.visual)
         self.register_buffer("text_embeddings", text_embeddings.detach().clone())
         self.options = options or MaskCLIPOptions()
 
     def train(self, mode: bool = True) -> "MaskCLIP":
-        """Stays in eval mode: the ResNet towers have batch norm."""
+        """Stay in eval mode: the ResNet towers have batch norm."""
         return super().train(False)
 
     def sha256(self, clip_model: str) -> dict[str, str | None]:
-        """What a run knows its teacher by: CLIP's weights and the text embeddings."""
+        """Digests that identify the teacher: of CLIP's weights and of the text embeddings."""
         text = self.text_embeddings.float().cpu().contiguous().numpy().tobytes()
         return {"weights": clip_sha256(clip_model), "text": sha256(text)}
 
@@ -71,7 +71,7 @@ class MaskCLIP(nn.Module):
     @torch.no_grad()
     def scores(self, image: Tensor) -> Tensor:
         """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
-        features, keys = dense_features_and_keys(self.visual, image, self.options)
+        features, keys = dense_features(self.visual, image, self.options)
         return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
 
 
@@ -96,19 +96,19 @@ def refine_scores(scores: Tensor, keys: Tensor | None, options: MaskCLIPOptions)
 
 
 def denoise_prompts(scores: Tensor, threshold: float) -> Tensor:
-    """Give up a class (score -100) whose probability reaches `threshold` nowhere in the image."""
+    """Remove a class (score -100) whose probability reaches `threshold` nowhere in the image."""
     confidence = (100 * scores).softmax(1).amax((2, 3), keepdim=True)
     return scores.masked_fill(confidence < threshold, -100.0)
 
 
 def smooth_keys(scores: Tensor, keys: Tensor, threshold: float, norm: str) -> Tensor:
-    """Where the best probability is below `threshold`, sum all positions' by the likeness of keys.
+    """Where the best probability is below `threshold`, sum over positions with similar keys.
 
-    (B, K, h, w), (B, h*w, C) -> (B, K, h, w): probabilities; where smoothed, weighted sums of them.
+    (B, K, h, w), (B, h*w, C) -> (B, K, h, w): probabilities, or weighted sums of them.
     """
     probabilities = (100 * scores).softmax(1).flatten(2)
     with torch.autocast(scores.device.type, enabled=False):
-        # official code: normalised along the tokens, by oversight / here: along the channels
+        # official code: normalised along the tokens / here: along the channels
         keys = F.normalize(keys.float(), dim=2 if norm == "channels" else 1)
         smoothed = (probabilities @ keys) @ keys.transpose(1, 2)  # no tokens x tokens matrix
     unsure = probabilities.amax(1, keepdim=True) < threshold
@@ -127,7 +127,7 @@ def upsample_scores(
     covered = tuple(cells * stride for cells in scores.shape[-2:])
     if padding == "stretch" or covered == tuple(input_size):
         return F.interpolate(scores, size, mode="bilinear", align_corners=False)
-    # Where the centres of the output pixels lie, if the covered area is -1 .. 1.
+    # Centres of the output pixels, in coordinates where the covered area is -1 .. 1.
     rows, columns = (
         (torch.arange(n, device=scores.device) + 0.5) * (2 * inside / (n * whole)) - 1
         for n, inside, whole in zip(size, input_size, covered, strict=True)
@@ -138,7 +138,7 @@ def upsample_scores(
 
 
 def suppress_absent(scores: Tensor, image_labels: Tensor, how: str = "mask") -> Tensor:
-    """Label filtering: scores (B, K, h, w) of the classes that image_labels (B, K) deny.
+    """Label filtering: suppress scores (B, K, h, w) of classes absent from image_labels (B, K).
 
     "mask": -inf, so that they never win. "multiply" (official code): 0, which beats a negative
     score.

@@ -1,4 +1,4 @@
-"""The authors' released checkpoints (mmseg names) as a DeepLabV3 of this program, without mmcv."""
+"""Official checkpoints (mmseg names) as a DeepLabV3 of this program, without mmcv."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from models.resnet import DEPTHS, ResNet
 from utils.checkpoint import load_weights
 from utils.safe.errors import InputError
 
-# Tensors do not show strides and dilations; these are the same in all released configs.
+# Tensors do not show strides and dilations; they are the same in all official configs.
 _ASPP_DILATIONS = (6, 12, 18, 24)
 _OUTPUT_STRIDE = 8
-# In the authors' head beside the network itself: CLIP and its projection, the step counter, and
-# the learned classifier of the base class, which their forward pass does not use.
+# Tensors in the official head that the network does not use: CLIP and its projection, the step
+# counter, and the learned classifier of the base class.
 _UNUSED = (
     "decode_head.clip.",
     "decode_head.proj.",
@@ -24,7 +24,7 @@ _UNUSED = (
 
 
 def is_official_checkpoint(checkpoint: dict[str, Any]) -> bool:
-    """Whether the tensors have the names that the authors' trainer writes."""
+    """Whether the tensors have the names of the official code."""
     state = checkpoint.get("state_dict")
     return isinstance(state, dict) and any(
         str(name).startswith("decode_head.decode_module.") for name in state
@@ -37,12 +37,12 @@ def import_official_checkpoint(
     """The network, and the class names stored with it (None when there are none).
 
     Depth, widths, stem, number of classes and text width are read from the tensor shapes. CLIP and
-    the optimizer's state are left out; everything else must fit, none may be missing.
+    the optimizer's state are left out; everything else must be present and fit.
     Raises InputError naming `source` and what does not fit.
     """
     if not is_official_checkpoint(checkpoint):
         raise InputError(
-            f"{source} is not one of the authors' checkpoints: expected 'state_dict' with "
+            f"{source} is not an official checkpoint: expected 'state_dict' with "
             "backbone.* and decode_head.decode_module.*, found keys "
             f"{', '.join(map(str, list(checkpoint)[:5]))}"
         )
@@ -68,7 +68,7 @@ def _our_name(name: str) -> str:
 
 
 def _network_of(state: dict[str, Tensor], source: str) -> DeepLabV3:
-    """A network of the shapes in `state`, on no device: nothing is allocated for what won't fit."""
+    """A network with the shapes in `state`, on "meta": nothing is allocated for a misfit."""
     blocks = tuple(
         sum(
             name.endswith(".conv1.weight")
@@ -86,7 +86,7 @@ def _network_of(state: dict[str, Tensor], source: str) -> DeepLabV3:
     wanted = ((first, 1), (aspp, 4), (text, 2))
     if not depths or any(tensor is None or tensor.ndim != ndim for tensor, ndim in wanted):
         raise InputError(
-            f"{source}: expected the authors' ResNet (3, 4, 6, 3 blocks for depth 50), their ASPP "
+            f"{source}: expected the official ResNet (3, 4, 6, 3 blocks for depth 50), its ASPP "
             f"and decode_head.text_embeddings; found {blocks} blocks, "
             f"{'no ' if aspp is None else ''}ASPP, {'no ' if text is None else ''}text embeddings"
         )

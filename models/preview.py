@@ -1,4 +1,4 @@
-"""Image of one fixed batch: what the network makes of it, beside its masks, for TensorBoard."""
+"""Image for TensorBoard: masks and predictions of one fixed batch."""
 
 import dataclasses
 from collections.abc import Callable
@@ -31,16 +31,16 @@ def build_preview(
     teacher: Any = None,
     sampler: Any = None,
 ) -> Callable[[], np.ndarray]:
-    """Function that draws up to four images of `dataset`, each time the same.
+    """Function that draws up to four images of `dataset`, the same each time.
 
     A row has the image, its pseudo-mask (ground truth where no image has a label), the filtered
-    prediction of Eq. 4 and the consistent region, uint8 (H, W, 3) in all. The function changes
-    nothing: `model` is in training mode afterwards, and no state of a random generator moves.
+    prediction of Eq. 4 and the consistent region, uint8 (H, W, 3) in all. The function has no
+    side effects: `model` is in training mode afterwards, and no random generator is used.
     """
     count = min(_IMAGES, config.batch_size, len(dataset))
     places = [i * len(dataset) // count for i in range(count)]
     draws = [Draw(place, derive(config.seed, AUGMENTATION, place)) for place in places]
-    if teacher is None:  # the masks are those of the files
+    if teacher is None:  # the masks come from files
         config = dataclasses.replace(config, views="base")
 
     @torch.no_grad()
@@ -51,7 +51,7 @@ def build_preview(
         supervised = not labels.any()  # then every class may be predicted
         model.eval()
         with autocast(ranks.device, config.precision):
-            logits = model.forward(views.image)  # a compiled call would compile anew for this size
+            logits = model.forward(views.image)  # a compiled call would recompile for this size
         model.train()
         labels = torch.ones_like(labels) if supervised else labels
         full_logits = upsample(logits, mask.shape[-2:])

@@ -23,7 +23,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "resnet101_v1c": {"depth": 101, "stem": "v1c"},
     "resnet50_caffe_c4": {"depth": 50, "layers": 3, "bottleneck_stride": "1x1"},  # MSRA's of 2015
     "resnet18_quarter": {"depth": 18, "width": 16, "layers": 3},  # the demo's
-    "resnet18_eighth": {"depth": 18, "width": 8},  # of the tests, as the next
+    "resnet18_eighth": {"depth": 18, "width": 8},  # for tests, as the next one
     "resnet18_v1c_quarter": {"depth": 18, "width": 16, "stem": "v1c"},
 }
 
@@ -33,7 +33,7 @@ def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) ->
 
 
 class _Block(nn.Module):
-    """What both residual blocks share: the shortcut, projected when the shape changes.
+    """Shortcut of both residual blocks, projected when the shape changes.
 
     `dilations` holds the dilation up to and including the convolution that carries the stride, and
     the dilation after it. They differ where a stage's stride was turned into dilation: that keeps
@@ -116,7 +116,7 @@ def _deep_stem(width: int) -> nn.Sequential:
 class ResNet(nn.Module):
     """image (B,3,H,W) -> the last feature map (B,out_channels,H/stride,W/stride), rounded up.
 
-    depth: 18, 34, 50 or 101. width: channels of the stem (64 as published).
+    depth: 18, 34, 50 or 101. width: channels of the stem (64 in the papers).
     layers: how many of the four stages to build. stem: "conv7" or "v1c" (three 3x3).
     output_stride: 4, 8 or 16; the stages that would go beyond it are dilated instead.
     bottleneck_stride: "3x3" (torchvision, mmseg) or "1x1" (Caffe weights).

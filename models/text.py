@@ -1,7 +1,7 @@
 """Text embeddings: one unit vector per class, from its names put into prompt templates.
 
 They score CLIP's image features and are the frozen classifier of the segmentation network. The
-templates in templates_85.txt are the 80 that OpenAI published for ImageNet (the notebook
+templates in templates_85.txt are the 80 of OpenAI for ImageNet (the notebook
 Prompt_Engineering_for_ImageNet of the CLIP repository) and five "... in the scene." ones, as in
 CARB.
 """
@@ -26,7 +26,7 @@ _TEMPLATES_85 = Path(__file__).with_name("templates_85.txt")
 
 
 def load_templates(name_or_path: str) -> tuple[str, ...]:
-    """For clip85, single, or a text file of one template per line, each with one {} for the name.
+    """Templates named "clip85" or "single", or of a text file: one per line, with one {} each.
 
     Raises InputError.
     """
@@ -75,34 +75,34 @@ def _ensemble(clip_model: nn.Module, name: str, templates: tuple[str, ...]) -> T
 
 
 def build_text_embeddings(
-    cfg: Config, classes: ClassTable, clip_model: nn.Module | None = None, trust: bool = False
+    config: Config, classes: ClassTable, clip_model: nn.Module | None = None, trust: bool = False
 ) -> Tensor:
-    """(K, D) from the file `cfg.clip_text`; a file that isn't there is made, with CLIP, first.
+    """Text embeddings (K, D) from the file `config.clip_text`, which CLIP makes if it is missing.
 
-    `clip_model` saves loading CLIP again; `trust` is that of `load_clip`. All ranks must call it.
+    `clip_model` saves loading CLIP again; for `trust` see `load_clip`. All ranks must call it.
     Raises InputError, also where the file was made from other prompts, other templates or another
-    CLIP than the config names.
+    CLIP than those of the config.
     """
-    return first_on_each_machine(lambda: _load_or_make(cfg, classes, clip_model, trust))
+    return first_on_each_machine(lambda: _load_or_make(config, classes, clip_model, trust))
 
 
 def _load_or_make(
-    cfg: Config, classes: ClassTable, clip_model: nn.Module | None, trust: bool
+    config: Config, classes: ClassTable, clip_model: nn.Module | None, trust: bool
 ) -> Tensor:
-    path = Path(cfg.clip_text)
-    templates = load_templates(cfg.prompt_templates)
-    sha256 = clip_sha256(cfg.clip_model)
-    # Embeddings on file are of use without CLIP's file; then its name has to do.
-    clip_source = {"clip_sha256": sha256} if sha256 else {"clip": model_name(cfg.clip_model)}
+    path = Path(config.clip_text)
+    templates = load_templates(config.prompt_templates)
+    sha256 = clip_sha256(config.clip_model)
+    # The embeddings can be used without CLIP's file; then its name is compared.
+    clip_source = {"clip_sha256": sha256} if sha256 else {"clip": model_name(config.clip_model)}
     source = clip_source | {
         "prompts": [list(synonyms) for synonyms in classes.prompts],
         "templates": list(templates),
     }
     if not path.exists():
-        clip_model = clip_model or load_clip(cfg.clip_model, trust)
+        clip_model = clip_model or load_clip(config.clip_model, trust)
         embeddings = text_embeddings(clip_model, classes.prompts, templates).cpu()
         write_tensors(
-            path, {"embeddings": embeddings, "clip": model_name(cfg.clip_model), **source}
+            path, {"embeddings": embeddings, "clip": model_name(config.clip_model), **source}
         )
     return load_text_embeddings(path, len(classes), source=source)
 
@@ -115,7 +115,7 @@ def load_text_embeddings(
 ) -> Tensor:
     """(K, D) float32, from a bare tensor (.pth, .pt, .npy) or from a file of this program.
 
-    `source` says what such a file must have been made from; a bare tensor can't tell. Raises
+    `source`: what such a file must have been made from; unknown for a bare tensor. Raises
     InputError on other sources, other sizes, NaN, infinity or a row of zeros.
     """
     path = Path(path)
@@ -124,7 +124,7 @@ def load_text_embeddings(
     content = read_tensors(path, "text embeddings (clip_text)")
     if isinstance(content, dict):
         for key, expected in (source or {}).items():
-            # As texts: to compare a tensor, which may be in its place, gives another tensor.
+            # As texts: comparing a tensor, which may be in its place, would give another tensor.
             if repr(content.get(key)) != repr(expected):
                 raise InputError(
                     f"{path} was made with other {key}: expected {_short(expected)}, "
@@ -132,7 +132,7 @@ def load_text_embeddings(
                 )
         content = content.get("embeddings")
     elif source is not None and isinstance(content, Tensor):
-        note(f"{path} does not say whose embeddings its rows are: they count as the classes' order")
+        note(f"{path} does not name its rows: they are read in the order of the classes")
     if not isinstance(content, Tensor) or content.ndim != 2:
         raise InputError(f"{path}: expected a (classes, width) tensor of text embeddings")
     if content.shape[0] != num_classes or width not in (None, content.shape[1]):
@@ -152,9 +152,7 @@ def load_text_embeddings(
 
 
 def model_name(name_or_path: str) -> str:
-    """The same short name for a model and for its file: "ViT-B/16", "clip/ViT-B-16.pt" ->
-    "ViT-B-16".
-    """
+    """Short name of a model or its file: "ViT-B/16", "clip/ViT-B-16.pt" -> "ViT-B-16"."""
     path = Path(name_or_path)
     return path.stem if path.suffix else name_or_path.replace("/", "-").replace("@", "-")
 

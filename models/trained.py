@@ -1,4 +1,4 @@
-"""A trained network out of a checkpoint, ours or the authors', with what it needs to be used."""
+"""A trained network from a checkpoint, ours or an official one, ready to use."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ from utils.safe.errors import InputError
 
 
 class Trained(NamedTuple):
-    """A network in evaluation mode on the CPU, its config, its classes, where it comes from."""
+    """A network in evaluation mode on the CPU, its config, its classes and its origin."""
 
     model: DeepLabV3
     config: Config
@@ -29,16 +29,16 @@ class Trained(NamedTuple):
 def load_trained(
     checkpoint: str | Path, config_path: str | None = None, overrides: list[str] | None = None
 ) -> Trained:
-    """Read a checkpoint of the training scripts, or one of the authors' (needs `config_path`).
+    """Read a checkpoint of the training scripts, or an official one (needs `config_path`).
 
-    Our checkpoints hold their config; `config_path` takes its place, `overrides` change keys.
+    Our checkpoints hold their config; `config_path` replaces it, `overrides` change keys.
     Raises InputError when the network, or the classes' number, names or order do not fit.
     """
     content = load_checkpoint(checkpoint)
     if is_official_checkpoint(content):
         if config_path is None:
             raise InputError(
-                f"{checkpoint} is one of the authors' checkpoints and says nothing about data: "
+                f"{checkpoint} is an official checkpoint, which does not name its data: "
                 "add --config configs/official/<data set>.yaml"
             )
         config = load_config(config_path, overrides)
@@ -64,7 +64,7 @@ def load_trained(
         origin = {"stage": content.get("stage"), "step": content.get("step")}
     else:
         raise InputError(
-            f"{checkpoint} is neither a checkpoint of train_*.py nor one of the authors': found "
+            f"{checkpoint} is neither a checkpoint of train_*.py nor an official one: found "
             f"keys {', '.join(map(str, list(content)[:5]))}"
         )
     if num_classes != len(classes):
@@ -73,7 +73,7 @@ def load_trained(
             "give the config of the data set that it was trained on"
         )
     if origin["stage"] == "official":
-        _compare_with_theirs(names, classes.names, f"{checkpoint}, {config.class_file}")
+        _compare_official_names(names, classes.names, f"{checkpoint}, {config.class_file}")
     else:
         compare_class_names(
             names,
@@ -90,7 +90,7 @@ def load_trained(
 def _build_untrained(
     config: Config, num_classes: int, state: dict[str, Any], source: str | Path
 ) -> DeepLabV3:
-    """The network of a config, on no device: nothing is allocated for what won't fit."""
+    """The network of a config, on "meta": nothing is allocated for a misfit."""
     text = state.get("classifier.text_embeddings")
     if not isinstance(text, torch.Tensor) or text.ndim != 2:
         text = None
@@ -102,14 +102,14 @@ def _build_untrained(
     try:
         with torch.device("meta"):
             return build_model(config, num_classes, text, pretrained=False)
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond all numbers
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes too large
         raise InputError(f"{source}: its config describes no network: {error}") from None
 
 
 def _own_classes(content: dict[str, Any], class_file: str, checkpoint: str | Path) -> ClassTable:
-    """The classes of the training, with what the class file adds where it is there.
+    """The classes of the training, completed from the class file if it exists.
 
-    A checkpoint is of use without its class file, which alone says which classes are small.
+    A checkpoint can be used without its class file, which alone marks small classes.
     """
     names = tuple(content["class_names"])
     palette = np.asarray(content["palette"], np.uint8)
@@ -120,30 +120,32 @@ def _own_classes(content: dict[str, Any], class_file: str, checkpoint: str | Pat
         )
     try:
         now = load_classes(class_file)
-    except (InputError, OSError):  # OSError: a name longer than the disk allows
+    except (InputError, OSError):  # OSError: a name too long for the disk
         return ClassTable(names, tuple((name,) for name in names), palette)
     return ClassTable(now.names, now.prompts, palette, now.small)
 
 
-def _compare_with_theirs(theirs: tuple[str, ...] | None, ours: tuple[str, ...], where: str) -> None:
-    """Compare the names stored with the authors' weights to the class file's.
+def _compare_official_names(
+    official: tuple[str, ...] | None, ours: tuple[str, ...], where: str
+) -> None:
+    """Compare the names stored with official weights to the class file's.
 
-    They are those of the trainer's data set class and may be other words for the same, so that they
-    are only noted; but a word that stands at two places is another order. Raises InputError.
+    They may be synonyms, so a difference is only noted; but the same name at another place means
+    another order. Raises InputError.
     """
-    if theirs is None or len(theirs) != len(ours):
+    if official is None or len(official) != len(ours):
         return
     known = {plain_name(name) for name in ours}
-    pairs = [(a, b) for a, b in zip(theirs, ours, strict=True) if plain_name(a) != plain_name(b)]
+    pairs = [(a, b) for a, b in zip(official, ours, strict=True) if plain_name(a) != plain_name(b)]
     moved = [pair for pair in pairs if plain_name(pair[0]) in known]
     if moved:
         raise InputError(
-            f"the classes stand in another order: '{moved[0][0]}' of the checkpoint is where the "
+            f"the classes are in another order: '{moved[0][0]}' of the checkpoint is where the "
             f"class file has '{moved[0][1]}' ({where}); give the class file in the order of the "
             "checkpoint: --set class_file=FILE"
         )
     if pairs and os.environ.get("RANK", "0") == "0":
         print(
-            f"note: {len(pairs)} of {len(ours)} class names of the checkpoint are not those of the "
+            f"note: {len(pairs)} of {len(ours)} class names of the checkpoint differ from the "
             f"class file, the first is '{pairs[0][0]}', here '{pairs[0][1]}' ({where})"
         )

@@ -1,4 +1,4 @@
-"""The training step around the losses: forward pass over ranks, and one step of SGD."""
+"""Forward pass over all ranks, and one step of SGD."""
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,10 @@ from utils.seed import DROPOUT, derive
 
 
 class TrainingNetwork:
-    """A network as a training step calls it: network(image, step) -> logits.
+    """A network for training: network(image, step) -> logits.
 
     It sets the memory format, compiles, joins the batch norms of all ranks and averages their
-    gradients (DDP). `model` stays the plain network, whose state dict has no prefixes.
+    gradients (DDP). `model` remains the plain network, whose state dict has no prefixes.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TrainingNetwork:
     def __call__(self, image: Tensor, step: int) -> Tensor:
         """Forward pass on a normalised image (B, 3, H, W): logits (B, K, h, w).
 
-        Dropout depends on (seed, step, rank) only, so that a resumed run draws the same.
+        Dropout depends on (seed, step, rank) only, so that a resumed run repeats it.
         """
         torch.manual_seed(derive(self.seed, DROPOUT, step, self.ranks.rank))
         with autocast(self.ranks.device, self.precision):

@@ -19,7 +19,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 class LocalView(NamedTuple):
-    """Where a local view lies in the global view, and the (height, width) at which CLIP sees it."""
+    """Box of a local view in the global view, and the (height, width) of CLIP's input."""
 
     box: Box
     size: tuple[int, int]
@@ -30,8 +30,8 @@ class LocalViewSampler:
 
     patch_size (height, width) in pixels of the global view; resize ratio m ~ U[low, high).
     ``per="image"`` gives each image its own view; "batch" one view for all (official code).
-    Without `last_position` no view lies at the last row and column that it could reach (official
-    code, whose upper bound is exclusive).
+    Without `last_position` a view never reaches the last row and column (official code, whose upper
+    bound is exclusive).
     """
 
     def __init__(
@@ -74,14 +74,14 @@ class LocalViewSampler:
     def view(self, top: int, left: int, ratio: Tensor | float) -> LocalView:
         """The view at a given position and resize ratio."""
         height, width = self.patch_size
-        # float32, as the authors' product: int() cuts, so one more bit could change the size.
+        # float32, as in the official code: int() truncates, so one more bit could change the size.
         resized = torch.tensor(self.patch_size) * torch.as_tensor(ratio, dtype=torch.float32)
         size = tuple(max(1, int(side)) for side in resized)
         return LocalView((top, left, height, width), size)
 
 
 def crop(maps: Tensor, boxes: list[Box]) -> Tensor:
-    """The box of each image, all of one size: (B, ..., H, W) -> (B, ..., height, width)."""
+    """Cut the box out of each image, all of one size: (B, ..., H, W) -> (B, ..., height, width)."""
     return torch.stack(
         [
             item[..., top : top + height, left : left + width]
@@ -122,13 +122,13 @@ def local_pseudo_mask(
 
 
 def ignore_padding(pseudo_mask: Tensor, valid: Tensor, boxes: list[Box] | None = None) -> Tensor:
-    """`pseudo_mask`, of whole images or of `boxes`, with IGNORE_INDEX where not `valid`."""
+    """Set `pseudo_mask`, of whole images or of `boxes`, to IGNORE_INDEX where not `valid`."""
     covered = valid if boxes is None else crop(valid, boxes)
     return pseudo_mask.masked_fill(~covered, IGNORE_INDEX)
 
 
 class Views(NamedTuple):
-    """What one training step learns from: the global view and the pseudo-masks of both views."""
+    """Input of one training step: the global view and the pseudo-masks of both views."""
 
     image: Tensor  # (B, 3, H, W), the global view, normalised for the segmentation network
     image_labels: Tensor  # (B, K)
@@ -145,9 +145,9 @@ def prepare_views(
     teacher: MaskCLIP | None,
     sampler: LocalViewSampler | None,
 ) -> Views:
-    """Move a batch to the device and give it its pseudo-masks, M of Eq. (1) and M^l.
+    """Move a batch to the device and add its pseudo-masks, M of Eq. (1) and M^l.
 
-    ``views: base`` takes the global mask from its file; "local" adds a local mask made by CLIP; in
+    ``views: base`` takes the global mask from its file; "local" adds a local mask from CLIP; for
     "dual" CLIP makes both.
     """
     image, valid, image_labels = (

@@ -16,7 +16,6 @@ from models.clip_loading import (
     clip_sha256,
     load_clip,
     openai_clip,
-    visual_from_state_dict,
 )
 from utils.safe.errors import InputError
 
@@ -43,10 +42,6 @@ def test_state_dict_keeps_every_bit(model):
     tokens = clip.tokenize(["a photo of a car."])
     assert torch.equal(loaded.encode_image(image), model.encode_image(image))
     assert torch.equal(loaded.encode_text(tokens), model.encode_text(tokens))
-
-
-def test_visual_alone(model):
-    assert_same_weights(visual_from_state_dict(model.visual.state_dict()), model.visual)
 
 
 def test_half_precision_weights_become_float32(model):
@@ -152,14 +147,6 @@ def test_refused_files(tmp_path, model):
     refuse("less.pt", "logit_scale")
     torch.save(Path("code"), tmp_path / "object.pt")
     refuse("object.pt", "can't be read")
-
-
-def test_visual_without_its_weights_is_refused(model):
-    with pytest.raises(InputError, match="weights of a CLIP image tower, but .* is missing"):
-        visual_from_state_dict({"a": torch.zeros(1)})
-    weights = model.visual.state_dict()
-    with pytest.raises(InputError, match="shapes of a CLIP image tower's"):
-        visual_from_state_dict({name: tensor.flatten() for name, tensor in weights.items()})
 
 
 def test_clipboard_package_is_recognised(monkeypatch):

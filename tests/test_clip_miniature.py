@@ -43,7 +43,7 @@ def test_output_stride(stride):
     visual = tiny_clip(resnet=True).visual
     set_output_stride(visual, stride)
     assert output_stride(visual) == grid_stride(visual) == stride
-    features = dense_features(visual, torch.zeros(1, 3, 64, 96), MaskCLIPOptions())
+    features, _ = dense_features(visual, torch.zeros(1, 3, 64, 96), MaskCLIPOptions())
     assert features.shape == (1, 64, 64 // stride, 96 // stride)
 
 

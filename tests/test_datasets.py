@@ -109,12 +109,12 @@ def test_class_file_forms(tmp_path: Path) -> None:
         ("classes: [{name: car, color: [0, 0, 300]}]", "class 0.*color"),
         ("classes: [{name: car, prompt: []}]", "class 0.*prompt"),
         ("classes: [{name: car, small: 1}]", "class 0.*'small' must be true or false, found 1"),
-        ("classes: [road, car, road]", "twice: road"),
+        ("classes: [road, car, road]", "repeated: road"),
         ("classes: [road", "not valid YAML"),
-        ("classes: [road]\nclasses: [car]", "'classes' stands twice"),
+        ("classes: [road]\nclasses: [car]", "'classes' is given twice"),
         ("classes: [Road, car, road]", "'Road' and 'road' differ only in .*rename one"),
         ("classes: [road, car, 'car ']", "'car' and 'car ' differ only in"),
-        ("classes: [{name: car, prompt: a, prompt: b}]", "'prompt' stands twice"),
+        ("classes: [{name: car, prompt: a, prompt: b}]", "'prompt' is given twice"),
     ],
 )
 def test_bad_class_files(tmp_path: Path, text: str, message: str) -> None:
@@ -162,7 +162,7 @@ def test_what_is_no_picture_is_said_in_plain_words(tmp_path: Path, content: byte
     for read in (read_image, read_mask):
         with pytest.raises(InputError) as error:
             read(File(str(tmp_path / "a.png")))
-        expected = f"cannot decode {tmp_path}/a.png: {len(content)} bytes, not a picture"
+        expected = f"cannot decode {tmp_path}/a.png: {len(content)} bytes, not an image"
         assert str(error.value).startswith(expected) and "BytesIO" not in str(error.value)
 
 
@@ -286,7 +286,7 @@ def test_camvid_labels_of_other_colours_are_refused(tmp_path: Path) -> None:
     odd[0, :2] = (1, 2, 3)  # 2 of 2400: as the release has
     for values, message in (
         (np.array(smoothed), r"_L.png: \d.* % .* colours of no class, e.g. \[.*smoothing"),
-        (colors[..., ::-1], r"_L.png: 48.8 % .*e.g. \[0, 0, 128\]; red and blue are exchanged"),
+        (colors[..., ::-1], r"_L.png: 48.8 % .*e.g. \[0, 0, 128\]; red and blue are swapped"),
         (colors + 1, r"100 % of the pixels"),
     ):
         save(Path(file.path), values)
@@ -482,7 +482,7 @@ def test_panoptic_segments_that_are_not_described(tmp_path: Path) -> None:
     del content["annotations"][0]
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     _read_panoptic.cache_clear()
-    with pytest.warns(InputWarning, match=r"does not describe 1 of the pictures of 'train'"):
+    with pytest.warns(InputWarning, match=r"does not describe 1 of the images of 'train'"):
         assert dataset.ground_truth("train") == {}
     _read_panoptic.cache_clear()
 

@@ -195,8 +195,8 @@ PROBLEMS = {
     "cut_jpeg": Fault(lambda d, n: cut(as_jpeg(d, n)), "decode .*train/{0}.jpg: .*trunc.*; copy"),
     "empty": Fault(lambda d, n: d.image(n).write_bytes(b""), "/{0}.png: 0 bytes.*; copy or"),
     "html": Fault(lambda d, n: d.image(n).write_text("<html>"), "/{0}.png: 6 bytes.*; copy or"),
-    "locked": Fault(locked, "read .*/{0}.png: Permission denied; give yourself the right"),
-    "dangling": Fault(dangling, "/{0}.png: it is a link to moved_away.png, .*; restore that"),
+    "locked": Fault(locked, "read .*/{0}.png: Permission denied; get permission"),
+    "dangling": Fault(dangling, "/{0}.png: it is a link to moved_away.png, .*; restore or"),
     "mask_size": Fault(
         lambda d, n: tiny.save(d.mask(n), pixels(d.mask(n))[:40]),
         r"masks/train/{0}.png is 40x64 \(height x width\), its image 48x64; make the mask again",
@@ -235,7 +235,7 @@ PROBLEMS = {
     ),
     "turned": Fault(
         lambda d, n: turned(d, n, 6),
-        "masks/train/{0}.png lies as .*/{0}.jpg are stored, .* orientation 6; turn the mask too",
+        "masks/train/{0}.png has the size .*/{0}.jpg, .* orientation 6; turn the mask too",
     ),
     "no_labels": Fault(
         lambda d, n: d.relabel(n, None), r"\('{0}'\) has no image-level labels; add them or"
@@ -244,7 +244,8 @@ PROBLEMS = {
         lambda d, n: d.relabel(n, []), "labels of '{0}' are empty; add what it shows"
     ),
     "ghost": Fault(
-        lambda d, n: d.relabel(f"{n}_typo", [0]), "labels for '{0}_typo' but no such image .*; add"
+        lambda d, n: d.relabel(f"{n}_typo", [0]),
+        "labels for '{0}_typo', but there is no such image .*; add",
     ),
     "far_label": Fault(
         lambda d, n: d.relabel(n, [0, 9]),
@@ -258,7 +259,7 @@ PROBLEMS = {
     ),
     "labelled_twice": Fault(
         lambda d, n: d.labels.append((n, [0])),
-        "labels.json: the image '{0}' stands twice; keep one",
+        "labels.json: the image '{0}' is listed twice; keep one",
     ),
     "empty_split": Fault(
         lambda d, n: (d.root / "images/test").mkdir(), "no images in .*images/test; expected"
@@ -279,7 +280,7 @@ WARNINGS = {
     ),
     "grey": Fault(
         lambda d, n: d.image(n).write_bytes(encoded(pixels(d.image(n)), "PNG", "L")),
-        "/{0}.png is grey, .*; see that",
+        "/{0}.png is grey, .*; check that",
     ),
     "black": Fault(
         lambda d, n: tiny.save(d.image(n), np.zeros((*SIZE, 3), np.uint8)),
@@ -293,11 +294,11 @@ WARNINGS = {
         twice_in_train, "/{0}_again.png shows the same pixels as .*/{0}.png; remove one of them"
     ),
     "upside_down": Fault(
-        lambda d, n: turned(d, n, 3), "/{0}.jpg is turned by its EXIF orientation 3; see that its"
+        lambda d, n: turned(d, n, 3), "/{0}.jpg is turned by EXIF orientation 3; check that its"
     ),
     "unlabelled": Fault(
         lambda d, n: tiny.save(d.mask(n), np.full(SIZE, 255, np.uint8)) or d.relabel(n, [0]),
-        "masks/train/{0}.png has no labelled pixel: .*; look at it",
+        "masks/train/{0}.png has no labelled pixel: .*; check it",
     ),
     "no_pixels": Fault(
         lambda d, n: without(d, n, 2), "labels of '{0}' have car, its mask has no pixel .*; correct"
@@ -307,11 +308,11 @@ WARNINGS = {
         r"labels of '{0}' lack person, its mask has \d+ pix.*;",
     ),
     "case": Fault(
-        lambda d, n: d.add(n.upper()), "/{1}.png and .*/{0}.png are one file where case .*; rename"
+        lambda d, n: d.add(n.upper()), "/{1}.png and .*/{0}.png are the same file .* case; rename"
     ),
     "stray": Fault(
         lambda d, n: (d.root / "images/train/Thumbs.db").write_bytes(b"x"),
-        "images/train/Thumbs.db not read: no image or mask of a split; see that nothing is missing",
+        "images/train/Thumbs.db not read: .* of a split; check that nothing is missing",
     ),
     "stray_picture": Fault(
         lambda d, n: d.image(n).with_name("more.gif").write_bytes(b"x"),
@@ -319,7 +320,7 @@ WARNINGS = {
     ),
     "stray_folder": Fault(
         another_folder,
-        "images/minival with 3 .png files is not read: it is no split",
+        "images/minival with 3 .png files is not read: it is not a split",
     ),
 }
 
@@ -434,7 +435,7 @@ def test_labels_of_a_csv_file(data, capsys):
     assert sorted(line.split(";")[0] for line in lines[:-1]) == [
         f"{path}, line 11: expected 2 cells, found 3",
         f"{path}: image 'x': expected a class id 0..3 or a class file's name, found 9",
-        "there are labels for 'y' but no such image (ids look like 'clean0')",
+        "there are labels for 'y', but there is no such image (ids look like 'clean0')",
     ]
     path.write_text("picture;labels\n")
     with pytest.raises(InputError, match="the first line must be"):
@@ -463,13 +464,13 @@ def test_ground_truth_of_a_whole_split(data, capsys):
     code, lines = run(data, capsys, "--workers", 0)
     assert code == 0
     for expected in (
-        "ground truth of val holds no other values than 0 and 255: .* building, save it as 1",
-        "no image of val has a class that is in its labels and in its mask too",
+        "ground truth of val holds only the values 0 and 255: .* building, save it as 1",
+        "no image of val has a class that is both in its labels and in its mask",
     ):
         assert sum(bool(re.search(f"^warning: .*{expected}", line)) for line in lines) == 1, lines
     (data.root / "classes.yaml").write_text("classes: [road]\n")
     code, lines = run(data, capsys, "--workers", 0)
-    assert code == 1 and sum("there is one class" in line for line in lines) == 1
+    assert code == 1 and sum("there is only one class" in line for line in lines) == 1
 
 
 def test_masks_that_nothing_reads_are_told_once(data, capsys):
@@ -477,7 +478,7 @@ def test_masks_that_nothing_reads_are_told_once(data, capsys):
     code, lines = run(data, capsys, "--workers", 0)
     assert code == 0 and lines[1:] == ["8 images checked, 0 problems"]
     assert re.search(
-        r"^note: .*annotations has 8 \.png files not read: ground truth lies in", lines[0]
+        r"^note: .*annotations has 8 \.png files not read: ground truth belongs in", lines[0]
     )
 
 
@@ -534,5 +535,5 @@ def test_names_in_a_zip_stay_in_its_folder(tmp_path, name):
     """Results are written under these names."""
     with zipfile.ZipFile(tmp_path / "leftImg8bit_trainvaltest.zip", "w") as archive:
         archive.writestr(f"leftImg8bit/train/{name}_leftImg8bit.png", b"x")
-    with pytest.raises(InputError, match=r"trainvaltest.zip: .*out_leftImg8bit.png' leads out"):
+    with pytest.raises(InputError, match=r"trainvaltest.zip: .*out_leftImg8bit.png' leaves its"):
         open_dataset("cityscapes", tmp_path)

@@ -90,7 +90,7 @@ def test_folders_that_are_no_splits(tmp_path, recwarn, paths):
         (("images/x/trainset/a.jpg", "images/x/valset/b.jpg"), "x/trainset and .*valset"),
         (("images/x/trian/a.jpg", "images/x/vaild/b.jpg"), "x/trian and .*vaild"),
         (("train/images/a.jpg", "train/masks/a.png"), "train seems to be a split: move its images"),
-        (("img/a.jpg", "image/b.jpg"), "image and img may both be meant"),
+        (("img/a.jpg", "image/b.jpg"), "image and img are ambiguous"),
         (("JPEGImages/a.jpg",), "no folder .*images; expected"),
     ],
 )
@@ -105,9 +105,9 @@ def test_splits_that_are_not_understood(tmp_path, paths, message):
     [
         (("images/train/a.jpg", "images/b.jpg"), ["images has 1 .jpg file not read .b.jpg."]),
         (("images/train/a.jpg", "images/minival/b.jpg"), ["minival with 1 .jpg file is not read"]),
-        (("images/a.jpg", "img/a.jpg"), ["img is not read: the images are those of"]),
+        (("images/a.jpg", "img/a.jpg"), ["img is not read: images are read from"]),
         (("images/a.jpg", "annotations/a.png", "annotations/b.png"),
-         ["annotations has 2 .png files not read: ground truth lies in .*masks"]),
+         ["annotations has 2 .png files not read: ground truth belongs in .*masks"]),
         (("images/val/a.jpg", "SegmentationClass/a.png"), ["SegmentationClass has 1 .png file"]),
         (("images/val/a.jpg", "masks/a.png"), ["masks has 1 .png file not read.*masks/val"]),
         (("images/val/a.jpg", "masks/train/a.png", "masks/val2/a.png"), ["val2 has 1 .png file"]),

@@ -127,10 +127,10 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
     generate()
     assert (out / "deep/b.png").read_bytes() == made
     assert (out / "a.png").read_bytes() == b"left alone"
-    assert "5 masks are there, 1 of them made now" in capsys.readouterr().out
+    assert "5 masks, 1 of them new" in capsys.readouterr().out
     monkeypatch.setattr(gen_clip_masks, "build_teacher", None)  # nothing left to make
     generate()
-    assert "5 masks are there, 0 of them made now" in capsys.readouterr().out
+    assert "5 masks, 0 of them new" in capsys.readouterr().out
     assert [*out.rglob("*.tmp*"), *out.rglob(".*")] == []
 
 
@@ -153,7 +153,7 @@ def test_masks_of_another_making_are_kept(generate, change, key, capsys):
         generate(*change)
     assert (out / "a.png").read_bytes() == b"mine"
     generate(*change, "--overwrite")
-    assert "--overwrite: making the masks" in capsys.readouterr().out
+    assert "--overwrite: making all masks" in capsys.readouterr().out
     assert read_mask(File(str(out / "a.png"))).shape == SIZES["a"]
 
 
@@ -165,11 +165,11 @@ def test_other_labels_are_other_masks(generate, root, tmp_path):
         generate("--set", f"image_labels={labels}")
 
 
-def test_masks_of_an_earlier_version_are_gone_on_with(generate):
+def test_masks_of_an_earlier_version_are_continued(generate):
     meta = generate() / "meta.json"
     content = json.loads(meta.read_text())
     assert content["made_from"]["options"].pop("label_filter") == "mask"
-    content["made_from"]["options"]["label_filter"] = "mask"
+    content["made_from"]["options"]["absent_classes"] = "masked"
     meta.write_text(json.dumps(content))
     generate()
     with pytest.raises(InputError, match="made with other options"):
@@ -543,7 +543,7 @@ def test_two_processes_make_the_same_files(root, generate, tmp_path):
     alone, together = generate("--score"), tmp_path / "together"
     status, printed, error = finish(start(root, together, "--score"))
     assert status == 0, error
-    assert "5 masks are there, 5 of them made now" in printed
+    assert "5 masks, 5 of them new" in printed
     same_files(alone, together)
     metas = [json.loads((folder / "meta.json").read_text()) for folder in (alone, together)]
     assert metas[0] == metas[1]
@@ -580,7 +580,7 @@ def test_two_machines_of_which_one_dies(root, tmp_path, generate):
     assert there == {"a.png", "d.png", "none.png", "c.png"}  # rank 0 made its share
     ended = [finish(process) for process in start_two_machines(root, out)]
     assert [status for status, *_ in ended] == [0, 0], ended
-    assert "5 masks are there, 1 of them made now" in ended[0][1]
+    assert "5 masks, 1 of them new" in ended[0][1]
     same_files(out, generate())
 
 
@@ -591,7 +591,7 @@ def test_a_replaced_picture_is_noticed(root, generate):
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0")
     try:
-        with pytest.raises(InputError, match="holds masks of other images: .* another size now"):
+        with pytest.raises(InputError, match="holds masks of other images: .* other sizes"):
             generate()
         content = json.loads((out / "meta.json").read_text())
         del content["made_from"]["images_sha256"]

@@ -21,9 +21,9 @@ def classes(count: int) -> ClassTable:
 @pytest.mark.parametrize(
     ("pixels", "ignored", "note"),
     [
-        ([9], 0, "there is one class"),
+        ([9], 0, "there is only one class"),
         ([0, 0], 9, "255 .* everywhere: there is nothing to score"),
-        ([9, 0], 4, "no other values than 0 and 255: .* where white means road, save it as 1"),
+        ([9, 0], 4, "only the values 0 and 255: .* where white means road, save it as 1"),
         ([0, 9, 0], 4, "has no class but road"),
         ([9, 0], 0, "has no class but sky"),
     ],
@@ -45,7 +45,7 @@ def test_notes_beside_the_score():
     matrix = ConfusionMatrix(2)
     matrix.update(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 255]))
     binary, absent = matrix.notes(NAMES[:2], "val")
-    assert "no other values than 0 and 255" in binary and "no pixel of road" in absent
+    assert "only the values 0 and 255" in binary and "no pixel of road" in absent
     matrix.update(torch.tensor([1]), torch.tensor([1]))
     assert matrix.notes(NAMES[:2], "val") == []
     other = ConfusionMatrix(2)
@@ -59,7 +59,7 @@ def test_labels_to_train_on(recwarn):
     assert not recwarn
     with pytest.warns(InputNote, match=r"same labels \(every class\)"):  # few may be everywhere
         check_trainable(classes(2), {"a": (0, 1), "b": (0, 1)})
-    with pytest.raises(InputError, match=r"there is one class.*add a class for the rest"):
+    with pytest.raises(InputError, match=r"there is only one class.*add a class for the rest"):
         check_trainable(classes(1))
     with pytest.raises(InputError, match="labels of all 2 training images are empty"):
         check_trainable(classes(5), {"a": (), "b": ()})
@@ -82,9 +82,7 @@ def test_some_of_the_masks_are_looked_at_before_training(recwarn):
         read.append(file)
         return np.array([[0, 255]], np.uint8)
 
-    with pytest.warns(
-        InputWarning, match=r"trained on holds no other .* \(seen in 16 of 100 masks\)"
-    ):
+    with pytest.warns(InputWarning, match=r"trained on holds only .* \(found in 16 of 100 masks\)"):
         check_some_masks(files, mask, classes(2))
     assert len({*read}) == 16 and read[-1].path > "m9"
     recwarn.clear()

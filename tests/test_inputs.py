@@ -184,7 +184,7 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     assert first["masks"]["sizes"] == file_sizes(masks)
     made |= {"ratio": [2.0], "images_sha256": "0"}
     (folder / "meta.json").write_text(json.dumps({"made_from": made}))
-    with pytest.warns(InputWarning, match="were made when image files had another size"):
+    with pytest.warns(InputWarning, match="were made when image files had other sizes"):
         second = look()
     assert differences(first, second) == "masks made with other settings (ratio: [1.0] -> [2.0])"
     assert differences(plain, second) == "other masks"
@@ -216,10 +216,10 @@ def test_a_damaged_record_is_no_error_of_its_own(tmp_path, text) -> None:
 def test_more_steps_need_another_run_and_another_warm_up() -> None:
     config = load_config("configs/tiny_cpu.yaml", ["steps=20"])
     text = other_steps(Path("runs/a"), {"steps": 8}, config)
-    assert "learning rate" in text and text.endswith("Start anew with --run-dir runs/a_20_steps")
+    assert "learning rate" in text and text.endswith("Start over with --run-dir runs/a_20_steps")
     text = other_steps(Path("c"), {"steps": 8}, config, "w/last.pt")
     expected = "--run-dir c_20_steps and the warm-up too: --run-dir w_20_steps"
-    assert text.endswith(f"Start anew with {expected}")
+    assert text.endswith(f"Start over with {expected}")
 
 
 def test_as_many_steps_need_no_word() -> None:

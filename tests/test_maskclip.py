@@ -17,17 +17,16 @@ from models.clip_features import (
     QUERY,
     MaskCLIPOptions,
     dense_features,
-    dense_features_and_keys,
     last_block_tokens,
     layer_norm,
     pad_to_multiple,
     position_embedding,
-    projected,
+    project,
     resnet_features,
     transformer_block,
     value_path,
 )
-from models.clip_loading import clip_from_state_dict, visual_from_state_dict
+from models.clip_loading import _visual_shape, clip_from_state_dict, openai_clip
 from models.maskclip import (
     MaskCLIP,
     class_scores,
@@ -113,13 +112,13 @@ def test_golden_vit_maps(small_clip, vit_case, text, prefix, options):
         x = layer_norm(visual.ln_post, x, options)
         return x[:, 1:].transpose(1, 2).unflatten(2, grid)
 
-    features = dense_features(visual, image, options)
+    features, _ = dense_features(visual, image, options)
     scores = class_scores(features, text)
     ours = {
         "x": as_map(transformer_block(last, tokens, options)),
         "v": as_map(value_path(last, tokens, options)),
-        "q": projected(last, tokens[:, 1:], QUERY, options),
-        "k": dense_features_and_keys(visual, image, replace(options, key_smoothing=0.5))[1],
+        "q": project(last, tokens[:, 1:], QUERY, options),
+        "k": dense_features(visual, image, replace(options, key_smoothing=0.5))[1],
         "feat": F.normalize(features, dim=1),
         "cos": scores,
         "maskclip_logits": scores,
@@ -186,13 +185,21 @@ def test_golden_vit_no_key_is_left_out():
 @pytest.mark.parametrize("case", [c for c in golden_cases(RESNET) if c != "visual"] or ["none"])
 def test_golden_resnet(case):
     file = load_golden(RESNET)
-    visual = visual_from_state_dict(
-        {
-            key.removeprefix("visual/"): torch.from_numpy(file[key])
-            for key in file.files
-            if key.startswith("visual/")
-        }
+    weights = {
+        key.removeprefix("visual/"): torch.from_numpy(file[key])
+        for key in file.files
+        if key.startswith("visual/")
+    }
+    shape = _visual_shape(weights)
+    visual = openai_clip().model.ModifiedResNet(
+        shape["vision_layers"],
+        output_dim=len(weights["attnpool.c_proj.weight"]),
+        heads=shape["vision_width"] // 2,
+        input_resolution=shape["image_resolution"],
+        width=shape["vision_width"],
     )
+    visual.load_state_dict(weights)
+    visual.requires_grad_(False).eval()
     text, golden = torch.from_numpy(file["text_embeddings"]), Golden(file, case)
     image = golden["image"]
     ours = {
@@ -251,7 +258,7 @@ def test_value_path_is_attention_of_each_token_to_itself(vit, residual, mlp):
     if residual and mlp:
         assert_near(expected, block(tokens))
     expected = (vit.ln_post(expected) @ vit.proj)[1:]
-    features = dense_features(vit, image, options)
+    features, _ = dense_features(vit, image, options)
     assert features.shape == (2, 64, *grid) == (2, 64, 3, 5)
     assert_near(features.flatten(2), expected.permute(1, 2, 0))
 
@@ -261,7 +268,7 @@ def test_resnet_features_are_openai_pool_of_one_position(resnet):
     pooled = copy.deepcopy(resnet)
     pooled.attnpool.positional_embedding.zero_()
     image = random(2, 3, 32, 32)
-    assert_near(dense_features(resnet, image, DEFAULT)[:, :, 0, 0], pooled(image))
+    assert_near(dense_features(resnet, image, DEFAULT)[0][:, :, 0, 0], pooled(image))
 
 
 def test_position_embedding(vit):
@@ -307,9 +314,9 @@ def test_no_tokens_by_tokens_matrix(vit):
 
 def test_eps_and_activation_matter(vit):
     image = random(1, 3, 32, 32)
-    default = dense_features(vit, image, DEFAULT)
+    default, _ = dense_features(vit, image, DEFAULT)
     for change in ({"activation": "gelu"}, {"layer_norm_eps": 1e-2}):
-        changed = dense_features(vit, image, replace(DEFAULT, **change))
+        changed, _ = dense_features(vit, image, replace(DEFAULT, **change))
         assert (changed - default).abs().max() > 1e-3
 
 

@@ -76,7 +76,7 @@ def test_what_no_shipped_config_had(changes: dict, key: str, value: object) -> N
 )
 def test_what_todays_keys_cannot_say_is_refused(changes: dict, found: str) -> None:
     with pytest.raises(
-        InputError, match=rf"^run/config.yaml is of an earlier version and has.*{found}"
+        InputError, match=rf"^run/config.yaml is from an earlier version and has.*{found}"
     ):
         translate(old_config(**changes), "run/config.yaml")
 

@@ -60,9 +60,9 @@ def test_label_files_in_every_form(tmp_path: Path) -> None:
         ("l.json", '{"a": {"b": 1}}', "image 'a'"),
         ("l.json", "[[1, 2]]", r"expected \{"),
         ("l.json", "{}", "no image"),
-        ("l.json", '{"a": [0], "a": [1]}', "'a' stands twice"),
+        ("l.json", '{"a": [0], "a": [1]}', "'a' is listed twice"),
         ("l.json", '{"a": [2, 0, 2]}', "'a': .2, 0, 2. has 2 twice"),
-        ("l.json", '{"a": [0], "a.jpg": [1]}', "'a' stands twice"),
+        ("l.json", '{"a": [0], "a.jpg": [1]}', "'a' is listed twice"),
         ("l.json", '{"a": [0', "not valid JSON"),
         ("l.csv", "a.jpg,0 1\n", "first line must be.*a.jpg"),
         ("l.csv", "picture;labels\na;0\n", "first line must be"),
@@ -120,7 +120,7 @@ def test_label_files_of_other_programs(tmp_path: Path, name: str, text: str) -> 
         ("l.json", '{"a": [0.5]}', "image 'a'.*found 0.5"),
         ("l.csv", "image,road,traffic light,car\na,1,,0\n", "line 2.*0 or 1.*found ''"),
         ("l.csv", "image,labels\n,road\n", "line 2: no image"),
-        ("l.csv", "image,labels\na,road\na,car\n", "'a' stands twice.*all its labels"),
+        ("l.csv", "image,labels\na,road\na,car\n", "'a' is listed twice.*all its labels"),
         ("l.csv", "image,labels\na,001\nb,000\n", "found '001'.*write 1;.*separate them: 0;0;1"),
         ("l.json", '{"a": "01", "b": "00"}', "found '01'.*separate them: 0;1"),
         ("l.csv", "image,labels\na,01;02\n", "found '01'; if it is an id, write 1"),
@@ -181,7 +181,7 @@ def test_labels_that_lie_beside(tmp_path: Path) -> None:
     )
     (tmp_path / "labels.csv").write_text("image,labels\ntrain/t0.png,sky;car\nt1,road\n")
     (tmp_path / "class_dict.csv").write_text("name,r,g,b\nsky,128,128,128\n")  # no labels
-    with pytest.warns(InputWarning, match=r"gone\.json: those of .*labels\.csv are read"):
+    with pytest.warns(InputWarning, match=r"gone\.json: reading .*labels\.csv"):
         labels = labels_of_split(dataset, "train", tmp_path / "gone.json", classes)
     assert {name: [classes.names[k] for k in ids] for name, ids in labels.items()} == {
         "t0": ["sky", "car"],
@@ -283,10 +283,10 @@ def test_other_npy_files_are_refused(tmp_path: Path) -> None:
     np.save(path, {"a": np.ones(2), "b": np.ones(3)}, allow_pickle=True)
     refuse(r"lengths \[2, 3\]")
     np.save(path, {"a": [1, 0]}, allow_pickle=True)
-    refuse("not the authors'")
+    refuse("not the official")
     np.save(path, {"a": np.ones(2)}, allow_pickle=True)
     path.write_bytes(path.read_bytes()[:-20])
-    refuse("not the authors'")
+    refuse("not the official")
 
 
 # ---------------------------------------------------------------- the script
@@ -402,7 +402,7 @@ def test_check_names_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture
         r"cannot decode .*mask/train/n5.png.*; copy or download",
         r"n6.png \('n6'\) has no image-level labels; add",
         r"the labels of 'n7' are empty; add",
-        r"labels for 'ghost' but no such image .*; add",
+        r"labels for 'ghost', but there is no such image .*; add",
     ):
         assert sum(bool(re.search(problem, line)) for line in lines) == 1, problem
     problems = [line for line in lines if not line.startswith("warning: ")]
@@ -470,11 +470,11 @@ def test_own_data_without_masks(tmp_path: Path, capsys: pytest.CaptureFixture[st
     run(*arguments, "--labels", tmp_path / "l.csv", "--check", "--stats")
     assert "2 images checked, 0 problems" in capsys.readouterr().out
     run(*arguments, "--out", tmp_path / "image_labels.json")  # the one file of labels there
-    assert "labels: those of" in capsys.readouterr().out
+    assert "labels: " in capsys.readouterr().out
     assert read_image_labels(tmp_path / "image_labels.json", 3) == {"a": (0, 2), "sub/b": (1,)}
     (tmp_path / "image_labels.json").unlink()
     (tmp_path / "labels_old.json").write_text("{}")
-    with pytest.raises(InputError, match=r"l\.csv, .*labels_old\.json may all hold.*--labels"):
+    with pytest.raises(InputError, match=r"l\.csv, .*labels_old\.json may all be.*--labels"):
         run(*arguments, "--stats")
     (tmp_path / "labels_old.json").unlink()
     (tmp_path / "l.csv").rename(tmp_path / "more.csv.gone")
@@ -510,7 +510,7 @@ def test_only_training_images_need_labels(
         run(*arguments)
     lines = capsys.readouterr().out.splitlines()
     assert "('b') has no image-level labels" in lines[0]
-    assert "labels for 'ghost' but no such image" in lines[1]
+    assert "labels for 'ghost', but there is no such image" in lines[1]
     assert "no training image has car" in lines[2]
     assert lines[3] == "4 images checked, 2 problems, 1 warnings" and len(lines) == 4
 

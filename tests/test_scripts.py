@@ -162,7 +162,7 @@ def test_the_same_command_again_changes_nothing_and_says_so(prepared, tmp_path, 
     run = run_row(prepared, tmp_path, "base")
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.pt")}
     run_row(prepared, tmp_path, "base")
-    assert capsys.readouterr().out.count("is finished; --overwrite starts anew") == 2
+    assert capsys.readouterr().out.count("is finished; --overwrite starts over") == 2
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.pt")} == before
     with pytest.raises(InputError, match=r"other settings \(lr: 0.01 -> 0.02\)"):
         run_row(prepared, tmp_path, "base", "true", "lr=0.02")

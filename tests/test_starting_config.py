@@ -59,10 +59,10 @@ def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
         (line,) = (line for line in out.read_text().splitlines() if line.startswith(f"{key}:"))
         assert str(yaml.safe_load(line)[key]) in printed
     assert "median of 12" in printed and f"--check --config {out}" in printed
-    assert "what 12 give can't be foretold" in printed
+    assert "the result with 12 is uncertain" in printed
 
     before = out.read_text()
-    with pytest.raises(InputError, match="is there already; .* --overwrite"):
+    with pytest.raises(InputError, match="exists already; .* --overwrite"):
         prepare_data.main(arguments)
     assert out.read_text() == before
     prepare_data.main([*arguments, "--overwrite"])
@@ -160,7 +160,7 @@ def test_labels_beside_the_pictures(tmp_path) -> None:
     (root / "labels.csv").write_text("image,labels\n0,road\n1,sky\n")
     assert labels() == str(root / "labels.csv")
     (root / "other.csv").write_text("image,labels\n0,road\n1,sky\n")
-    with pytest.raises(InputError, match="may all hold the image labels"):
+    with pytest.raises(InputError, match="may all be the image labels"):
         labels()
     assert load_config(write(root, labels="mine.csv")[1]).image_labels == "mine.csv"
     (root / "image_labels.json").write_text("{}")

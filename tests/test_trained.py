@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tiny_run import make_run
 
-from models.trained import _compare_with_theirs, load_trained
+from models.trained import _compare_official_names, load_trained
 from utils.safe.errors import InputError, InputWarning
 
 
@@ -71,7 +71,7 @@ def test_a_checkpoint_is_of_use_without_its_class_file(tmp_path) -> None:
 
 
 def test_the_authors_names_may_be_other_words_but_in_no_other_order(capsys) -> None:
-    compare = partial(_compare_with_theirs, where="their.pth, classes.yaml")
+    compare = partial(_compare_official_names, where="their.pth, classes.yaml")
     compare(("Road", "person", "sky"), ("road", "pedestrian", "sky"))
     assert "note: 1 of 3 class names" in capsys.readouterr().out
     compare(None, ("road", "sky"))

@@ -1,4 +1,4 @@
-"""Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader wants."""
+"""Checkpoints: dicts of tensors, numbers, strings and lists, as torch's safe loader needs."""
 
 import platform
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from utils.safe.yaml_file import fault_of
 
 FORMAT = 1
 _ANOTHER = "copy the file again, or use another checkpoint of the run"
-_QUEUES = ({"queue_consistent", "queue_inconsistent"}, set())  # none of a supervised run
+_QUEUES = ({"queue_consistent", "queue_inconsistent"}, set())  # a supervised run has none
 
 
 def _is_list_of(value: Any, kind: type, least: int = 0) -> bool:
@@ -45,7 +45,7 @@ def _is_log(state: Any) -> bool:
     )
 
 
-# What utils/run.py writes: what it must be, and how that is seen.
+# Key that utils/run.py writes -> what its value must be, and a test of that.
 _KINDS = {
     "stage": ("a text", lambda v: type(v) is str),
     "step": ("a whole number", lambda v: type(v) is int and v >= 0),
@@ -55,7 +55,7 @@ _KINDS = {
         "a list with the queues of each process",
         lambda v: _is_list_of(v, dict, 1) and all(map(_are_queues, v)),
     ),
-    "log": ("what utils/runlog.py adds up", lambda v: v == {} or _is_log(v)),
+    "log": ("the state of utils/runlog.py", lambda v: v == {} or _is_log(v)),
     "world_size": ("a whole number", lambda v: type(v) is int and v >= 1),
     "config": ("a dict of settings", lambda v: isinstance(v, dict) and not fault_of(v)),
     "class_names": (
@@ -73,15 +73,15 @@ _KINDS = {
 def save_checkpoint(
     path: str | Path, content: dict[str, Any], previous: Path | None = None
 ) -> None:
-    """Write whole or not at all, with the versions of what the run ran on.
+    """Write a checkpoint atomically, with the versions of Python, torch and torchvision.
 
-    What was at `path` is kept as `previous`.
+    The file that was at `path` is kept as `previous`.
     """
     write_tensors(Path(path), {"format": FORMAT, "versions": versions()} | content, previous)
 
 
 def versions() -> dict[str, str]:
-    """What the run ran on."""
+    """Versions of Python, torch and torchvision."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -92,7 +92,7 @@ def versions() -> dict[str, str]:
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU without executing anything in it.
 
-    Raises InputError when it is not there, cut short, or not a dict.
+    Raises InputError when the file is missing, truncated or not a dict.
     """
     path = Path(path)
     if path.is_dir():
@@ -112,17 +112,17 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint that one of the training scripts wrote."""
+    """Read a checkpoint of a training script. Raises InputError for other files."""
     content = load_checkpoint(path)
     found = content.get("format")
     if type(found) is not int or found != FORMAT or not isinstance(content.get("model"), dict):
         raise InputError(
             f"{path} was not written by this program's training scripts (found keys "
-            f"{', '.join(map(str, list(content)[:5]))}); the authors' checkpoints go to eval.py "
+            f"{', '.join(map(str, list(content)[:5]))}); official checkpoints need eval.py "
             "with --config"
         )
     for key in ("log", "inputs"):
-        content.setdefault(key, {})  # from before it was kept
+        content.setdefault(key, {})  # older checkpoints lack it
     sums = content["log"].get("sums") if isinstance(content["log"], dict) else None
     if isinstance(sums, dict) and "balance" in sums:  # its name in earlier versions
         sums["w"] = sums.pop("balance")
@@ -132,14 +132,14 @@ def load_training_checkpoint(path: str | Path) -> dict[str, Any]:
     check_content(content, path)
     if len(content["criterion"]) != content["world_size"]:
         raise InputError(
-            f"{path}: 'criterion' in the checkpoint must be of its {content['world_size']} "
-            f"process(es), found {len(content['criterion'])}; {_ANOTHER}"
+            f"{path}: 'criterion' in the checkpoint must be a list of {content['world_size']} "
+            f"state(s), one per process, found {len(content['criterion'])}; {_ANOTHER}"
         )
     return content
 
 
 def check_content(content: dict[str, Any], path: str | Path) -> None:
-    """Raise InputError where something that the training scripts write is of another kind."""
+    """Raise InputError where a value that the training scripts write has the wrong type."""
     for key, (expected, good) in _KINDS.items():
         if key in content and not good(content[key]):
             raise InputError(
@@ -151,7 +151,7 @@ def check_content(content: dict[str, Any], path: str | Path) -> None:
 def load_weights(
     model: torch.nn.Module, state: dict[str, torch.Tensor], source: str | Path
 ) -> None:
-    """Strict load that says which tensors do not fit. A network on no device comes to the CPU."""
+    """Load strictly, naming tensors that do not fit. A network on "meta" moves to the CPU."""
     own = model.state_dict()
     state = {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
     wrong = [f"{key} (not in this network)" for key in state if key not in own]
@@ -172,7 +172,7 @@ def load_weights(
     if broken:
         raise InputError(
             f"{source}: {broken[0]} and {len(broken) - 1} more tensors hold NaN or infinity: the "
-            "training had failed by then; use an earlier checkpoint"
+            "training had diverged by then; use an earlier checkpoint"
         )
     if any(tensor.is_meta for tensor in own.values()):
         model.to_empty(device="cpu")
@@ -182,9 +182,9 @@ def load_weights(
 def load_optimizer(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str | Path
 ) -> None:
-    """The momentum of `optimizer.state_dict()`; all else is as the config says.
+    """Restore the momentum; everything else follows the config.
 
-    Raises InputError when it is that of another network.
+    Raises InputError when the state belongs to another network.
     """
     own = optimizer.state_dict()
     sizes = [p.shape for group in optimizer.param_groups for p in group["params"]]

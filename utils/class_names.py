@@ -1,4 +1,4 @@
-"""Class names that meet from two sides: a class file and what was made with one before."""
+"""Comparison of class names: those of a class file, and those that a file was made with."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -27,7 +27,7 @@ def compare_class_names(
     if renamed:
         warn(
             f"{what} with the class name {renamed[0][0]!r}, the class file has {renamed[0][1]!r}; "
-            "they are taken as the same class"
+            "they count as the same class"
         )
 
 

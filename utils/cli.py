@@ -8,7 +8,7 @@ from utils.safe.paths import expand
 
 
 class _TensorBoard(argparse.Action):
-    """A flag that says at once, not after the first steps, when the package is missing."""
+    """A flag that fails at once, not after the first steps, when the package is missing."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
         from utils.tensorboard import summary_writer
@@ -18,7 +18,7 @@ class _TensorBoard(argparse.Action):
 
 
 def path(text: str) -> str:
-    """The `type` of an argument that is a path: ~ and variables are replaced, slips refused."""
+    """The `type` of a path argument: ~ and variables are replaced, typing errors refused."""
     try:
         return expand(text)
     except InputError as error:
@@ -51,7 +51,7 @@ def parser(description: str | None, config_required: bool = True) -> argparse.Ar
 
 
 def overrides_parser(description: str | None) -> argparse.ArgumentParser:
-    """--set and --device, for tools that find the config in a run folder."""
+    """--set and --device, for tools that read the config from a run folder."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,7 +62,7 @@ def overrides_parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def training_parser(description: str | None) -> argparse.ArgumentParser:
-    """And --run-dir, --overwrite, --keep-checkpoints, --tensorboard, --trust-torchscript."""
+    """`parser` with the arguments that all training scripts share."""
     result = parser(description)
     result.add_argument(
         "--run-dir", type=path, required=True, help="folder for checkpoints and logs"
@@ -70,7 +70,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
     result.add_argument(
         "--overwrite",
         action="store_true",
-        help="remove the run in the folder and start anew",
+        help="remove the run in the folder and start over",
     )
     result.add_argument(
         "--keep-checkpoints",
@@ -82,7 +82,7 @@ def training_parser(description: str | None) -> argparse.ArgumentParser:
         action=_TensorBoard,
         nargs=0,
         default=False,
-        help="write the log and pictures of a fixed batch to RUN_DIR/tensorboard as well",
+        help="write the log and images of a fixed batch to RUN_DIR/tensorboard as well",
     )
     add_trust(result)
     return result

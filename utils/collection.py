@@ -1,4 +1,4 @@
-"""Python's search for garbage, put off while very many small objects are made that stay."""
+"""Pause of garbage collection while many long-lived objects are created."""
 
 import gc
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 def collection_paused() -> Iterator[None]:
     """A context, or a decorator: no garbage collection inside.
 
-    To make the ids and files of 100 000 images starts some twenty searches through all objects of
-    torch, which take a third of the start of a training and find nothing.
+    Creating the ids and files of 100 000 images would start about twenty passes over all objects
+    of torch, which take a third of the start of a training and free nothing.
     """
     enabled = gc.isenabled()
     gc.disable()

@@ -22,13 +22,13 @@ from utils.safe.yaml_file import parse_yaml, read_yaml
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
 CARB = "carb"  # the numbers of the second stage only: one warm-up serves several of these
-SPEED = "speed"  # the time, and with it the last bits
-PLACE = "place"  # where a file or folder lies; utils/inputs.py compares what lies there
+SPEED = "speed"  # the speed, and with it the last bits
+PLACE = "place"  # the place of a file or folder; utils/inputs.py compares the content
 UPKEEP = "upkeep"  # how often something is written, and by how many processes
 
 
 def _key(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
-    """A key with limits of its number or numbers, or of another group than RESULT."""
+    """A key with limits of its numbers, or in another group than RESULT."""
     return field(default=default, metadata={"low": low, "high": high} | more)
 
 
@@ -205,7 +205,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """What a config file states; of an older version's run folder, under today's names."""
+    """The settings that a config file states; old names from older run folders are translated."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no config file at {path}; the shipped ones are in configs/")
@@ -220,9 +220,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 def parse_overrides(overrides: list[str]) -> dict[str, Any]:
     """``["lr=1e-3", "crop_size=[512, 512]", "teacher.mlp=false"]`` -> the values.
 
-    They are read as YAML, but the value of a text key stands for itself: a path may hold `#` or
-    `: ` or be a number. Quotes around the whole of it and null mean what they mean in YAML.
-    Raises InputError for what is not key=value or not YAML.
+    They are read as YAML, but the value of a text key is taken literally: a path may contain `#`
+    or `: ` or be a number. Quotes around the whole value, and null, mean the same as in YAML.
+    Raises InputError for anything that is not key=value or not YAML.
     """
     values = {}
     for override in overrides:
@@ -230,16 +230,16 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
         if not separator:
             raise InputError(
                 f"--set {override}: expected key=value without blanks, e.g. --set lr=0.01 seed=1 "
-                "(an input that follows --set stands before it)"
+                "(put inputs before --set)"
             )
         try:
-            values[key] = text if _stands_for_itself(key, text) else parse_yaml(text)
+            values[key] = text if _is_literal(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
     return values
 
 
-def _stands_for_itself(key: str, text: str) -> bool:
+def _is_literal(key: str, text: str) -> bool:
     if _TYPES.get(key) not in (str, str | None):
         return False
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
@@ -247,9 +247,9 @@ def _stands_for_itself(key: str, text: str) -> bool:
 
 
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
-    """Validate `values`, whose other keys have their defaults; `source` opens every message.
+    """Validate `values`; other keys take their defaults. `source` is named in every message.
 
-    ``teacher.mlp`` changes a part of ``teacher``, be that a preset's name or a mapping.
+    ``teacher.mlp`` changes a part of ``teacher``, which may be a preset's name or a mapping.
     """
     for key, value in values.items():
         if key not in KEYS:
@@ -284,7 +284,7 @@ def _unknown(key: str, value: Any) -> str:
 
 
 def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any:
-    """A preset, or the first one with the parts of a mapping; then with `parts`."""
+    """A preset, or the first one changed by a mapping; then changed by `parts`."""
     presets = PRESETS[key]
     if isinstance(value, dict):
         base, parts = next(iter(presets.values())), value | parts

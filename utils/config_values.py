@@ -1,4 +1,4 @@
-"""One value of a config: its type, its choices and its limits."""
+"""Validation of one value of a config: type, choices and limits."""
 
 import types
 import typing
@@ -23,10 +23,10 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
     if isinstance(converted, str) and not converted.isascii():
         try:
             converted.encode()
-        except UnicodeEncodeError:  # config.yaml and the checkpoint could not be read again
+        except UnicodeEncodeError:  # it could not be written to config.yaml and the checkpoint
             raise InputError(
-                f"{source}: '{key}': {converted!a} is the name of a file in another encoding than "
-                "UTF-8; rename that (convmv)"
+                f"{source}: '{key}': {converted!a} is a file name that is not in UTF-8; rename the "
+                "file (convmv)"
             ) from None
     is_path = "path" in metadata and converted is not None
     if is_path and not (metadata.get("address") and "://" in converted):

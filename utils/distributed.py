@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands: `rank` of `world_size`, computing on `device`."""
+    """This process: `rank` of `world_size`, computing on `device`."""
 
     rank: int
     world_size: int
@@ -34,8 +34,8 @@ def setup(device: str | None = None) -> Ranks:
     """Join the group that torchrun started, or stay a single process.
 
     `device` is 'cpu', 'cuda', 'mps' (Apple's GPU, one process) or None: cuda when there is one.
-    NCCL on cuda, gloo elsewhere. Raises InputError, also where the processes can't meet: a port in
-    use, no address.
+    NCCL on cuda, gloo elsewhere. Raises InputError, also where the processes can't connect: a port
+    in use, no address.
     """
     rank, world_size = _from_launcher("RANK", 0), _from_launcher("WORLD_SIZE", 1)
     if rank >= world_size:
@@ -61,7 +61,7 @@ def setup(device: str | None = None) -> Ranks:
         local_rank = _from_launcher("LOCAL_RANK", 0)
         if local_rank >= torch.cuda.device_count():
             raise InputError(
-                f"process {local_rank} on this machine needs a GPU of its own, but torch sees "
+                f"process {local_rank} on this machine needs its own GPU, but torch sees "
                 f"{torch.cuda.device_count()}; start torchrun with "
                 f"--nproc_per_node={torch.cuda.device_count()}"
             )
@@ -77,7 +77,7 @@ def _from_launcher(name: str, otherwise: int) -> int:
     value = os.environ.get(name, str(otherwise))
     if not (value.isdecimal() and len(value) < 10):
         raise InputError(
-            f"the environment variable {name} is '{value}', no whole number; unset it, or let "
+            f"the environment variable {name} is '{value}', not a whole number; unset it, or let "
             "torchrun set it"
         )
     return int(value)
@@ -89,10 +89,10 @@ def _join(device: str) -> None:
             dist.init_process_group("nccl", device_id=torch.device(device))
         else:
             dist.init_process_group("gloo")
-    except (ValueError, dist.DistError) as error:  # no address, a port in use, nobody comes
+    except (ValueError, dist.DistError) as error:  # no address, a port in use, a process missing
         place = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
         raise InputError(
-            f"the processes can't meet at {place} (MASTER_ADDR:MASTER_PORT): "
+            f"the processes can't connect at {place} (MASTER_ADDR:MASTER_PORT): "
             f"{str(error).splitlines()[0]}. Start them with torchrun --standalone, which finds a "
             "free port, or name another: torchrun --master-port"
         ) from None
@@ -118,7 +118,7 @@ def all_reduce(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def gather_objects(value: object) -> list:
-    """One small Python object per rank, in rank order, known to every rank."""
+    """List of one small Python object per rank, in rank order, on every rank."""
     if not dist.is_initialized():
         return [value]
     values = [None] * dist.get_world_size()
@@ -144,9 +144,9 @@ def on_main(ranks: Ranks, function: Callable[[], Result]) -> Result:
 
 
 def first_on_each_machine(load: Callable[[], Result]) -> Result:
-    """`load()`, on one process of each machine first: what it downloads or makes, others find.
+    """Result of `load()`, called by one process of each machine first, which may download files.
 
-    All ranks must call it. An error of the first process is left to end the others (torchrun).
+    All ranks must call it. If the first process fails, torchrun ends the others.
     """
     if not dist.is_initialized():
         return load()

@@ -1,4 +1,4 @@
-"""What eval.py leaves behind: scores and the Cityscapes server's zip."""
+"""Files that eval.py writes: scores and the Cityscapes server's zip."""
 
 import zipfile
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from utils.safe.files import check_folder, parse_json, replacing, write_json
 
 
 def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None:
-    """Raise InputError when `path` holds the scores of something else or can't be written.
+    """Raise InputError when `path` holds scores of something else or can't be written.
 
-    made_from: what makes the scores, as it will stand in the file.
+    made_from: what determines the scores, as written to the file.
     """
     check_folder(path.parent, "--out")
     if overwrite or not path.exists():
@@ -24,14 +24,14 @@ def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None
     except (ValueError, TypeError):
         raise InputError(f"{path} can't be read; name another --out, or --overwrite") from None
     new = dict(made_from)
-    for content in (old, new):  # the same file however it is written
+    for content in (old, new):  # a file may be named by several paths
         for key in {"checkpoint", "masks"} & content.keys():
             content[key] = str(Path(str(content[key])).resolve())
     texts = changed(old, new)
     if texts:
         keys = ", ".join(text.partition(":")[0] for text in texts)
         raise InputError(
-            f"{path} holds the numbers of another {keys} ({texts[0]}); name another --out, or "
+            f"{path} holds the scores of another {keys} ({texts[0]}); name another --out, or "
             "--overwrite to replace them"
         )
 
@@ -47,17 +47,17 @@ def check_submission(folder: Path, overwrite: bool) -> None:
 
 
 def submission_name(name: str) -> str:
-    """<city>/<city>_<sequence>_<frame> -> the file name that the server finds the image by."""
+    """<city>/<city>_<sequence>_<frame> -> the file name that the server expects."""
     return f"{Path(name).name}_pred_labelIds.png"
 
 
 def zip_path(folder: Path) -> Path:
-    """Where the zip of a submission's folder lies: beside it."""
+    """Path of the zip, beside a submission's folder."""
     return folder.resolve().with_name(f"{folder.resolve().name}.zip")
 
 
 def zip_submission(folder: Path, names: list[str]) -> None:
-    """<folder>.zip with exactly one prediction per image."""
+    """Write <folder>.zip with exactly one prediction per image."""
     path = zip_path(folder)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name in names:
@@ -72,9 +72,9 @@ def report(
     path: Path,
     content: dict[str, Any],
 ) -> None:
-    """Write the scores, whole or not at all; then print the table and what it can't say.
+    """Write the scores atomically, then print the table and its caveats.
 
-    content: what the scores are of, split and num_images among it.
+    content: what was scored, with "split" and "num_images".
     """
     write_json(path, content | matrix.to_dict(names, small))
     print(matrix.table(names, small))

@@ -1,9 +1,9 @@
-"""What makes a score say nothing: one class, or ground truth that lacks classes."""
+"""Ground truth that makes scores meaningless: one class, or classes without pixels."""
 
 from collections.abc import Sequence
 
 ONE_CLASS = (
-    "there is one class, so there is nothing to tell apart: the loss is 0 and the mIoU 100 % "
+    "there is only one class, so there is nothing to learn: the loss is 0 and the mIoU 100 % "
     "whatever the network does; add a class for the rest to the class file, for example "
     "{name: background, prompt: [wall, ground]}, and give it pixels (255 in a mask means "
     "'no label', it is not the background)"
@@ -11,9 +11,9 @@ ONE_CLASS = (
 
 
 def truth_notes(pixels: Sequence[int], ignored: int, names: Sequence[str], split: str) -> list[str]:
-    """Lines about the ground truth of a split that make its scores mean little; usually none.
+    """Reasons in the ground truth of a split why scores mean little; usually none.
 
-    pixels: of each class. ignored: pixels of 255.
+    pixels: number for each class. ignored: number of 255.
     """
     truth = "what is trained on" if split == "training" else f"the ground truth of {split}"
     present = [name for name, count in zip(names, pixels, strict=True) if count]
@@ -26,14 +26,14 @@ def truth_notes(pixels: Sequence[int], ignored: int, names: Sequence[str], split
         return []
     if pixels[0] and ignored:
         return [
-            f"{truth} holds no other values than 0 and 255: 255 is 'no label', so only "
+            f"{truth} holds only the values 0 and 255: 255 is 'no label', so only "
             f"{present[0]} counts; where white means {names[1]}, save it as 1"
         ]
     return [f"{truth} has no class but {present[0]}: predicting it everywhere scores 100 %"]
 
 
 def absent_note(pixels: Sequence[int], names: Sequence[str], split: str) -> list[str]:
-    """A line about the classes without ground truth, where others have some."""
+    """A line about classes without ground truth, where others have some."""
     absent = [name for name, count in zip(names, pixels, strict=True) if not count]
     if not absent or len(absent) == len(names):
         return []
@@ -46,9 +46,9 @@ def absent_note(pixels: Sequence[int], names: Sequence[str], split: str) -> list
 def score_notes(
     pixels: Sequence[int], ignored: int, right: int, names: Sequence[str], split: str
 ) -> list[str]:
-    """Lines to stand beside the scores of a split; usually none. right: pixels predicted right."""
+    """Caveats to print beside the scores of a split; usually none. right: correct pixels."""
     notes = truth_notes(pixels, ignored, names, split) + absent_note(pixels, names, split)
     if sum(pixels) and not right:
-        text = "no pixel is right: see that labels, masks and ground truth number the classes"
+        text = "no pixel is right: check that labels, masks and ground truth number the classes"
         notes.append(f"{text} in the same way, from 0")
     return notes

@@ -1,7 +1,7 @@
 """Record of what a run is trained on: written when it starts, compared before it resumes.
 
-RUN_DIR/inputs.json has every image with its size and labels, so that a message can name what has
-changed; a checkpoint has a digest of each part. `datasets/fingerprint.py` collects them.
+RUN_DIR/inputs.json lists every image with its size and labels, so that a message can name what has
+changed; a checkpoint holds a digest of each part. `datasets/fingerprint.py` collects them.
 """
 
 import json
@@ -28,7 +28,7 @@ _WORDS = {
 
 
 class Inputs:
-    """What a run is trained on: each of `_PARTS` as JSON, made once as it may be long."""
+    """Inputs of a run: each of `_PARTS` as JSON, made once since it may be long."""
 
     def __init__(self, class_names: list[str], parts: Mapping[str, Any]) -> None:
         self.class_names = class_names
@@ -39,18 +39,18 @@ class Inputs:
         return {part: sha256(text) for part, text in self.texts.items()}
 
     def parts(self) -> dict[str, Any]:
-        """As `read_parts` would give them."""
+        """The parts, as `read_parts` returns them."""
         return {part: json.loads(text) for part, text in self.texts.items()}
 
     def write(self, run_dir: Path) -> None:
-        """To inputs.json, whole or not at all."""
+        """Write inputs.json atomically."""
         text = ",\n".join(f"{json.dumps(part)}: {text}" for part, text in self.texts.items())
         with replacing(run_dir / FILE) as temporary:
             temporary.write_text(f"{{{text}}}\n", encoding="utf-8")
 
 
 def read_parts(run_dir: Path) -> dict[str, Any]:
-    """Of inputs.json; nothing where it is missing (an older run) or damaged."""
+    """The parts in inputs.json; empty where it is missing (an older run) or damaged."""
     try:
         content = parse_json((run_dir / FILE).read_text(encoding="utf-8"))
         return content if isinstance(content, dict) else {}
@@ -59,9 +59,9 @@ def read_parts(run_dir: Path) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What has changed: "6 -> 8 images; labels of 'b': [0] -> [1]"; empty when nothing has.
+    """Text of what has changed, "6 -> 8 images; labels of 'b': [0] -> [1]"; empty if nothing has.
 
-    A part that only one of them has is not compared.
+    A part that only one of the two has is not compared.
     """
     parts = [part for part in _PARTS if part in old and part in new and old[part] != new[part]]
     try:
@@ -72,7 +72,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _difference(part: str, old: Any, new: Any) -> str:
-    """Empty where it follows from another part: labels of images that have come or gone."""
+    """Text for one part; empty where another part says it: labels of added or removed images."""
     if part == "masks":
         before, after = old["made_from"], new["made_from"]
         if bool(before) != bool(after):
@@ -96,24 +96,24 @@ def _difference(part: str, old: Any, new: Any) -> str:
 
 
 def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None:
-    """Raise InputError where a checkpoint was trained on something else than `inputs`.
+    """Raise InputError where a checkpoint was trained on other inputs.
 
-    Checkpoints from before this was recorded are of any data; class names they all have.
+    Older checkpoints without this record match any data; all of them have class names.
     """
     compare_class_names(
         checkpoint["class_names"],
         inputs.class_names,
         f"{path} was trained",
-        "give the class file that it was trained with, or train anew in another --run-dir",
+        "give the class file that it was trained with, or train again in another --run-dir",
     )
     stored, now = checkpoint["inputs"], inputs.digests()
     parts = [part for part in now if stored.get(part, now[part]) != now[part]]
     if parts:
         recorded = read_parts(path.parent)
         is_its_own = Inputs([], recorded).digests() == stored
-        told = differences(recorded, inputs.parts()) if is_its_own else ""
+        text = differences(recorded, inputs.parts()) if is_its_own else ""
         raise InputError(
-            f"{path.parent} holds a run on other data ({told or 'other ' + ', '.join(parts)}); "
-            "restore the data to go on, or train all stages on this data: in another --run-dir, or "
+            f"{path.parent} holds a run on other data ({text or 'other ' + ', '.join(parts)}); "
+            "restore the data to resume, or train all stages on this data in another --run-dir or "
             "with --overwrite"
         )

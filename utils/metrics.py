@@ -17,12 +17,12 @@ class ConfusionMatrix:
     """Exact pixel counts of (ground truth, prediction) pairs.
 
     Counts are int64: float32 stops counting at 2**24 and Cityscapes val has 1e9 pixels.
-    Ground-truth ids outside 0..K-1 other than the ignored one are no class, but what is predicted
-    there still is a false positive (as in the authors' evaluation): they fill an extra row.
+    Ground-truth ids outside 0..K-1 other than the ignored one have no class, but predictions there
+    still count as false positives (as in the official evaluation): they fill an extra row.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu"):
-        assert num_classes <= 255, f"class ids are 8 bit and 255 is none of them: {num_classes}"
+        assert num_classes <= 255, f"class ids have 8 bits and 255 is reserved: {num_classes}"
         self.num_classes = num_classes
         self.counts = torch.zeros(num_classes + 1, num_classes, dtype=torch.int64, device=device)
         self.ignored = torch.zeros((), dtype=torch.int64, device=device)  # pixels left out
@@ -32,9 +32,9 @@ class ConfusionMatrix:
     def update(self, prediction: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
         """Count two integer maps of one shape, (H,W) or (B,H,W); `ignore_index` is in 0..255.
 
-        Quickest in uint8. The ignored pixels are counted with the others and their row left out
-        afterwards: to pick out the others costs more than all the counting. An `ignore_index` that
-        is a class leaves out the pixels of that class.
+        Fastest in uint8. Ignored pixels are counted too and their row is dropped afterwards, since
+        selecting the others costs more than the counting. An `ignore_index` that is a class
+        ignores the pixels of that class.
         """
         assert 0 <= ignore_index <= 255, f"ignore_index is in 0..255: {ignore_index}"
         if prediction.shape != ground_truth.shape:
@@ -57,9 +57,9 @@ class ConfusionMatrix:
                 self._count(some, truths, ignore_index)
 
     def update_labelled(self, mask: Tensor, ground_truth: Tensor, ignore_index: int = 255) -> None:
-        """`update` with the pixels that have a label in `mask`, uint8 as `ground_truth`.
+        """`update` with the pixels that have a label in `mask`; both are uint8.
 
-        Of the others, `ignore_index` in `mask`, those with ground truth are counted by its class.
+        The others, `ignore_index` in `mask`, are counted by their class in the ground truth.
         """
         mask, ground_truth = mask.to(self.counts.device), ground_truth.to(self.counts.device)
         unlabelled = mask == ignore_index
@@ -142,7 +142,7 @@ class ConfusionMatrix:
         return intersection.double() / predicted
 
     def notes(self, class_names: Sequence[str], split: str) -> list[str]:
-        """Lines to stand beside the scores where these mean little; usually none."""
+        """Caveats to print beside the scores; usually none."""
         intersection, truth, _ = self.areas()
         right, pixels = int(intersection.sum()), (truth + self.unlabelled[:-1].cpu()).tolist()
         return score_notes(pixels, int(self.ignored), right, class_names, split)
@@ -152,7 +152,7 @@ class ConfusionMatrix:
 
         With `small` classes marked also miou_small and miou_large. "confusion" holds the pixel
         counts: row = class of the ground truth, column = class predicted; below the K rows one
-        more for ground-truth ids that are no class, where there are such pixels.
+        more for ground-truth ids without a class, if there are such pixels.
         """
         other = bool(self.counts[-1].any())
         columns = {

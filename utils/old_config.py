@@ -8,7 +8,7 @@ from typing import Any
 
 from utils.safe.errors import InputError
 
-# What only got another name, or became a part of `teacher` or `arithmetic`.
+# Old key -> new key, or part of `teacher` or `arithmetic`.
 _RENAMED = {
     "resize_to": "image_size",
     "ratio_range": "scale_range",
@@ -37,7 +37,7 @@ _VALUES: dict[tuple[str, Any], Any] = {
     ("patch_law", "inclusive"): True,
     ("patch_law", "official"): False,
 }
-# Shipped files that lie elsewhere now.
+# Shipped files that were moved.
 _MOVED = {
     "datasets/classes/synthetic.yaml": "demo/classes.yaml",
     "models/miniature/clip.pt": "demo/weights/clip.pt",
@@ -56,7 +56,7 @@ _BACKBONES = {
     ("resnet101", 64, 4, "v1c", "3x3"): "resnet101_v1c",
 }
 _BACKBONE_KEYS = ("backbone", "backbone_width", "backbone_layers", "stem", "bottleneck_stride")
-# What became part of another key, or a constant, and what to write now.
+# Keys that became part of another key or a constant -> what to write now.
 _MERGED = {
     "balance": "region_weight: adaptive, or a number (balance: fixed with balance_coefficient: 0.5 "
     "is region_weight: 0.5)",
@@ -81,9 +81,9 @@ _KEYS = _UNCHANGED | _RENAMED.keys() | _MERGED.keys()  # and image_cache, which 
 
 
 def translate(values: dict[str, Any], source: str) -> dict[str, Any]:
-    """The settings of an older run under today's keys; other settings come back as they are.
+    """Settings of an older run under the current keys; other settings are returned unchanged.
 
-    Raises InputError where today's keys can't say what an old one did.
+    Raises InputError where the current keys can't express an old one.
     """
     if not values.keys() >= _KEYS:
         return values
@@ -107,7 +107,7 @@ def translate(values: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def renamed(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings with today's names for those of `_RENAMED` and for the weight of the regions."""
+    """Settings with the current names for those of `_RENAMED` and for the region weight."""
     new = {}
     for key, value in values.items():
         if key in _RENAMED:
@@ -123,7 +123,7 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_name(key: str, value: Any) -> str | None:
-    """What to write in place of an old key; None for a key that never was one."""
+    """What to write instead of an old key; None for a key that never existed."""
     if key in _RENAMED:
         new = _new_value(key, value)
         text = str(new).lower() if isinstance(new, bool) else new
@@ -139,6 +139,6 @@ def _new_value(key: str, value: Any) -> Any:
 
 def _inexpressible(source: str, found: str, why: str) -> InputError:
     return InputError(
-        f"{source} is of an earlier version and has {found}; {why}. The version that wrote it "
+        f"{source} is from an earlier version and has {found}; {why}. The version that wrote it "
         "(git.txt in the run folder) can still use it"
     )

@@ -1,4 +1,4 @@
-"""Progress of a loop: how far it is, how fast, and how long it will take."""
+"""Progress of a loop: items done, speed and time left."""
 
 import sys
 import time
@@ -19,9 +19,9 @@ def progress(
     total: int | None = None,
     every: float = 30.0,
 ) -> Iterator[Item]:
-    """Yield the items. Rank 0 shows a bar or, where standard error is no terminal, prints a line to
-    it every so many seconds; it counts its own items.
+    """Yield the items; rank 0 shows progress, counting its own items.
 
+    It shows a bar on a terminal, else it prints a line to standard error every `every` seconds.
     total: number of items, needed where they have no length.
     """
     is_main = ranks is None or ranks.is_main

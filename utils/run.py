@@ -1,4 +1,4 @@
-"""Upkeep of a training run: its folder, log, checkpoints and signals, and how it resumes."""
+"""Upkeep of a training run: folder, log, checkpoints, signals and resuming."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +25,9 @@ from utils.runlog import RunLog, describe
 from utils.safe.errors import InputError
 from utils.safe.stop import Stop
 
-# What only the second stage reads: a warm-up serves several of these.
-
 
 class Run:
-    """One training run: the script keeps views, forward pass, loss and optimiser to itself.
+    """One training run. Views, forward pass, loss and optimiser stay in the script.
 
         run = Run(arguments, config, ranks, stage="carb", ...)
         for step, batch in run.steps(dataset):
@@ -37,7 +35,7 @@ class Run:
             run.log(losses, batch["name"], lr)
         run.close()
 
-    `step` counts the finished steps, those of the run's earlier starts and of `init` included.
+    `step` counts the finished steps, including those of earlier starts and of `init`.
     """
 
     def __init__(
@@ -54,14 +52,14 @@ class Run:
         init: str | None = None,
         preview: Callable[[], np.ndarray] | None = None,
     ) -> None:
-        """Open the run folder; restore `parts` from its newest whole checkpoint, else from `init`.
+        """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
         arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or "supervised". end: the
-        number of steps after which the run is finished. classes: has `names` and `palette`. inputs:
-        makes the record of what is trained on; called on rank 0. parts: name -> what a checkpoint
-        keeps by its `state_dict()`: networks and optimisers, which are the same on all ranks, and
-        others, whose small states are gathered from the ranks. preview: image uint8 (H, W, 3) for
-        TensorBoard at each checkpoint.
+        step at which the run is finished. classes: has `names` and `palette`. inputs:
+        makes the record of the training data; called on rank 0. parts: name -> object with a
+        `state_dict()` for the checkpoint: networks and optimisers, which are the same on all ranks,
+        and others, whose small states are gathered from the ranks. preview: draws the image uint8
+        (H, W, 3) for TensorBoard at each checkpoint.
 
         Raises InputError, on all ranks, when the folder holds another run or can't be written, when
         the data have changed, or when a checkpoint is damaged or does not fit.
@@ -103,39 +101,39 @@ class Run:
                 due = self.step % config.checkpoint_every == 0 or self.step in last
                 if due:
                     self._log.flush(self.step)
-                if self._stop.agreed() or due:
+                if self._stop.agree() or due:
                     self.save(keep=due and self.arguments.keep_checkpoints)
                 if due and board and self.preview:
                     board.image("fixed batch", self.preview(), self.step)
-                if self._stop.number:
+                if self._stop.signal:
                     break
 
     def log(self, losses: Mapping[str, Tensor], names: list[str], lr: float) -> None:
-        """Hand over what the log says of this step: losses, ids of the images, learning rate."""
+        """Pass this step's losses, image ids and learning rate to the log."""
         self._values = lr, {key: value.detach() for key, value in losses.items()}, names
 
     def close(self) -> None:
-        """Say how far the run has come and leave the process group; exit if a signal came.
+        """Print the last step and leave the process group; exit if a signal came.
 
-        The script deletes what the group belongs to (DistributedDataParallel) before.
+        The script must delete DistributedDataParallel, which needs the group, first.
         """
         self._log.close()
         if self.ranks.is_main:
             path = self.folder / "last.pt"
             print(f"{self.title}: step {self.step} of {self.end} done, {path}")
         cleanup()
-        self._stop.leave()
+        self._stop.exit_if_stopped()
 
     def save(self, keep: bool = False) -> None:
-        """Write last.pt, whose content of before becomes previous.pt; all ranks wait.
+        """Write last.pt; the old one becomes previous.pt. All ranks wait.
 
-        Before it come warmup.pt, at the end of the warm-up, and with `keep` step_<number>.pt: a run
-        that is killed in between writes all again. Raises InputError, on all ranks, when the disk
-        is full or fails; what was there before is still whole then.
+        warmup.pt, at the end of the warm-up, and with `keep` step_<number>.pt are written first, so
+        that a run killed in between writes them again. Raises InputError, on all ranks, when the
+        disk is full or fails; the old checkpoints are intact then.
         """
         is_warmup = self.stage == "warmup" and self.step == self.config.warmup_steps
         names = ["warmup.pt"] * is_warmup + [f"step_{self.step:06d}.pt"] * keep + ["last.pt"]
-        content = {"criterion": [{}] * self.ranks.world_size}  # of a run without one
+        content = {"criterion": [{}] * self.ranks.world_size}  # for a run without one
         for name, part in self.parts.items():
             state = part.state_dict()
             content[name] = state if _is_shared(part) else gather_objects(state)
@@ -161,8 +159,8 @@ class Run:
             exists = (self.folder / "last.pt").exists()
             raise InputError(
                 f"{error.filename}: the checkpoint of step {self.step} can't be written: "
-                f"{error.strerror}; mend that (make room, get the right to write) and give the "
-                "same command again" + ": last.pt is whole, it goes on from there" * exists
+                f"{error.strerror}; fix that (free space, get write permission) and run the "
+                "same command again" + "; it resumes from last.pt, which is intact" * exists
             ) from None
 
     def _restore(self, init: str | None) -> None:
@@ -171,8 +169,8 @@ class Run:
         if any(one != seen[0] for one in seen):
             raise InputError(
                 f"the processes see different checkpoints in {self.folder}: "
-                f"{', '.join(map(str, seen))}; all machines need one --run-dir, on a disk that "
-                "they share"
+                f"{', '.join(map(str, seen))}; all machines need the same --run-dir, on a "
+                "shared disk"
             )
         if path is None and init is not None:
             path, checkpoint = Path(init), load_training_checkpoint(init)
@@ -191,10 +189,10 @@ class Run:
         self.step, self._log_state = checkpoint["step"], checkpoint["log"]
         if self.ranks.is_main:
             for problem in problems:
-                print(f"{problem}\nIt is put aside as last.pt.damaged", flush=True)
+                print(f"{problem}\nIt is renamed to last.pt.damaged", flush=True)
                 (self.folder / "last.pt").replace(self.folder / "last.pt.damaged")
-            left = f"goes on to step {self.end}"
-            state = "is finished; --overwrite starts anew" if self.step >= self.end else left
+            left = f"resuming to step {self.end}"
+            state = "is finished; --overwrite starts over" if self.step >= self.end else left
             print(f"{path}: step {self.step}, {state}")
 
     def _compare_inputs(self, checkpoint: dict[str, Any], path: Path | None) -> None:
@@ -213,9 +211,9 @@ class Run:
         elif any(values for one in state for values in one.values()):
             raise InputError(
                 f"{path} was written by {len(state)} process(es), this run has "
-                f"{self.ranks.world_size}; go on with as many, or start anew with --overwrite"
+                f"{self.ranks.world_size}; resume with as many, or start over with --overwrite"
             )
-        else:  # empty queues, as before CARB
+        else:  # the queues are empty, as before CARB
             part.load_state_dict(state[0])
 
 
@@ -225,14 +223,14 @@ def _script(stage: str) -> str:
 
 
 def _is_shared(part: Any) -> bool:
-    """Whether all ranks have the same: a network or its optimiser, not a state of each rank."""
+    """Whether a part is the same on all ranks: a network or its optimiser."""
     return isinstance(part, Optimizer) or (
         isinstance(part, nn.Module) and next(part.parameters(), None) is not None
     )
 
 
 def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """last.pt or, where that is damaged, previous.pt; its content; what is wrong with last.pt."""
+    """Path of last.pt or, if damaged, previous.pt; its content; the problems of last.pt."""
     problems = []
     for path in (folder / "last.pt", folder / "previous.pt"):
         try:
@@ -242,27 +240,25 @@ def _newest(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
             problems.append(str(error))
     if problems:
         raise InputError(
-            f"{'; '.join(problems)}. No whole checkpoint is left in {folder}: put a copy of one "
-            "there as last.pt, or start anew with --overwrite"
+            f"{'; '.join(problems)}. No intact checkpoint is left in {folder}: put a copy of "
+            "one there as last.pt, or start over with --overwrite"
         )
     return None, {}, []
 
 
 def load_warmup(path: str, config: Config, classes: Any, run_dir: str) -> dict[str, Any]:
-    """The checkpoint that the CARB stage of `config` starts from; both stages are one schedule.
+    """Read the warm-up checkpoint that CARB starts from; both stages share one schedule.
 
-    Raises InputError when it is damaged, or of other settings or classes.
+    Raises InputError when it is damaged or has other settings or classes.
     """
     if not config.carb:
-        raise InputError(
-            "carb: false has no second stage; train_warmup.py takes all steps of this row"
-        )
+        raise InputError("carb: false has no second stage; train_warmup.py trains all steps")
     try:
         checkpoint = load_training_checkpoint(path)
     except InputError as error:
         raise InputError(
-            f"--init: {error}. last.pt and warmup.pt of a finished warm-up are the same; a damaged "
-            "last.pt is mended by the same train_warmup.py command, from previous.pt"
+            f"--init: {error}. last.pt and warmup.pt of a finished warm-up are equal; running the "
+            "same train_warmup.py command again restores a damaged last.pt from previous.pt"
         ) from None
     expected = {"stage": "warmup", "step": config.warmup_steps}
     for key, value in expected.items():

@@ -1,4 +1,4 @@
-"""Run folder: made, opened again, or emptied; one process at a time writes to it."""
+"""Run folder: created, reopened or emptied; one process at a time writes to it."""
 
 import atexit
 import shutil
@@ -18,7 +18,7 @@ from utils.safe.files import remove_unfinished, replacing
 
 _WAIT = 10  # seconds for the processes of a killed torchrun to end
 
-# What --overwrite removes: of what the scripts write there all but config.yaml and lock.
+# Files that --overwrite removes: all that the scripts write except config.yaml and lock.
 _WRITTEN = ("last.pt*", "previous.pt", "warmup.pt", "step_*.pt", "metrics.jsonl", "command.txt")
 _WRITTEN += ("git.txt", "tensorboard", "eval_*")
 
@@ -26,19 +26,19 @@ _WRITTEN += ("git.txt", "tensorboard", "eval_*")
 def changed_settings(
     old: dict[str, Any], config: Config, ignore: Collection[str] = frozenset()
 ) -> str:
-    """What decides a result and differs, as "key: old -> new, ..."; empty when nothing does.
+    """Changed settings that decide a result, as "key: old -> new, ..."; empty when none has.
 
-    Where files lie and how often something is written may change: see utils/config.py.
+    The places of files and how often something is written may change: see utils/config.py.
     """
     free = keys_of(PLACE, UPKEEP) | set(ignore)
     return ", ".join(changed(flatten(old), flatten(config.to_dict()), free))
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:
-    """Make the run folder, or resume the one that exists. Called once all input is checked.
+    """Create the run folder, or reopen an existing one. Called after all input is checked.
 
     Raises InputError, on all ranks, when it holds a run of other settings or can't be written.
-    `overwrite` empties it and says so.
+    `overwrite` empties it and prints that.
     """
     run_dir = Path(run_dir)
 
@@ -59,7 +59,7 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
     signs = ["lock", "metrics.jsonl", FILE] + ["last.pt"] * saved.is_file()
     is_run = any((run_dir / name).is_file() for name in signs)
     full = overwrite and run_dir.exists() and any(run_dir.iterdir())
-    if not is_run and (full or saved.is_file()):  # a config.yaml of the user's, say
+    if not is_run and (full or saved.is_file()):  # e.g. the user's own config.yaml
         raise InputError(
             f"{run_dir} has files but is not a run folder (no lock, metrics.jsonl, or config.yaml "
             "with last.pt); nothing was removed; choose another --run-dir"
@@ -70,15 +70,15 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
         if settings:
             raise InputError(
                 f"{run_dir} holds a run with other settings ({settings}); choose another "
-                f"--run-dir, or --overwrite to start anew{other_steps(run_dir, old, config)}"
+                f"--run-dir, or --overwrite to start over{other_steps(run_dir, old, config)}"
             )
     run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
     _take(lock)
     if full:
         print(f"--overwrite: removing the run in {run_dir}")
-        # config.yaml stays: killed in between, this is still a run folder. Checkpoints go first,
-        # so that none is gone on from without its log.
+        # config.yaml stays, so that a killed process leaves a run folder. Checkpoints go first, so
+        # that no run resumes from one without its log.
         old = [path for pattern in _WRITTEN for path in run_dir.glob(pattern)]
         for path in sorted(old, key=lambda path: path.suffix != ".pt"):
             path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
@@ -88,10 +88,9 @@ def _open(run_dir: Path, config: Config, overwrite: bool) -> None:
 
 
 def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | None = None) -> str:
-    """Why a run can't take more or fewer `steps` than it was started for, and what to do instead;
-    empty where the `old` config has as many.
+    """Why the number of steps of a run can't change, and what to do; empty where it is the same.
 
-    init: --init of train_carb.py, whose warm-up must be trained anew too.
+    init: --init of train_carb.py, whose warm-up must be trained again too.
     """
     if old.get("steps") == config.steps:
         return ""
@@ -99,21 +98,20 @@ def other_steps(run_dir: Path, old: dict[str, Any], config: Config, init: str | 
     if init is not None:
         new += f" and the warm-up too: --run-dir {Path(init).parent}_{config.steps}_steps"
     return (
-        f"\nA run of {config.steps} steps is not one of {old.get('steps')} with steps added or "
-        "taken away: the learning rate falls from lr to min_lr over `steps`, so it differs at "
-        f"every step. Start anew with {new}"
+        f"\nA run of {old.get('steps')} steps can't become one of {config.steps}: the learning "
+        f"rate of every step depends on `steps`. Start over with {new}"
     )
 
 
 def _take(path: Path) -> None:
-    """Until this process ends, no other one gets it. Raises InputError when another one has it.
+    """Lock a file until this process ends. Raises InputError when another process has it.
 
-    Only locks of the system: a file that stands for one would outlive a killed process.
+    Uses only system locks: a lock file would outlive a killed process.
     """
-    path.touch()  # says so where the folder can't be written, and lets a group share the lock
-    if FileLock is SoftFileLock:  # neither Windows' locks nor those of Unix
+    path.touch()  # fails where the folder can't be written; lets a group share the lock
+    if FileLock is SoftFileLock:  # the system has no locks
         return
-    # Singleton: this process may open its run again.
+    # Singleton: this process may reopen its run.
     lock = FileLock(path, is_singleton=True, fallback_to_soft=False)
     try:
         lock.acquire(timeout=_WAIT)
@@ -126,10 +124,11 @@ def _take(path: Path) -> None:
         raise
     except (OSError, NotImplementedError):  # a disk without locks
         return
-    atexit.register(lock.release)  # a lock that nothing refers to would be released
+    atexit.register(lock.release)  # keeps a reference, without which the lock would be released
 
 
 def git(*arguments: str) -> str:
+    """Output of a git command in this repository; "no commit" or "git not found" without one."""
     root = Path(__file__).resolve().parent.parent
     try:
         done = subprocess.run(

@@ -26,9 +26,9 @@ _LEGEND = (
 
 
 def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = False) -> str:
-    """Lines that open a run: what is trained on what.
+    """First lines of a run: data, labels and network.
 
-    dataset: a TrainingSet. supervised: whether its masks are ground truth.
+    dataset: a TrainingSet. supervised: its masks are ground truth.
     """
     if supervised:
         labels = "pixel by pixel, from ground truth"
@@ -48,11 +48,11 @@ def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = 
 
 
 class RunLog:
-    """Means of the logged values between two log steps: to metrics.jsonl and to a progress line.
+    """Log of means between two log steps: metrics.jsonl and a progress line.
 
     The line is a bar where standard error is a terminal, else printed at each log step. The first
-    step of each start is shown as well, by itself, and not written to the file. state: "log" of the
-    checkpoint that is resumed. about: printed before the first step. board: takes the means too.
+    step of each start is also shown, but not written to the file. state: "log" of the resumed
+    checkpoint. about: printed before the first step. board: TensorBoard's writer of the means.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class RunLog:
         )
 
     def _begin(self, run_dir: Path, about: str) -> None:
-        """Say what begins; config.yaml in the run folder has every setting."""
+        """Print steps, batch size and folder; config.yaml in the run folder has every setting."""
         config, world = self.config, self.ranks.world_size
         where = self.ranks.device if world == 1 else f"{world} x {self.ranks.device.type}"
         print(
@@ -103,7 +103,7 @@ class RunLog:
         )
 
     def _forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run takes again."""
+        """Drop the lines of steps that a resumed run repeats."""
         if not self.path.exists():
             return
         text = self.path.read_text(encoding="utf-8", errors="replace")
@@ -113,7 +113,7 @@ class RunLog:
                 temporary.write_text(kept, encoding="utf-8")
 
     def add(self, step: int, lr: float, values: dict[str, torch.Tensor], names: list[str]) -> None:
-        """Take one step's values (`step` steps are done); no host wait between log steps."""
+        """Add one step's values (`step` steps are done); no host wait between log steps."""
         for key, value in values.items():
             self.sums[key] = self.sums[key] + value if key in self.sums else value.detach().clone()
         self.lr, self.names = lr, names
@@ -139,12 +139,12 @@ class RunLog:
             self._write(json.dumps(line) + "\n")
             if self.board:
                 self.board.scalars(line)
-            left = f" ETA {self._left(step)}" * self.progress.disable  # a bar has its own
+            left = f" ETA {self._left(step)}" * self.progress.disable  # a bar shows its own
             self._show(step, self._line(line) + left)
         self.sums, self.num_steps, self.start_time = {}, 0, time.perf_counter()
 
     def state(self, step: int) -> dict[str, Any]:
-        """What was added since the last line, for a checkpoint between two lines; else empty.
+        """Sums since the last line, for a checkpoint between two lines; else empty.
 
         Raises InputError when the loss is not finite.
         """
@@ -174,13 +174,13 @@ class RunLog:
                 os.fsync(file.fileno())  # no checkpoint without the lines before it
         except OSError as error:
             raise InputError(
-                f"{self.path} can't be written: {error.strerror}; the checkpoints are whole: make "
-                "room, and the same command goes on"
+                f"{self.path} can't be written: {error.strerror}; the checkpoints are intact: free "
+                "space and run the same command again to resume"
             ) from None
 
     def _show(self, step: int, text: str) -> None:
         if self.progress.disable:
-            with suppress(OSError):  # a console that has gone ends no training
+            with suppress(OSError):  # a closed console does not end training
                 print(f"step {step}/{self.end} {text}", flush=True)
         else:
             self.progress.set_postfix_str(text)
@@ -198,7 +198,7 @@ class RunLog:
         return " ".join(f"{name} {line[key]:.3g}" for key, name in shown.items() if key in line)
 
     def _left(self, step: int) -> str:
-        """Time to the end at the mean speed since the start: 1:02:03."""
+        """Time to the end at the mean speed since the start, as 1:02:03."""
         seconds = (time.perf_counter() - self.first_time) / (step - self.first_step)
         return tqdm.format_interval(seconds * (self.end - step))
 
@@ -209,7 +209,7 @@ class RunLog:
 
 
 def _step_of(line: str) -> float:
-    """Of a line of metrics.jsonl; infinite where it is not whole."""
+    """Step of a line of metrics.jsonl; infinite where the line is damaged."""
     try:
         step = parse_json(line)["step"]
     except (ValueError, KeyError, TypeError):

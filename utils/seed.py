@@ -1,6 +1,6 @@
 """Random numbers that depend on (seed, purpose, step) only.
 
-No generator state runs through training, so a resumed run, another worker count or another number
+Training keeps no generator state, so a resumed run, another worker count or another number
 of ranks draws the same numbers.
 """
 
@@ -9,7 +9,7 @@ import torch
 
 
 def derive(seed: int, *numbers: int) -> int:
-    """A 63-bit seed from a base seed and any non-negative whole numbers."""
+    """A 63-bit seed from a base seed and non-negative integers."""
     state = np.random.SeedSequence((seed, *numbers)).generate_state(1, np.uint64)[0]
     return int(state >> np.uint64(1))
 
@@ -19,5 +19,5 @@ def generator(seed: int, *numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(derive(seed, *numbers))
 
 
-# What a number is drawn for: the second argument of `derive`.
+# Purposes of random numbers: the second argument of `derive`.
 WEIGHTS, ORDER, AUGMENTATION, LOCAL_VIEWS, DROPOUT = range(5)

@@ -21,11 +21,11 @@ def summary_writer() -> type:
 
 
 class Board:
-    """The open event file of a run that has taken `step` steps; rank 0 alone has one."""
+    """Event file of a run that has taken `step` steps; only rank 0 has one."""
 
     def __init__(self, run_dir: Path, step: int, class_names: Sequence[str]) -> None:
         self.class_names = class_names
-        # What an interrupted run wrote of the steps that are taken again is not shown twice.
+        # purge_step hides what an interrupted run wrote of the steps that are repeated.
         self.writer = summary_writer()(run_dir / "tensorboard", purge_step=step + 1)
 
     def scalars(self, line: dict[str, Any]) -> None:

@@ -1,12 +1,11 @@
-"""What torch reads from the environment when it loads. Every script imports this before torch.
+"""Environment variables that torch reads when it loads. Every script imports this before torch.
 
-Threads wait for each other at the end of every operation of OpenMP. By default the early ones spin
-for some milliseconds; beside another busy process the late one is not running, so that the spinning
-takes its place and a script gets several times slower. Here they spin for a thousand turns and then
-sleep: about as fast as the default on an idle machine, where sleeping at once costs a sixth
-(`python -m benchmarks.busy`). The variables are read once, when torch loads the library, so they
-are set here for this process and for those it starts. A user's own OMP_WAIT_POLICY or
-GOMP_SPINCOUNT (Linux) stays.
+OpenMP threads wait for each other at the end of every operation. By default the early ones spin for
+some milliseconds; beside another busy process they take the late one's core, and a script gets
+several times slower. Here they spin for a thousand turns and then sleep: about as fast as the
+default on an idle machine, where sleeping at once costs a sixth (`python -m benchmarks.busy`).
+Torch reads the variables once, when it loads OpenMP, so they are set here for this process and its
+children. A user's own OMP_WAIT_POLICY or GOMP_SPINCOUNT (Linux) is kept.
 
 On a Mac (--device mps), operators that Metal lacks run on the CPU.
 """

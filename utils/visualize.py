@@ -1,4 +1,4 @@
-"""Pictures of label maps: colours, overlays, paletted files, legends, rows of panels."""
+"""Images of label maps: colours, overlays, paletted files, legends, rows of panels."""
 
 import os
 import zlib
@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from utils.safe.errors import printable, warn
 
 IGNORED_COLOR = (0, 0, 0)
-# Of a gallery, in pixels: its width, about; between panels; and for letters of 12 pixels when the
-# whole is shown on a page of 900.
+# Sizes of a gallery in pixels: approximate width, gap between panels, and height of letters when
+# shown on a page of width _PAGE.
 _WIDTH, _GAP, _TEXT, _PAGE = 1800, 6, 12, 900
 _STRIP = 1 << 20  # pixels mixed at a time: in float64 they take 24 bytes each
 
@@ -28,7 +28,7 @@ def colourize(prediction: np.ndarray, palette: np.ndarray) -> np.ndarray:
 def overlay(
     image: np.ndarray, prediction: np.ndarray, palette: np.ndarray, alpha: float = 0.5
 ) -> np.ndarray:
-    """`image` (H,W,3) uint8 with the classes' colours at opacity `alpha`; ignored pixels stay."""
+    """`image` (H,W,3) uint8 with class colours at opacity `alpha`; ignored pixels keep theirs."""
     if image.shape[:2] != prediction.shape:
         raise ValueError(
             f"image {image.shape[:2]} and prediction {prediction.shape} differ in size"
@@ -45,21 +45,21 @@ def overlay(
 
 
 def save_image(path: str | Path, image: Image.Image | np.ndarray, **options: Any) -> None:
-    """Write a picture whole or not at all, making its folder; the suffix says the format.
+    """Write an image atomically, creating its folder; the suffix decides the format.
 
-    `options` are Pillow's for it.
+    `options` are passed to Pillow.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(image, np.ndarray):
         image = Image.fromarray(image)
-    # Without the name: with more to it, it could be longer than a file system allows.
+    # Not based on the name, which could become longer than a file system allows.
     mark = f"{zlib.crc32(os.fsencode(path.name)):08x}"
     temporary = path.with_name(f".{mark}.{os.getpid()}.tmp{path.suffix}")
     try:
         image.save(temporary, **options)
         temporary.replace(path)
-    except OSError as error:  # that of a full disk names no file
+    except OSError as error:  # the error of a full disk names no file
         if error.errno and error.filename2 is None:
             error.filename = str(path)
         raise
@@ -76,13 +76,13 @@ def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
     colors[: len(palette)] = palette
     colors[255] = IGNORED_COLOR
     image.putpalette(colors.tobytes())
-    save_image(path, image, compress_type=zlib.Z_RLE)  # a fourth of the time for label maps
+    save_image(path, image, compress_type=zlib.Z_RLE)  # a quarter of the time for label maps
 
 
 def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int = 18) -> np.ndarray:
-    """Coloured squares with the class names, `rows` to a column, letters of `size` pixels.
+    """Coloured squares with the class names, `rows` per column, letters of `size` pixels.
 
-    A name with letters that the font lacks is shown by its class id; a warning says so.
+    A name with letters that the font lacks is replaced by its class id, with a warning.
     """
     font = ImageFont.load_default(size)
     names = _drawable(names, font)
@@ -104,7 +104,7 @@ def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int =
 
 
 def _drawable(names: Sequence[str], font: Any) -> list[str]:
-    # The font draws what it lacks (Cyrillic, Chinese, ...) as it draws what is no letter: a box.
+    # The font draws letters that it lacks (Cyrillic, Chinese, ...) as a box.
     box = bytes(font.getmask("\uffff"))
     shown = [printable(name) for name in names]
     lacking = [
@@ -129,7 +129,7 @@ def gallery(
     """Rows of panels (H,W,3) uint8 under `titles`, above the legend of the classes; (H,W,3) uint8.
 
     One panel width for all: a whole multiple of the first one's, or about an equal part of _WIDTH.
-    `notes` has a text to stand above each row.
+    `notes` has a text to print above each row.
     """
     native, part = rows[0][0].shape[1], (_WIDTH - _GAP) // len(titles) - _GAP
     panel_width = native * max(1, part // native) if native <= 1.3 * part else part
@@ -156,7 +156,7 @@ def gallery(
 
 
 def _scale(panel: np.ndarray, width: int, height: int) -> Image.Image:
-    """Enlarged pixel by pixel, made smaller without colours that overshoot: labels stay sharp."""
+    """Resize a panel: enlarge by repeating pixels, shrink without overshooting colours."""
     image = Image.fromarray(panel)
     larger = width >= image.width
     how = Image.Resampling.NEAREST if larger else Image.Resampling.HAMMING
@@ -164,7 +164,7 @@ def _scale(panel: np.ndarray, width: int, height: int) -> Image.Image:
 
 
 def _text_row(texts: Sequence[str], width: int, size: int, anchor: str) -> np.ndarray:
-    """Texts to stand on panels of `width`; anchor "ma" centres them, "la" puts them left."""
+    """Row of texts above panels of `width`; anchor "ma" centres them, "la" puts them left."""
     font = ImageFont.load_default(size)
     broken = [_break(text, font, width) for text in texts]
     line, height = round(1.25 * size), max(map(len, broken))
@@ -179,7 +179,7 @@ def _text_row(texts: Sequence[str], width: int, size: int, anchor: str) -> np.nd
 
 
 def _break(text: str, font: Any, width: int) -> list[str]:
-    """Lines of at most `width` pixels: between words, inside one that is longer than a line."""
+    """Break a text into lines of at most `width` pixels, inside words only where one is longer."""
     if "\n" in text:
         return [line for part in text.split("\n") for line in _break(part, font, width)]
     lines = [""]

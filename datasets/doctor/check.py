@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and what is odd about it, in one pass over its files."""
+"""Check of a data set: errors and oddities, found in one pass over its files."""
 
 import contextlib
 import warnings
@@ -23,9 +23,9 @@ from datasets.doctor.label_check import (
 from datasets.doctor.plausible import crop_to_reach, implausible
 from datasets.doctor.sizes import sample_sizes
 from datasets.doctor.survey import labels_from_counts
-from datasets.files import File, TwiceError, walk
+from datasets.files import DuplicateError, File, walk
 from datasets.labels import ClassTable
-from datasets.leftovers import looks_like_picture
+from datasets.leftovers import looks_like_image
 from datasets.split_labels import Images, LabelFile, Place
 from utils.config import Config
 from utils.ground_truth import ONE_CLASS
@@ -35,7 +35,7 @@ _MOST = 10  # lines about findings of one kind
 
 
 class Report(NamedTuple):
-    """What stops or harms training, and what merely surprises, in one line each."""
+    """Problems, which stop or harm training, and oddities: one line each."""
 
     problems: list[str]
     odd: list[Finding]
@@ -54,8 +54,8 @@ def check_dataset(
     """Look at every image and every mask of the splits, once.
 
     given: reads labels to compare with images (of all splits) and masks; None takes them from the
-    masks, where a class is present with `min_pixels` pixels. config: what in it can't be meant for
-    these images is odd.
+    masks, where a class is present with `min_pixels` pixels. config: settings that are implausible
+    for these images are odd.
     """
     problems = [ONE_CLASS] if len(classes) == 1 else []
     with warnings.catch_warnings(record=True) as said:
@@ -89,8 +89,8 @@ def check_dataset(
     odd += [finding for split in splits for finding in _alike(images[split])]
     for text, message in listing.items():
         odd.append(Finding(NOTE if isinstance(message, InputNote) else "listing", text))
-    told = [place for m in listing.values() if (place := getattr(m, "place", None))]
-    odd += _strays(Path(dataset.root), images, masks, told)
+    warned = [place for m in listing.values() if (place := getattr(m, "place", None))]
+    odd += _strays(Path(dataset.root), images, masks, warned)
     if labels is not None:
         problems += labels.problems + label_problems(labels, images, splits)
         ids = labels.labels
@@ -123,7 +123,7 @@ def check_dataset(
 
 
 def format_findings(report: Report) -> Iterator[str]:
-    """Lines for a terminal; of one kind of finding no more than a few."""
+    """Lines for a terminal; at most ten findings of one kind."""
     yield from report.problems
     kinds: dict[str, list[str]] = defaultdict(list)
     for kind, text in report.odd:
@@ -142,10 +142,10 @@ def format_findings(report: Report) -> Iterator[str]:
 def _listed(
     listing: Callable[[str], dict[str, File]], split: str, problems: list[str]
 ) -> dict[str, File]:
-    """`listing(split)` as far as it goes; what is wrong with it goes to `problems`."""
+    """Files of `listing(split)`; errors in it are added to `problems`."""
     try:
         return listing(split)
-    except TwiceError as error:
+    except DuplicateError as error:
         problems += error.messages
         return error.files
     except InputError as error:
@@ -154,7 +154,7 @@ def _listed(
 
 
 def _unpaired(split: str, images: Mapping[str, File], masks: Mapping[str, File]) -> list[str]:
-    """Images without mask, in splits that have masks, and masks without image."""
+    """Images without masks, in splits that have masks, and masks without images."""
     problems = [
         f"{file} has no mask; add it or remove the image"
         for name, file in images.items()
@@ -168,7 +168,7 @@ def _unpaired(split: str, images: Mapping[str, File], masks: Mapping[str, File])
 
 
 def _copies(images: Images, seen: dict[Place, Inspection]) -> tuple[list[str], list[Finding]]:
-    """Images of the same pixels: a problem in two splits, odd in one."""
+    """Images with the same pixels: a problem across splits, odd within one."""
     first: dict[bytes, tuple[str, File]] = {}
     problems, odd = [], []
     for (split, name), one in seen.items():
@@ -181,7 +181,7 @@ def _copies(images: Images, seen: dict[Place, Inspection]) -> tuple[list[str], l
             odd.append(Finding("copy", f"{text}; remove one of them"))
         else:
             problems.append(
-                f"{text} of '{other_split}': neither tests the other then; remove one of them"
+                f"{text} of '{other_split}': the splits must be disjoint; remove one of them"
             )
     return problems, odd
 
@@ -189,16 +189,18 @@ def _copies(images: Images, seen: dict[Place, Inspection]) -> tuple[list[str], l
 def _alike(files: Mapping[str, File]) -> list[Finding]:
     first: dict[str, File] = {}
     pairs = [(first.setdefault(name.casefold(), file), file) for name, file in files.items()]
-    text = "are one file where case does not count; rename one"
+    text = "are the same file on a system that ignores case; rename one"
     return [Finding("case", f"{one} and {other} {text}") for one, other in pairs if one != other]
 
 
-def _strays(root: Path, images: Images, masks: Images, told: Sequence[Path | str]) -> list[Finding]:
-    """Files beside images and masks that are none of them, nor named after an image.
+def _strays(
+    root: Path, images: Images, masks: Images, warned: Sequence[Path | str]
+) -> list[Finding]:
+    """Files beside images and masks that are neither, nor named after an image.
 
-    One line for those of one folder and ending. told: folders whose images have been told of.
+    One line per folder and ending. warned: folders that the user was already warned about.
     """
-    starts = tuple(f"{place}/" for place in told)
+    starts = tuple(f"{place}/" for place in warned)
     used = {file.path for files in (*images.values(), *masks.values()) for file in files.values()}
     ids = {name.rpartition("/")[2] for files in images.values() for name in files}
     tops = {Path(path).relative_to(root).parts[0] for path in used if Path(path) != root}
@@ -209,12 +211,12 @@ def _strays(root: Path, images: Images, masks: Images, told: Sequence[Path | str
                 for name in sorted(names):
                     cuts = (name[:i] for i, letter in enumerate(name) if letter in "._")
                     is_used = f"{folder}/{name}" in used or not ids.isdisjoint(cuts)
-                    is_told = looks_like_picture(name) and f"{folder}/".startswith(starts)
-                    if not (is_used or is_told or name.startswith(".")):
+                    is_known = looks_like_image(name) and f"{folder}/".startswith(starts)
+                    if not (is_used or is_known or name.startswith(".")):
                         strays[folder, Path(name).suffix].append(name)
     odd = []
     for (folder, _), names in strays.items():
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        text = "not read: no image or mask of a split; see that nothing is missing"
+        text = "not read: no image or mask of a split; check that nothing is missing"
         odd.append(Finding("stray", f"{folder}/{names[0]}{more} {text}"))
     return odd

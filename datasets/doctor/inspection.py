@@ -1,4 +1,4 @@
-"""Inspection of images and masks, each read once: what is wrong with them, and what is odd."""
+"""Inspection of images and masks, each read once: errors in them, and oddities."""
 
 import functools
 import hashlib
@@ -12,25 +12,25 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from datasets import SegmentationData
-from datasets.files import File, check_mask, is_plain_png, open_picture, read_image
+from datasets.files import File, check_mask, is_plain_png, open_pil, read_image
 from datasets.labels import IGNORE_INDEX
 from datasets.windows import Size
 from utils.progress import progress
 from utils.safe.errors import InputError, InputWarning
 from utils.safe.signals import leave_signals_to_parent
 
-NOTE = "note"  # the kind of a `Finding` that is told and is not odd
+NOTE = "note"  # the kind of a `Finding` that is reported but is not odd
 
 
 class Finding(NamedTuple):
-    """Something that surprises, in one line; findings of one `kind` may be many."""
+    """An oddity in one line of text; there may be many of one `kind`."""
 
     kind: str
     text: str
 
 
 class Inspection(NamedTuple):
-    """What was seen of one image and its mask."""
+    """Result for one image and its mask."""
 
     counts: np.ndarray | None  # pixels per id of the mask, (256,)
     problems: tuple[str, ...]
@@ -44,7 +44,7 @@ def inspect_image(
     num_classes: int,
     crop_size: Size | None = None,
 ) -> Inspection:
-    """Read an image and its mask, where there are any. An image below `crop_size` is odd."""
+    """Read an image and its mask, if given. An image smaller than `crop_size` is odd."""
     image, mask = files
     counts, size, stored, orientation, digest = None, None, None, 1, b""
     problems, odd = [], []
@@ -52,13 +52,13 @@ def inspect_image(
         if image is not None:
             data = image.read()
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", InputWarning)  # `_form` says it of each file
+                warnings.simplefilter("ignore", InputWarning)  # `_form` reports it for each file
                 pixels = read_image(image, data)
-            with open_picture(data) as picture:  # read above: its head is sound
-                stored = picture.size[::-1]
-                odd += [Finding(kind, f"{image} {text}") for kind, text in _form(picture, pixels)]
-                if not is_plain_png(picture, data):  # of a PNG, Pillow decodes it all for that
-                    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
+            with open_pil(data) as pil:  # read above: its header is intact
+                stored = pil.size[::-1]
+                odd += [Finding(kind, f"{image} {text}") for kind, text in _form(pil, pixels)]
+                if not is_plain_png(pil, data):  # for a PNG's EXIF, Pillow decodes all of it
+                    orientation = pil.getexif().get(ExifTags.Base.Orientation, 1)
             size = pixels.shape[:2]
             odd += [Finding(kind, f"{image} {text}") for kind, text in _content(pixels, crop_size)]
             digest = hashlib.blake2b(pixels, digest_size=16, key=repr(size).encode()).digest()
@@ -70,15 +70,15 @@ def inspect_image(
             counts = np.bincount(values.ravel(), minlength=256)
             if size and values.shape == stored != size:
                 raise InputError(
-                    f"{mask} lies as the pixels of {image} are stored, which are turned by their "
+                    f"{mask} has the size of the stored pixels of {image}, which are turned by "
                     f"EXIF orientation {orientation}; turn the mask too, or remove the orientation"
                 )
             check_mask(values, mask, size or values.shape, num_classes)
             if orientation != 1:
-                text = f"is turned by its EXIF orientation {orientation}; see that its mask is too"
+                text = f"is turned by EXIF orientation {orientation}; check that its mask is too"
                 odd.append(Finding("orientation", f"{image} {text}"))
             if counts[IGNORE_INDEX] == values.size:
-                text = "has no labelled pixel: it teaches and scores nothing; look at it"
+                text = "has no labelled pixel: it affects neither training nor scores; check it"
                 odd.append(Finding("no label", f"{mask} {text}"))
     except InputError as error:
         problems.append(str(error))
@@ -110,49 +110,49 @@ def parallel(function: Callable, tasks: Sequence, workers: int, what: str) -> It
             yield from progress(pool.map(function, tasks, chunksize=8), what, total=len(tasks))
         except BrokenProcessPool:
             raise InputError(
-                f"one of the {workers} processes was ended, most likely for want of memory; "
+                f"one of the {workers} processes was ended, probably for lack of memory; "
                 "start fewer: --workers"
             ) from None
 
 
-def _form(picture: Image.Image, pixels: np.ndarray) -> list[tuple[str, str]]:
-    """What is odd about how an image, not decoded yet, is stored: kind and text.
+def _form(image: Image.Image, pixels: np.ndarray) -> list[tuple[str, str]]:
+    """Oddities in how an image, not decoded yet, is stored: kind and text.
 
-    pixels: what is read of it.
+    pixels: its decoded pixels.
     """
     odd = []
-    if picture.format != "MPO" and getattr(picture, "n_frames", 1) > 1:  # MPO: of phones
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: of phones
         odd.append(
-            ("pages", "has several pages or frames, of which the first is read; save it alone")
+            ("pages", "has several pages or frames, of which only the first is read; save it alone")
         )
-    if picture.mode.startswith("I") or any(";16" in str(tile[3]) for tile in picture.tile):
+    if image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile):
         text = "has 16 bits a channel, of which the upper 8 are read; save it with 8"
         if pixels.max() < 16:
             text += ", made brighter: it fills 12 bits at most and is read nearly black"
         odd.append(("16 bits", text))
-    if picture.mode == "CMYK":
+    if image.mode == "CMYK":
         text = "is CMYK, made RGB without a colour profile; save it as RGB"
         odd.append(("CMYK", text))
-    if picture.mode[0] in "L1I":
-        text = "is grey, read as three equal channels; see that the other images are grey too"
+    if image.mode[0] in "L1I":
+        text = "is grey, read as three equal channels; check that the other images are grey too"
         odd.append(("grey", text))
-    if _is_transparent(picture):
-        text = "has transparent pixels, which are read as if they were not; save it without alpha"
+    if _is_transparent(image):
+        text = "has transparent pixels, which are read as opaque; save it without alpha"
         odd.append(("transparent", text))
     return odd
 
 
-def _is_transparent(picture: Image.Image) -> bool:
-    if "transparency" in picture.info:
+def _is_transparent(image: Image.Image) -> bool:
+    if "transparency" in image.info:
         return True
-    return "A" in picture.getbands() and picture.getchannel("A").getextrema()[0] < 255
+    return "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255
 
 
 def _content(pixels: np.ndarray, crop_size: Size | None) -> list[tuple[str, str]]:
-    """What is odd about pixels (H,W,3): kind and text."""
+    """Oddities of pixels (H,W,3): kind and text."""
     odd, (height, width) = [], pixels.shape[:2]
     first = pixels[0, 0]
-    if (pixels[::32, ::32] == first).all() and (pixels == first).all():  # some, then all
+    if (pixels[::32, ::32] == first).all() and (pixels == first).all():  # a few first, then all
         text = f"has the colour {pixels[0, 0].tolist()} everywhere; look at it"
         odd.append(("one colour", text))
     if crop_size and (height < crop_size[0] or width < crop_size[1]):

@@ -1,4 +1,4 @@
-"""Image-level labels held against the images and their masks."""
+"""Comparison of image-level labels with the images and their masks."""
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,13 +13,13 @@ from datasets.split_labels import Images, LabelFile
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 from utils.safe.errors import InputError, note, warn
 
-_FEW_CLASSES, _FEW_IMAGES = 4, 50  # so few may well be all in each of so few
-_SOME = 16  # masks that are looked at before training
+_FEW_CLASSES, _FEW_IMAGES = 4, 50  # up to so many, the same labels everywhere are plausible
+_SOME = 16  # masks that are read before training
 TRAIN = "train"  # the split that needs image-level labels, in all data sets
 
 
 def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> list[str]:
-    """Training images without labels, labels without image in the whole data set.
+    """Training images without labels, and labels without an image in the whole data set.
 
     Only training reads image-level labels: images of the other splits may have them or not.
     """
@@ -32,16 +32,16 @@ def label_problems(labels: LabelFile, images: Images, splits: Sequence[str]) -> 
         if TRAIN in splits and (TRAIN, name) not in labelled
     ]
     return problems + [
-        f"there are labels for '{name}' but no such image{example}; "
+        f"there are labels for '{name}', but there is no such image{example}; "
         "add the image or remove the labels"
         for name in labels.unknown
     ]
 
 
 def empty_labels(labels: ImageLabels) -> list[str]:
-    """Images that are said to contain no class at all."""
+    """Images whose labels name no class."""
     return [
-        f"the labels of '{name}' are empty; add what it shows or leave it out: it teaches nothing"
+        f"the labels of '{name}' are empty; add what it shows or leave the image out"
         for name, ids in labels.items()
         if not ids
     ]
@@ -50,9 +50,9 @@ def empty_labels(labels: ImageLabels) -> list[str]:
 def disagreements(
     name: str, ids: Sequence[int], counts: np.ndarray, classes: ClassTable, min_pixels: int
 ) -> list[Finding]:
-    """Labels of an image without pixels in its mask, and pixels without label. counts: (256,).
+    """Labels of an image without pixels in its mask, and pixels without a label. counts: (256,).
 
-    Nothing where there are no labels or no pixels at all: that is told by itself.
+    Empty where there are no labels or no pixels at all: other checks report that.
     """
     odd = []
     if not ids or not counts[: len(classes)].any():
@@ -65,13 +65,13 @@ def disagreements(
             text = (
                 f"the labels of '{name}' lack {class_name}, its mask has {counts[k]} pixels of it"
             )
-            advice = "correct one of the two, or say what is enough: --min-pixels"
+            advice = "correct one of the two, or set how many pixels count: --min-pixels"
             odd.append(Finding("pixels without label", f"{text}; {advice}"))
     return odd
 
 
 def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Finding]:
-    """What keeps the labels of the training images from teaching all that they could."""
+    """Weaknesses of the training images' labels: unseen classes, the same labels everywhere."""
     odd = []
     seen = {k for ids in labels.values() for k in ids}
     unseen = [name for k, name in enumerate(classes.names) if k not in seen]
@@ -81,8 +81,8 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Finding]:
     if len(labels) > 1 and seen and len({*labels.values()}) == 1 < len(classes):
         same = "every class" if not unseen else ", ".join(classes.names[k] for k in sorted(seen))
         text = (
-            f"all {len(labels)} training images have the same labels ({same}): so labels rule out "
-            "no class in one image rather than another; see that they are right"
+            f"all {len(labels)} training images have the same labels ({same}), so they "
+            "don't tell the images apart; check that they are right"
         )
         is_odd = len(classes) > _FEW_CLASSES or len(labels) > _FEW_IMAGES
         odd.append(Finding("same labels" if is_odd else NOTE, text))
@@ -90,7 +90,7 @@ def poor_labels(labels: ImageLabels, classes: ClassTable) -> list[Finding]:
 
 
 def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> None:
-    """Raise InputError where nothing can be learned, and warn of what keeps much from it.
+    """Raise InputError where nothing can be learned; warn of weak labels.
 
     labels: of the training images, where training uses them.
     """
@@ -107,7 +107,7 @@ def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> N
     if empty:
         warn(
             f"the labels of {len(empty)} of {len(labels)} training images are empty (the first is "
-            f"'{empty[0]}'): they teach nothing; add what they show, or leave them out"
+            f"'{empty[0]}'): they have no effect on training; add what they show, or leave them out"
         )
     for odd in poor_labels(labels, classes):
         (note if odd.kind == NOTE else warn)(odd.text)
@@ -119,10 +119,10 @@ def check_some_masks(
     classes: ClassTable,
     labels: ImageLabels | None = None,
 ) -> None:
-    """Warn where a few of the masks to train on, evenly spaced, let expect that all teach little.
+    """Warn where a sample of the training masks, evenly spaced, is of little use.
 
-    labels: of the images; masks that mostly show other classes number them in another way. A mask
-    that can't be read is left to training, which names it.
+    labels: of the images; masks that mostly show other classes probably number them differently. A
+    mask that can't be read is left to training, which names it.
     """
     names = list(masks)[:: max(1, len(masks) // _SOME)][:_SOME]
     counts, absent = np.zeros(256, np.int64), 0
@@ -133,23 +133,23 @@ def check_some_masks(
             if labels is not None:
                 absent += int(np.delete(found[: len(classes)], list(labels[name])).sum())
     pixels = counts[: len(classes)].tolist()
-    seen = f"(seen in {len(names)} of {len(masks)} masks)"
+    seen = f"(found in {len(names)} of {len(masks)} masks)"
     for text in truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, "training"):
         warn(f"{text} {seen}")
     if absent > sum(pixels) / 2:
         warn(
             f"{100 * absent / sum(pixels):.0f} % of the pixels of the masks are of classes that "
-            f"the labels of their images lack {seen}: see that both number the classes in the same "
-            "way, from 0, and are of the same images"
+            f"the labels of their images lack {seen}: check that both number the classes in "
+            "the same way, from 0, and belong to the same images"
         )
 
 
 def truth_findings(counts: np.ndarray, classes: ClassTable, split: str) -> list[Finding]:
-    """What keeps the ground truth of a split from telling networks apart. counts: (256,)."""
+    """Weaknesses of the ground truth of a split. counts: (256,)."""
     pixels = counts[: len(classes)].tolist()
     notes = truth_notes(pixels, int(counts[IGNORE_INDEX]), classes.names, split)
     if len(classes) == 1:
-        return []  # that is a problem, told by itself
+        return []  # reported as a problem of its own
     if not notes and sum(map(bool, pixels)) < len(classes) / 2:
         notes = absent_note(pixels, classes.names, split)  # a small split may lack a few
     return [Finding("ground truth", note) for note in notes]
@@ -158,10 +158,10 @@ def truth_findings(counts: np.ndarray, classes: ClassTable, split: str) -> list[
 def nothing_in_common(
     labels: ImageLabels, counts: Mapping[str, np.ndarray], classes: ClassTable, split: str
 ) -> list[Finding]:
-    """Labels and masks of a split of which no image has one class in both. counts: (256,) each."""
+    """A split in which labels and mask of no image share a class. counts: (256,) each."""
     pairs = [(ids, counts[name]) for name, ids in labels.items() if name in counts and ids]
     pairs = [(ids, found) for ids, found in pairs if found[: len(classes)].any()]
     if not pairs or any(found[list(ids)].any() for ids, found in pairs):
         return []
-    text = f"no image of {split} has a class that is in its labels and in its mask too: see that"
+    text = f"no image of {split} has a class that is both in its labels and in its mask: check that"
     return [Finding("nothing in common", f"{text} both number the classes in the same way, from 0")]

@@ -1,4 +1,4 @@
-"""Where prepare_data.py takes image-level labels from, and where it writes them."""
+"""Image-level labels of prepare_data.py: where they come from, and their file."""
 
 import argparse
 import functools
@@ -37,9 +37,9 @@ def label_source(
     classes: ClassTable,
     arguments: argparse.Namespace,
 ) -> LabelSource | None:
-    """What reads the labels for the images of all splits; None where they come from the masks.
+    """Function that reads the labels of all splits; None where they come from the masks.
 
-    A file that nobody named is taken where labels are only compared, or images have no mask.
+    Without --labels, a file is used where labels are only compared, or some images have no mask.
     """
     if arguments.import_labels:
         labels, num_classes = import_official_labels(arguments.import_labels)
@@ -60,19 +60,19 @@ def label_source(
     if path is None:
         return None
     if arguments.labels is None:
-        print(f"labels: those of {path} (--labels names others)")
+        print(f"labels: {path} (choose others with --labels)")
     elif not Path(path).is_file() and (beside := label_files(Path(path).parent, classes)):
         raise InputError(
-            f"no image labels at {path}, but beside it {', '.join(map(str, beside))}; name that "
-            "file, or make them: prepare_data.py --out"
+            f"no image labels at {path}, but there is {', '.join(map(str, beside))}; name that "
+            "file, or make the labels: prepare_data.py --out"
         )
     return functools.partial(read_label_file, Path(path), classes)
 
 
 def write_labels(arguments: argparse.Namespace, labels: ImageLabels, classes: ClassTable) -> None:
-    """Write --out and its meta.json. Raises InputError where other labels are there.
+    """Write --out and its meta.json. Raises InputError where the file holds other labels.
 
-    They are replaced with --overwrite.
+    These are replaced with --overwrite.
     """
     out = Path(arguments.out)
     meta = {

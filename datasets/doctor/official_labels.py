@@ -1,7 +1,7 @@
-"""The authors' image-level labels, a pickled dict in an .npy file, read without running the pickle.
+"""The official image-level labels, a pickled dict in an .npy file, read without running the pickle.
 
-A pickle is a program that may call any function it names. Here it may name three of NumPy's, and
-gets inert stand-ins even for those; everything else is refused.
+A pickle is a program that may call any function it names. Here it may name three of NumPy's,
+which are replaced by inert stand-ins; everything else is refused.
 """
 
 import io
@@ -34,25 +34,25 @@ class _Reader(pickle.Unpickler):
         known = {("numpy", "ndarray"), ("numpy", "dtype")}
         known |= {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
         if (module, name) not in known:
-            raise InputError(f"it names {module}.{name}, which a table of labels has no use for")
+            raise InputError(f"it names {module}.{name}, which a table of labels does not need")
         return type("_Inert", (_Inert,), {})  # a new one each time: nothing to tamper with
 
 
 def import_official_labels(path: str | Path) -> tuple[ImageLabels, int]:
-    """Labels and number of classes of the authors' ``labels.npy``. Runs no code from the file.
+    """Labels and number of classes of the official ``labels.npy``. Runs no code from the file.
 
     The file is a dict of 0/1 vectors, one per image id, in an object array without dimensions.
     Raises InputError for anything else.
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no file {path}; expected the authors' metadata/<data set>/labels.npy")
+        raise InputError(f"no file {path}; expected the official metadata/<data set>/labels.npy")
     try:
         table = _read_table(path.read_bytes())
         vectors = {_read_id(key): _read_vector(value) for key, value in table.items()}
     except Exception as error:  # a damaged pickle can fail in every way
         found = stand_in(path) or f"{error}; copy it again"
-        raise InputError(f"{path} is not the authors' labels.npy: {found}") from None
+        raise InputError(f"{path} is not the official labels.npy: {found}") from None
     lengths = sorted({len(vector) for vector in vectors.values()})
     if len(lengths) != 1:
         raise InputError(f"{path}: expected vectors of one length, found lengths {lengths}")
@@ -78,9 +78,9 @@ def _read_table(data: bytes) -> dict:
 
 
 def _check_memo(stream: io.BytesIO) -> None:
-    """Raise ValueError where the pickle numbers a value beyond what it can hold, and go back.
+    """Raise ValueError where the pickle uses a memo index larger than the file; rewind the stream.
 
-    Python makes room for all lower numbers too: ten bytes could take all memory.
+    Python allocates all lower indices too, so ten bytes could take all memory.
     """
     start, length = stream.tell(), len(stream.getbuffer())
     for operation, argument, _ in pickletools.genops(stream):

@@ -1,4 +1,4 @@
-"""Settings of a config that can't be meant for the images it trains on."""
+"""Settings of a config that are implausible for its training images."""
 
 import math
 import os
@@ -11,14 +11,14 @@ from datasets.transforms import fit_into
 from datasets.windows import Size
 from utils.config import Config
 
-CLIP_SIDE = 224  # smaller images are rightly enlarged: CLIP was trained at that size
+CLIP_SIDE = 224  # smaller images should be enlarged: CLIP was trained at this size
 
 
 def implausible(config: Config, num_images: int, sizes: Sequence[Size] = ()) -> list[str]:
-    """Settings that load and can't be meant, one line each: what was found and what would be right.
+    """Settings that are valid but implausible, one line each: what was found and a better value.
 
     num_images: of the training split. sizes: (height, width) of some of its images, upright;
-    without them only the config itself is looked at.
+    without them only the config itself is checked.
     """
     return [*_intervals(config), *_counts(config, num_images), *_sizes(config, sizes)]
 
@@ -32,7 +32,7 @@ def _intervals(config: Config) -> list[str]:
     if config.log_every > steps:
         found.append(
             f"log_every {config.log_every} is more than the {steps} steps of {stage}: no progress "
-            f"is seen; e.g. log_every: {max(1, steps // 20)}"
+            f"is shown; e.g. log_every: {max(1, steps // 20)}"
         )
     if config.checkpoint_every > steps:
         found.append(
@@ -50,22 +50,22 @@ def _intervals(config: Config) -> list[str]:
 def _counts(config: Config, num_images: int) -> list[str]:
     found = []
     if num_images == 0:
-        found.append(f"train_split: {config.train_split} has no images; name a split that is there")
+        found.append(f"train_split: {config.train_split} has no images; name a split that has some")
     elif config.batch_size > num_images:
         found.append(
             f"batch_size {config.batch_size} is more than the {num_images} images of "
-            f"'{config.train_split}': a batch holds some twice; lower it"
+            f"'{config.train_split}': a batch repeats some of them; lower it"
         )
     cores = available_cores()
     if config.num_workers > 2 * cores:
         found.append(
             f"num_workers {config.num_workers} is far more than the {cores} cores of this machine: "
-            f"the processes take turns; e.g. num_workers: {cores}"
+            f"the processes compete for them; e.g. num_workers: {cores}"
         )
     if config.views != "dual" and not Path(config.pseudo_masks or "").is_dir():
         found.append(
-            f"views: {config.views} trains on stored masks, and there is no folder "
-            f"{config.pseudo_masks} yet; make them before training: gen_clip_masks.py"
+            f"views: {config.views} trains on stored masks, but the folder "
+            f"{config.pseudo_masks} does not exist; make them before training: gen_clip_masks.py"
         )
     return found
 
@@ -76,7 +76,7 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
     if max(config.aspp_dilations) >= min(cells):
         found.append(
             f"aspp_dilations {list(config.aspp_dilations)} reach beyond the map of "
-            f"{as_text(cells)} cells (crop_size / output_stride), where there is only padding; "
+            f"{as_text(cells)} cells (crop_size / output_stride), which is all padding; "
             f"e.g. aspp_dilations: {dilations(min(cells))}"
         )
     typical = median_size(sizes) if sizes else config.image_size
@@ -93,7 +93,7 @@ def _sizes(config: Config, sizes: Sequence[Size]) -> list[str]:
         found.append(
             f"the images (typically {as_text(typical)}) are enlarged {factor:.1f} times to "
             f"image_size {as_text(config.image_size)}, for crop_size {as_text(config.crop_size)}: "
-            "more work, no more to see; lower both"
+            "more work without more detail; lower both"
         )
     return found
 
@@ -107,8 +107,9 @@ def _filled(config: Config, size: Size) -> float:
 
 
 def crop_to_reach(config: Config, sizes: Sequence[Size]) -> Size | None:
-    """crop_size, which no image should be smaller than; None where most of `sizes` are: then
-    `implausible` says it, unless they are so small that CLIP needs them enlarged.
+    """crop_size, which no image should be smaller than; None where most of `sizes` are.
+
+    `implausible` reports these, unless they are so small that CLIP needs them enlarged.
     """
     most_below = sizes and _is_below(median_size(sizes), config.crop_size)
     return None if most_below else config.crop_size
@@ -119,9 +120,9 @@ def _is_below(size: Size, crop_size: Size) -> bool:
 
 
 def dilations(cells: int, first: int = 12) -> list[int]:
-    """Of an ASPP on a map whose shorter side has so many cells: at most `first` and its multiples.
+    """Dilations of an ASPP on a map whose shorter side has `cells` cells.
 
-    The paper's 12, 24, 36 on 64 cells are the measure.
+    At most `first` and its multiples, in proportion to the paper's 12, 24, 36 on 64 cells.
     """
     step = max(1, min(first, cells // 5))
     return [d for d in (step, 2 * step, 3 * step) if d < cells] or [1]

@@ -1,20 +1,20 @@
-"""Sizes of a data set's images, from the heads of some of its files."""
+"""Sizes of a data set's images, from the headers of some of its files."""
 
 import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from datasets.files import File, open_picture
+from datasets.files import File, open_pil
 from datasets.windows import Size
 
-_HEAD = 1 << 17  # bytes; an image that says its size later is read whole
+_HEAD = 1 << 17  # bytes; an image whose size comes later is read whole
 _ORIENTATION = 0x0112  # the EXIF tag
-_LYING = 5  # from this orientation on, height and width change places
+_TURNED = 5  # from this orientation on, height and width are swapped
 
 
 def sample_sizes(images: Mapping[str, File], most: int = 200) -> list[Size]:
-    """(height, width), upright, of at most so many images, evenly spread over the listing.
+    """(height, width), upright, of at most `most` images, evenly spread over the listing.
 
     Images that can't be read are left out: --check names them.
     """
@@ -25,7 +25,7 @@ def sample_sizes(images: Mapping[str, File], most: int = 200) -> list[Size]:
 
 
 def median_size(sizes: Sequence[Size]) -> Size:
-    """(height, width): the medians of the shorter and of the longer sides, as most images lie."""
+    """(height, width): medians of the shorter and the longer sides, oriented as most images are."""
     short = round(statistics.median(min(size) for size in sizes))
     long = round(statistics.median(max(size) for size in sizes))
     portrait = sum(height > width for height, width in sizes)
@@ -42,9 +42,9 @@ def _size(file: File) -> Size | None:
 
 
 def _upright(data: bytes) -> Size:
-    with open_picture(data) as picture:
+    with open_pil(data) as image:
         turned = 1
-        if picture.format != "PNG" or "exif" in picture.info:  # else a PNG would be decoded
-            turned = picture.getexif().get(_ORIENTATION, 1)
-        width, height = picture.size
-    return (width, height) if turned >= _LYING else (height, width)
+        if image.format != "PNG" or "exif" in image.info:  # else a PNG would be decoded
+            turned = image.getexif().get(_ORIENTATION, 1)
+        width, height = image.size
+    return (width, height) if turned >= _TURNED else (height, width)

@@ -21,20 +21,20 @@ from utils.safe.yaml_file import parse_yaml
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _GRID = 16  # crops are multiples of it: pixels of a patch of CLIP's ViT, two cells of the network
-_PORTRAIT = 0.9  # images that lie alike from this share on have crops that lie so
+_PORTRAIT = 0.9  # share of images with one orientation from which crops have it too
 _LOG = (1, 2, 5, 10, 20, 50)
 _SAVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 
 class Choice(NamedTuple):
-    """A value of a config, and in a few words why."""
+    """A value of a config, and a few words on why."""
 
     value: Any
     why: str
 
 
 class Start(NamedTuple):
-    """What a config is derived from, beside the images: a shipped config and its measures."""
+    """A shipped config to derive from, and its limits."""
 
     template: str
     pixels: int  # of an image, at most
@@ -58,17 +58,17 @@ def write_starting_config(
     miniature: bool,
     overwrite: bool,
 ) -> str:
-    """Write a config for the data set to `path`; returns what it chose and why, and what is next.
+    """Write a config for the data set to `path`; return its values, reasons and the next steps.
 
     name: the kind of data set. labels: a file of labels; None looks for one beside the images.
-    miniature: for a dry run with the miniature CLIP. Raises InputError where a file is there
-    already, or where a data set has fewer than two images that can be read.
+    miniature: for a dry run with the miniature CLIP. Raises InputError where the file
+    exists, or where the data set has fewer than two readable images.
     """
     start = MINIATURE if miniature else PAPER
     if path.is_dir():
         raise InputError(f"{path} is a folder; name a file, e.g. {path / 'mine.yaml'}")
     if path.exists() and not overwrite:
-        raise InputError(f"{path} is there already; name another file, or --overwrite to replace")
+        raise InputError(f"{path} exists already; name another file, or --overwrite to replace it")
     check_folder(path.parent, "--write-config")
     splits = dataset.splits()
     train = "train" if "train" in splits else splits[0]
@@ -110,13 +110,13 @@ def _data(
 ) -> dict[str, Choice]:
     mark = "_miniature" if start is MINIATURE else ""
     root, here = Path(dataset.root), Path.cwd()
-    if class_file.is_relative_to(here):  # a shipped one: the config is good in any clone
+    if class_file.is_relative_to(here):  # a shipped one: the config works in any clone
         class_file = class_file.relative_to(here)
     return {
         "dataset": Choice(name, ""),
         "data_root": Choice(str(root), ""),
         "class_file": Choice(str(class_file), ""),
-        "image_labels": Choice(str(labels), "" if labels.is_file() else "is not there yet"),
+        "image_labels": Choice(str(labels), "" if labels.is_file() else "does not exist yet"),
         "pseudo_masks": Choice(str(root / f"clip_masks{mark}"), "made by gen_clip_masks.py"),
         "clip_text": Choice(str(root / f"clip_text{mark}.pt"), "made when it is needed"),
     }
@@ -180,10 +180,7 @@ def _crop(image_size: Size, sizes: Sequence[Size], start: Start) -> tuple[Size, 
     portrait = sum(height > width for height, width in sizes) / len(sizes)
     if 1 - _PORTRAIT < portrait < _PORTRAIT:
         side = _multiple(min(0.8 * min(image_size), math.sqrt(start.crop_pixels)))
-        return (
-            side,
-            side,
-        ), f"{100 * portrait:.0f} % of the images are upright: a square fits all"
+        return (side, side), f"{100 * portrait:.0f} % of the images are upright: a square fits all"
     factor = min(0.8, math.sqrt(start.crop_pixels / math.prod(image_size)))
     height, width = (_multiple(factor * side) for side in image_size)
     return (height, width), f"{100 * factor:.0f} % of the sides: the global view"
@@ -192,7 +189,7 @@ def _crop(image_size: Size, sizes: Sequence[Size], start: Start) -> tuple[Size, 
 def _outlook(
     num_images: int, chosen: dict[str, Choice], template: Config, start: Start
 ) -> list[str]:
-    """How much work it will be, and how good not to expect it."""
+    """How much work training will be, and what not to expect."""
     if start is MINIATURE:
         return [
             "A dry run with the miniature CLIP, which knows drawn streets only: it shows that all "
@@ -203,17 +200,17 @@ def _outlook(
     lines = [f"Training is about {work / paper:.2g} times the work of the paper's on Cityscapes."]
     if num_images < 300:
         lines.append(
-            f"The paper's smallest set has 367 images: what {num_images} give can't be foretold. "
+            f"The paper's smallest set has 367 images: the result with {num_images} is uncertain. "
             "Look at CLIP's masks before training; they are what it learns from."
         )
     return lines
 
 
 def _write(path: Path, chosen: dict[str, Choice], start: Start, source: str) -> None:
-    """The chosen values, each with its reason, and what else the shipped config states."""
+    """Write the chosen values, each with its reason, and what else the shipped config states."""
     lines = [
         f"# Written by prepare_data.py --write-config from {source}; change what you like.",
-        "# configs/cityscapes.yaml explains every key and has the value of those that aren't here.",
+        "# configs/cityscapes.yaml explains every key and has the default of those left out here.",
     ]
     for key, (value, why) in chosen.items():
         lines.append(f"{key}: {_yaml(value)}" + (f"   # {why}" if why else ""))
@@ -227,7 +224,7 @@ def _write(path: Path, chosen: dict[str, Choice], start: Start, source: str) -> 
 
 
 def _yaml(value: Any) -> str:
-    """On one line, quoted where it must be."""
+    """YAML of a value, on one line."""
     listed = yaml.safe_dump([value], default_flow_style=True, width=math.inf, allow_unicode=True)
     return listed.strip()[1:-1]
 
@@ -237,7 +234,7 @@ def _multiple(side: float) -> int:
 
 
 def _rounded(number: float) -> int:
-    """To two digits."""
+    """`number` rounded to two digits."""
     number = round(number)
     return round(number, min(0, 2 - len(str(number))))
 

@@ -9,7 +9,7 @@ from datasets.labels import ClassTable
 
 
 class LabelCounts(NamedTuple):
-    """Of N images and K classes, all int64."""
+    """Label counts of N images and K classes, all int64."""
 
     by_number: np.ndarray  # (K+1,): images with 0, 1, ... K classes
     together: np.ndarray  # (K,K): images with both classes; on the diagonal those with the class
@@ -40,7 +40,7 @@ class LabelCounts(NamedTuple):
 
 
 def count_labels(labels: Sequence[tuple[int, ...]], num_classes: int) -> LabelCounts:
-    """`labels` holds the class ids of every image."""
+    """Count `labels`, the class ids of every image."""
     present = np.zeros((len(labels), num_classes))
     for row, ids in zip(present, labels, strict=True):
         row[list(ids)] = 1

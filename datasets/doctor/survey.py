@@ -1,4 +1,4 @@
-"""All masks of a data set: the image-level labels that they give, and other forms of it."""
+"""Passes over all masks of a data set: image-level labels from them, and conversion."""
 
 import contextlib
 import functools
@@ -30,7 +30,7 @@ def survey(
         if masks and files.keys().isdisjoint(masks):
             (name, file), image = next(iter(masks.items())), next(iter(files))
             raise InputError(
-                f"none of the {len(masks)} masks of '{split}' is one of its images': the first is "
+                f"none of the {len(masks)} masks of '{split}' belongs to an image: the first is "
                 f"'{name}' ({file}), the first image '{image}'; give masks the names of the images"
             )
         tasks |= {(split, name): (None, masks.get(name)) for name in files}
@@ -52,7 +52,7 @@ def labels_from_counts(
 def extract_labels(
     found: Mapping[Place, Inspection], num_classes: int, min_pixels: int
 ) -> dict[Place, tuple[int, ...]]:
-    """The same, but of all images or none. Raises InputError."""
+    """`labels_from_counts` of all images. Raises InputError when one has no readable mask."""
     labels = labels_from_counts(found, num_classes, min_pixels)
     if not labels and not any(f.problems for f in found.values()):
         raise InputError(
@@ -73,15 +73,15 @@ def extract_labels(
 
 
 def has_all_masks(dataset: SegmentationData, splits: Sequence[str]) -> bool:
-    """Whether all images of the splits have ground truth; what is wrong is told elsewhere."""
+    """Whether all images of the splits have ground truth; errors are reported elsewhere."""
     with warnings.catch_warnings(), contextlib.suppress(InputError):
         warnings.simplefilter("ignore", InputWarning)
         return all(dataset.images(s).keys() <= dataset.ground_truth(s).keys() for s in splits)
     return True
 
 
-def tell_of_truth(found: Mapping[Place, Inspection], classes: ClassTable) -> None:
-    """Warn of ground truth that can't tell networks apart: one class, or 255 for a class."""
+def warn_of_truth(found: Mapping[Place, Inspection], classes: ClassTable) -> None:
+    """Warn of ground truth that makes scores meaningless: one class, or 255 for a class."""
     if len(classes) == 1:
         warn(ONE_CLASS)
     for split in dict.fromkeys(split for split, _ in found):

@@ -1,8 +1,8 @@
-"""Operations for which a CPU has a faster way than torch's own; elsewhere they are torch's own.
+"""Faster versions of torch's operations on a CPU; on other devices they are torch's own.
 
 In float32, torch multiplies matrices with MKL, which leaves AVX-512 unused on AMD, and convolves
 with oneDNN, which does not; in bfloat16 its attention kernel is no faster than in float32, while
-oneDNN's products are. What each gains: benchmarks/RESULTS.md.
+oneDNN's products are. For the gains see benchmarks/RESULTS.md.
 """
 
 import torch
@@ -39,8 +39,8 @@ class DilatedConv2d(nn.Conv2d):
     """A 3x3 convolution of stride 1 without bias, padded by its dilation.
 
     On the CPU and in channels_last, training sums the weight gradient over the nine taps, each over
-    the pixels where it sees no padding: oneDNN spares that work going forward, but not here. In
-    NCHW, the default, that would be slower than torch's own convolution, which is taken there.
+    the pixels where it sees no padding: oneDNN skips that work in the forward pass only. In NCHW,
+    the default, torch's own convolution is faster and is used.
     """
 
     def __init__(self, in_channels: int, out_channels: int, dilation: int):

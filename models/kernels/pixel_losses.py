@@ -17,7 +17,7 @@ def pixel_losses(
     """-y log f of each pixel, the summand of Eq. 2, 3, 6 and 7; 0 where the mask is ignored.
 
     logits (B, K, H, W) at the size of the image, global_mask (B, H, W), local_mask (B, h, w) of
-    `boxes` -> (B, H, W) and (B, h, w), or None without a local view. The same as
+    `boxes` -> (B, H, W) and (B, h, w), or None without a local view. Equals
     ``F.nll_loss(log_probabilities, mask, ignore_index=IGNORE_INDEX, reduction="none")`` with
     ``log_probabilities = F.log_softmax(logits, dim=1)``, and with its crop for the local view, but
     backward makes one (B, K, H, W) tensor instead of five.
@@ -68,12 +68,12 @@ def _labelled(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _index(mask: Tensor) -> Tensor:
-    """Any class where the mask is ignored: the value there is 0."""
+    """The mask as an index; class 0, for a value of 0, where it is ignored."""
     return mask.masked_fill(mask == IGNORE_INDEX, 0)[..., None]
 
 
 def _at(values: Tensor, mask: Tensor) -> Tensor:
-    """(..., K) at the class of the mask, (...); 0 where it is ignored."""
+    """Values (..., K) at the class of the mask (...): (...), 0 where it is ignored."""
     return _labelled(values.gather(-1, _index(mask))[..., 0], mask)
 
 

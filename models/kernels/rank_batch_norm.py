@@ -11,10 +11,10 @@ _DIMS = (0, 2, 3)  # of (B, C, h, w): all but the channels
 
 
 class RankBatchNorm2d(nn.BatchNorm2d):
-    """``nn.BatchNorm2d`` of the batch that all ranks have together: (B, C, h, w), any B per rank.
+    """``nn.BatchNorm2d`` over the joint batch of all ranks: (B, C, h, w), any B per rank.
 
-    The gradient of an image is that of the sum of all ranks' losses. Those of weight and bias are
-    of the own images, for data-parallel training to average as it does all others.
+    The gradient of an image is that of the sum of all ranks' losses. The gradients of weight and
+    bias come from the rank's own images, for data-parallel training to average like all others.
     """
 
     def forward(self, image: Tensor) -> Tensor:
@@ -29,10 +29,10 @@ class RankBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norms(model: nn.Module) -> None:
-    """Turn every ``nn.BatchNorm2d`` of a network into one over all ranks; its tensors stay."""
+    """Turn every ``nn.BatchNorm2d`` of a network into one over all ranks, with the same tensors."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
-            module.__class__ = RankBatchNorm2d  # nothing to build: it has no state of its own
+            module.__class__ = RankBatchNorm2d  # nothing to build: it adds no state
 
 
 def _statistics(image: Tensor, dtype: torch.dtype) -> tuple[float, Tensor, Tensor]:
@@ -63,7 +63,7 @@ class _Normalize(torch.autograd.Function):
         own, weight_gradient, bias_gradient = torch.ops.aten.native_batch_norm_backward(
             gradient, image, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
-        # ... then what every pixel owes to them: with x = (image - mean) * scale,
+        # ... then the part through mean and variance: with x = (image - mean) * scale,
         # weight * scale * (gradient - mean of gradient - x * mean of gradient * x).
         scale = (variance + ctx.eps).rsqrt()
         sums = all_reduce(torch.stack([bias_gradient, weight_gradient]))

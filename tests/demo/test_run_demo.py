@@ -115,7 +115,7 @@ def test_interrupted_then_finished_then_nothing_left_to_do(copy) -> None:
 
     third = run(copy, **variables)
     assert third.returncode == 0, third.stderr
-    for part in ("0 of them made now", "step 8, is finished", "step 12, is finished"):
+    for part in ("0 of them new", "step 8, is finished", "step 12, is finished"):
         assert part in third.stdout
     assert third.stdout.count("metrics.json exists already") == 2
     assert third.stdout.endswith(second.stdout[second.stdout.index("== 6 report") :])
@@ -149,7 +149,7 @@ def test_several_seeds_end_with_their_mean(copy) -> None:
     for seed in (0, 1):
         trained = load_config(copy / f"runs/demo_seeds/seed_{seed}/carb/config.yaml")
         assert trained.seed == seed
-    assert "seed_1/masks_train: all 2 masks are there, 0 of them made now" in done.stdout
+    assert "seed_1/masks_train: 2 masks, 0 of them new" in done.stdout
     assert re.search(r"^\| CARB \| 2 \| \d+\.\d( ± \d+\.\d)? \|", done.stdout, re.MULTILINE)
     assert "Mean and standard deviation of 2 seeds." in done.stdout
 

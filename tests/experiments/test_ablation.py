@@ -102,7 +102,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     ablation.main(command)
     shown = capsys.readouterr().out
     assert "0 runs to train without CARB and 0 with it" in shown
-    assert "0 of them made now" in (out / "pseudo_masks_val.log").read_text()
+    assert "0 of them new" in (out / "pseudo_masks_val.log").read_text()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == times
     assert {path: path.read_text() for path in out.rglob("job.log")} == logs
     assert (out / "ablation.md").read_text() == text

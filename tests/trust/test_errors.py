@@ -51,8 +51,8 @@ def test_system_errors_name_the_file_and_the_reason(monkeypatch, capsys, tmp_pat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     expected = {
-        below_a_file: f"{tmp_path / 'file' / 'below'}: Not a directory; a file stands where",
-        onto_a_folder: f"{tmp_path / 'folder'}: Is a directory; a folder stands where",
+        below_a_file: f"{tmp_path / 'file' / 'below'}: Not a directory; there is a file where",
+        onto_a_folder: f"{tmp_path / 'folder'}: Is a directory; there is a folder where",
         full: "No space left on device; free some space or name another disk",
     }
     for main, message in expected.items():
@@ -104,9 +104,7 @@ def test_signals_end_with_their_status_and_the_command(monkeypatch, capsys, numb
     command = ["python", "train_carb.py", "--set", "a=b c", "--overwr", "--config", "x"]
     monkeypatch.setattr(sys, "orig_argv", command)
     assert run(monkeypatch, main) == status and cleared
-    expected = (
-        "stopped; the same command again:\n    python train_carb.py --set 'a=b c' --config x\n"
-    )
+    expected = "stopped; to run it again:\n    python train_carb.py --set 'a=b c' --config x\n"
     assert capsys.readouterr().err == expected
     monkeypatch.setenv("RANK", "1")
     assert run(monkeypatch, main) == status
@@ -130,10 +128,10 @@ MEANINGS = {
     "no memory is left (CUDA out of": lambda: fail(torch.OutOfMemoryError("CUDA out of memory.")),
     "no memory is left (Unable to": lambda: np.ones(1 << 50),
     "no memory is left (CUDA error": lambda: fail(RuntimeError("CUDA error: out of memory")),
-    "a loader process has failed, most likely for want of memory (DataLoader": lambda: list(
+    "a loader process has failed, probably for lack of memory (DataLoader": lambda: list(
         torch.utils.data.DataLoader(Killed(CLOSED), num_workers=1)
     ),
-    "a loader process has failed, most likely for want of memory (RuntimeError: unable": (
+    "a loader process has failed, probably for lack of memory (RuntimeError: unable": (
         lambda: list(torch.utils.data.DataLoader(Failing(SHARED), num_workers=1))
     ),
 }

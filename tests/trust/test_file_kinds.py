@@ -94,7 +94,7 @@ def test_what_is_no_picture_is_named_with_what_helps(
     assert remedy in remedy_for("a.jpg", data)
     (tmp_path / "a.jpg").write_bytes(data)
     for read in (read_image, read_mask):
-        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes, not a picture") as error:
+        with pytest.raises(InputError, match=r"a\.jpg: \d+ bytes, not an image") as error:
             read(File(str(tmp_path / "a.jpg")))
         assert not data or what in str(error.value)
         assert remedy.split(" a.jpg")[0] in str(error.value)
@@ -109,14 +109,14 @@ def test_unknown_bytes_stay_unknown(tmp_path: Path) -> None:
     data = bytes(np.random.default_rng(0).integers(128, 256, 500, dtype=np.uint8))
     assert kind_of(data) is None and remedy_for("a.jpg", data) == ""
     (tmp_path / "a.jpg").write_bytes(data)
-    with pytest.raises(InputError, match=r"500 bytes, not a picture \(PNG.*copy or download"):
+    with pytest.raises(InputError, match=r"500 bytes, not an image \(PNG.*copy or download"):
         read_image(File(str(tmp_path / "a.jpg")))
 
 
 def test_a_picture_with_a_damaged_head_is_called_damaged(tmp_path: Path) -> None:
     for kind in ("PNG", "TIFF"):
         (tmp_path / "a.jpg").write_bytes(encoded(kind)[:8] + b"\x09" * 60)
-        with pytest.raises(InputError, match=f"a {kind} that is damaged or of a rare form"):
+        with pytest.raises(InputError, match=f"a {kind} that is damaged or of a rare kind"):
             read_image(File(str(tmp_path / "a.jpg")))
 
 
@@ -216,7 +216,7 @@ def test_files_that_look_like_data_are_named_in_one_line(tmp_path: Path) -> None
         (tmp_path / name).write_bytes(encoded("GIF") if "GIF" in name else b"x")
     (line,) = listed(tmp_path, [".png"])
     assert f"{tmp_path} has 3 files that are not read (b.GIF, c/d.npy, ...); expected .png" in line
-    assert "b.GIF is a GIF picture; convert it" in line
+    assert "b.GIF is a GIF image; convert it" in line
     (line,) = listed(tmp_path, [".png"], (".gif", ".heic"))
     assert "has 1 file that is not read (c/d.npy)" in line
     (line,) = listed(tmp_path, ["_mask.png"], (".gif", ".heic", ".npy"))
@@ -242,7 +242,7 @@ def test_pictures_without_an_ending_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     (line,) = listed(tmp_path)
     assert "has 2 files that are not read (a, b); expected" in line
-    assert "a is a PNG picture without an ending; give" in line
+    assert "a is a PNG image without an ending; give" in line
     for i in range(30):
         (tmp_path / f"a{i}").write_bytes(encoded("PNG"))
     assert "has 19 or more files that are not read (a, a0, ...)" in listed(tmp_path)[0]

@@ -279,7 +279,7 @@ def test_sigterm_saves_after_the_step(
     (ended,) = scripts.run(*arguments, event=picture, on=PICTURE, signal=signal.SIGTERM)
     assert saved_step(ended, tmp_path / stage, 143) == step
     shown = ended.printed.splitlines()[-2:]
-    assert shown == ["stopped; to go on:", f"    {shlex.join([sys.executable, *arguments])}"]
+    assert shown == ["stopped; to resume:", f"    {shlex.join([sys.executable, *arguments])}"]
     if step == 1:
         assert load_checkpoint(tmp_path / stage / "last.pt")["log"]["num_steps"] == 1
     finish(scripts, arguments)
@@ -323,7 +323,7 @@ def test_other_stages_stop_at_once(scripts, world, whole, tmp_path, stage, numbe
     (ended,) = scripts.run(*arguments, event=3, on=".tmp.png", signal=number, group=True)
     assert ended.status == 128 + number and "Traceback" not in ended.printed, ended.printed
     command_line = shlex.join([sys.executable, *arguments])
-    assert ended.printed.endswith(f"stopped; the same command again:\n    {command_line}\n")
+    assert ended.printed.endswith(f"stopped; to run it again:\n    {command_line}\n")
     assert not list((tmp_path / stage).rglob("*.tmp*")), "something half-written was left"
     assert not (tmp_path / stage / "metrics.json").exists()
     finish(scripts, arguments)
@@ -339,7 +339,7 @@ def test_two_processes_stop_after_the_same_step(scripts, world, whole_two, tmp_p
     assert [one.status for one in ended] == [143, 143], ended
     assert "Traceback" not in ended[0].printed + ended[1].printed
     assert load_checkpoint(tmp_path / "warmup/last.pt")["step"] == 1
-    assert ended[0].printed.count("stopped; to go on") == 1 and "stopped" not in ended[1].printed
+    assert ended[0].printed.count("stopped; to resume") == 1 and "stopped" not in ended[1].printed
     finish(scripts, arguments, ranks=2)
     assert_same("warmup", whole_two, tmp_path)
 
@@ -383,10 +383,10 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(
     run = tmp_path / "carb"
     damage(run / "last.pt", how)
     (ended,) = finish(scripts, command("carb", world, tmp_path))
-    assert f"{run / 'previous.pt'}: step 6, goes on to step 8" in ended.printed
+    assert f"{run / 'previous.pt'}: step 6, resuming to step 8" in ended.printed
     if how != "gone":
         assert f"{run / 'last.pt'}: the checkpoint can't be read" in ended.printed
-        assert "put aside as last.pt.damaged" in ended.printed
+        assert "renamed to last.pt.damaged" in ended.printed
         (run / "last.pt.damaged").unlink()
     assert_same("carb", whole, tmp_path)
 
@@ -404,7 +404,7 @@ def test_where_no_whole_checkpoint_is_left(scripts, world, whole, tmp_path) -> N
     (ended,) = scripts.run(*command("carb", world, tmp_path))
     assert ended.status == 2 and "--init" in ended.printed
     assert "warmup.pt: the checkpoint can't be read" in ended.printed
-    assert "mended by the same train_warmup.py command" in ended.printed
+    assert "same train_warmup.py command again restores" in ended.printed
     finish(scripts, [*command("warmup", world, tmp_path), "--overwrite"])
     assert_same("warmup", whole, tmp_path)
 
@@ -419,7 +419,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(scripts, world, whole, tmp_pat
     scripts.run(*arguments, event=14, on=PICTURE)  # killed in step 4
     before = (tmp_path / "warmup/last.pt").read_bytes()
     (ended,) = scripts.run(*arguments, disk=1_500_000)
-    assert ended.status == 2 and "last.pt is whole, it goes on from there" in ended.printed
+    assert ended.status == 2 and "it resumes from last.pt, which is intact" in ended.printed
     assert (tmp_path / "warmup/last.pt").read_bytes() == before
     (ended,) = scripts.run(*arguments, disk=1)
     assert ended.status == 2 and "Traceback" not in ended.printed, ended.printed
@@ -447,7 +447,7 @@ def test_a_full_tmpfs_leaves_the_checkpoint_before(scripts, world, whole, tmp_pa
     with small_disk(run, "3500k") as enlarge:
         (ended,) = scripts.run(*arguments)
         assert ended.status == 2 and "No space left on device" in ended.printed, ended.printed
-        assert "step 4" in ended.printed and "last.pt is whole" in ended.printed
+        assert "step 4" in ended.printed and "from last.pt, which is intact" in ended.printed
         assert load_checkpoint(run / "last.pt")["step"] == 2
         assert not half_written(run)
         enlarge()
@@ -485,7 +485,7 @@ def test_a_folder_that_may_no_longer_be_written(scripts, world, whole, tmp_path)
     (ended,) = scripts.run(*arguments, **second)
     assert ended.status == 2 and "Traceback" not in ended.printed, ended.printed
     expected = "warmup.pt: the checkpoint of step 4 can't be written: Permission denied"
-    assert expected in ended.printed and "last.pt is whole" in ended.printed
+    assert expected in ended.printed and "from last.pt, which is intact" in ended.printed
     assert load_checkpoint(run / "last.pt")["step"] == 2
     (ended,) = scripts.run(*arguments, event=1, locks=str(run))
     assert ended.status == 2 and "Traceback" not in ended.printed, ended.printed
@@ -523,9 +523,9 @@ def test_a_run_that_is_being_trained_is_left_alone(tmp_path, monkeypatch) -> Non
 def test_a_process_whose_torchrun_was_killed_stops(monkeypatch) -> None:
     with Stop(Ranks(0, 1, torch.device("cpu"))) as stop:
         monkeypatch.setattr(os, "getppid", lambda: 1)
-        assert stop.agreed() == 0  # a program started by a shell that has gone
+        assert stop.agree() == 0  # a program started by a shell that has gone
         monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
-        assert stop.agreed() == signal.SIGTERM
+        assert stop.agree() == signal.SIGTERM
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
@@ -582,8 +582,8 @@ def test_torchrun(scripts, world, whole_two, tmp_path, what) -> None:
     assert 'train_warmup.py", line' not in printed, printed
     again = start(arguments)
     if "SIG" in what:
-        assert "stopped; to go on:" in printed
-        shown = re.search(r"to go on:\n    (.*)\n", printed)[1]
+        assert "stopped; to resume:" in printed
+        shown = re.search(r"to resume:\n    (.*)\n", printed)[1]
         assert shlex.split(shown) == again.args
     printed = again.communicate(timeout=120)[0]
     assert again.returncode == 0, printed

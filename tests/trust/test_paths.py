@@ -80,16 +80,16 @@ SLIPS = {
     "file:///data": "addresses are not read",
     "https://host/data": "addresses are not read",
     "s3://bucket/data": "addresses are not read",
-    "'data'": "quotes stand around it",
-    '"data"': "quotes stand around it",
-    "“data”": "quotes stand around it",
-    'C:/data"': "quotes stand around it",  # of a Windows shell: "C:\data\"
+    "'data'": "there are quotes around it",
+    '"data"': "there are quotes around it",
+    "“data”": "there are quotes around it",
+    'C:/data"': "there are quotes around it",  # of a Windows shell: "C:\data\"
     "data ": "blanks, a line end",
     " data": "blanks, a line end",
     "data\n": "blanks, a line end",
     "data\r": "blanks, a line end",
     "\u202adata": "blanks, a line end or invisible letters",
-    "C:\temp": "a tab or another control letter",
+    "C:\temp": "it contains a tab or another control character",
     "data\\train": "drives and backslashes",
     "C:\\data": "drives and backslashes",
     "D:/data": "drives and backslashes",
@@ -103,7 +103,7 @@ SLIPS = {
 def test_slips_are_refused_with_the_remedy(text):
     with pytest.raises(InputError) as refused:
         expand(text)
-    assert f"{text!r} is no path: {SLIPS[text]}" in str(refused.value)
+    assert f"{text!r} is not a path: {SLIPS[text]}" in str(refused.value)
 
 
 @pytest.mark.parametrize("text", [text for text in SLIPS if "/" not in text and text.strip()])
@@ -135,7 +135,7 @@ def test_paths_of_a_config_and_of_set(tmp_path):
         assert getattr(config, key) == str(tmp_path / "home" / key)
     address = load_config("mine.yaml", ["backbone_weights=https://host/$x"]).backbone_weights
     assert address == "https://host/$x"
-    with pytest.raises(InputError, match=r"^mine.yaml: 'data_root': '\$UNSET/x' is no path"):
+    with pytest.raises(InputError, match=r"^mine.yaml: 'data_root': '\$UNSET/x' is not a path"):
         load_config("mine.yaml", ["data_root=$UNSET/x"])
     with pytest.raises(InputError, match="addresses are not read"):
         load_config("mine.yaml", ["data_root=https://host/x"])
@@ -148,7 +148,9 @@ def test_an_option_says_what_is_wrong(capsys):
         parser("").parse_args(["--config", "$UNSET/x"])
     assert stopped.value.code == 2
     shown = capsys.readouterr().err
-    assert "argument --config: '$UNSET/x' is no path: the variable UNSET is not set; set" in shown
+    assert (
+        "argument --config: '$UNSET/x' is not a path: the variable UNSET is not set; set" in shown
+    )
 
 
 def paths_of(monkeypatch, main) -> set[str]:
@@ -186,5 +188,5 @@ def test_every_option_that_is_a_path_is_read_as_one(monkeypatch, capsys, script,
 
 
 def test_a_config_names_no_folder_in_another_encoding():
-    with pytest.raises(InputError, match=r"'data_root': 'caf\\udce9' is the name .* rename that"):
+    with pytest.raises(InputError, match=r"'data_root': 'caf\\udce9' is a file name .* rename the"):
         load_config(ROOT / "configs/tiny_cpu.yaml", ["data_root=caf\udce9"])

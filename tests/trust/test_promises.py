@@ -335,7 +335,7 @@ SOURCES = [
             "train_carb --config config.yaml --init warmup/warmup.pt --device cpu --run-dir run",
             2, "bytes of mask t0", nothing_made),
     Promise(C, "text embeddings that can't say whose they are",
-            (saved("text.pt", torch.rand(4, 32)),), TRAIN, 0, "whose embeddings its rows are"),
+            (saved("text.pt", torch.rand(4, 32)),), TRAIN, 0, "does not name its rows"),
     Promise(C, "one name in two splits: labels keep them apart",
             (twins, gone("labels.json")), f"prepare_data {DATA} --out labels.json", 0,
             holds=lambda: len(written_labels("labels.json")) == 6),

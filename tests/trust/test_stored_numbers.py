@@ -134,7 +134,7 @@ def test_tiff_of_32_bits_and_floating_point(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path, tiff(expected, 16, sample_format=2)), expected)
     with pytest.raises(InputError, match=r"whole numbers, found 15.5"):
         read(tmp_path, tiff(ids(4) + np.float32(0.5), 32, sample_format=3))
-    with pytest.raises(InputError, match=r"a TIFF that is .*of a rare form.*PNG with 8 bits"):
+    with pytest.raises(InputError, match=r"a TIFF that is .*of a rare kind.*PNG with 8 bits"):
         read(tmp_path, tiff(expected, 64, sample_format=3))
 
 

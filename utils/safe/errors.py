@@ -1,4 +1,4 @@
-"""The one kind of error a user can mend, and how a script reports it."""
+"""Errors that a user can fix, and how a script reports them."""
 
 import contextlib
 import errno
@@ -17,26 +17,26 @@ from utils.safe.signals import exit_status, raise_on_sigterm, same_command
 
 _WAIT = 5.0  # seconds; by then torchrun has ended the ranks if rank 0 failed too
 _ADVICE = {
-    errno.EACCES: "give yourself the right to it (chmod, chown), or name another place",
-    errno.EPERM: "give yourself the right to it (chmod, chown), or name another place",
-    errno.EROFS: "the disk can only be read; name a place on another",
+    errno.EACCES: "get permission (chmod, chown), or name another place",
+    errno.EPERM: "get permission (chmod, chown), or name another place",
+    errno.EROFS: "the disk is read-only; name a place on another one",
     errno.ENOSPC: "free some space or name another disk, and run the same command again",
     errno.EDQUOT: "free some space or name another disk, and run the same command again",
     errno.ENOENT: "check the path",
-    errno.EEXIST: "a file stands where a folder is needed; name another place",
-    errno.ENOTDIR: "a file stands where a folder is needed; name another place",
-    errno.EISDIR: "a folder stands where a file is needed; name another place",
+    errno.EEXIST: "there is a file where a folder is needed; name another place",
+    errno.ENOTDIR: "there is a file where a folder is needed; name another place",
+    errno.EISDIR: "there is a folder where a file is needed; name another place",
     errno.ENAMETOOLONG: "shorten the name",
     errno.EMFILE: "allow more open files (ulimit -n), or start fewer worker processes",
 }
 _TORCH = {  # a RuntimeError's name or text -> what it means to the user
-    r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); mend "
-    "what it says, and the same command again goes on",
+    r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); fix "
+    "what it reports and run the same command again to resume",
     r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory": "no memory "
-    "is left ({}); make less at a time (batch_size, crop_size, image_size, --scales), or use a "
+    "is left ({}); use smaller values (batch_size, crop_size, image_size, --scales), or use a "
     "machine with more",
     r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
-    "process has failed, most likely for want of memory ({}); start fewer (num_workers), in Docker "
+    "process has failed, probably for lack of memory ({}); start fewer (num_workers), in Docker "
     "with more shared memory (--shm-size)",
 }
 
@@ -49,9 +49,9 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """Something the user gave is odd and is used all the same: raised by `warn`.
+    """Something odd that the user gave, which is used anyway: raised by `warn`.
 
-    place: the folder whose files it tells of, if it does.
+    place: the folder whose files it is about, if any.
     """
 
     def __init__(self, text: str, place: Path | str | None = None) -> None:
@@ -60,30 +60,30 @@ class InputWarning(UserWarning):
 
 
 def warn(text: str, place: Path | str | None = None) -> None:
-    """Say once, on rank 0, what is odd about something the user gave; the run goes on.
+    """Warn once, on rank 0, about something odd that the user gave; the run continues.
 
-    By Python's `warnings`, so that a caller can collect what is said (`warnings.catch_warnings`).
-    place: the folder whose files the text tells of, if it does.
+    Uses Python's `warnings`, so that a caller can collect them (`warnings.catch_warnings`).
+    place: the folder whose files the text is about, if any.
     """
     warnings.warn(InputWarning(text, place), stacklevel=2)
 
 
 class InputNote(InputWarning):
-    """How something the user gave is read: raised by `note`."""
+    """The interpretation of something the user gave: raised by `note`."""
 
 
 def note(text: str, place: Path | str | None = None) -> None:
-    """Say once, on rank 0, how something the user gave is read, where nothing is wrong with it."""
+    """Print once, on rank 0, how something that the user gave is interpreted; nothing is wrong."""
     warnings.warn(InputNote(text, place), stacklevel=2)
 
 
 def run_script(main: Callable[[list[str]], None]) -> None:
-    """Run ``main(sys.argv[1:])``; report an error the user can mend as one message, exit status 2.
+    """Run ``main(sys.argv[1:])``; report an error the user can fix as one message, exit status 2.
 
-    That is an `InputError`, or an `OSError`: a folder that can't be written, a full disk.
-    ``--debug`` anywhere on the command line shows the traceback too. Under torchrun rank 0 speaks
-    at once and the others only if they are still running a little later, so that an error that all
-    ranks meet is said once. SIGTERM and Ctrl-C end it too, with status 143 and 130.
+    Such errors are `InputError` and `OSError`: a folder that can't be written, a full disk.
+    ``--debug`` anywhere on the command line shows the traceback too. Under torchrun, rank 0 reports
+    at once and the others only if they are still running a little later, so that an error on all
+    ranks is reported once. SIGTERM and Ctrl-C exit with status 143 and 130.
     """
     raise_on_sigterm()
     _prepare_console()
@@ -91,16 +91,16 @@ def run_script(main: Callable[[list[str]], None]) -> None:
         _run(main)
     except KeyboardInterrupt as stopped:
         if os.environ.get("RANK", "0") == "0":
-            print(f"stopped; the same command again:\n    {same_command()}", file=sys.stderr)
+            print(f"stopped; to run it again:\n    {same_command()}", file=sys.stderr)
         sys.exit(exit_status(stopped))
 
 
 class _Lasting(io.RawIOBase):
-    """An output stream whose reader may go away: what nobody reads is dropped, the run goes on."""
+    """Output stream whose reader may disappear: output is then dropped, the run continues."""
 
     def __init__(self, raw: io.RawIOBase, stream: io.TextIOWrapper) -> None:
         self.raw = raw
-        self.stream = stream  # kept: without it, it would close `raw`
+        self.stream = stream  # kept, as its destructor would close `raw`
 
     def write(self, data: Any) -> int:
         with contextlib.suppress(OSError):  # `| head` has ended, a terminal was closed
@@ -120,8 +120,8 @@ class _Lasting(io.RawIOBase):
 
 
 def _prepare_console() -> None:
-    """No text ends a run: letters that a console lacks are escaped, a closed one is written to in
-    vain. An InputWarning is one line."""
+    """Keep output from ending a run: letters that a console lacks are escaped, output to a closed
+    one is dropped. An InputWarning becomes one line."""
     sys.stdout, sys.stderr = _lasting(sys.stdout), _lasting(sys.stderr)
     warnings.simplefilter("once", InputWarning)
     shown_before = warnings.showwarning
@@ -137,13 +137,13 @@ def _prepare_console() -> None:
 
 
 def _lasting(stream: Any) -> Any:
-    if stream is None:  # pythonw, or closed by the shell: then the next file would take its place
+    if stream is None:  # pythonw, or closed by the shell; else the next file would get its number
         return Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="backslashreplace")
     raw = getattr(stream.buffer, "raw", stream.buffer)
-    if not isinstance(raw, io.RawIOBase) or isinstance(raw, _Lasting):  # in memory; done before
+    if not isinstance(raw, io.RawIOBase) or isinstance(raw, _Lasting):  # in memory, or wrapped
         return stream
     lasting = _Lasting(raw, stream)
     return io.TextIOWrapper(
@@ -175,16 +175,16 @@ def _run(main: Callable[[list[str]], None]) -> None:
 
 
 def _not_encodable(error: UnicodeEncodeError) -> str:
-    """Of a name that is given to the system, or written into a UTF-8 file."""
+    """Message for a name given to the system, or written into a UTF-8 file."""
     shown = error.object[max(0, error.start - 40) : error.end + 40]
     found = f"{shown!a} can't be written in {error.encoding}"
     if error.encoding.replace("-", "").lower() == "utf8":
-        return f"{found}: it is the name of a file in another encoding; rename that (convmv)"
+        return f"{found}: it is a file name in another encoding; rename the file (convmv)"
     return f"{found}, this system's encoding; set PYTHONUTF8=1 and run the same command again"
 
 
 def _refuse_empty(arguments: list[str]) -> None:
-    """As a path, an argument that is empty would be the current folder."""
+    """Raise InputError for an empty argument: as a path it would be the current folder."""
     for place, argument in enumerate(arguments):
         if re.fullmatch(r"(--[\w-]+=)?", argument):
             after = argument or " ".join(arguments[max(0, place - 1) : place])
@@ -193,10 +193,10 @@ def _refuse_empty(arguments: list[str]) -> None:
 
 
 def _report(message: str) -> NoReturn:
-    """What the exception that is being handled means, in one write: ranks print at once."""
+    """Print a message for the current exception, in one write as ranks print at once; exit."""
     lines = map(printable, message.split("\n"))
     text = "\n".join(["error: " + next(lines), *lines, ""])
-    raise_on_sigterm()  # `utils.safe.stop`, which noted signals to save first, is over
+    raise_on_sigterm()  # `utils.safe.stop`, which delays signals to save first, has ended
     if "--debug" in sys.argv:
         text = traceback.format_exc() + text
     if os.environ.get("RANK", "0") != "0":
@@ -207,12 +207,12 @@ def _report(message: str) -> NoReturn:
 
 
 def printable(line: str) -> str:
-    """Names of files may hold what ends a line or moves a terminal's cursor."""
+    """`line` with control characters escaped, which file names may contain."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
 
 
 def _message(error: InputError | OSError) -> str:
-    """The message alone, where a data-loader worker has wrapped it into its traceback."""
+    """The message, without the traceback that a data-loader worker adds."""
     text = str(error)
     if text.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
         return text.rsplit(f"{type(error).__name__}: ", 1)[-1].strip()

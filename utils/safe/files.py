@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and their SHA-256."""
+"""Atomic writing of files, JSON, and SHA-256."""
 
 import errno
 import hashlib
@@ -19,10 +19,10 @@ UNFINISHED = re.compile(r"\.\d+\.tmp(\.\w+)?$")  # names of `replacing` and of `
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to, renamed onto it at the end and removed on failure.
+    """Temporary path beside `path`, renamed to it at the end and removed on failure.
 
-    Makes the folder. Several processes may write the same file at once; each replaces it whole.
-    An OSError names `path`: that of a full disk names nothing, another one the temporary file.
+    Creates the folder. Several processes may write the same file at once; each replaces it as a
+    whole. An OSError names `path`, not the temporary file or, for a full disk, nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
@@ -40,22 +40,22 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, below: bool = True) -> None:
-    """What killed processes left half-written in a folder and, unless told not to, below it."""
+    """Remove unfinished files of killed processes from a folder and, if `below`, subfolders."""
     for path in folder.rglob("*.tmp*") if below else folder.glob("*.tmp*"):
         if UNFINISHED.search(path.name):
             path.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path, option: str) -> None:
-    """Raise InputError when files can't be written to `folder`, which need not be there yet.
+    """Raise InputError when files can't be written to `folder`, which need not exist yet.
 
-    For a script that will write only after hours. `option` is what named the folder.
+    For scripts that write only after hours. `option` is the flag that named the folder.
     """
     try:
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        if not there.is_dir():
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        with TemporaryFile(dir=there) as file:
+        with TemporaryFile(dir=existing) as file:
             file.write(bytes(1 << 16))
     except OSError as error:
         raise InputError(
@@ -64,21 +64,21 @@ def check_folder(folder: Path, option: str) -> None:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, making the folder."""
+    """Write JSON atomically; creates the folder."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def parse_json(text: str | bytes, **options: Any) -> Any:
-    """`json.loads`; whatever is wrong with the text is a ValueError."""
+    """`json.loads`; every error in the text is a ValueError."""
     try:
         return json.loads(text, **options)
     except RecursionError:
-        raise ValueError("too many brackets in each other") from None
+        raise ValueError("brackets are nested too deeply") from None
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that a script of ours wrote. Raises InputError when damaged."""
+    """The object in a JSON file of our scripts. Raises InputError when it is damaged."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Paths as people write them."""
+"""Paths as users write them."""
 
 import os
 import re
@@ -14,16 +14,16 @@ def expand(text: str) -> str:
     """The path that `text` means: with the values of $NAME, ${NAME} and %NAME%, then with the home
     folder for a leading ~ or ~user. A relative path stays relative; ./~x is a file of that name.
 
-    What can't be replaced, and what only a slip leaves in a path (quotes or blanks around it, a
-    backslash on Linux), is part of the name where a file of that name exists. Otherwise it raises
-    InputError: no folder named "~" or "$DATA" is ever made.
+    What can't be replaced, and typical typing errors (quotes or blanks around a path, a backslash
+    on Linux), are part of the name if a file of that name exists. Otherwise InputError is raised,
+    so that no folder named "~" or "$DATA" is ever created.
     """
     path = _VARIABLE.sub(lambda name: os.environ.get(_name(name)) or name[0], text)
     if path.startswith("~") and os.environ.get("HOME") != "":
         path = os.path.expanduser(path)  # noqa: PTH111  Path.expanduser drops a leading ./
     fault = _fault(path)
     if fault and not (path and os.path.lexists(path)):
-        raise InputError(f"{text!r} is no path: {fault}")
+        raise InputError(f"{text!r} is not a path: {fault}")
     return path
 
 
@@ -32,7 +32,7 @@ def _name(variable: re.Match[str]) -> str:
 
 
 def _fault(path: str) -> str:
-    """Why `path` can't be meant as it is written, with what to write; empty when it can."""
+    """Why `path` is probably a mistake, with what to write; empty when it is not."""
     if not path.strip():
         return "it is empty; name a file or a folder"
     if unset := _VARIABLE.search(path):
@@ -46,14 +46,14 @@ def _fault(path: str) -> str:
     if re.match(r"[A-Za-z][\w+.-]+://", path):
         return "addresses are not read; download the file, or write file://... as a plain path"
     if (path[0] in _QUOTES and path[-1] in _QUOTES) or path[-1] == '"':
-        return "quotes stand around it; leave them out"
+        return "there are quotes around it; leave them out"
     if path != path.strip() or "Cf" in map(unicodedata.category, path[0] + path[-1]):
-        return "blanks, a line end or invisible letters stand around it; leave them out"
+        return "there are blanks, a line end or invisible letters around it; leave them out"
     if any(unicodedata.category(letter) == "Cc" for letter in path):
         return (
-            "a tab or another control letter stands in it (in double quotes YAML reads backslashes "
-            "as such); write / between folders"
+            "it contains a tab or another control character (in double quotes YAML reads "
+            "backslashes as such); write / between folders"
         )
     if os.name != "nt" and ("\\" in path or re.match(r"[A-Za-z]:/", path)):
-        return "drives and backslashes are Windows'; write / between folders (WSL: /mnt/c/...)"
+        return "drives and backslashes are for Windows; write / between folders (WSL: /mnt/c/...)"
     return ""

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: what every script does with them. Training does more: stop.py."""
+"""SIGTERM and Ctrl-C in all scripts. Training does more: see stop.py."""
 
 import os
 import shlex
@@ -10,7 +10,7 @@ from types import FrameType, TracebackType
 
 
 def raise_on_sigterm() -> None:
-    """SIGTERM comes as the exception of Ctrl-C, so that what is half-written is cleared away."""
+    """Let SIGTERM raise KeyboardInterrupt, as Ctrl-C does, so that unfinished files are removed."""
     signal.signal(signal.SIGTERM, _raise)
 
 
@@ -19,26 +19,27 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def exit_status(stopped: KeyboardInterrupt) -> int:
-    """What a shell shows for the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Exit status of the signal, as shells define it: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
 
 
 def same_command() -> str:
-    """The command line of this run, ready to be copied into a shell; without --overwrite."""
+    """The command line of this run for a shell, without --overwrite."""
     command = sys.orig_argv
     if "TORCHELASTIC_RUN_ID" in os.environ:
         try:
             launcher = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
             command = os.fsdecode(launcher).split("\0")[:-1]
-        except OSError:  # no Linux
+        except OSError:  # not Linux
             command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
     return shlex.join(a for a in command if len(a) < 3 or not "--overwrite".startswith(a))
 
 
 def leave_signals_to_parent(worker: int = 0) -> None:
-    """DataLoader's worker_init_fn: only the process that started this one may end it.
+    """DataLoader's worker_init_fn: only the parent process may end this one.
 
-    A terminal sends Ctrl-C to a whole process group; torchrun and cluster managers send SIGTERM so.
+    A terminal sends Ctrl-C, and torchrun and cluster managers send SIGTERM, to a whole process
+    group.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _unless_left
@@ -50,7 +51,7 @@ def leave_signals_to_parent(worker: int = 0) -> None:
 def _unless_left(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print a traceback; but a parent that is stopped while it takes a sample over is no fault."""
+    """Print a traceback, unless the parent was stopped while it received a sample."""
     if not issubclass(kind, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)
 

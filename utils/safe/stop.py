@@ -1,4 +1,4 @@
-"""Training that is told to stop, by SIGTERM or Ctrl-C, ends after the step it is in and saves."""
+"""Stopping a training on SIGTERM or Ctrl-C after the current step, with a checkpoint."""
 
 import contextlib
 import os
@@ -15,16 +15,16 @@ from utils.safe.signals import same_command
 
 
 class Stop:
-    """In a ``with`` statement, notes SIGTERM and Ctrl-C instead of ending; a second Ctrl-C ends.
+    """Context that records SIGTERM and Ctrl-C instead of ending; a second Ctrl-C ends.
 
-    torchrun passes a signal on to all its ranks and kills what is left after 30 seconds.
+    torchrun passes a signal on to all its ranks and kills those left after 30 seconds.
     """
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks, self.parent = ranks, os.getppid()
         self.received = 0  # by this process
-        self.number = 0  # that all ranks agreed on
-        # Not the group of the gradients: that of GPUs would make the host wait for them.
+        self.signal = 0  # that all ranks agreed on
+        # Not the group of the gradients, which on GPUs would make the host wait.
         self.group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
 
     def __enter__(self) -> Self:
@@ -41,24 +41,24 @@ class Stop:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt(number)
         self.received = number
-        if self.ranks.is_main:  # not by print(), which may be what the signal interrupted
+        if self.ranks.is_main:  # not print(), which the signal may have interrupted
             with contextlib.suppress(OSError):  # its terminal was closed
                 os.write(2, b"\nstopping after this step; Ctrl-C to stop without saving\n")
 
-    def agreed(self) -> int:
-        """Called after every step: the signal that any rank has received, or 0; alike on all."""
+    def agree(self) -> int:
+        """The signal that any rank has received, or 0; the same on all. For after every step."""
         if os.getppid() != self.parent and "TORCHELASTIC_RUN_ID" in os.environ:
-            self.received = signal.SIGTERM  # torchrun was killed: nobody else will end this process
-        self.number = self.received
+            self.received = signal.SIGTERM  # torchrun was killed and can't end this process
+        self.signal = self.received
         if self.group is not None:
             number = torch.tensor(self.received)
             dist.all_reduce(number, dist.ReduceOp.MAX, self.group)
-            self.number = int(number)
-        return self.number
+            self.signal = int(number)
+        return self.signal
 
-    def leave(self) -> None:
-        """The last line of a script: after a signal, say how to go on and exit with its status."""
-        if self.number:
+    def exit_if_stopped(self) -> None:
+        """After a signal, print how to resume and exit with its status; call it at the end."""
+        if self.signal:
             if self.ranks.is_main:
-                print(f"stopped; to go on:\n    {same_command()}", flush=True)
-            sys.exit(128 + self.number)
+                print(f"stopped; to resume:\n    {same_command()}", flush=True)
+            sys.exit(128 + self.signal)

@@ -1,4 +1,4 @@
-"""Tensors out of files, without executing anything in them, and into files."""
+"""Reading tensors from files without executing anything in them, and writing them."""
 
 import io
 import os
@@ -17,9 +17,9 @@ from utils.safe.files import replacing
 
 
 def read_tensors(path: str | Path, what: str) -> object:
-    """What torch.save (or, for a .npy file, numpy.save) wrote, on the CPU.
+    """Content written by torch.save (or, in a .npy file, by numpy.save), on the CPU.
 
-    Raises InputError naming the file and `what` it should be, also where a single bit has changed.
+    Raises InputError naming the file and `what` it should be, even if only one bit has changed.
     """
     path = Path(path)
     try:
@@ -34,7 +34,7 @@ def read_tensors(path: str | Path, what: str) -> object:
             if any("/code/" in name for name in archive.namelist()):
                 raise ValueError("TorchScript, a program, which some releases of torch.load open")
             if archive.testzip() is not None:
-                raise ValueError("a checksum is wrong")  # torch.load does not look at them
+                raise ValueError("a checksum is wrong")  # torch.load does not check them
         file.seek(0)
         content = torch.load(file, map_location="cpu", weights_only=True)
     _check_plain(content, path, what)
@@ -42,12 +42,12 @@ def read_tensors(path: str | Path, what: str) -> object:
 
 
 def _check_plain(content: object, path: Path, what: str) -> None:
-    """Refuse tensors that a few bytes make endless, or that hardly a function takes."""
+    """Refuse tensors larger than their storage, and kinds that few functions accept."""
     left, seen = [content], set()
     while left:
         value = left.pop()
         if isinstance(value, dict | list | tuple) and id(value) not in seen:
-            seen.add(id(value))  # a list may lie in itself, or twice in each of a hundred others
+            seen.add(id(value))  # a list may contain itself, or be in a hundred others
             left += value.values() if isinstance(value, dict) else value
         elif isinstance(value, torch.Tensor):
             kind = _odd_kind(value)
@@ -59,7 +59,7 @@ def _check_plain(content: object, path: Path, what: str) -> None:
 
 
 def _odd_kind(tensor: torch.Tensor) -> str:
-    """What is odd about a tensor; empty where nothing is."""
+    """Why a tensor is not plain; empty for a plain one."""
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         return "sparse, quantized or complex"
     if tensor.device.type != "cpu":
@@ -70,12 +70,12 @@ def _odd_kind(tensor: torch.Tensor) -> str:
 
 @contextmanager
 def refuse_damaged(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever goes wrong while `path` is parsed into an InputError."""
+    """Turn every error while `path` is parsed into an InputError."""
     try:
         yield
-    # A damaged file fails at any place of zip, pickle and array readers: BadZipFile, KeyError,
-    # UnicodeDecodeError, struct.error, AssertionError, MemoryError and more have been seen. Their
-    # texts are not shown: torch's advises to load the file unsafely.
+    # A damaged file fails anywhere in the zip, pickle and array readers: BadZipFile, KeyError,
+    # UnicodeDecodeError, struct.error, AssertionError, MemoryError and more. Their texts are not
+    # shown: torch's advises to load the file unsafely.
     except Exception:
         found = stand_in(path) or (
             "the file is cut short or damaged, is not a weights file, or holds more than tensors, "
@@ -85,10 +85,10 @@ def refuse_damaged(path: Path, what: str) -> Iterator[None]:
 
 
 def write_tensors(path: Path, content: Any, previous: Path | None = None) -> None:
-    """`torch.save`, whole or not at all: to a temporary file, flushed to the disk, then renamed.
+    """`torch.save`, atomically: to a temporary file, flushed to the disk, then renamed.
 
-    What was at `path` is kept as `previous`. Raises OSError, as any writing does: torch.save to a
-    file turns a full disk into an error of its own that does not say so.
+    The file that was at `path` is kept as `previous`. Raises OSError; torch.save to a file would
+    hide a full disk behind its own error.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -102,7 +102,7 @@ def write_tensors(path: Path, content: Any, previous: Path | None = None) -> Non
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Give the file the name `previous` too; it loses its own only on disks without hard links."""
+    """Link the file as `previous`; on disks without hard links, rename it."""
     try:
         with replacing(previous) as temporary:
             temporary.hardlink_to(path)

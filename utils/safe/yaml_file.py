@@ -1,4 +1,4 @@
-"""YAML files, read safely; a key given twice is an error instead of the last one winning."""
+"""YAML files, read safely; a repeated key is an error instead of the last one winning."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,8 @@ import yaml
 from utils.safe.errors import InputError
 from utils.safe.file_kinds import stand_in
 
-_LARGEST = 2**63  # of whole numbers: beyond it, Python may refuse even to print one
-_MOST = 100_000  # values, each as often as it is referred to: ten lines of aliases can make 10^9
+_LARGEST = 2**63  # whole number; beyond it, Python may refuse even to print one
+_MOST = 100_000  # values, counting aliases: ten lines of them can make 10^9
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -18,21 +18,21 @@ class _UniqueKeys(yaml.SafeLoader):
             seen = set()
             for key in (self.construct_object(key, deep=True) for key, _ in node.value):
                 if key in seen:
-                    raise yaml.YAMLError(f"the key '{key}' stands twice")
+                    raise yaml.YAMLError(f"the key '{key}' is given twice")
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path) -> Any:
     """The content of a YAML file. Raises InputError naming the file."""
-    found = stand_in(path) if Path(path).stat().st_size else ""  # an empty one has no keys
+    found = stand_in(path) if Path(path).stat().st_size else ""  # an empty file is valid
     if found:
         raise InputError(f"{path} is not a YAML file: {found}")
     try:
         return parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is not valid YAML: {error}; mend it there, or copy the file again"
+            f"{path} is not valid YAML: {error}; fix it there, or copy the file again"
         ) from None
 
 
@@ -46,8 +46,8 @@ def parse_yaml(text: str) -> Any:
             loader.dispose()
     except yaml.YAMLError:
         raise
-    # PyYAML lets Python's errors out: of a value that is none of its type (2001-99-99, !!int x), of
-    # too deep a nesting, of a key that is a list.
+    # PyYAML passes on Python's errors: for a value not of its type (2001-99-99, !!int x), for deep
+    # nesting, for a key that is a list.
     except Exception as error:
         raise yaml.YAMLError(f"a value can't be read ({type(error).__name__}: {error})") from None
     if fault := fault_of(value):
@@ -56,12 +56,12 @@ def parse_yaml(text: str) -> Any:
 
 
 def fault_of(value: Any) -> str:
-    """What in a value is no setting, else empty: then all who get it can print and use it."""
+    """Why a value can't be printed or used as a setting; empty when it can."""
     left, count = [value], 0
     while left:
         value, count = left.pop(), count + 1
         if count > _MOST:
-            return f"more than {_MOST} values, or an alias of what it is part of"
+            return f"more than {_MOST} values, or an alias of something that contains it"
         if isinstance(value, dict):
             left += [*value.keys(), *value.values()]
         elif isinstance(value, list | tuple | set):
@@ -69,13 +69,13 @@ def fault_of(value: Any) -> str:
         elif isinstance(value, int) and abs(value) > _LARGEST:
             return "a whole number is too large"
         elif isinstance(value, str) and ("\0" in value or not _is_text(value)):
-            return f"a text holds what is no character: {value[:40]!r}"
+            return f"a text contains an invalid character: {value[:40]!r}"
     return ""
 
 
 def _is_text(value: str) -> bool:
     try:
         value.encode()
-    except UnicodeEncodeError:  # half of a pair, "\ud800": no file name and not printable
+    except UnicodeEncodeError:  # half of a pair, "\ud800": not printable, no file name
         return False
     return True
