@@ -70,7 +70,7 @@ def run(copy: Path, *arguments: str, **variables: object) -> subprocess.Complete
 
 def results(run_dir: Path) -> dict[str, int]:
     """When what counts was written: all but the image and the notes of a start."""
-    notes = {"demo.png", ".began", "config.yaml"}
+    notes = {"demo.png", ".began", "config.yaml", "inputs.json", "lock"}
     files = [path for path in run_dir.rglob("*") if path.is_file() and path.name not in notes]
     return {str(path.relative_to(run_dir)): path.stat().st_mtime_ns for path in files}
 
