@@ -84,6 +84,10 @@ def _from_launcher(name: str, otherwise: int) -> int:
 
 
 def _join(device: str) -> None:
+    # Imported after the group is made, as torchvision does, its functions would keep the group as
+    # their default argument; a gloo group that outlives `cleanup` may abort the process at exit.
+    import torch.distributed.nn.functional
+
     try:
         if device.startswith("cuda"):
             dist.init_process_group("nccl", device_id=torch.device(device))

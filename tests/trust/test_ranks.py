@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,6 +69,33 @@ def worker(rank: int, world: int, port: int, queue, function: Callable, argument
     torch.set_num_threads(1)
     queue.put((rank, function(setup("cpu"), *arguments)))
     cleanup()
+
+
+LEAVING = """
+from pathlib import Path
+from utils.distributed import barrier, cleanup, setup
+setup("cpu")
+import torchvision  # as clip does, once the ranks have met
+barrier()
+cleanup()
+names = [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]
+assert not [name for name in names if "gloo" in name], names
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are listed as Linux lists them")
+def test_no_thread_of_the_group_is_left_to_abort_the_process_at_exit(tmp_path):
+    (tmp_path / "leaving.py").write_text(LEAVING)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [sys.executable, *launch, tmp_path / "leaving.py"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---- losses and queues
