@@ -20,7 +20,7 @@ COMMANDS = {
 # fmt: off
 CASES = [
     Case("supervised", (gone("data/masks"),), "data has no ground truth",
-         "--check says where"),
+         "--check shows where"),
     Case("supervised", ("--run-dir", "warmup"), "warmup/last.pt was written by train_warmup",
          "another --run-dir"),
     Case("supervised", (gone(MASK_1),), "no masks, the first is 't1'", "--check"),
