@@ -131,7 +131,7 @@ def _text(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         if data.startswith(b"\x93NUMPY"):
-            advice = "convert the official labels.npy: prepare_data.py --import-labels"
+            advice = "make JSON of the official labels.npy: prepare_data.py --import-labels"
         elif data.startswith(b"PK"):
             advice = "it is a zip or a spreadsheet; save the table as CSV (UTF-8)"
         else:

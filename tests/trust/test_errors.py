@@ -275,7 +275,9 @@ def test_names_that_the_system_cannot_write_are_refused(tmp_path, monkeypatch, c
         (tmp_path / "file").write_text("caf\udce9.png", encoding="utf-8")
 
     assert run(monkeypatch, main) == 2
-    assert "error: 'caf\\udce9.png' can't be written in utf-8: it is the" in capsys.readouterr().err
+    assert (
+        "error: 'caf\\udce9.png' can't be written in utf-8: it is a file" in capsys.readouterr().err
+    )
     assert run(monkeypatch, lambda argv: "\u0434".encode("latin-1")) == 2
     assert "set PYTHONUTF8=1" in capsys.readouterr().err
 

@@ -265,7 +265,7 @@ READINGS = [
     Promise(B, "class names that are numbers, and numbers for labels",
             (write("data/classes.yaml", "classes: ['1', '2', '3', '4']\n"), gone("text.pt"),
              gone("labels.meta.json"), labels({f"t{i}": [1, 2 + i % 2] for i in range(4)})),
-            MASKS, 2, "class id 1 or the class named '1'.*no numbers", nothing_made),
+            MASKS, 2, "class id 1 or the class named '1'.*not numbers", nothing_made),
     Promise(B, "class names that differ in case only",
             (write("data/classes.yaml", "classes: [Road, road, car, person]\n"),),
             MASKS, 2, "'Road' and 'road'.*rename", nothing_made),

@@ -418,7 +418,7 @@ def test_openai_addresses_have_tls_and_a_hash() -> None:
         ("file:///etc/w-12345678.pth", "not an https:// address"),
         ("HTTPS://a.org/w-12345678.pth", "not an https:// address"),
         ("https://a.org/w.pth", "the hash of .* is unknown.*#sha256=HASH"),
-        ("https://a.org/w-1234567.pth", "nothing says"),
+        ("https://a.org/w-1234567.pth", "the hash of .* is unknown"),
         ("https://a.org/w.pth#sha256=1", "'backbone_weights' must end in"),
         ("https://a.org/#sha256=12345678", "does not end in the name of a file"),
         ("https://a.org/..#sha256=12345678", "does not end in the name of a file"),
