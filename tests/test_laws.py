@@ -83,3 +83,13 @@ def test_devices_come_from_one_place_and_nothing_unsafe_is_called(path: Path) ->
     assert "yaml.load(" not in text and "import *" not in text
     assert not re.search(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False", text)
     assert not re.search(r"except\s*:", text)
+
+
+def test_readme_names_the_functions_of_the_equations() -> None:
+    section = Path("README.md").read_text(encoding="utf-8").partition("## Equations")[2]
+    rows = re.findall(r"^\| .* \| (.*) \| `(models/.*)` \|$", section.partition("\n## ")[0], re.M)
+    assert len(rows) > 8
+    for functions, file in rows:
+        source = Path(file).read_text(encoding="utf-8")
+        for name in re.findall(r"`\.?(?:\w+\.)?(\w+)`", functions):
+            assert re.search(rf"^ *(def|class) {name}\b", source, re.M), f"{name} in {file}"
