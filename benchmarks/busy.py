@@ -1,13 +1,12 @@
-"""The demo's network trained alone and beside another torch process, by how OpenMP threads wait.
+"""Measure training alone and beside another torch process, for three policies of OpenMP waiting.
 
     python -m benchmarks.busy --json benchmarks/results/busy.json --write
 
-By default a thread that waits spins for long, passive ones sleep at once, and those of
-utils/threads.py ("ours") spin for a short while before they sleep. The other process is one of this
-benchmark too: it trains the same network, and spins as a program without such a setting does. The
-six situations take turns, --rounds times; numbers are medians, in brackets the lowest and the
-highest. --write puts the table into benchmarks/RESULTS.md. Other work on the machine blurs what
-"alone" means: load_average says how much of it the start saw.
+A waiting thread spins for long ("default"), sleeps at once ("passive"), or spins briefly before it
+sleeps ("ours", utils/threads.py). The other process trains the same network, the demo's, with the
+default policy. The six situations alternate, --rounds times; numbers are medians with the lowest
+and the highest in brackets. --write puts the table into benchmarks/RESULTS.md. load_average shows
+how much other work the machine had at the start.
 """
 
 import json
@@ -28,16 +27,16 @@ from utils.safe.errors import InputError, run_script
 from utils.threads import WAITING
 
 POLICIES = {"default": {}, "passive": {"OMP_WAIT_POLICY": "PASSIVE"}, "ours": WAITING}
-# torch comes first: what importing this package sets is too late for it.
+# torch is imported first, so that importing this package sets the policy too late.
 COMMAND = [sys.executable, "-c", "import sys, torch, benchmarks.busy as b; b.train(sys.argv[1])"]
 SECONDS = 8.0  # of training in each situation
-LONG = 600.0  # seconds, at most, of the other process
+LONG = 600.0  # seconds: longest time of the other process
 
 
 def main(argv: list[str]) -> None:
     arguments = parser(__doc__, rounds=5).parse_args(argv)
     report: dict[str, Any] = {"machine": describe("cpu"), "rounds": []}
-    del report["machine"]["omp_wait_policy"]  # this process's
+    del report["machine"]["omp_wait_policy"]  # it is this process's, not the measured ones'
     for _ in range(arguments.rounds):
         report["rounds"].append(
             {
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> None:
 
 
 def train(seconds: str) -> None:
-    """In a process of its own: prints a line once it is warm, then {images/s, CPU-ms/image}."""
+    """Train in this process; print a line when warm, then {images/s, CPU-ms/image} as JSON."""
     config = load_config(DEMO)
     torch.manual_seed(0)
     model = build_model(config, 12, F.normalize(torch.randn(12, 64), dim=1), pretrained=False)
@@ -75,11 +74,11 @@ def train(seconds: str) -> None:
 
 
 def measure(policy: str, beside: bool, seconds: float) -> dict[str, float]:
-    """One training with that policy, alone or beside another of the default policy."""
+    """Result of one training, alone or beside a training with the default policy."""
     other = _start("default", LONG) if beside else None
     try:
         if other:
-            other.stdout.readline()  # it is warm
+            other.stdout.readline()  # wait until it is warm
         output, _ = _start(policy, seconds).communicate()
     finally:
         if other:
@@ -87,7 +86,7 @@ def measure(policy: str, beside: bool, seconds: float) -> dict[str, float]:
             other.communicate()
     lines = output.splitlines()
     if len(lines) != 2:
-        raise InputError(f"the training of {policy} ended early; see its error above")
+        raise InputError(f"the training with policy '{policy}' failed; see its error above")
     return json.loads(lines[1])
 
 
@@ -101,7 +100,7 @@ def _start(policy: str, seconds: float) -> subprocess.Popen:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown: the machine, a row a situation, and ours / default round by round."""
+    """Markdown: the machine, a row per situation, and the ratio ours / default over the rounds."""
     rounds, rows = report["rounds"], []
     for name in rounds[0]:
         keys = ("images_per_second", "cpu_ms_per_image")

@@ -1,7 +1,6 @@
-"""Bytes of a checkpoint without the optimizer's state, of files written to a temporary folder.
+"""Size of a checkpoint file without the optimizer's state.
 
-The published program keeps the frozen CLIP tower, its projection and the text embeddings in the
-network that it saves.
+The official program also saves the frozen CLIP tower, its projection and the text embeddings.
 """
 
 from argparse import Namespace
@@ -30,27 +29,29 @@ def cases(options: Options) -> list[Size]:
 
 
 def compared(config: Config, model: nn.Module, visual: nn.Module) -> Size:
-    """Of the network that both ways train, and the CLIP tower that theirs keeps in it."""
+    """Sizes of both ways' checkpoints of `model`; the official one includes the CLIP tower."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = write_published(folder, model, visual), write_ours(folder, config, model)
-        theirs, ours = ([file.stat().st_size / 1e6] for file in files)
+        files = write_official(folder, model, visual), write_ours(folder, config, model)
+        official, ours = ([file.stat().st_size / 1e6] for file in files)
     tensors = [*model.state_dict().values(), *visual.state_dict().values()]
-    note = f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} million numbers in theirs"
-    return Size("checkpoint without the optimizer", theirs, ours, "MB", TARGET, note)
+    note = (
+        f"{sum(tensor.numel() for tensor in tensors) / 1e6:.1f} million numbers in the official one"
+    )
+    return Size("checkpoint without the optimizer", official, ours, "MB", TARGET, note)
 
 
-def write_published(folder: Path, model: nn.Module, visual: nn.Module) -> Path:
+def write_official(folder: Path, model: nn.Module, visual: nn.Module) -> Path:
     state = {f"network.{key}": value for key, value in model.state_dict().items()}
-    # CLIP's tower holds the projection as well.
+    # The tower includes the projection.
     state |= {f"clip.{key}": value for key, value in visual.state_dict().items()}
-    file = folder / "published.pth"
+    file = folder / "official.pth"
     torch.save({"meta": {}, "state_dict": state | {"counter": torch.zeros(1)}}, file)
     return file
 
 
 def write_ours(folder: Path, config: Config, model: nn.Module) -> Path:
-    """As a run saves it; only, a fresh optimizer has no momentum yet."""
+    """Write the checkpoint of a run whose optimizer has no momentum yet."""
     arguments = Namespace(run_dir=folder, overwrite=False)
     optimizer = torch.optim.SGD(model.parameters(), config.lr, config.momentum)
     run = Run(

@@ -10,13 +10,13 @@ from benchmarks.inputs import (
     random_text_embeddings,
     random_visual,
 )
-from benchmarks.published.clip import clip_mask
+from benchmarks.official.clip import clip_mask
 from datasets.transforms import normalize
 from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
 
 GLOBAL, PATCH = (512, 1024), (512, 256)
-# The size of CLIP's input, the size of the mask, CPU-seconds of the official program.
+# Size of CLIP's input, size of the mask, CPU-seconds of the official program.
 SIZES = {
     "global 512x1024": (GLOBAL, GLOBAL, 9.6),
     "local m=1": ((512, 256), PATCH, 1.3),
@@ -25,7 +25,7 @@ SIZES = {
 }
 QUICK = ("local m=1",)
 # Least ratio for the global view, least share of equal pixels. Random weights are a hard case for
-# bfloat16: scores lie close together.
+# bfloat16: their scores are close together.
 PRECISIONS = {"fp32": (1.6, 0.9999), "bf16": (2.2, 0.99)}
 
 
@@ -46,7 +46,7 @@ def _case(maskclip: MaskCLIP, name: str, precision: str, device: str) -> Case:
     target, least_share = PRECISIONS[precision]
     image, labels = _inputs(input_size, device, seed=0)
 
-    def published(image: torch.Tensor = image, labels: torch.Tensor = labels) -> torch.Tensor:
+    def official(image: torch.Tensor = image, labels: torch.Tensor = labels) -> torch.Tensor:
         return clip_mask(maskclip.visual, maskclip.text_embeddings, image, labels, mask_size)[:, 0]
 
     def ours(image: torch.Tensor = image, labels: torch.Tensor = labels) -> torch.Tensor:
@@ -55,7 +55,7 @@ def _case(maskclip: MaskCLIP, name: str, precision: str, device: str) -> Case:
 
     def check() -> str:
         fresh = _inputs(input_size, device, seed=1)
-        expected_mask, mask = published(*fresh), ours(*fresh)
+        expected_mask, mask = official(*fresh), ours(*fresh)
         share = (expected_mask == mask).double().mean().item()
         classes = len(expected_mask.unique())
         assert classes > 3, f"a mask of {classes} classes proves nothing"
@@ -67,7 +67,7 @@ def _case(maskclip: MaskCLIP, name: str, precision: str, device: str) -> Case:
     return Case(
         f"CLIP mask, {name}, {precision}",
         check,
-        published,
+        official,
         ours,
         target if input_size == GLOBAL else None,
         expected if device == "cpu" else None,

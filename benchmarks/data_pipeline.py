@@ -1,10 +1,10 @@
-"""One training sample, dual mode: a worker core's share of the way from PNG files to the network.
+"""One training sample in dual mode: a data-loader worker's work from the PNG file to the network.
 
-Published: decode, whole-image transforms, normalisation, and the ground truth through all of it.
-Ours: `TrainingSet`; the training device normalises, so that a worker does not. A second case adds
-this normalisation to ours, a third takes decoded images from the cache. The check normalises both,
-on an image that is not timed. Images of 2048x1024 and 4 MB, crops of 512x1024. Both use the same
-drawn numbers. Needs benchmarks/requirements.txt.
+Official: decoding, whole-image transforms and normalisation, also of the ground truth. Ours:
+`TrainingSet`; normalisation is left to the training device. A second case adds normalisation to
+ours, a third reads decoded images from the cache. The check compares normalised samples of an image
+that is not timed. Images have 2048x1024 pixels and 4 MB, crops 512x1024. Both ways use the same
+random numbers. Needs benchmarks/requirements.txt.
 """
 
 import tempfile
@@ -17,15 +17,15 @@ from torch import Tensor
 
 from benchmarks.harness import Case, Options, main_of, on_one_thread
 from benchmarks.inputs import CLASSES
-from benchmarks.published import data as published
+from benchmarks.official import data as official
 from datasets.files import File
 from datasets.training import TrainingSet
 from datasets.transforms import IMAGENET_STD, Augmentation, TrainTransform, normalize
 from utils.batches import Draw
 
 SIZE, CROP, RATIOS = (1024, 2048), (512, 1024), (0.5, 2.0)
-GREY_LEVELS = 2  # mean difference of a sample: both ways round
-SAMPLES = 32  # in one call, with other numbers each
+GREY_LEVELS = 2  # largest mean difference of a sample: both ways round
+SAMPLES = 32  # in one call, each with different random numbers
 IMAGES = ("timed", "checked")
 KINDS = {"": 1.6, " with normalisation": None, " with image cache": None}  # least ratio
 
@@ -33,8 +33,8 @@ KINDS = {"": 1.6, " with normalisation": None, " with image cache": None}  # lea
 def cases(
     options: Options, size: tuple[int, int] = SIZE, crop: tuple[int, int] = CROP
 ) -> list[Case]:
-    published.opencv()  # refuses before any work
-    folder = tempfile.TemporaryDirectory(prefix="carb-benchmark-")  # lives as long as the cases
+    official.opencv()  # raises InputError before any work
+    folder = tempfile.TemporaryDirectory(prefix="carb-benchmark-")  # exists as long as the cases
     for seed, name in enumerate(IMAGES):
         write_images(Path(folder.name) / name, size, seed)
     return [_case(kind, folder, size, crop, options) for kind in KINDS]
@@ -61,10 +61,10 @@ def _case(
     def augmentation(seed: int) -> Augmentation:
         return transform.draw(size, torch.Generator().manual_seed(seed))
 
-    def theirs(seed: int, name: str = "timed") -> Tensor:
-        assert folder  # is deleted when nobody holds it
+    def official_sample(seed: int, name: str = "timed") -> Tensor:
+        assert folder  # keeps a reference, without which the folder is deleted
         image, label = (folders[name] / file for file in ("image.png", "label.png"))
-        return published.sample(image, label, augmentation(seed), crop)[0]
+        return official.sample(image, label, augmentation(seed), crop)[0]
 
     def ours(seed: int) -> Tensor:
         return dataset[Draw(IMAGES.index("timed"), seed)]["image"]
@@ -76,10 +76,10 @@ def _case(
     def check() -> str:
         std, worst = torch.tensor(IMAGENET_STD).view(3, 1, 1), 0.0
         for seed in range(samples, samples + 8):
-            expected, found = theirs(seed, "checked"), normalized(seed, "checked")
+            expected, found = official_sample(seed, "checked"), normalized(seed, "checked")
             assert expected.shape == found.shape, f"{expected.shape} and {found.shape}"
             worst = max(worst, ((expected - found) * std).abs().mean().item())
-            # A shift by one pixel, or no flip, would go unseen in a flat image.
+            # A flat image would hide a shift by one pixel, or a missing flip.
             shifted = ((expected[..., 1:] - found[..., :-1]) * std).abs().mean().item()
             assert shifted > GREY_LEVELS, "the image is too flat to tell"
         assert worst <= GREY_LEVELS, f"{worst:.2f} grey levels in the mean"
@@ -89,7 +89,7 @@ def _case(
     return Case(
         f"data pipeline{kind}, {size[1]}x{size[0]}",
         on_one_thread(check),
-        on_one_thread(lambda: [theirs(seed) for seed in range(samples)]),
+        on_one_thread(lambda: [official_sample(seed) for seed in range(samples)]),
         on_one_thread(lambda: [timed(seed) for seed in range(samples)]),
         target=KINDS[kind],
         expected_seconds=0.059 if size == SIZE and options.device == "cpu" else None,
@@ -98,7 +98,7 @@ def _case(
 
 
 def write_images(folder: Path, size: tuple[int, int], seed: int) -> None:
-    """image.png, smooth colours with blocks and noise, and label.png."""
+    """Write image.png (smooth colours with blocks and noise) and label.png."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     cells = [max(2, side // 64) for side in size]

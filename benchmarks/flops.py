@@ -1,4 +1,4 @@
-"""FLOPs that a training step needs, and how fast the machine multiplies matrices."""
+"""FLOPs of a training step, and the machine's rate of matrix products."""
 
 import math
 import statistics
@@ -17,7 +17,7 @@ CLIP_WIDTH, CLIP_LAYERS, CLIP_PATCH, CLIP_OUTPUT = 768, 12, 16, 512
 
 
 def clip_flops(size: tuple[int, int]) -> float:
-    """FLOP of CLIP ViT-B/16 on one image of `size`, with only the value path of the last block.
+    """FLOPs of CLIP ViT-B/16 on one image of `size`, with only the value path of the last block.
 
     A block costs 24 n d^2 + 4 n^2 d (n tokens of width d), the value path 20 n d^2.
     """
@@ -29,13 +29,13 @@ def clip_flops(size: tuple[int, int]) -> float:
 
 
 def step_flops(size: tuple[int, int], local_sizes: list[tuple[int, int]]) -> float:
-    """One step on images of `size`, one for each of `local_sizes`, at which CLIP sees the patch."""
+    """FLOPs of a step on images of `size`, one for each of CLIP's input sizes of the local view."""
     segmentation = SEGMENTATION * math.prod(size) / SEGMENTATION_PIXELS
     return sum(segmentation + clip_flops(size) + clip_flops(local) for local in local_sizes)
 
 
 def convolution_rate() -> float:
-    """FLOP per CPU-second of the ASPP's kind of convolution on the CPU: fp32, NCHW, dilated."""
+    """FLOPs per CPU-second of a convolution like the ASPP's on the CPU: fp32, NCHW, dilated."""
     image, weight = torch.randn(1, 2048, 64, 128), torch.randn(512, 2048, 3, 3)
     seconds = []
     for _ in range(4):

@@ -1,4 +1,4 @@
-"""Two ways of computing the same thing, checked against each other and timed in alternation."""
+"""Comparison and alternating timing of two ways to compute the same result."""
 
 import argparse
 import functools
@@ -25,7 +25,7 @@ Entry = dict[str, Any]  # of a comparison in the JSON file
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     device: str = "cpu"
     quick: bool = False
@@ -35,44 +35,36 @@ class Options:
 class Case:
     """One comparison of times.
 
-    `check` compares both ways on fresh random inputs, raises AssertionError where they differ, and
-    returns a sentence with the tolerance and what was found. `published` and `ours` do the work
-    once. `target` is the least ratio published / ours, `None` where there is none.
-    `expected_seconds` is what the official program was measured to take of this, in CPU-seconds
-    on two cores. `rounds` is how often each is timed, after one untimed call, and `units` how many
-    units of work one call does: times are given for one. `note` says more about a result, for
-    instance how far from the machine's limit it is.
+    `check` compares both ways on new random inputs: it raises AssertionError if they differ, else
+    returns a sentence with the difference and the tolerance.
     """
 
     name: str
     check: Callable[[], str]
-    published: Way
+    official: Way  # does the work once
     ours: Way
-    target: float | None = None
-    expected_seconds: float | None = None
-    rounds: int = 5
-    units: int = 1
-    note: Callable[[Entry], str] | None = None
+    target: float | None = None  # least ratio official / ours
+    expected_seconds: float | None = None  # CPU-seconds of the official program on two cores
+    rounds: int = 5  # timed calls of each way, after one untimed call
+    units: int = 1  # units of work in one call; times are given per unit
+    note: Callable[[Entry], str] | None = None  # more about a result, e.g. the machine's limit
 
 
 @dataclass(frozen=True)
 class Size:
-    """One comparison of bytes, a number for each measurement of a way.
-
-    `target` is the most that ours / published, of the medians, may be.
-    """
+    """One comparison of sizes."""
 
     name: str
-    published: Sequence[float]
+    official: Sequence[float]  # a value per measurement
     ours: Sequence[float]
     unit: str
-    target: float | None = None
+    target: float | None = None  # largest ratio ours / official of the medians
     note: str = ""
 
     def entry(self) -> Entry:
         """Medians, with the lowest and the highest, and the ratio of the medians."""
-        medians = _range("published", self.published) | _range("ours", self.ours)
-        return asdict(self) | medians | {"ratio": medians["ours"] / medians["published"]}
+        medians = _range("official", self.official) | _range("ours", self.ours)
+        return asdict(self) | medians | {"ratio": medians["ours"] / medians["official"]}
 
 
 Maker = Callable[[Options], list[Case] | list[Size]]
@@ -82,26 +74,26 @@ Maker = Callable[[Options], list[Case] | list[Size]]
 
 
 def compare(case: Case, options: Options) -> Entry:
-    """Check, then time published, ours, published, ours, ...; ratios are taken round by round.
+    """Check, then time official, ours, official, ours, ...; each round has its own ratio.
 
-    Gives seconds of `published` and `ours` and the `ratio` published / ours, which is by CPU time
-    on the CPU and by wall time on a GPU: medians, with the lowest and the highest.
+    Gives medians, lowest and highest of the seconds of `official` and `ours`, and of the `ratio`
+    official / ours: CPU time on the CPU, wall time on a GPU.
     """
     agreement = case.check()
     gc.collect()
-    ways = (case.published, case.ours)
+    ways = (case.official, case.ours)
     for way in ways:
         _time(way, options.device, 1)
     rounds = max(2, case.rounds // 2) if options.quick else case.rounds
     samples = [[_time(way, options.device, case.units) for way in ways] for _ in range(rounds)]
-    published, ours = zip(*samples, strict=True)
+    official, ours = zip(*samples, strict=True)
     by_cpu, by_wall = (
-        [theirs[kind] / own[kind] for theirs, own in samples] for kind in ("cpu", "wall")
+        [first[kind] / second[kind] for first, second in samples] for kind in ("cpu", "wall")
     )
     entry = {
         "name": case.name,
         "agreement": agreement,
-        "published": _seconds(published),
+        "official": _seconds(official),
         "ours": _seconds(ours),
         **_range("ratio", by_cpu if options.device == "cpu" else by_wall),
         "ratio_wall": statistics.median(by_wall),
@@ -113,7 +105,7 @@ def compare(case: Case, options: Options) -> Entry:
 
 
 def _time(way: Way, device: str, units: int) -> dict[str, float]:
-    """CPU-seconds of all threads and wall seconds of one of the `units` of work that `way` does."""
+    """CPU-seconds of all threads and wall seconds of `way`, per unit of work."""
     wait(device)
     cpu, wall = time.process_time(), time.perf_counter()
     way()
@@ -123,13 +115,13 @@ def _time(way: Way, device: str, units: int) -> dict[str, float]:
 
 
 def _seconds(samples: Sequence[dict[str, float]]) -> dict[str, float]:
-    """cpu, cpu_low, cpu_high, and the same of wall."""
+    """Keys cpu, cpu_low, cpu_high, wall, wall_low, wall_high."""
     cpu, wall = ([sample[kind] for sample in samples] for kind in ("cpu", "wall"))
     return _range("cpu", cpu) | _range("wall", wall)
 
 
 def _range(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest, as they stand in the JSON file."""
+    """Median, lowest and highest value under the keys of the JSON file."""
     return {
         name: statistics.median(values),
         f"{name}_low": min(values),
@@ -138,13 +130,13 @@ def _range(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def wait(device: str) -> None:
-    """Until the GPU has done what it was given."""
+    """Wait until the GPU has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def on_one_thread(way: Way) -> Way:
-    """`way` with torch held to one thread while it runs, as in a data-loader worker."""
+    """`way` with torch limited to one thread, as in a data-loader worker."""
 
     @functools.wraps(way)
     def limited(*arguments):
@@ -162,7 +154,7 @@ def on_one_thread(way: Way) -> Way:
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """--json, --device and --quick."""
+    """Parser with --json, --device and --quick."""
     result = output.parser(description)
     result.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     result.add_argument("--quick", action="store_true", help="smaller sizes, some without targets")
@@ -170,7 +162,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def main_of(cases: Maker) -> None:
-    """The command line of a single component, the module of `cases`."""
+    """Run the command line of a single component, the module of `cases`."""
     module = sys.modules[cases.__module__]
     name = Path(str(module.__file__)).stem
     run_script(lambda argv: run({name: cases}, parser(module.__doc__).parse_args(argv)))
@@ -179,9 +171,9 @@ def main_of(cases: Maker) -> None:
 def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
     """Measure each component, print the results, and write them to the file of --json.
 
-    Exit status 1 where a pair did not agree or a component could not run; the others still do.
+    Exits with status 1 if two results differ or a component can't run; the others still run.
     """
-    setup(arguments.device)  # refuses what is not there
+    setup(arguments.device)  # refuses a missing device
     options = Options(arguments.device, arguments.quick)
     report: dict[str, Any] = {
         "machine": output.describe(options.device),
@@ -192,11 +184,11 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
     }
     start = time.perf_counter()
     print(output.machine_line(report))
-    print(LINE.format("", "published", "ours", "ratio", "target"))
+    print(LINE.format("", "official", "ours", "ratio", "target"))
     for component, make in components.items():
         try:
             _measure(component, make(options), options, report)
-        except Exception as error:  # whatever ends one component, the others still run
+        except Exception as error:  # the other components still run
             traceback.print_exc()
             _fail(component, error, report)
     report["wall_seconds"] = round(time.perf_counter() - start, 1)
@@ -213,8 +205,8 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
 def _measure(
     component: str, found: list[Case | Size], options: Options, report: dict[str, Any]
 ) -> None:
-    """Add the component's results, or how its checks failed, to `report`."""
-    while found:  # a case is let go before the next one starts: some are big
+    """Add the component's results, or the failures of its checks, to `report`."""
+    while found:  # frees each case before the next one starts: some are big
         item = found.pop(0)
         try:
             is_size = isinstance(item, Size)

@@ -1,4 +1,4 @@
-"""Random weights and inputs of real size, the same for both ways."""
+"""Random weights and inputs of realistic size, shared by both ways."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ CLASSES = 19
 
 
 def official_config(**changes: Any) -> Config:
-    """configs/official/cityscapes.yaml, the official program's switches, with `changes`."""
+    """configs/official/cityscapes.yaml, which follows the official program, with `changes`."""
     return config_from_dict(load_config(OFFICIAL).to_dict() | changes, str(OFFICIAL))
 
 
@@ -26,7 +26,7 @@ def random_visual(seed: int = 0) -> nn.Module:
     nearly the same feature, and one class would win everywhere.
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.device("meta"):  # no initial weights, which take a second to draw
+    with torch.device("meta"):  # skips drawing initial weights, which takes a second
         visual = openai_clip().model.VisionTransformer(224, 16, 768, 12, 12, 512)
     visual = visual.to_empty(device="cpu").requires_grad_(False).eval()
     for name, parameter in visual.named_parameters():
@@ -40,13 +40,13 @@ def random_visual(seed: int = 0) -> nn.Module:
 
 
 def random_text_embeddings(seed: int = 1) -> Tensor:
-    """(19, 512), unit rows."""
+    """Random unit rows, (19, 512)."""
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(CLASSES, 512, generator=generator), dim=1)
 
 
 def random_images(num_images: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Blotches and noise, uint8 (N, 3, H, W)."""
+    """Images of blotches and noise, uint8 (N, 3, H, W)."""
     cells = [max(2, side // 64) for side in size]
     blotches = torch.rand(num_images, 3, *cells, generator=generator)
     image = F.interpolate(blotches, size, mode="bicubic").clamp(0, 1) * 255
@@ -54,6 +54,6 @@ def random_images(num_images: int, size: tuple[int, int], generator: torch.Gener
 
 
 def random_labels(num_images: int, generator: torch.Generator) -> Tensor:
-    """(N, 19) float32, 12 classes each, as many as a Cityscapes image has in the mean."""
+    """Labels (N, 19), float32, with 12 classes each, the mean of Cityscapes images."""
     order = torch.rand(num_images, CLASSES, generator=generator).argsort(1)
     return (order < 12).float()

@@ -1,7 +1,7 @@
 """Loss block, forward and backward to the logits: batch 2, 512x1024, patch 512x256.
 
-The published way without the accuracy that its training logs: that was not in the CPU-seconds
-measured of the official program. Ours with all that it logs.
+The official way omits the accuracy that its training logs, as the measurement of the official
+program did. Ours includes everything it logs.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case, Options, main_of
 from benchmarks.inputs import CLASSES, official_config, random_labels
-from benchmarks.published.loss import Losses
+from benchmarks.official.loss import Losses
 from models.build import build_criterion
 from models.carb import warmup_losses
 from models.views import Views
@@ -37,7 +37,7 @@ def _case(phase: str, device: str) -> Case:
     criterion = build_criterion(official_config())
     losses_of = criterion if balanced else partial(warmup_losses, rules=criterion.rules)
 
-    def published(*inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def official(*inputs: Tensor) -> tuple[Tensor, Tensor]:
         return _backward(lambda: losses(*inputs, CORNER)["total"], inputs[0])
 
     def ours(*inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ def _case(phase: str, device: str) -> Case:
         worst_loss = worst_gradient = 0.0
         for seed in (1, 2):  # the second step reads the queues of the first
             fresh = _inputs(device, seed)
-            total, gradient = published(*fresh)
+            total, gradient = official(*fresh)
             own_total, own_gradient = ours(*fresh)
             loss = (own_total / total - 1).abs().item()
             difference = ((own_gradient - gradient).abs().max() / gradient.abs().max()).item()
@@ -58,12 +58,12 @@ def _case(phase: str, device: str) -> Case:
 
     expected = expected if device == "cpu" else None
     timed = _inputs(device, seed=0)
-    ways = partial(published, *timed), partial(ours, *timed)
+    ways = partial(official, *timed), partial(ours, *timed)
     return Case(f"loss block, {phase}", check, *ways, target, expected)
 
 
 def _backward(loss: Callable[[], Tensor], logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss and its gradient."""
+    """The loss and its gradient with respect to the logits."""
     logits.grad = None
     total = loss()
     total.backward()
@@ -71,7 +71,7 @@ def _backward(loss: Callable[[], Tensor], logits: Tensor) -> tuple[Tensor, Tenso
 
 
 def _inputs(device: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits that need a gradient, image labels, global mask, local mask."""
+    """Logits that require a gradient, image labels, global mask, local mask."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(BATCH, CLASSES, *(side // 8 for side in SIZE), generator=generator)
     labels = random_labels(BATCH, generator)

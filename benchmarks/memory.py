@@ -1,9 +1,8 @@
-"""Peak memory of a CARB training step, each way in processes of its own, after two steps.
+"""Peak memory of two CARB training steps, each way in separate processes.
 
-The median of three processes and their range: on a CPU the peak depends on which thread freed what.
-
-CPU: peak resident memory; the whole of it, and what the steps add to what the process holds before
-the first. GPU: the most memory that tensors took.
+Median and range of three processes: on a CPU the peak depends on which thread frees which memory.
+CPU: peak resident memory, and its increase over the memory before the first step. GPU: peak memory
+of tensors.
 """
 
 import statistics
@@ -14,22 +13,22 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import Options, Size, main_of
-from benchmarks.step_ways import our_way, published_way, setting
+from benchmarks.step_ways import official_way, our_way, setting
 from benchmarks.train_step import BF16, FP32
 
 OURS = {"fp32": FP32, "bf16": BF16}
 TARGET = 0.6
-STEPS = 2  # the second also holds the optimizer's momentum while it runs
+STEPS = 2  # the second step also holds the optimizer's momentum
 
 
 def cases(options: Options) -> list[Size]:
-    published = _processes("published", options)
+    official = _processes("official", options)
     found = []
     for name in ["bf16"] if options.quick else OURS:
-        both = published, _processes(name, options)
+        both = official, _processes(name, options)
         target = TARGET if name == "bf16" and not options.quick else None
-        theirs, own = (statistics.median(run["before"] for run in runs) for runs in both)
-        note = f"{theirs:.0f} MiB before the first step, the published way, {own:.0f} MiB ours"
+        before = [statistics.median(run["before"] for run in runs) for runs in both]
+        note = "MiB before the first step: official {:.0f}, ours {:.0f}".format(*before)
         peaks = [[run["peak"] for run in runs] for runs in both]
         found.append(Size(f"peak memory, {name}", *peaks, "MiB", target, note))
         added = [[run["peak"] - run["before"] for run in runs] for runs in both]
@@ -38,7 +37,7 @@ def cases(options: Options) -> list[Size]:
 
 
 def _processes(way: str, options: Options) -> list[dict[str, float]]:
-    """What `measure` gives of `way`, each time in a fresh process."""
+    """Results of `measure`, each from a new process."""
     found = []
     for _ in range(1 if options.quick else 3):
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
@@ -47,10 +46,10 @@ def _processes(way: str, options: Options) -> list[dict[str, float]]:
 
 
 def measure(way: str, options: Options) -> dict[str, float]:
-    """In this process: MiB before the first step and at the peak of the first `STEPS`."""
+    """MiB of this process before the first step and at the peak of the first `STEPS`."""
     device = options.device
-    if way == "published":
-        step = published_way(setting(options), True, device)
+    if way == "official":
+        step = official_way(setting(options), True, device)
     else:
         step = our_way(setting(options), True, device, **OURS[way])
     on_gpu = device.startswith("cuda")
@@ -62,9 +61,9 @@ def measure(way: str, options: Options) -> dict[str, float]:
 
 
 def _resident(key: str) -> float:
-    """MiB, now (VmRSS) or at most so far (VmHWM).
+    """Resident memory in MiB: current (VmRSS) or peak (VmHWM).
 
-    Not getrusage: its peak counts the parent process from before the new program was started.
+    Not from getrusage, whose peak includes the parent process.
     """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key + ":"):

@@ -1,4 +1,4 @@
-"""What benchmarks share around the measuring: command line, machine, runs of training, tables."""
+"""Shared parts of the benchmarks: command line, machine, training runs, tables."""
 
 import argparse
 import os
@@ -27,11 +27,13 @@ DEMO = ROOT / "demo" / "config.yaml"
 
 
 def parser(description: str | None, rounds: int = 0) -> argparse.ArgumentParser:
-    """--json and, with a default number of rounds, --rounds and --write."""
+    """Parser with --json and, if `rounds` (the default) is given, --rounds and --write."""
     result = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    result.add_argument("--json", type=path, metavar="FILE", help="write machine and results there")
+    result.add_argument(
+        "--json", type=path, metavar="FILE", help="write machine and results to FILE"
+    )
     if rounds:
         result.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
         result.add_argument("--write", action="store_true", help="replace the table of RESULTS.md")
@@ -58,7 +60,7 @@ def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> 
 
 
 def describe(device: str) -> dict[str, str | int | float]:
-    """The machine of a benchmark: numbers of different machines do not compare."""
+    """The machine of a benchmark: numbers of different machines are not comparable."""
     machine = {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
@@ -75,10 +77,11 @@ def describe(device: str) -> dict[str, str | int | float]:
 
 
 def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Its name and, where Linux tells them, what a hypervisor's plain "AMD EPYC" leaves out."""
+    """Name of the CPU, with family, model and stepping on Linux: a hypervisor may say "AMD EPYC"
+    only."""
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     pairs = (line.split(":", 1) for line in lines if ":" in line)
-    # The last processor's: all are of one kind.
+    # Values of the last processor: all are of the same kind.
     found = {key.strip(): value.strip() for key, value in pairs}
     name = found.get("model name") or platform.processor() or platform.machine()
     kinds = {"family": "cpu family", "model": "model", "stepping": "stepping"}
@@ -100,9 +103,9 @@ def train_warmup(
     launcher: Sequence[str] = (sys.executable,),
     **environment: str,
 ) -> None:
-    """Run train_warmup.py with the demo's config into the folder `run`, in processes of its own.
+    """Run train_warmup.py with the demo's config and run folder `run`, as a separate process.
 
-    Raises InputError with the end of what it printed when it fails.
+    Raises InputError with the end of its error output when it fails.
     """
     command = [*launcher, "train_warmup.py", "--config", str(DEMO), "--device", "cpu"]
     command += ["--run-dir", str(run), "--set", *settings]
@@ -117,7 +120,7 @@ def train_warmup(
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, lowest and highest."""
+    """Median, lowest and highest value as text."""
     return ranged(statistics.median(values), min(values), max(values))
 
 
@@ -127,8 +130,8 @@ def ranged(middle: float, low: float, high: float, form: str = ".3g") -> str:
 
 
 def cells(entry: dict[str, Any], device: str) -> list[str]:
-    """Name, published way, ours, ratio and target of an entry of `results` or `sizes`."""
-    ways = [way_in_words(entry, way, device) for way in ("published", "ours")]
+    """Name, official way, ours, ratio and target of an entry of `results` or `sizes`."""
+    ways = [way_in_words(entry, way, device) for way in ("official", "ours")]
     if "agreement" in entry:
         ratio = ranged(entry["ratio"], entry["ratio_low"], entry["ratio_high"], ".2f")
     else:
@@ -140,7 +143,7 @@ def cells(entry: dict[str, Any], device: str) -> list[str]:
 
 
 def way_in_words(entry: dict[str, Any], way: str, device: str) -> str:
-    """Seconds (of the published way, how far from the official program), or bytes."""
+    """Seconds (for the official way with its deviation from the official program), or bytes."""
     if "agreement" not in entry:
         low, high = entry[f"{way}_low"], entry[f"{way}_high"]
         numbers = (entry[way], low, high)
@@ -148,17 +151,17 @@ def way_in_words(entry: dict[str, Any], way: str, device: str) -> str:
         return f"{text} {entry['unit']}"
     kind = "cpu" if device == "cpu" else "wall"
     text = ranged(*(entry[way][kind + end] for end in ("", "_low", "_high")))
-    if way == "published" and entry["expected_seconds"] is not None:
-        text += f" ({entry['published']['cpu'] / entry['expected_seconds'] - 1:+.0%})"
+    if way == "official" and entry["expected_seconds"] is not None:
+        text += f" ({entry['official']['cpu'] / entry['expected_seconds'] - 1:+.0%})"
     return text
 
 
 def target_in_words(entry: dict[str, Any]) -> str:
-    """Times must fall by at least, sizes to at most the target."""
+    """'≥ 1.6' for a ratio of times, '≤ 0.42' for a ratio of sizes."""
     return f"{'≥' if 'agreement' in entry else '≤'} {entry['target']:g}"
 
 
 def met(entry: dict[str, Any]) -> bool:
-    """Whether an entry reaches its target; true where it has none."""
+    """Whether an entry reaches its target; true without a target."""
     ratio, target = entry["ratio"], entry["target"]
     return target is None or (ratio >= target if "agreement" in entry else ratio <= target)

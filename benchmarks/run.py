@@ -1,11 +1,11 @@
-"""Run the benchmarks: the published way beside ours, each pair compared before it is timed.
+"""Run the benchmarks: the official way (benchmarks/official, a reimplementation) against ours.
 
     python -m benchmarks.run [COMPONENT ...] [--quick] [--device cuda] [--json FILE]
 
-On the CPU, seconds are CPU-seconds of all threads, so that other work on the machine counts little;
-on a GPU they are wall-clock seconds. Ratios are published / ours for times and ours / published for
-sizes; a percentage compares the published way with the official program. Exit status 1 where a
-pair did not agree or a component could not run.
+Both results are compared before timing. Times are CPU-seconds of all threads on the CPU, which
+other work on the machine affects little, and wall-clock seconds on a GPU. Ratios are official /
+ours for times and ours / official for sizes; a percentage compares the official way with the
+official program. Exits with status 1 if two results differ or a component can't run.
 """
 
 from functools import partial
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
 
 
 def cases_of(component: str, options: Options) -> list[Case] | list[Size]:
-    """The cases of a component, which is imported only now: a failure is that component's."""
+    """The cases of a component, imported only now: a failing import stops no other component."""
     return import_module(f"benchmarks.{component}").cases(options)
 
 

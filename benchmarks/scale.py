@@ -1,13 +1,13 @@
-"""What two CPU processes gain over one, and what a step sends between processes.
+"""Measure the speed-up of two CPU processes over one, and the bytes sent per step.
 
-Runs train_warmup.py of the demo (synthetic scenes, miniature CLIP) on the same global batches by
-one process and by two of one thread each. Without `sync_region_stats` the log has the loss of rank
-0's half of the batch; with it, it has the loss of the whole batch, and two processes compute what
-one does up to rounding, which training magnifies from step to step.
+Runs train_warmup.py with the demo's config on the same global batches, with one process and with
+two, one thread each. Without `sync_region_stats` the log has the loss of rank 0's half of the
+batch. With it, the log has the loss of the whole batch, which equals that of one process up to
+rounding; training amplifies the difference from step to step.
 
     python -m benchmarks.scale [--json FILE] [--steps N]
 
-The machine must be idle: with other work on the cores two processes look slower than they are.
+Run it on an idle machine: other work slows down two processes more than one.
 """
 
 import json
@@ -29,14 +29,14 @@ from utils.config import load_config
 from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
-PUBLISHED_PARAMETERS = 147.47e6  # the official all-reduce includes CLIP's
+OFFICIAL_PARAMETERS = 147.47e6  # the official all-reduce includes CLIP's
 ONE = [sys.executable]
 TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 RUNS = {  # name: launcher, settings
     "1 process": (ONE, []),
     "2 processes": (TWO, []),
     "2 processes, sync": (TWO, ["sync_region_stats=true"]),
-    "1 process, again": (ONE, []),  # other work on the machine shows here
+    "1 process, again": (ONE, []),  # differs from the first if the machine had other work
 }
 
 
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
 def train(
     folder: Path, name: str, launcher: list[str], settings: list[str], steps: int
 ) -> list[dict[str, Any]]:
-    """Run train_warmup.py; the lines of its metrics.jsonl, one a step."""
+    """Run train_warmup.py; gives the lines of its metrics.jsonl, one per step."""
     data, run = folder / "data", folder / name.replace(" ", "_")
     settings = [
         *settings,
@@ -83,9 +83,8 @@ def train(
 def summary(
     lines: list[dict[str, Any]], reference: list[float], one: dict[str, float] | None
 ) -> dict[str, float]:
-    """Steps per second (median step, after ten), final loss (mean of the last ten steps) and how
-    the losses differ, step by step and relatively, from those of one process.
-    """
+    """Steps per second (median after ten steps), final loss (mean of the last ten steps), and the
+    relative differences of the losses from one process, step by step."""
     losses = [line["loss"] for line in lines]
     batch_size = load_config(DEMO).batch_size
     different = [abs(a - b) / b for a, b in zip(losses, reference, strict=True)]
@@ -105,7 +104,7 @@ def in_words(name: str, numbers: dict[str, float]) -> str:
 
 
 def traffic() -> dict[str, dict[str, float]]:
-    """Bytes that a training step exchanges, of the network at real size with either ASPP."""
+    """Bytes exchanged in a training step of the full-size network, for both versions of ASPP."""
     result = {}
     for aspp, dilations in (("v2", "[6,12,18,24]"), ("v3", "[12,24,36]")):
         settings = [f"aspp={aspp}", f"aspp_dilations={dilations}"]
@@ -117,15 +116,15 @@ def traffic() -> dict[str, dict[str, float]]:
 
 
 def network_traffic(model: nn.Module) -> dict[str, float]:
-    """All in bytes, but the counts. A batch norm of C channels gathers mean, inverse deviation and
-    pixel count (2C+1) going forward and adds up 2C sums going back.
+    """Bytes by purpose, and two counts. A batch norm of C channels gathers mean, inverse standard
+    deviation and pixel count (2C+1) in the forward pass and adds up 2C sums in the backward pass.
     """
     parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
     channels = [m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     return {
         "parameters": parameters,
         "gradients": 4 * parameters,
-        "published_gradients": 4 * PUBLISHED_PARAMETERS,
+        "official_gradients": 4 * OFFICIAL_PARAMETERS,
         "batch_norms": len(channels),
         "batch_norm": sum(4 * (2 * c + 1) + 4 * 2 * c for c in channels),
         "running_statistics": sum(

@@ -1,4 +1,4 @@
-"""The plan for 1, 8 and 64 GPUs, calculated: prints the tables of docs/scaling.md.
+"""Calculate training on 1, 8 and 64 GPUs; prints the tables of docs/scaling.md.
 
     python -m benchmarks.scaling_plan
 
@@ -12,7 +12,7 @@ from experiments.figures.style import markdown
 
 # --- assumptions
 MATRIX_RATE = 790e12  # FLOP/s: large bf16 matrix products on an H200, given, not measured here
-GPU_RATE = 0.4 * MATRIX_RATE  # the share that benchmarks/train_step.py is held to
+GPU_RATE = 0.4 * MATRIX_RATE  # the target share of benchmarks/train_step.py
 FP32_RATE = 0.4 * 67e12  # FLOP/s: 40 % of its fp32 without tensor cores, from the data sheet
 NVLINK = 450e9  # bytes/s and GPU, one direction, from the data sheet
 NETWORK = 400e9 / 8  # bytes/s and machine, one direction, from the data sheet
@@ -20,11 +20,11 @@ GPUS_PER_MACHINE = 8
 SYNC_LATENCY = {1: 0.0, 8: 30e-6, 64: 60e-6}  # seconds for one small collective among so many GPUs
 MASK_BYTES = 0.1e6  # PNG 2048x1024; generated masks gave 0.02 to 0.24 MB (see the page)
 DECODE_MS = 30  # CPU-ms to read an image and to make a training sample of it
-PUBLISHED_DECODE_MS = 59  # CPU-ms for one augmented training image, the official pipeline
+OFFICIAL_DECODE_MS = 59  # CPU-ms for one augmented training image, the official pipeline
 
 # --- counts
 GRADIENT_BYTES = 4 * 61_280_096  # ResNet-50-V1c with ASPP-V2, fp32 (benchmarks/scale.py)
-PUBLISHED_GRADIENT_BYTES = 4 * 147.47e6
+OFFICIAL_GRADIENT_BYTES = 4 * 147.47e6
 SYNC_COLLECTIVES = 2 * 59  # batch norms, forward and backward
 BACKWARD = 2044e9  # FLOP an image of 512x1024
 PAPER_STEPS, PAPER_BATCH, PAPER_LR = 30_000, 8, 0.005
@@ -49,28 +49,28 @@ def ring_bytes(gpus: int, size: float) -> float:
 
 
 def all_reduce_seconds(gpus: int, size: float) -> float:
-    """Its time: one ring, at the rate of its slowest link."""
+    """Seconds of an all-reduce: one ring, at the rate of its slowest link."""
     return ring_bytes(gpus, size) / (NVLINK if gpus <= GPUS_PER_MACHINE else NETWORK)
 
 
 def exposed_seconds(gpus: int, batch_per_gpu: float, size: float) -> float:
-    """What of the all-reduce the backward pass does not hide."""
+    """Seconds of the all-reduce that the backward pass does not hide."""
     return max(0.0, all_reduce_seconds(gpus, size) - batch_per_gpu * BACKWARD / GPU_RATE)
 
 
 def sync_seconds(gpus: int) -> float:
-    """SyncBN: small collectives that the network waits for; their latency counts."""
+    """Seconds of SyncBN: small collectives whose latency the network waits for."""
     return SYNC_COLLECTIVES * SYNC_LATENCY[gpus]
 
 
 def step_seconds(gpus: int, batch_per_gpu: float, size: float = GRADIENT_BYTES) -> float:
-    """A training step, if data loading keeps up."""
+    """Seconds of a training step, if data loading keeps up."""
     compute = batch_per_gpu * image_flops() / GPU_RATE
     return compute + exposed_seconds(gpus, batch_per_gpu, size) + sync_seconds(gpus)
 
 
 def efficiency(gpus: int, batch_per_gpu: float, size: float = GRADIENT_BYTES) -> float:
-    """Share of the step that computes."""
+    """Share of the step's time spent on computation."""
     return step_seconds(1, batch_per_gpu) / step_seconds(gpus, batch_per_gpu, size)
 
 
@@ -85,7 +85,7 @@ def schedule_steps(global_batch: int) -> int:
 
 
 def loader_cores(images_per_second: float) -> float:
-    """CPU cores that deliver so many images a second."""
+    """CPU cores that deliver this many images per second."""
     return images_per_second * DECODE_MS / 1000
 
 
@@ -96,12 +96,12 @@ def mask_hours(images: int, gpus: int, size: tuple[int, int], rate: float) -> fl
 
 def training_table() -> str:
     head = ["GPUs x images each", "compute", "all-reduce (hidden up to)", "SyncBN", "step"]
-    head += ["efficiency (authors' 590 MB)", "same 240 000 images", "lr, linear"]
+    head += ["efficiency (official 590 MB)", "same 240 000 images", "lr, linear"]
     rows = []
     for gpus, batch in ((1, 8), (8, 1), (8, 8), (64, 1), (64, 8)):
         steps, seconds = schedule_steps(gpus * batch), step_seconds(gpus, batch)
         reduced, hidden = all_reduce_seconds(gpus, GRADIENT_BYTES), batch * BACKWARD / GPU_RATE
-        shares = [efficiency(gpus, batch, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES)]
+        shares = [efficiency(gpus, batch, b) for b in (GRADIENT_BYTES, OFFICIAL_GRADIENT_BYTES)]
         rows.append(
             [
                 f"{gpus} x {batch}",
@@ -132,12 +132,12 @@ def data_table() -> str:
 
 
 def plan() -> str:
-    """Markdown."""
+    """The whole plan as Markdown."""
     per_gpu = GPU_RATE / image_flops()
     mask_rates = [GPU_RATE / clip_flops(size) for size in ((1024, 2048), (512, 1024))]
     cores = [loader_cores(rate) for rate in (8 * per_gpu, *mask_rates)]
     sent = {gpus: ring_bytes(gpus, GRADIENT_BYTES) / 1e6 for gpus in (8, 64)}
-    needed, published = (hiding_batch(64, b) for b in (GRADIENT_BYTES, PUBLISHED_GRADIENT_BYTES))
+    needed, official = (hiding_batch(64, b) for b in (GRADIENT_BYTES, OFFICIAL_GRADIENT_BYTES))
     return f"""**Calculated, not run.** Assumed rates, none of them measured by this project:
 
 - {GPU_RATE / 1e12:.0f} TFLOP/s per GPU, derived: 40 % (the target of benchmarks/train_step.py) of
@@ -154,13 +154,13 @@ Counted: FLOPs, parameters, bytes. All that follows is derived from the rates an
 One image costs {image_flops() / 1e12:.2f} TFLOP. A step reduces {GRADIENT_BYTES / 1e6:.0f} MB of
 gradients: each GPU sends {sent[8]:.0f} MB among 8, {sent[64]:.0f} MB among 64. The backward pass
 hides that from {hiding_batch(8, GRADIENT_BYTES)} image per GPU on 8, from {needed} on 64 (the
-authors' {PUBLISHED_GRADIENT_BYTES / 1e6:.0f} MB: from {published}).
+official {OFFICIAL_GRADIENT_BYTES / 1e6:.0f} MB: from {official}).
 
 {training_table()}
 
 Training takes up to {per_gpu:.0f} images/s per GPU, {8 * per_gpu:.0f} per machine: {cores[0]:.0f}
-cores at {DECODE_MS} CPU-ms an image ({cores[0] * PUBLISHED_DECODE_MS / DECODE_MS:.0f} at the
-authors' {PUBLISHED_DECODE_MS}). Masks take {mask_rates[0]:.0f} images/s per GPU at 1024x2048,
+cores at {DECODE_MS} CPU-ms an image ({cores[0] * OFFICIAL_DECODE_MS / DECODE_MS:.0f} at the
+official {OFFICIAL_DECODE_MS}). Masks take {mask_rates[0]:.0f} images/s per GPU at 1024x2048,
 {cores[1]:.1f} cores, and {mask_rates[1]:.0f} at 512x1024, {cores[2]:.0f} cores: there reading is
 the limit.
 

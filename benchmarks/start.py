@@ -1,12 +1,12 @@
-"""What the checks of the input cost at the start of a training on very many images.
+"""Measure the cost of the input checks at the start of training on very many images.
 
     python -m benchmarks.start --json benchmarks/results/start.json --write
 
-Makes the images (--images, of 64x48 pixels) and their labels in a temporary folder, starts
-train_warmup.py with the demo's config for one step, and takes the checks by themselves: matching of
-labels and images over all splits, what labels can teach, settings that can't be meant, and the
-fingerprint by which a run knows its data again. CPU-seconds, medians of --rounds; in brackets the
-lowest and the highest. --write puts the table into benchmarks/RESULTS.md.
+Writes images (--images, of 64x48 pixels) and labels to a temporary folder, runs train_warmup.py
+with the demo's config for one step, and then each check alone: matching of labels and images over
+all splits, labels that teach nothing, implausible settings, and the fingerprint of the data.
+Numbers are CPU-seconds: medians of --rounds with the lowest and the highest in brackets. --write
+puts the table into benchmarks/RESULTS.md.
 """
 
 import json
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
 
 
 def make_data(root: Path, num_images: int) -> list[str]:
-    """Images, labels and classes below `root`; the overrides of the demo's config for them."""
+    """Write images and labels below `root`; gives the overrides of the demo's config for them."""
     classes = ROOT / "demo/classes.yaml"
     rng = np.random.default_rng(0)
     for split, count in (("train", num_images), ("val", max(1, num_images // 100))):
@@ -82,7 +82,7 @@ def make_data(root: Path, num_images: int) -> list[str]:
 
 
 def start(folder: Path, settings: list[str]) -> float:
-    """CPU-seconds of a training of one step, in a process of its own."""
+    """CPU-seconds of a training of one step, in a separate process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     train_warmup(folder / f"run_{time.time_ns()}", settings)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -90,7 +90,7 @@ def start(folder: Path, settings: list[str]) -> float:
 
 
 def checks(settings: list[str]) -> dict[str, float]:
-    """CPU-seconds of each check; of the labels, what it takes beyond reading them."""
+    """CPU-seconds of each check; for labels without the time of reading them."""
     config = load_config(DEMO, settings)
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
@@ -114,7 +114,7 @@ def timed(call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Markdown: the machine, the checks, the whole start and what the checks add to it."""
+    """Markdown: the machine, the checks, the whole start, and the share that the checks add."""
     rounds = report["rounds"]
     rows = [[name, spread([one["checks"][name] for one in rounds])] for name in rounds[0]["checks"]]
     rows.append(["the whole start, one step", spread([one["start"] for one in rounds])])

@@ -1,4 +1,4 @@
-"""One training step, the published way and ours, from equal weights, batches and local views."""
+"""One training step, the official way and ours, from equal weights, batches and local views."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from benchmarks.inputs import (
     random_text_embeddings,
     random_visual,
 )
-from benchmarks.published.loss import Losses
-from benchmarks.published.step import Step, plain
+from benchmarks.official.loss import Losses
+from benchmarks.official.step import Step, plain
 from datasets.transforms import normalize
 from models.build import (
     build_criterion,
@@ -54,17 +54,14 @@ class Way:
 
 @dataclass(frozen=True)
 class Setting:
-    """How large a step is; `steps` is how many one call takes.
-
-    local_view_per: a local view for the batch (the official way) or an image (our default).
-    """
+    """Sizes of a step; (height, width) in pixels."""
 
     batch: int
     size: tuple[int, int]
     patch: tuple[int, int]
     ratio: tuple[float, float]
-    steps: int = 1
-    local_view_per: str = "batch"
+    steps: int = 1  # in one call
+    local_view_per: str = "batch"  # as in the official program; or "image", our default
 
     def config(self, **changes: Any) -> Config:
         return official_config(
@@ -78,7 +75,7 @@ class Setting:
         )
 
     def local_views(self, config: Config, step: int) -> list[LocalView]:
-        """As `prepare_views` draws them, one for each image of the batch."""
+        """The local views that `prepare_views` draws, one for each image of the batch."""
         draw = build_sampler(config).draw
         return draw(self.batch, self.size, generator(config.seed, LOCAL_VIEWS, step))
 
@@ -94,10 +91,10 @@ def setting(options: Options) -> Setting:
     return CPU_QUICK if options.quick else CPU
 
 
-def published_way(setting: Setting, balanced: bool, device: str, seed: int = 0) -> Way:
-    """The published step, on normalised images: there the loader normalises.
+def official_way(setting: Setting, balanced: bool, device: str, seed: int = 0) -> Way:
+    """The official step, on images normalised by the loader; `seed` draws the batch.
 
-    It has one local view for the batch; here it is the first image's. `seed` draws the batch.
+    Its local view for the whole batch is the first image's.
     """
     config = setting.config()
     network = plain(_network(config, device)).train()
@@ -147,10 +144,10 @@ def our_way(setting: Setting, balanced: bool, device: str, seed: int = 0, **chan
 
 
 def _network(config: Config, device: str) -> nn.Module:
-    """With the same random weights every time, the residual branches damped.
+    """The network with the same random weights every time and damped residual branches.
 
     Undamped, and at the initial learning rate, random weights amplify rounding so much that the
-    published way disagrees with itself on another number of threads (by 1e-2 after one step).
+    official way differs from itself with another number of threads (by 1e-2 after one step).
     """
     torch.manual_seed(0)
     network = build_model(config, CLASSES, random_text_embeddings(), pretrained=False)
@@ -161,7 +158,7 @@ def _network(config: Config, device: str) -> nn.Module:
 
 
 def _batch(setting: Setting, device: str, seed: int) -> dict[str, Tensor]:
-    """What the loader gives, on the host."""
+    """A batch as the loader gives it, on the host."""
     draws = torch.Generator().manual_seed(seed)
     image = random_images(setting.batch, setting.size, draws)
     batch = {

@@ -1,8 +1,8 @@
-"""The JSON file of benchmarks.run as Markdown tables, and the targets that were missed.
+"""Print a JSON file of benchmarks.run as Markdown tables, with the targets that were missed.
 
     python -m benchmarks.table benchmarks/results/cpu.json --write
 
---write puts them into benchmarks/RESULTS.md, between the marks of their device.
+--write puts the tables into benchmarks/RESULTS.md, between the markers of their device.
 """
 
 import argparse
@@ -34,33 +34,33 @@ def main(argv: list[str]) -> None:
 
 def _refuse_parts(report: dict[str, Any], file: str) -> None:
     measured = {entry["component"] for entry in report["results"] + report["sizes"]}
-    lacking = [name for name in COMPONENTS if name not in measured]
-    if report["options"]["quick"] or lacking:
-        what = f"lacks {', '.join(lacking)}" if lacking else "is of a --quick run"
+    missing = [name for name in COMPONENTS if name not in measured]
+    if report["options"]["quick"] or missing:
+        what = f"lacks {', '.join(missing)}" if missing else "is of a --quick run"
         raise InputError(f"--write: {file} {what}; python -m benchmarks.run --json {file}")
 
 
 def section(report: dict[str, Any]) -> str:
-    """The name of the marks in RESULTS.md."""
+    """Name of the markers in RESULTS.md."""
     return f"benchmarks on {report['options']['device']}"
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """Machine, times, sizes, notes, failures, and what was missed."""
+    """Machine, times, sizes, notes, failures, and missed targets."""
     device, results, sizes = report["options"]["device"], report["results"], report["sizes"]
     unit = "CPU-seconds" if device == "cpu" else "seconds"
-    head = ["", f"published, {unit} (against the official program)", "ours", "ratio", "target"]
+    head = ["", f"official, {unit} (against the official program)", "ours", "ratio", "target"]
     head += ["ratio of wall time", "agreement"]
     rows = [[*cells(e, device), f"{e['ratio_wall']:.2f}", e["agreement"]] for e in results]
     parts = [machine_line(report)]
     parts += [table(head, rows)] if results else []
-    head = ["", "published", "ours", "ours / published", "target"]
+    head = ["", "official", "ours", "ours / official", "target"]
     parts += [table(head, [cells(entry, device) for entry in sizes])] if sizes else []
     entries = results + sizes
     parts += ["\n".join(f"- {e['name']}: {e['note']}" for e in entries if e["note"])]
     parts += [f"FAILED: {failure['name']}: {failure['error']}" for failure in report["failures"]]
     missed = [
-        f"{entry['name']} ({entry['ratio']:.3g} in place of {target_in_words(entry)})"
+        f"{entry['name']} ({entry['ratio']:.3g} instead of {target_in_words(entry)})"
         for entry in entries
         if not met(entry)
     ]

@@ -1,10 +1,10 @@
 """A whole training step from a batch on the host: both CLIP masks, network, loss, backward, SGD.
 
 CPU: batch 2 of 256x512, patch 256x128, resize ratio 1.5. GPU: the paper's batch 8 of 512x1024,
-patch 512x256, ratios U[1, 2), and what share of the measured matrix rate the useful FLOPs are.
+patch 512x256, ratios U[1, 2), and the useful FLOP/s as a share of the measured matrix rate.
 
-The check takes two steps on a batch that is not timed, from equal weights, and compares the losses
-and the way in which the first step moves the weights of the ASPP.
+The check takes two steps from equal weights on a batch that is not timed, and compares the losses
+and the first update of the ASPP's weights.
 """
 
 from dataclasses import replace
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks.flops import convolution_rate, matrix_rate, step_flops
 from benchmarks.harness import Case, Entry, Options, main_of
-from benchmarks.step_ways import Setting, Way, our_way, published_way, setting
+from benchmarks.step_ways import Setting, Way, official_way, our_way, setting
 
 PHASES = ("CARB", "warm-up")
-# CPU-seconds of the official program: convolutional network, and CLIP with the rest. They were
-# taken where a convolution like the ASPP's ran at OFFICIAL_RATE FLOP per CPU-second, a rate derived
-# from the 194 GFLOP/s of two threads.
+# CPU-seconds of the official program: convolutional network; CLIP and the rest. Measured on a
+# machine where a convolution like the ASPP's ran at OFFICIAL_RATE FLOP per CPU-second, derived from
+# 194 GFLOP/s of two threads.
 OFFICIAL_NETWORK, OFFICIAL_REST = 16.9, 6.0
 OFFICIAL_RATE = 194e9 / 2
 FP32 = {"precision": "fp32", "channels_last": False}
@@ -31,10 +31,10 @@ LEAST_SHARE = 0.4  # of a GPU's matrix rate
 SCHEDULE = 30_000  # steps
 
 
-# Most relative difference of the losses, least cosine of the first updates. In bfloat16 a pixel may
-# get another label, and CARB takes means over consistent regions that random weights leave small (2
-# to 18 % of the pixels): the worst of eight batches had 1.8e-2 and 0.960, in the warm-up 2.5e-3 and
-# 0.9958 of five.
+# Largest relative difference of the losses, least cosine of the first updates. In bfloat16 a pixel
+# may get another label, and with random weights CARB's consistent regions are small (2 to 18 % of
+# the pixels): the worst of eight batches had 1.8e-2 and 0.960, in the warm-up 2.5e-3 and 0.9958 of
+# five.
 TOLERANCES = {
     ("fp32", "CARB"): (1e-4, 0.999),
     ("fp32", "warm-up"): (1e-4, 0.999),
@@ -44,10 +44,10 @@ TOLERANCES = {
 
 
 class Kind(NamedTuple):
-    """One of our settings, the least ratio, and how local views are drawn."""
+    """One of our settings."""
 
-    changes: dict[str, Any]
-    target: float | None
+    changes: dict[str, Any]  # config keys
+    target: float | None  # least ratio
     local_view_per: str = "batch"
 
 
@@ -73,22 +73,22 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
     size, device = replace(setting(options), local_view_per=kind.local_view_per), options.device
     balanced, on_gpu = phase == "CARB", device.startswith("cuda")
 
-    @cache  # when its turn comes, not before: each way has a network of its own
+    @cache  # built when first called: each way has its own network
     def ways() -> tuple[Way, Way]:
         return (
-            published_way(size, balanced, device),
+            official_way(size, balanced, device),
             our_way(size, balanced, device, **kind.changes),
         )
 
     def check() -> str:
-        # The published way has one local view a batch: with one image both ways agree.
+        # The official way has one local view per batch: with one image both ways agree.
         batch = 1 if kind.local_view_per == "image" else size.batch
         fresh = replace(size, batch=batch, steps=2)
-        theirs, their_update = two_steps(published_way(fresh, balanced, device, seed=1))
+        official, official_update = two_steps(official_way(fresh, balanced, device, seed=1))
         own, own_update = two_steps(our_way(fresh, balanced, device, seed=1, **kind.changes))
-        pairs = list(zip(theirs, own, strict=True))
+        pairs = list(zip(official, own, strict=True))
         worst = max(abs(b / a - 1) for a, b in pairs)
-        cosine = F.cosine_similarity(their_update, own_update, dim=0).item()
+        cosine = F.cosine_similarity(official_update, own_update, dim=0).item()
         losses = ", ".join(f"{a:.5f}/{b:.5f}" for a, b in pairs)
         most, least = TOLERANCES[kind.changes["precision"], phase]
         found = (
@@ -118,7 +118,7 @@ def _case(phase: str, name: str, kind: Kind, options: Options) -> Case:
 
 
 def two_steps(way: Way) -> tuple[list[float], Tensor]:
-    """The losses of two steps, and how the first moves the weights of the ASPP (flat, float64)."""
+    """The losses of two steps, and the first update of the ASPP's weights (flat, float64)."""
     before, steps = _aspp(way), way.steps()
     losses = [next(steps)]
     update = _aspp(way) - before
@@ -135,11 +135,11 @@ def other_machine(result: Entry) -> str:
     """The official program's CPU-seconds, scaled to this machine's speed of convolution."""
     rate = convolution_rate()
     here = OFFICIAL_NETWORK * OFFICIAL_RATE / rate + OFFICIAL_REST
-    deviation = result["published"]["cpu"] / here - 1
+    deviation = result["official"]["cpu"] / here - 1
     return (
-        f"theirs were measured at {OFFICIAL_RATE / 1e9:.0f} GFLOP per CPU-s of convolution "
-        f"(derived from two threads' rate), here it is {rate / 1e9:.0f}: that makes {here:.1f} "
-        f"CPU-s, of which published is {deviation:+.0%}"
+        f"the official program was measured at {OFFICIAL_RATE / 1e9:.0f} GFLOP per CPU-s of "
+        f"convolution (derived from two threads' rate), here it is {rate / 1e9:.0f}: that makes "
+        f"{here:.1f} CPU-s, of which official is {deviation:+.0%}"
     )
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' published way against the official numbers; the harness on tiny work."""
+"""The benchmarks' official way against the official numbers; the harness on tiny work."""
 
 import json
 import math
@@ -19,10 +19,10 @@ from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
 from benchmarks.inputs import official_config, random_images, random_labels
+from benchmarks.official.clip import clip_mask, dense_features, winners
+from benchmarks.official.loss import Losses, filtered_prediction, split
+from benchmarks.official.step import Step, plain
 from benchmarks.output import PAGE, cpu_model
-from benchmarks.published.clip import clip_mask, dense_features, winners
-from benchmarks.published.loss import Losses, filtered_prediction, split
-from benchmarks.published.step import Step, plain
 from datasets.labels import IGNORE_INDEX
 from models.build import build_model
 from models.clip_loading import clip_from_state_dict
@@ -38,11 +38,11 @@ def small_visual() -> nn.Module:
     return clip_from_state_dict({k: torch.from_numpy(state[k]) for k in state.files}).visual
 
 
-# --- the published way against the official numbers
+# --- the official way against the official numbers
 
 
 @pytest.mark.parametrize("case", golden_cases("maskclip_dense.npz") or ["none"])
-def test_published_clip_mask_is_the_official_one(case: str) -> None:
+def test_clip_mask_equals_the_official_numbers(case: str) -> None:
     golden = load_golden("maskclip_dense.npz")
     if f"{case}/carb_mask_f32" not in golden.files:
         pytest.skip("not a case of the official network")
@@ -71,7 +71,7 @@ def test_published_clip_mask_is_the_official_one(case: str) -> None:
 
 
 @pytest.mark.parametrize("name", golden_files("loss_*.npz"))
-def test_published_losses_are_the_official_ones(name: str) -> None:
+def test_losses_equal_the_official_numbers(name: str) -> None:
     golden = load_golden(name)
     header = {key: golden[key] for key in golden.files if "/" not in key}
     if not header["adaptive"] or header["coeff"] != 1:
@@ -105,7 +105,7 @@ def test_published_losses_are_the_official_ones(name: str) -> None:
             )
 
 
-def test_published_step_is_the_official_one() -> None:
+def test_step_equals_the_official_numbers() -> None:
     """CLIP, local view, losses and SGD; the backbone's output is given."""
     golden = load_golden("head_end2end.npz")
     text = torch.from_numpy(golden["text_embeddings"])
@@ -151,10 +151,10 @@ def test_published_step_is_the_official_one() -> None:
         torch.testing.assert_close(head.state_dict()[name], value, rtol=1e-5, atol=1e-5)
 
 
-# --- the published way against brute force
+# --- the official way against brute force
 
 
-def test_published_attention_is_softmax_of_all_pairs() -> None:
+def test_official_attention_is_softmax_of_all_pairs() -> None:
     """The transformer block's attention, written out, and a padded image."""
     visual = tiny_clip().visual
     image = torch.randn(2, 3, 37, 50, generator=torch.Generator().manual_seed(0))
@@ -173,12 +173,12 @@ def test_published_attention_is_softmax_of_all_pairs() -> None:
     torch.testing.assert_close(averaged[0], weights.mean(0))
 
 
-def test_published_winners_are_the_arg_max() -> None:
+def test_official_winners_are_the_arg_max() -> None:
     scores = torch.randn(2, 5, 6, 7, dtype=torch.float64)
     torch.testing.assert_close(winners(scores)[:, 0], scores.argmax(1))
 
 
-def test_published_warmup_loss_is_the_mean_over_labelled_pixels() -> None:
+def test_official_warmup_loss_is_the_mean_over_labelled_pixels() -> None:
     logits = torch.randn(1, 3, 2, 2)
     mask = torch.tensor([[[0, 1], [IGNORE_INDEX, 2]]])
     found = Losses(5)(logits, torch.ones(1, 3), mask, mask[:, :1, :1], (0, 0))
@@ -188,7 +188,7 @@ def test_published_warmup_loss_is_the_mean_over_labelled_pixels() -> None:
     torch.testing.assert_close(found["loss_part"], picked[0])
 
 
-def test_published_network_is_plain_and_in_training() -> None:
+def test_official_network_is_plain_and_in_training() -> None:
     config = official_config(backbone="resnet18_v1c_quarter")
     network = plain(build_model(config, 19, torch.randn(19, 16), pretrained=False).eval())
     assert network.training
@@ -234,7 +234,7 @@ def test_official_seconds_are_brought_to_this_machine(monkeypatch) -> None:
     monkeypatch.setattr(train_step, "convolution_rate", lambda: 2 * train_step.OFFICIAL_RATE)
     result = compare(Case("", lambda: "", lambda: None, lambda: None), CPU)
     half = train_step.OFFICIAL_NETWORK / 2 + train_step.OFFICIAL_REST
-    text = train_step.other_machine(result | {"published": {"cpu": 1.1 * half}})
+    text = train_step.other_machine(result | {"official": {"cpu": 1.1 * half}})
     assert f"makes {half:.1f} CPU-s" in text and text.endswith("+10%") and "derived" in text
 
 
@@ -254,13 +254,13 @@ def test_compare_takes_rounds_in_turn() -> None:
     case = Case(
         "both",
         lambda: "equal",
-        lambda: calls.append("published"),
+        lambda: calls.append("official"),
         lambda: calls.append("ours"),
         rounds=3,
         note=lambda result: f"ratio {result['ratio'] > 0}",
     )
     result = compare(case, CPU)
-    assert calls == ["published", "ours"] * 4
+    assert calls == ["official", "ours"] * 4
     assert (result["agreement"], result["note"]) == ("equal", "ratio True")
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
@@ -300,20 +300,20 @@ def test_a_failed_check_stops_nothing_and_is_said(tmp_path, capsys) -> None:
     assert report["machine"]["threads"] == torch.get_num_threads()
 
 
-def result(name: str, ratio: float, target: float | None, published: float = 1.0, **more) -> dict:
+def result(name: str, ratio: float, target: float | None, official: float = 1.0, **more) -> dict:
     """An entry of the JSON file."""
-    seconds = {kind + end: published for kind in ("cpu", "wall") for end in ("", "_low", "_high")}
+    seconds = {kind + end: official for kind in ("cpu", "wall") for end in ("", "_low", "_high")}
     ratios = {"ratio": ratio, "ratio_low": ratio, "ratio_high": ratio, "ratio_wall": ratio}
-    times = {"published": seconds, "ours": seconds, "expected_seconds": None}
+    times = {"official": seconds, "ours": seconds, "expected_seconds": None}
     named = {"name": name, "target": target, "agreement": "equal", "note": ""}
     return named | times | ratios | more
 
 
 def test_table_says_what_is_missed() -> None:
     results = [
-        result("mask, fp32", 2, 1.6, published=1.2, expected_seconds=1.0, note="a remark"),
-        result("step, fp32", 1, 1.1, published=0.7, expected_seconds=1.0),
-        result("step, bf16", 3, 2, published=0.75, expected_seconds=1.0),
+        result("mask, fp32", 2, 1.6, official=1.2, expected_seconds=1.0, note="a remark"),
+        result("step, fp32", 1, 1.1, official=0.7, expected_seconds=1.0),
+        result("step, bf16", 3, 2, official=0.75, expected_seconds=1.0),
     ]
     memory = Size("memory", [100.0], [62.2], "MiB", 0.6).entry()
     added = Size("added", [100.0], [50.5], "MiB").entry()
@@ -325,7 +325,7 @@ def test_table_says_what_is_missed() -> None:
     assert "| memory | 100.0 MiB | 62.2 MiB | 0.622 | ≤ 0.6 MISSED |" in lines
     assert "| added | 100.0 MiB | 50.5 MiB | 0.505 |  |" in lines
     assert "- mask, fp32: a remark" in lines
-    missed = "step, fp32 (1 in place of ≥ 1.1), memory (0.622 in place of ≤ 0.6)"
+    missed = "step, fp32 (1 instead of ≥ 1.1), memory (0.622 instead of ≤ 0.6)"
     assert lines[-1] == f"**Targets missed:** {missed}."
     report |= {"results": results[:1], "sizes": [added]}
     assert "**Targets missed:** none." in table.markdown(report)
@@ -404,10 +404,10 @@ def test_checkpoint_sizes_are_those_of_the_files(tmp_path) -> None:
     config = official_config(backbone="resnet18_v1c_quarter")
     text = F.normalize(torch.randn(19, 64), dim=1)
     model, visual = build_model(config, 19, text, pretrained=False), tiny_clip().visual
-    theirs = checkpoint_size.write_published(tmp_path, model, visual)
+    official = checkpoint_size.write_official(tmp_path, model, visual)
     ours = checkpoint_size.write_ours(tmp_path, config, model)
 
-    saved = torch.load(theirs, weights_only=True)
+    saved = torch.load(official, weights_only=True)
     state = saved.pop("state_dict")
     assert saved == {"meta": {}} and state.pop("counter").shape == (1,)
     for prefix, module in (("network.", model), ("clip.", visual)):
@@ -418,14 +418,14 @@ def test_checkpoint_sizes_are_those_of_the_files(tmp_path) -> None:
     assert checkpoint["model"].keys() == model.state_dict().keys()
     assert checkpoint["optimizer"]["state"] == {}
 
-    for file, tensors in ((theirs, state), (ours, checkpoint["model"])):
+    for file, tensors in ((official, state), (ours, checkpoint["model"])):
         overhead = file.stat().st_size - tensor_bytes(tensors)
         assert 0 < overhead < 500 * len(tensors) + 20_000  # names, shapes, config, alignment
     found = checkpoint_size.compared(config, model, visual)
     assert found.unit == "MB" and found.target == 0.42
-    for megabytes, file in ((found.published, theirs), (found.ours, ours)):
+    for megabytes, file in ((found.official, official), (found.ours, ours)):
         assert megabytes == pytest.approx([file.stat().st_size / 1e6], rel=1e-3)
-    assert found.entry()["ratio"] == found.ours[0] / found.published[0] < 1
+    assert found.entry()["ratio"] == found.ours[0] / found.official[0] < 1
     assert found.note.startswith(f"{sum(v.numel() for v in state.values()) / 1e6:.1f} million")
 
 
@@ -450,7 +450,7 @@ def test_a_step_is_checked_on_inputs_of_its_own(monkeypatch, second, angle, agre
     """Losses and updates, in bfloat16: cos 0.1 = 0.995, cos 0.2 = 0.980."""
     seeds = []
 
-    def theirs(setting, balanced, device, seed=0):
+    def official(setting, balanced, device, seed=0):
         seeds.append(seed)
         return fake_way(torch.tensor([1.0, 0.0]), 1.0)
 
@@ -458,7 +458,7 @@ def test_a_step_is_checked_on_inputs_of_its_own(monkeypatch, second, angle, agre
         seeds.append(seed)
         return fake_way(torch.tensor([math.cos(angle), math.sin(angle)]), second)
 
-    monkeypatch.setattr(train_step, "published_way", theirs)
+    monkeypatch.setattr(train_step, "official_way", official)
     monkeypatch.setattr(train_step, "our_way", ours)
     case = next(case for case in train_step.cases(CPU) if case.name.endswith("warm-up, bf16"))
     if agree:
@@ -466,7 +466,7 @@ def test_a_step_is_checked_on_inputs_of_its_own(monkeypatch, second, angle, agre
     else:
         with pytest.raises(AssertionError, match="cosine"):
             case.check()
-    case.published()
+    case.official()
     case.ours()
     assert seeds == [1, 1, 0, 0]
 
@@ -506,7 +506,7 @@ def test_busy_trains_beside_another_process() -> None:
 
 def test_busy_says_when_a_training_fails(monkeypatch) -> None:
     monkeypatch.setattr(busy, "COMMAND", [sys.executable, "-c", "print('warm')"])
-    with pytest.raises(InputError, match="the training of passive ended early"):
+    with pytest.raises(InputError, match="the training with policy .passive. failed"):
         busy.measure("passive", beside=False, seconds=1)
 
 

@@ -1,4 +1,4 @@
-"""The published pipeline and metric against the official numbers; their benchmarks on tiny work."""
+"""The official pipeline and metric against the official numbers; their benchmarks on tiny work."""
 
 import sys
 
@@ -10,28 +10,28 @@ from test_transforms import PIPELINE, golden_matches, replay
 
 from benchmarks import data_pipeline, evaluation
 from benchmarks.harness import Options, compare
-from benchmarks.published import data as published
-from benchmarks.published.evaluation import areas, iou
+from benchmarks.official import data as official
+from benchmarks.official.evaluation import areas, iou
 from datasets.transforms import IMAGENET_STD, TrainTransform
 
 SIZE, CROP = (64, 128), (32, 64)
 
 
 @pytest.mark.parametrize("key", golden_matches(PIPELINE))
-def test_published_pipeline_is_the_official_one(key: str) -> None:
+def test_pipeline_equals_the_official_numbers(key: str) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
     golden, case = load_golden("pipeline.npz"), key.removesuffix("_img")
     expected = golden[key].transpose(2, 0, 1)
     transform = TrainTransform(golden["seg"].shape, (0.4, 2.0), expected.shape[1:])
     _, drawn = replay(transform, golden["seg"].shape, seed=int(case.removeprefix("pipe")))
-    image, label = published.transform(golden["img_bgr"], golden["seg"], drawn, expected.shape[1:])
+    image, label = official.transform(golden["img_bgr"], golden["seg"], drawn, expected.shape[1:])
     levels = (image.numpy() - expected) * np.reshape(IMAGENET_STD, (3, 1, 1))
     assert np.abs(levels).mean() < 0.01  # grey levels; another version of OpenCV rounds a few
     assert np.array_equal(label[0].numpy(), golden[f"{case}_seg"])
 
 
 @pytest.mark.parametrize("case", golden_cases("metrics.npz") or ["none"])
-def test_published_areas_are_the_official_ones(case: str) -> None:
+def test_areas_equal_the_official_numbers(case: str) -> None:
     golden = load_golden("metrics.npz")
     num_classes, totals = int(golden[f"{case}/num_classes"]), torch.zeros(4, 1)
     names = [f"{case}/{name}_per_image" for name in ("intersect", "union", "pred_area")]
@@ -64,16 +64,16 @@ def test_data_benchmark_compares_and_times() -> None:
 
 def test_the_pipelines_are_checked_on_an_image_that_is_not_timed(monkeypatch) -> None:
     pytest.importorskip("cv2", reason="pip install -r benchmarks/requirements.txt")
-    read, sample = [], published.sample
+    read, sample = [], official.sample
 
     def listening(image, *rest):
         read.append(image.parent.name)
         return sample(image, *rest)
 
-    monkeypatch.setattr(published, "sample", listening)
+    monkeypatch.setattr(official, "sample", listening)
     case = data_pipeline.cases(Options("cpu", quick=True), SIZE, CROP)[0]
     case.check()
-    case.published()
+    case.official()
     assert read == ["checked"] * 8 + ["timed"] * 8
 
 
@@ -90,7 +90,7 @@ def test_seconds_of_the_official_program_are_for_the_cpu_alone(monkeypatch) -> N
 def test_a_pair_that_differs_is_no_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Options("cpu", quick=True)
     metric, to_map = evaluation.cases(options, SIZE)
-    monkeypatch.setattr(evaluation.published, "areas", lambda p, g, k: areas(p, 0 * g, k))
+    monkeypatch.setattr(evaluation.official, "areas", lambda p, g, k: areas(p, 0 * g, k))
     with pytest.raises(AssertionError, match="areas of image 1"):
         compare(metric, options)
     monkeypatch.setattr(evaluation, "label_map", lambda scores: scores.min(1).indices)
@@ -100,5 +100,5 @@ def test_a_pair_that_differs_is_no_benchmark(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_without_opencv_the_data_benchmark_says_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(published.InputError, match="pip install -r benchmarks/requirements.txt"):
+    with pytest.raises(official.InputError, match="pip install -r benchmarks/requirements.txt"):
         data_pipeline.cases(Options("cpu", quick=True))

@@ -1,4 +1,4 @@
-"""Twenty steps of the product against the plain, published way of taking them."""
+"""Twenty steps of the product against the plain, official way of taking them."""
 
 from dataclasses import replace
 
@@ -8,8 +8,8 @@ from steps import train_one_step
 from tiny_clip import tiny_clip
 
 from benchmarks.inputs import official_config, random_images, random_labels
-from benchmarks.published.loss import Losses
-from benchmarks.published.step import Step, plain
+from benchmarks.official.loss import Losses
+from benchmarks.official.step import Step, plain
 from datasets.transforms import normalize
 from models.build import (
     build_criterion,
@@ -73,7 +73,7 @@ def text_embeddings() -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def published() -> tuple[list[float], torch.Tensor]:
+def official() -> tuple[list[float], torch.Tensor]:
     """The losses, and how far the weights of the ASPP went."""
     torch.manual_seed(0)
     network = plain(damped(build_model(CONFIG, 19, text_embeddings(), pretrained=False)))
@@ -118,10 +118,10 @@ def our_losses(config: Config) -> tuple[list[float], torch.Tensor, list[float]]:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_twenty_steps_give_the_losses_of_the_plain_path(
-    channels_last: bool, published: tuple[list[float], torch.Tensor]
+    channels_last: bool, official: tuple[list[float], torch.Tensor]
 ) -> None:
     """At a learning rate so low that a pixel changes its region in one path alone but rarely."""
-    losses, weights = published
+    losses, weights = official
     ours, our_weights, balances = our_losses(replace(CONFIG, channels_last=channels_last))
     assert ours == pytest.approx(losses, rel=1e-4)
     # Both phases were there, and the weights moved alike.

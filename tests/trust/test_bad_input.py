@@ -364,7 +364,7 @@ CASES = [
     Case("train_warmup", (write("warmup/config.yaml", "lr: ["), "--run-dir", "warmup"),
          "(?s)warmup/config.yaml", "YAML"),
     # ------------------------------------------------------------ train_carb.py
-    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at gone.pt", "train_.*write last.pt"),
+    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at --init gone.pt", "run train_warmup.py first"),
     Case("train_carb", ("--init", "data"), "no checkpoint at data: it is a folder", "e.g. last.pt"),
     Case("train_carb", (cut("warmup/warmup.pt"),), "warmup/warmup.pt", "cut short"),
     Case("train_carb", (saved("warmup/warmup.pt", Harmful()),), "warmup/warmup.pt",
@@ -389,7 +389,7 @@ CASES = [
     # ------------------------------------------------------------ eval.py
     Case("eval", ("--out", "data/images/val", "--save-predictions"),
          "data/images/val/predictions holds images or", "name another folder"),
-    Case("eval", ("--ckpt", "gone.pt"), "no checkpoint at gone.pt", "write last.pt into"),
+    Case("eval", ("--ckpt", "gone.pt"), "no checkpoint at gone.pt", "last.pt in the run folder"),
     Case("eval", (cut("carb/last.pt"),), "carb/last.pt", "cut short"),
     Case("eval", (saved("carb/last.pt", {"model": Harmful()}),), "carb/last.pt",
          "more than tensors"),
@@ -766,7 +766,7 @@ def test_exit_status_and_standard_error_of_a_process(tmp_path, debug):
     command = [sys.executable, "eval.py", "--ckpt", str(tmp_path / "gone.pt"), "--device", "cpu"]
     command += ["--debug"] * debug
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    message = f"error: no checkpoint at {tmp_path / 'gone.pt'}; the train_*.py scripts write "
+    message = f"error: no checkpoint at {tmp_path / 'gone.pt'}; name an existing file: last.pt "
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(message)
     assert ("Traceback" in done.stderr) == debug == (done.stderr.count("\n") > 1)

@@ -1,4 +1,4 @@
-"""The published loss block: up to four cross-entropies, each on full-size logits of its own."""
+"""The official loss block: up to four cross-entropies, each on its own full-size logits."""
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +10,8 @@ from datasets.labels import IGNORE_INDEX
 class Losses:
     """Warm-up and CARB losses with their state: a counter and two ring buffers on the device.
 
-    The counter is compared on the device, so that a GPU is waited for in every step. The training
-    program also logs the accuracy; `log_accuracy=False` leaves it out where the losses alone are
-    measured.
+    The counter is compared on the device, so that every step waits for the GPU. The program also
+    logs the accuracy; `log_accuracy=False` omits it to measure only the losses.
     """
 
     def __init__(
@@ -39,8 +38,8 @@ class Losses:
     ) -> dict[str, Tensor]:
         """logits (N, C, h, w), image_labels (N, C), global_mask (N, H, W), local_mask (N, ph, pw).
 
-        The local view's upper left pixel is `corner` for all images. The losses are means over
-        labelled pixels, NaN where there are none; minimise ``["total"]``.
+        `corner` is the local view's upper left pixel in all images. The losses are means over
+        labelled pixels, NaN without such pixels; minimise ``["total"]``.
         """
         self.counter += 1
         full = F.interpolate(logits, global_mask.shape[-2:], mode="bilinear", align_corners=False)
@@ -102,7 +101,7 @@ def loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 @torch.no_grad()
 def filtered_prediction(full: Tensor, image_labels: Tensor) -> Tensor:
-    """S (N, H, W): arg-max of logits times labels, so that an absent class has 0."""
+    """S (N, H, W): arg-max of logits times labels; an absent class has 0."""
     return (full.clone() * image_labels[:, :, None, None]).argmax(1)
 
 
@@ -115,7 +114,7 @@ def split(mask: Tensor, prediction: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def accuracy(full: Tensor, mask: Tensor) -> Tensor:
-    """Per cent of all pixels, logged in every step: the program's top-1 is a top-k with k = 1."""
+    """Accuracy in per cent of all pixels, by top-k with k = 1 as in the official program."""
     best = full.detach().topk(1, dim=1).indices.transpose(0, 1)
     correct = best.eq(mask[None])
     return 100 * correct.flatten().float().sum() / mask.numel()

@@ -1,8 +1,8 @@
-"""The published CLIP pseudo-mask: MaskCLIP's ViT as the official program runs it, in fp32.
+"""The official CLIP pseudo-mask: MaskCLIP's ViT as the official program runs it, in fp32.
 
-The parameters are those of OpenAI's image tower, so that both ways share them. What is computed for
-nothing in the published program (the last block's attention, its queries and keys, the averaged
-attention weights) is computed for nothing here.
+The parameters come from OpenAI's image tower, so that both ways share them. Unused results of the
+official program (the last block's attention, its queries and keys, the averaged attention weights)
+are computed here too.
 """
 
 import torch
@@ -18,9 +18,9 @@ def clip_mask(
 ) -> Tensor:
     """Pseudo-mask (N, 1, H, W), long: text (C, D), image (N, 3, h, w), image_labels (N, C).
 
-    The scores are multiplied by the labels on CLIP's grid (so an absent class, 0, beats a negative
-    cosine), then upsampled to `size`; the labels' type, float64 on two of the three data sets, is
-    the type of all that follows.
+    The scores are multiplied by the labels on CLIP's grid (so that an absent class, with 0, wins
+    over a negative cosine), then upsampled to `size`. The labels' type, float64 on two of the three
+    data sets, is the type of everything after.
     """
     features = dense_features(visual, image)
     features = features / features.norm(dim=1, keepdim=True)
@@ -33,8 +33,8 @@ def clip_mask(
 def winners(scores: Tensor) -> Tensor:
     """Arg-max class, (N, C, H, W) -> (N, 1, H, W): gathered by a boolean index, scattered back.
 
-    The program can leave out pixels that a second map labels; in CARB it never does, so that every
-    pixel is gathered into a (N*H*W, C) copy.
+    The program can skip pixels that a second map labels. In CARB it never does, so that all pixels
+    are gathered into an (N*H*W, C) copy.
     """
     mask = scores.new_full((len(scores), *scores.shape[-2:]), 0, dtype=torch.long)
     unlabelled = mask == 0
@@ -61,16 +61,16 @@ def dense_features(visual: nn.Module, image: Tensor) -> Tensor:
     for block in blocks:
         tokens = transformer_block(block, tokens)
     values = value_path(last, tokens)
-    norm(visual.ln_post, transformer_block(last, tokens))  # the ordinary output: thrown away
+    norm(visual.ln_post, transformer_block(last, tokens))  # the ordinary output, which is unused
     values = norm(visual.ln_post, values)[:, 1:]
     values = values.transpose(1, 2).reshape(len(image), -1, *grid)
     return F.conv2d(values, visual.proj.T[:, :, None, None])
 
 
 def resized_position_embedding(stored: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(1 + gh*gw, D), bicubic, computed again in every forward pass.
+    """Position embedding (1 + gh*gw, D), resized (bicubic) again in every forward pass.
 
-    Left as it is where the number of tokens agrees, whatever the shape of the grid.
+    Unchanged if the number of tokens agrees, whatever the shape of the grid.
     """
     if len(stored) == 1 + grid[0] * grid[1]:
         return stored
@@ -81,7 +81,7 @@ def resized_position_embedding(stored: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def transformer_block(block: nn.Module, tokens: Tensor) -> Tensor:
-    """(N, L, D) -> (N, L, D). The attention weights (N, heads, L, L) are formed and averaged."""
+    """(N, L, D) -> (N, L, D). Also computes and averages the attention weights (N, heads, L, L)."""
     normed = norm(block.ln_1, tokens).transpose(0, 1)
     mixed, _averaged_weights = block.attn(normed, normed, normed, need_weights=True)
     tokens = tokens + mixed.transpose(0, 1)
@@ -100,7 +100,7 @@ def value_path(block: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def feed_forward(block: nn.Module, tokens: Tensor) -> Tensor:
-    """With the exact GELU, where OpenAI's network has x * sigmoid(1.702 x)."""
+    """The MLP with the exact GELU; OpenAI's network has x * sigmoid(1.702 x)."""
     return block.mlp.c_proj(F.gelu(block.mlp.c_fc(norm(block.ln_2, tokens))))
 
 

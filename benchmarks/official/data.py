@@ -1,9 +1,8 @@
-"""The published training pipeline for one image, in OpenCV: BGR uint8 (H, W, 3) until it is
-normalised.
+"""The official training pipeline for one image, in OpenCV: BGR uint8 (H, W, 3) until normalisation.
 
 Order: decode, resize the whole image, crop, flip, photometric distortion, normalise, pad, tensor.
-The ground truth is decoded and goes through all of it, though training with labels made by CLIP
-does not look at it. Every operation draws its own numbers there; here they are given.
+The ground truth is decoded and transformed too, although training on CLIP's masks doesn't use it.
+In the official program each operation draws its own random numbers; here they are given.
 """
 
 import io
@@ -21,12 +20,12 @@ from utils.safe.errors import InputError
 
 
 def opencv() -> ModuleType:
-    """cv2, held to one thread. Raises InputError where it is not installed."""
+    """cv2, limited to one thread. Raises InputError if it is not installed."""
     try:
         import cv2
     except ImportError:
         raise InputError(
-            "the published data pipeline needs OpenCV, which nothing else of this project does: "
+            "the official data pipeline needs OpenCV, which nothing else in this project needs: "
             "pip install -r benchmarks/requirements.txt"
         ) from None
     cv2.setNumThreads(0)
@@ -47,7 +46,7 @@ def sample(
 def transform(
     image: np.ndarray, label: np.ndarray, a: Augmentation, crop_size: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """The same of a decoded image and label."""
+    """`sample` for a decoded image and label."""
     cv2 = opencv()
     height, width = a.size
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -66,7 +65,7 @@ def transform(
 
 
 def distort(image: np.ndarray, a: Augmentation) -> np.ndarray:
-    """Brightness, contrast, saturation and hue; the last two go to HSV and back each."""
+    """Brightness, contrast, saturation and hue; the last two each convert to HSV and back."""
     cv2 = opencv()
     if a.brightness != 0:
         image = linear(image, offset=a.brightness)

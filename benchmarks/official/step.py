@@ -1,4 +1,4 @@
-"""The published training step: segmentation forward, both CLIP masks, losses, backward, SGD."""
+"""The official training step: segmentation forward, both CLIP masks, losses, backward, SGD."""
 
 from dataclasses import dataclass
 
@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.published.clip import clip_mask
-from benchmarks.published.loss import Losses
+from benchmarks.official.clip import clip_mask
+from benchmarks.official.loss import Losses
 from models.kernels.cpu_speed import DilatedConv2d
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """`network` as the published program has it: in training mode, convolutions torch's own.
+    """`network` as in the official program: in training mode, with torch's own convolutions.
 
-    Its layers are those of models/deeplabv3.py, which tests hold against the official numbers.
+    Its layers come from models/deeplabv3.py, which tests compare with the official numbers.
     """
     for module in network.modules():
         if isinstance(module, DilatedConv2d):
@@ -24,9 +24,9 @@ def plain(network: nn.Module) -> nn.Module:
 
 @dataclass
 class Step:
-    """What one process of the published program holds; calling it takes one step of training.
+    """State of one process of the official program; calling it takes one training step.
 
-    patch_size (height, width) of the local view in pixels of the global one.
+    patch_size: (height, width) of the local view in pixels of the global view.
     """
 
     network: nn.Module
@@ -45,7 +45,7 @@ class Step:
     ) -> dict[str, Tensor]:
         """image (N, 3, H, W), normalised; one local view for the batch, the patch at `corner`.
 
-        CLIP sees it at `local_size`, the patch size times the resize ratio, cut to whole pixels.
+        CLIP sees the patch at `local_size`: its size times the resize ratio, in whole pixels.
         CLIP runs after the segmentation network's forward pass, while the graph is alive.
         """
         logits = self.network(image)

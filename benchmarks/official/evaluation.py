@@ -1,4 +1,4 @@
-"""The published evaluation: logits to a label map, and areas by histograms of floats."""
+"""The official evaluation: logits to a label map, and areas by histograms of floats."""
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from datasets.labels import IGNORE_INDEX
 def label_map(logits: Tensor, input_size: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
     """(1, C, h, w) -> int64 (H, W): bilinear to the network's input, again to `size`, argmax.
 
-    The second resize is done even where the sizes are equal.
+    The second resize is done even if the sizes are equal.
     """
     for target in (input_size, size):
         logits = F.interpolate(logits, target, mode="bilinear", align_corners=False)
@@ -32,6 +32,6 @@ def areas(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> tuple[
 
 
 def iou(totals: tuple[Tensor, ...]) -> Tensor:
-    """(C,) of the areas summed over the images; NaN for a class that is nowhere."""
+    """IoU (C,) from the areas summed over the images; NaN for a class that occurs nowhere."""
     intersection, union, _, _ = totals
     return intersection / union
