@@ -24,7 +24,8 @@ source scripts/stage_settings.sh "$@"
 stopped() {
   local status=$?
   ((status == 0)) && return
-  echo "run.sh stopped; run the same command again to resume; other settings or data need another --out (or remove $run)" >&2
+  echo "run.sh stopped; run the same command again to resume" >&2
+  [[ ! -d "$run" ]] || echo "other settings or data need another --out (or remove $run)" >&2
 }
 trap stopped EXIT
 # In separate assignments: only there does a failing command stop the script.

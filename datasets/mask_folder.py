@@ -243,7 +243,8 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
         if how := old.get("options", {}).pop("absent_classes", None):  # of an earlier version
             old["options"]["label_filter"] = {"masked": "mask", "multiplied": "multiply"}[how]
-        texts = changed(old, made_from)
+        # meta.json keeps the earlier name of the key image_size.
+        texts = [text.replace("resize_to", "image_size") for text in changed(old, made_from)]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks again") from None
     keys = [text.partition(":")[0] for text in texts]

@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from datasets.labels import ClassTable
-from experiments.figures.galleries import Column, chosen, comparison, open_split
+from experiments.figures.galleries import Column, chosen, compared, open_split, save_gallery
 from experiments.numbers import MEASURES, mean_and_spread, scores_of, spread
 from utils.cli import path
 from utils.config import load_config
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import read_json
-from utils.visualize import save_image
 
 _MASKS = "CLIP pseudo-masks"
 _MOST = 3  # classes named as gained or lost
@@ -69,7 +68,7 @@ def main(argv: list[str]) -> None:
     split_data = open_split(config, split)
     columns = [Column(row.heading, row.masks, row.scores.get("miou")) for row in rows]
     shown = chosen(split_data, arguments.images)
-    save_image(run / "demo.png", comparison(split_data, shown, columns))
+    save_gallery(run / "demo.png", compared(split_data, shown, columns))
     print(f"{table(seeds)}\n\n{notes(rows, split_data.classes, split, config.train_split)}")
     print(f"{changes(seeds)}{seconds(run / 'seconds.tsv')}\n{next_steps(run, split)}")
     print(f"\n{textwrap.fill(f'About demo.png: {caption(shown, split_data.classes)}', 100)}")

@@ -70,10 +70,6 @@ def environment(slot: int, parallel: int) -> dict[str, str]:
     return variables
 
 
-def _from_root(command: list[str]) -> list[str]:
-    return command if command[0] == "-m" else [str(ROOT / command[0]), *command[1:]]
-
-
 class _Children:
     """The running processes by name of their job; after stop() no more are started."""
 
@@ -90,11 +86,12 @@ class _Children:
             for command in job.commands:
                 log.write(f"$ {shlex.join(['python', *command])}\n")
                 log.flush()
+                script = command[0] if command[0] == "-m" else str(ROOT / command[0])
                 with self.lock:
                     if self.stopped:
                         return False
                     self.running[job.name] = process = subprocess.Popen(
-                        [sys.executable, *_from_root(command)],
+                        [sys.executable, script, *command[1:]],
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,

@@ -176,7 +176,7 @@ def test_another_evaluation_is_never_overwritten_unasked(folder, monkeypatch):
     refused(r"another checkpoint \(", str(other))
     refused(r"another inference \(", "last.pt", "--flip")
     refused(r"another inference \(", "last.pt", "--bf16")
-    refused(r"another resize_to \(", "last.pt", "--set", "image_size=[24, 32]")
+    refused(r"another image_size \(", "last.pt", "--set", "image_size=[24, 32]")
     save_checkpoint(ckpt, later)
     refused(r"another step \(step: 8 -> 9\)", "last.pt")
     (out / "metrics.json").write_text(before[:50])

@@ -142,7 +142,7 @@ def test_goes_on_where_it_stopped(generate, capsys, monkeypatch):
         (("--grid", "2x1"), "grid"),
         (("--set", "arithmetic.clip_activation=gelu"), "options"),
         (("--set", "arithmetic.clip_normalization=imagenet"), "normalization"),
-        (("--set", "image_size=[32, 64]"), "resize_to"),
+        (("--set", "image_size=[32, 64]"), "image_size"),
         (("--bf16",), "precision"),
     ],
 )

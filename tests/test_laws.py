@@ -10,7 +10,9 @@ FLOORS = ("utils", "datasets", "models")  # each may import itself and those bef
 OUTBUILDINGS = ("baselines", "experiments", "demo", "benchmarks")
 SCRIPTS = sorted(Path().glob("*.py"))
 CORE = [*SCRIPTS, *(path for floor in FLOORS for path in sorted(Path(floor).rglob("*.py")))]
-SOURCES = CORE + [path for name in OUTBUILDINGS[:3] for path in sorted(Path(name).rglob("*.py"))]
+SOURCES = CORE + [
+    path for name in (*OUTBUILDINGS, "scripts") for path in sorted(Path(name).rglob("*.py"))
+]
 
 
 def imported(path: Path) -> set[str]:
@@ -50,7 +52,10 @@ def test_a_baseline_imports_core_and_the_method_it_is_defined_on() -> None:
 
 
 def test_only_builders_see_the_config() -> None:
-    """Classes and equations take plain arguments; the doctor judges settings, so it sees them."""
+    """Classes and equations of `models` and `datasets` take plain arguments.
+
+    The doctor judges settings and the upkeep of a run (`utils`) stores them, so both see them.
+    """
     allowed = re.compile(r"_?(build|load)_\w+|training_set|prepare_views")
     wrong = []
     for path in (*Path("models").rglob("*.py"), *Path("datasets").glob("*.py")):
@@ -73,8 +78,18 @@ def test_a_script_is_read_in_one_go(path: Path) -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_devices_come_from_one_place_and_nothing_unsafe_is_called(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    if path != Path("utils/distributed.py"):
+    if path != Path("utils/distributed.py") and path.parts[0] != "benchmarks":  # they pick a device
         assert not re.search(r"""\.cuda\(\)|["']cuda["':]""", text)
     assert "yaml.load(" not in text and "import *" not in text
     assert not re.search(r"allow_pickle\s*=\s*True|weights_only\s*=\s*False", text)
     assert not re.search(r"except\s*:", text)
+
+
+def test_readme_names_the_functions_of_the_equations() -> None:
+    section = Path("README.md").read_text(encoding="utf-8").partition("## Equations")[2]
+    rows = re.findall(r"^\| .* \| (.*) \| `(models/.*)` \|$", section.partition("\n## ")[0], re.M)
+    assert len(rows) > 8
+    for functions, file in rows:
+        source = Path(file).read_text(encoding="utf-8")
+        for name in re.findall(r"`\.?(?:\w+\.)?(\w+)`", functions):
+            assert re.search(rf"^ *(def|class) {name}\b", source, re.M), f"{name} in {file}"

@@ -25,7 +25,7 @@ def old_config(path: str = "configs/tiny_cpu.yaml", **changes: Any) -> dict[str,
     return CITY | SHIPPED[path] | changes
 
 
-@pytest.mark.parametrize("path", SHIPPED)
+@pytest.mark.parametrize("path", [path for path in SHIPPED if Path(path).is_file()])
 def test_a_run_of_a_shipped_config_is_read_as_todays_config(path: str, tmp_path: Path) -> None:
     expected = load_config(path).to_dict()
     saved = tmp_path / "config.yaml"
@@ -93,10 +93,9 @@ def test_every_old_name_alone_is_refused_with_the_new_one(key: str, tmp_path: Pa
         load_config("configs/cityscapes.yaml", [f"{new}={value}"])
 
 
-def test_flags_may_be_given_in_their_old_short_form() -> None:
-    given = training_parser("").parse_args(
-        ["--config", "c", "--run-dir", "r", "--keep-checkpoints", "--trust-torchscript"]
-    )
+def test_old_flags_are_abbreviations_of_the_new_ones() -> None:
+    old = ["--keep", "--trust"]
+    given = training_parser("").parse_args(["--config", "c", "--run-dir", "r", *old])
     assert given.keep_checkpoints and given.trust_torchscript
 
 

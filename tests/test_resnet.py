@@ -174,7 +174,7 @@ def _save(path: Path, content) -> str:
     return str(path)
 
 
-def _trunk(seed: int = 1, **options) -> ResNet:
+def _backbone(seed: int = 1, **options) -> ResNet:
     torch.manual_seed(seed)
     return ResNet(18, width=4, **options)
 
@@ -185,7 +185,7 @@ def _same(a: ResNet, b: ResNet) -> bool:
 
 @pytest.mark.parametrize("form", ["plain", "nested", "prefixed", "ddp", "old", "half"])
 def test_weights_from_the_usual_files(tmp_path, form):
-    source, target = _trunk(1, stem="v1c"), _trunk(2, stem="v1c")
+    source, target = _backbone(1, stem="v1c"), _backbone(2, stem="v1c")
     if form == "half":
         source.half().float()
     state = dict(source.state_dict()) | {"fc.weight": torch.zeros(3, 2), "fc.bias": torch.zeros(3)}
@@ -208,16 +208,16 @@ def test_weights_from_the_usual_files(tmp_path, form):
 
 
 def test_weights_of_four_stages_fill_a_backbone_of_three(tmp_path):
-    source, target = _trunk(1), _trunk(2, layers=3)
+    source, target = _backbone(1), _backbone(2, layers=3)
     load_backbone_weights(target, _save(tmp_path / "w.pth", source.state_dict()))
     assert torch.equal(target.layer3[1].conv2.weight, source.layer3[1].conv2.weight)
 
 
 def test_partial_weights_are_refused_then_accepted_by_name(tmp_path, capsys):
-    source = _trunk(1)
+    source = _backbone(1)
     state = {k: v for k, v in source.state_dict().items() if not k.startswith("layer4.1.")}
     path = _save(tmp_path / "w.pth", state | {"extra.weight": torch.zeros(1)})
-    target = _trunk(2)
+    target = _backbone(2)
     before = target.layer4[1].conv1.weight.clone()
     with pytest.raises(
         InputError, match=r"layer4\.1\.conv1\.weight.*backbone_weights_partial: true"
@@ -234,7 +234,7 @@ def test_partial_weights_are_refused_then_accepted_by_name(tmp_path, capsys):
 
 
 def test_wrong_files_are_input_errors(tmp_path):
-    target = _trunk()
+    target = _backbone()
     with pytest.raises(InputError, match=r"no file at .*gone\.pth"):
         load_backbone_weights(target, str(tmp_path / "gone.pth"))
     (tmp_path / "text.pth").write_text("<html>404</html>")
@@ -249,17 +249,17 @@ def test_wrong_files_are_input_errors(tmp_path):
     with pytest.raises(InputError, match="https://"):
         load_backbone_weights(target, "http://example.org/w.pth")
     with pytest.raises(InputError, match="7x7 stem"):
-        load_backbone_weights(_trunk(stem="v1c"), "imagenet")
+        load_backbone_weights(_backbone(stem="v1c"), "imagenet")
 
 
 def test_hash_is_checked_whole_or_by_its_first_characters(tmp_path):
     path = tmp_path / "w.pth"
-    _save(path, _trunk(1).state_dict())
+    _save(path, _backbone(1).state_dict())
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    load_backbone_weights(_trunk(2), f"{path}#sha256={digest}")
-    load_backbone_weights(_trunk(2), f"{path}#sha256={digest[:8].upper()}")
+    load_backbone_weights(_backbone(2), f"{path}#sha256={digest}")
+    load_backbone_weights(_backbone(2), f"{path}#sha256={digest[:8].upper()}")
     with pytest.raises(InputError, match=f"sha256 is {digest}, expected deadbeef"):
-        load_backbone_weights(_trunk(2), f"{path}#sha256=deadbeef")
+        load_backbone_weights(_backbone(2), f"{path}#sha256=deadbeef")
 
 
 def test_imagenet_takes_torchvisions_first_weights(tmp_path, monkeypatch):
@@ -285,7 +285,7 @@ def test_failed_download_says_how_to_go_on(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"could not download https://.*no route.*backbone_weights=PATH"
     ):
-        load_backbone_weights(_trunk(), "https://example.org/w-12345678.pth")
+        load_backbone_weights(_backbone(), "https://example.org/w-12345678.pth")
 
 
 def test_real_partial_resnet50():

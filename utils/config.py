@@ -208,7 +208,10 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a config file states; old names from older run folders are translated."""
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"no config file at {path}; the shipped ones are in configs/")
+        raise InputError(
+            f"no config file at {path}; the shipped ones are in configs/, the demo's "
+            "is demo/config.yaml"
+        )
     values = read_yaml(path)
     if values is None:  # comments only: the defaults
         return {}
@@ -236,6 +239,8 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
             values[key] = text if _is_literal(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
+        if key not in KEYS:
+            raise InputError(f"--set {override}: {_unknown(key, values[key])}")
     return values
 
 

@@ -27,7 +27,8 @@ def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None
     for content in (old, new):  # a file may be named by several paths
         for key in {"checkpoint", "masks"} & content.keys():
             content[key] = str(Path(str(content[key])).resolve())
-    texts = changed(old, new)
+    # The file keeps the earlier name of the key image_size.
+    texts = [text.replace("resize_to", "image_size") for text in changed(old, new)]
     if texts:
         keys = ", ".join(text.partition(":")[0] for text in texts)
         raise InputError(

@@ -92,7 +92,9 @@ def translate(values: dict[str, Any], source: str) -> dict[str, Any]:
     name = next((name for old, name in _BACKBONES.items() if old == backbone), None)
     if name is None:
         described = ", ".join(f"{k}: {v}" for k, v in zip(_BACKBONE_KEYS, backbone, strict=True))
-        raise _inexpressible(source, described, "add it to models/resnet.py and this table")
+        raise _inexpressible(
+            source, described, "add it to models/resnet.py and to _BACKBONES in utils/old_config.py"
+        )
     new["backbone"] = name
     weights, sha256 = values["backbone_weights"], values["backbone_sha256"]
     if sha256 is not None and f"-{sha256}." not in str(weights):  # else it is in the name

@@ -256,6 +256,8 @@ def load_warmup(path: str, config: Config, classes: Any, run_dir: str) -> dict[s
     try:
         checkpoint = load_training_checkpoint(path)
     except InputError as error:
+        if not Path(path).exists():
+            raise InputError(f"no checkpoint at --init {path}; run train_warmup.py first") from None
         raise InputError(
             f"--init: {error}. last.pt and warmup.pt of a finished warm-up are equal; running the "
             "same train_warmup.py command again restores a damaged last.pt from previous.pt"

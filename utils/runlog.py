@@ -18,6 +18,7 @@ from utils.distributed import Ranks
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, replacing
+from utils.safe.signals import this_command
 
 _LEGEND = (
     "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "
@@ -82,7 +83,7 @@ class RunLog:
             self._forget_after(step)
             escaped = {"encoding": "utf-8", "errors": "surrogateescape"}  # names in any encoding
             with (run_dir / "command.txt").open("a", **escaped) as file:
-                file.write(f"{shlex.join(sys.argv)}\n")
+                file.write(f"{shlex.join(this_command())}\n")
             commit, changes = git("rev-parse", "HEAD"), git("diff", "HEAD")
             (run_dir / "git.txt").write_text(f"{commit}\n{changes}", **escaped)
             self._begin(run_dir, about)

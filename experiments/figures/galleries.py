@@ -96,16 +96,6 @@ def check_choice(configs: Iterable[Config], split: str, images: int | Sequence[s
         )
 
 
-def comparison(
-    split_data: SplitData, names: Sequence[str], columns: Sequence[Column]
-) -> np.ndarray:
-    """Rows of image, ground truth and label maps under their headings, (H,W,3) uint8.
-
-    The id of the image stands above each row.
-    """
-    return gallery(*compared(split_data, names, columns))
-
-
 def save_gallery(path: Path, rows: Rows) -> Gallery:
     """Write the rows as one image; gives them as separate panels for the page."""
     save_image(path, gallery(*rows))

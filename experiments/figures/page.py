@@ -148,7 +148,10 @@ def _rows_html(rows: list[list[str]]) -> str:
     """HTML of a head, a line of dashes and a body; columns of numbers are right-aligned."""
     head, body = rows[0], rows[2:]
     columns = [[row[k].replace("*", "") for row in body if k < len(row)] for k in range(len(head))]
-    right = [_is_numeric(column) for column in columns]
+    right = [
+        any(column) and all(cell in _EMPTY or _NUMBER.fullmatch(cell) for cell in column)
+        for column in columns
+    ]
 
     def line(cells: list[str], tag: str) -> str:
         kinds = [' class="number"' * numeric for numeric in right]
@@ -158,10 +161,6 @@ def _rows_html(rows: list[list[str]]) -> str:
     inside = "\n".join(line(row, "td") for row in body)
     table = f"<table><thead>{line(head, 'th')}</thead>\n<tbody>{inside}</tbody></table>"
     return f'<div class="scroll">{table}</div>'
-
-
-def _is_numeric(column: list[str]) -> bool:
-    return any(column) and all(cell in _EMPTY or _NUMBER.fullmatch(cell) for cell in column)
 
 
 def _inline(text: str) -> str:

@@ -70,6 +70,7 @@ def change(run: Run, split: str) -> str:
         classes = run.stages[name].scores[split]["classes"]
         ious.append({key: 100 * v["iou"] for key, v in classes.items() if v["iou"] is not None})
     gains = sorted((ious[1][key] - ious[0][key], key) for key in ious[0] if key in ious[1])
+    gains = [(gain, key) for gain, key in gains if f"{abs(gain):.1f}" != "0.0"]
     most = [*reversed(gains[-3:]), *gains[:3]] if len(gains) > 5 else gains[::-1]
     shown = ", ".join(f"{key} {gain:+.1f}" for gain, key in most)
     return f"IoU of CARB minus IoU of the warm-up, which took fewer steps: {shown}."

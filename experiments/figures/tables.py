@@ -35,8 +35,8 @@ from experiments.numbers import (
 from experiments.suite_file import as_arguments
 from utils.safe.files import read_json
 
-# Scores of the official checkpoints: eval.py --out runs/authors/<data set>_<views>.
-AUTHORS = Path("runs/authors")
+# Scores of the official checkpoints: eval.py --out runs/official/<data set>_<views>.
+OFFICIAL = Path("runs/official")
 # The paper's name -> the row's name in Table 1.
 _OURS = {"Ours": "Dual + CARB", "DeepLab-ASPP (Full supervision)": SUPERVISED}
 # Row of the README -> table and row of the paper.
@@ -61,7 +61,7 @@ def draw(runs: list[Run], suites: list[Suite], out: Path) -> list[Figure]:
     return figures + ([other_table(others, out)] if others else [])
 
 
-def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS) -> dict[str, str]:
+def readme_tables(runs: list[Run], suites: list[Suite], scores: Path = OFFICIAL) -> dict[str, str]:
     """Marker -> Markdown: rows and contrasts of each suite under its label, and "results", which
     is left out if it would hold only the paper's numbers."""
     papers = [run for run in read_scored_runs(runs, suites) if not exclusion_reason(run)]
@@ -69,7 +69,7 @@ def readme_tables(runs: list[Run], suites: list[Suite], authors: Path = AUTHORS)
     for title, (name, method) in _RESULTS.items():
         table, row = PAPER[name], _OURS.get(method, method)
         dataset = table["dataset"]
-        path = authors / f"{dataset}_{row.split()[0].lower()}" / "metrics.json"
+        path = scores / f"{dataset}_{row.split()[0].lower()}" / "metrics.json"
         official = read_json(path) if path.is_file() else {}
         whole = official.get("num_images") == PAPER["images"][dataset]["val"]
         ours = [line["val"] for line in lines(papers, dataset, row) if "val" in line]

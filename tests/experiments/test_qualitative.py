@@ -92,10 +92,10 @@ def test_columns_are_the_files_in_order(run, tmp_path):
     assert fig7.missing == () and len(fig7.images) == 1
     image = pixels(fig7.images[0])
     top = rows_of(image, np.zeros((*SIZE, 3)))
-    for row, image in enumerate((0, 2, 4)):  # evenly spread over six
+    for row, index in enumerate((0, 2, 4)):  # evenly spread over six
         panels = image[top + row * (40 + 6 + 28 + 6) :][:40]  # a line with its id above each
         panels = [panels[:, 6 + k * STEP :][:, :320] for k in range(5)]
-        assert (panels[0] == 40 * image).all()
+        assert (panels[0] == 40 * index).all()
         assert (panels[1][:4] == 0).all()
         assert (panels[1][4:, :160] == COLORS[0]).all() and (panels[1][4:, 160:] == COLORS[2]).all()
         for panel, class_id in zip(panels[2:], (0, 1, 2), strict=True):

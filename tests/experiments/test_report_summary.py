@@ -61,7 +61,7 @@ def test_a_run_opens_with_its_scores_and_how_it_was_trained(run, tmp_path) -> No
     assert facts["network"] == f"`{network}`"
     command = f"python predict.py --ckpt '{network}' IMAGES --out FOLDER"
     assert facts["on your images"] == f"`{command}`"
-    assert figure.tables[2].endswith("fewer steps: road +25.0, sky +0.0, pole -10.0.")
+    assert figure.tables[2].endswith("fewer steps: road +25.0, pole -10.0.")
     assert figure.missing == () and json.loads(figure.data.read_text())["split"] == "val"
 
 

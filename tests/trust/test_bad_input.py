@@ -139,7 +139,7 @@ CASES = [
          "choose from 'cityscapes'"),
     Case("prepare_data", (["folder", "--root", "data"],), "nothing to do", "--out, --check"),
     Case("prepare_data", (gone("data/classes.yaml"),), "data/classes.yaml", "--class-file"),
-    Case("prepare_data", (write("data/classes.yaml", "classes: [a, a]"),), "twice: a", "another"),
+    Case("prepare_data", (write("data/classes.yaml", "classes: [a, a]"),), "repeated: a", "rename"),
     Case("prepare_data", (write("data/classes.yaml", "classes: [road, {nam: car}]"),),
          "classes.yaml: class 1", "expected a name or {name"),
     Case("prepare_data", (write("data/classes.yaml", "classes: [a]\ncolors: [[1, 2, 3]]"),),
@@ -177,7 +177,7 @@ CASES = [
          "l.csv: the first line.*'picture;labels'", "must be 'image,labels'"),
     Case("prepare_data", (write("l.json", b"\x93NUMPY\xff"), "--labels", "l.json"),
          "l.json is not a text file", "of labels"),
-    Case("prepare_data", ("--labels", "gone.json"), "no image labels at gone.json", "make them: "),
+    Case("prepare_data", ("--labels", "gone.json"), "no image labels at gone.json", "the labels: "),
     Case("prepare_data", (saved("labels.npy", Harmful()), "--import-labels", "labels.npy"),
          "labels.npy is not the official", "names .*touch, which a table of labels does not need"),
     Case("prepare_data",
@@ -364,7 +364,8 @@ CASES = [
     Case("train_warmup", (write("warmup/config.yaml", "lr: ["), "--run-dir", "warmup"),
          "(?s)warmup/config.yaml", "YAML"),
     # ------------------------------------------------------------ train_carb.py
-    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at gone.pt", "train_.*write last.pt"),
+    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at --init gone.pt",
+         "run train_warmup.py first"),
     Case("train_carb", ("--init", "data"), "no checkpoint at data: it is a folder", "e.g. last.pt"),
     Case("train_carb", (cut("warmup/warmup.pt"),), "warmup/warmup.pt", "cut short"),
     Case("train_carb", (saved("warmup/warmup.pt", Harmful()),), "warmup/warmup.pt",
@@ -389,7 +390,7 @@ CASES = [
     # ------------------------------------------------------------ eval.py
     Case("eval", ("--out", "data/images/val", "--save-predictions"),
          "data/images/val/predictions holds images or", "name another folder"),
-    Case("eval", ("--ckpt", "gone.pt"), "no checkpoint at gone.pt", "write last.pt into"),
+    Case("eval", ("--ckpt", "gone.pt"), "no checkpoint at gone.pt", "last.pt in the run folder"),
     Case("eval", (cut("carb/last.pt"),), "carb/last.pt", "cut short"),
     Case("eval", (saved("carb/last.pt", {"model": Harmful()}),), "carb/last.pt",
          "more than tensors"),
@@ -408,7 +409,7 @@ CASES = [
     Case("eval", (edited("carb/last.pt", lambda c: c["model"].pop("backbone.bn1.weight")),),
          r"carb/last.pt holds another network .*bn1.weight \(missing\)",
          "Use the config it was trained with"),
-    Case("eval", (saved("o.pth", THEIRS), "--ckpt", "o.pth"), "o.pth.*authors'", "add --config"),
+    Case("eval", (saved("o.pth", THEIRS), "--ckpt", "o.pth"), "o.pth.*official", "add --config"),
     Case("eval", (saved("o.pth", THEIRS), "--ckpt", "o.pth", "--config", "config.yaml"),
          "o.pth: .*found .* no text embeddings", "expected the official ResNet"),
     Case("eval", (gone("data"),), "no folder data", "set data_root"),
@@ -467,7 +468,7 @@ CASES = [
          "'p0' and the image 'p0_overlay'", "rename the image"),
     Case("predict", (copied("pictures/p1.png", f"pictures/{'n' * 250}.png"),),
          "nnn_overlay.png: File name too long", "shorten the name", "drawn"),
-    Case("predict", ("--out", "pictures/new"), "pictures/new lies inside pictures",
+    Case("predict", ("--out", "pictures/new"), "pictures/new is inside pictures",
          "read as input"),
     Case("predict", ("--out", "other", write("other/p1.png", "mine")), "is p1.png", "--overwrite"),
     Case("predict", ("--out", "config.yaml"), "--out config.yaml", "name a folder to write to"),
@@ -766,7 +767,7 @@ def test_exit_status_and_standard_error_of_a_process(tmp_path, debug):
     command = [sys.executable, "eval.py", "--ckpt", str(tmp_path / "gone.pt"), "--device", "cpu"]
     command += ["--debug"] * debug
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    message = f"error: no checkpoint at {tmp_path / 'gone.pt'}; the train_*.py scripts write "
+    message = f"error: no checkpoint at {tmp_path / 'gone.pt'}; name an existing file: last.pt "
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(message)
     assert ("Traceback" in done.stderr) == debug == (done.stderr.count("\n") > 1)

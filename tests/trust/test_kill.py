@@ -415,7 +415,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(scripts, world, whole, tmp_pat
     (ended,) = scripts.run(*arguments, disk=1_500_000)
     assert ended.status == 2 and "Traceback" not in ended.printed, ended.printed
     assert "last.pt: the checkpoint of step 2 can't be written: File too large" in ended.printed
-    assert "make room" in ended.printed and "give the same command again" in ended.printed
+    assert "free space" in ended.printed and "run the same command again" in ended.printed
     scripts.run(*arguments, event=14, on=PICTURE)  # killed in step 4
     before = (tmp_path / "warmup/last.pt").read_bytes()
     (ended,) = scripts.run(*arguments, disk=1_500_000)

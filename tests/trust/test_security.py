@@ -261,7 +261,7 @@ READERS = {
     "clip_model": ("clip.pt", gen_clip_masks, MASKS),
     "clip_text": ("text.pt", gen_clip_masks, MASKS),
     "clip_text, rows": ("text.npy", gen_clip_masks, (*MASKS, "--set", "clip_text=text.npy")),
-    "a trunk": ("trunk.pth", train_warmup, (*NEW, "--set", "backbone_weights=trunk.pth")),
+    "a backbone": ("backbone.pth", train_warmup, (*NEW, "--set", "backbone_weights=backbone.pth")),
     "labels.npy": ("labels.npy", prepare_data, (*LABELS, "--import-labels", "labels.npy")),
     "labels.json": ("l.json", prepare_data, (*LABELS, "--labels", "l.json")),
     "labels of a config": ("labels.json", train_warmup, NEW),

@@ -23,6 +23,13 @@ def exit_status(stopped: KeyboardInterrupt) -> int:
     return 128 + (stopped.args[0] if stopped.args else signal.SIGINT)
 
 
+def this_command() -> list[str]:
+    """The program and its arguments as they were typed: a file, or -m and a module."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    program = [sys.argv[0]] if module is None else ["-m", module.name]
+    return [*program, *sys.argv[1:]]
+
+
 def same_command() -> str:
     """The command line of this run for a shell, without --overwrite."""
     command = sys.orig_argv
@@ -31,7 +38,8 @@ def same_command() -> str:
             launcher = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
             command = os.fsdecode(launcher).split("\0")[:-1]
         except OSError:  # not Linux
-            command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}", *sys.argv]
+            command = ["torchrun", f"--nproc_per_node={os.environ['LOCAL_WORLD_SIZE']}"]
+            command += this_command()
     return shlex.join(a for a in command if len(a) < 3 or not "--overwrite".startswith(a))
 
 
