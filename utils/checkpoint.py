@@ -101,8 +101,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise InputError(f"no checkpoint at {path}: it is a folder; name {names}")
     if not path.is_file():
         raise InputError(
-            f"no checkpoint at {path}; name an existing file: last.pt in the run folder of a training "
-            "script, or an official checkpoint"
+            f"no checkpoint at {path}; name an existing file: last.pt in the run folder of a "
+            "training script, or an official checkpoint"
         )
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):

@@ -364,7 +364,8 @@ CASES = [
     Case("train_warmup", (write("warmup/config.yaml", "lr: ["), "--run-dir", "warmup"),
          "(?s)warmup/config.yaml", "YAML"),
     # ------------------------------------------------------------ train_carb.py
-    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at --init gone.pt", "run train_warmup.py first"),
+    Case("train_carb", ("--init", "gone.pt"), "no checkpoint at --init gone.pt",
+         "run train_warmup.py first"),
     Case("train_carb", ("--init", "data"), "no checkpoint at data: it is a folder", "e.g. last.pt"),
     Case("train_carb", (cut("warmup/warmup.pt"),), "warmup/warmup.pt", "cut short"),
     Case("train_carb", (saved("warmup/warmup.pt", Harmful()),), "warmup/warmup.pt",
