@@ -41,17 +41,18 @@ def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> N
     from clip import tokenize
 
     ids = {*read_tensors(Path(path), "a miniature CLIP")["token_embedding.token_ids"].tolist(), 0}
-    unread = [
-        name
-        for name, prompts in zip(classes.names, classes.prompts, strict=True)
-        if not ids.issuperset(tokenize(list(prompts), truncate=True).flatten().tolist())
-    ]
+    unread = {}
+    for name, prompts in zip(classes.names, classes.prompts, strict=True):
+        tokens = tokenize(list(prompts), truncate=True).flatten().tolist()
+        if unknown := [token for token in dict.fromkeys(tokens) if token not in ids]:
+            unread[name] = words(unknown)
     if unread:
+        named = ", ".join(f"{name} (unknown: {text})" for name, text in unread.items())
         raise InputError(
-            f"the miniature CLIP can't read {len(unread)} of the {len(classes)} classes: "
-            f"{', '.join(unread)}. It knows {', '.join(known.names)}. For a dry run give a class "
-            f"one of these as its prompt ({{name: {unread[0]}, prompt: {known.names[0]}}}), or "
-            "leave out --miniature: OpenAI's CLIP knows every word"
+            f"the miniature CLIP can't read {len(unread)} of the {len(classes)} classes: {named}. "
+            f"It knows {', '.join(known.names)}. For a dry run give a class one of these as its "
+            f"prompt ({{name: {next(iter(unread))}, prompt: {known.names[0]}}}), or leave out "
+            "--miniature: OpenAI's CLIP knows every word"
         )
 
 

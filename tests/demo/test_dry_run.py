@@ -17,7 +17,10 @@ def test_classes_that_the_miniature_does_not_know(tmp_path, monkeypatch) -> None
     (root / "classes.yaml").write_text("classes: [road, cow, {name: goat, prompt: car}]\n")
     out = tmp_path / "mine.yaml"
     arguments = ["folder", "--root", str(root), "--write-config", str(out), "--miniature"]
-    with pytest.raises(InputError, match=r"1 of the 3 classes: cow\. It knows road, sidewalk, .*,"):
+    with pytest.raises(
+        InputError,
+        match=r"1 of the 3 classes: cow \(unknown: 'cow'\)\. It knows road, sidewalk, .*,",
+    ):
         prepare_data.main(arguments)
     assert not out.exists()
     (root / "classes.yaml").write_text("classes: [road, {name: cow, prompt: car}]\n")
