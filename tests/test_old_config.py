@@ -117,3 +117,13 @@ def test_a_checkpoint_of_an_earlier_version(tmp_path: Path) -> None:
     read = load_training_checkpoint(path)
     assert config_from_dict(read["config"], "checkpoint") == now.config
     assert read["log"]["sums"] == {"w": 1}  # what metrics.jsonl calls it today
+
+
+def test_a_path_of_a_shipped_file_that_was_moved_finds_the_file(tmp_path: Path) -> None:
+    root = Path("demo").resolve().parent
+    if not (root / "demo/weights/clip.pt").is_file():
+        pytest.skip("demo/ is not here")
+    config = load_config("configs/tiny_cpu.yaml", [f"clip_model={root}/models/miniature/clip.pt"])
+    assert Path(config.clip_model) == root / "demo/weights/clip.pt"
+    gone = f"clip_model={tmp_path}/models/miniature/clip.pt"
+    assert load_config("configs/tiny_cpu.yaml", [gone]).clip_model == gone.partition("=")[2]

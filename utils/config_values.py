@@ -5,6 +5,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from utils.old_config import moved
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
 
@@ -31,7 +32,7 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
     is_path = "path" in metadata and converted is not None
     if is_path and not (metadata.get("address") and "://" in converted):
         try:
-            return expand(converted)
+            return moved(expand(converted))
         except InputError as error:
             raise InputError(f"{source}: '{key}': {error}") from None
     low, high = metadata.get("low"), metadata.get("high")

@@ -4,6 +4,7 @@ The settings in an older run folder or checkpoint are translated as a whole (`tr
 name in a config that states some keys, or in --set, is refused with the new one (`new_name`).
 """
 
+from pathlib import Path
 from typing import Any
 
 from utils.safe.errors import InputError
@@ -115,13 +116,22 @@ def renamed(values: dict[str, Any]) -> dict[str, Any]:
         if key in _RENAMED:
             new[_RENAMED[key]] = _new_value(key, value)
         elif key not in _MERGED:
-            new[key] = _MOVED.get(value, value) if isinstance(value, str) else value
+            new[key] = moved(value) if isinstance(value, str) else value
     if "balance" in values:
         fixed = values["balance"] == "fixed"
         new["region_weight"] = (
             values.get("balance_coefficient", 1.0) if fixed else values["balance"]
         )
     return new
+
+
+def moved(path: str) -> str:
+    """Where a shipped file is now, for a path of an earlier version at which no file is left."""
+    for old, new in _MOVED.items():
+        if Path(path).as_posix().endswith(old) and not Path(path).exists():
+            found = Path(path).as_posix().removesuffix(old) + new
+            return found if path == old or Path(found).exists() else path
+    return path
 
 
 def new_name(key: str, value: Any) -> str | None:
