@@ -19,8 +19,9 @@ from utils.class_names import compare_class_names
 from utils.collection import collection_paused
 from utils.distributed import Ranks, barrier, on_main
 from utils.evaluation_output import report
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.metrics import ConfusionMatrix
+from utils.old_config import VALUES
 from utils.progress import progress
 from utils.run_folder import git
 from utils.safe.errors import InputError
@@ -242,19 +243,17 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         # Defaults for older files.
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
         if how := old.get("options", {}).pop("absent_classes", None):  # of an earlier version
-            old["options"]["label_filter"] = {"masked": "mask", "multiplied": "multiply"}[how]
-        # meta.json keeps the earlier name of the key image_size.
-        texts = [text.replace("resize_to", "image_size") for text in changed(old, made_from)]
+            old["options"]["label_filter"] = VALUES["absent_classes", how]
+        other = changed(old, made_from)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks again") from None
-    keys = [text.partition(":")[0] for text in texts]
-    if keys == ["images_sha256"]:
+    if other.keys() == {"images_sha256"}:
         raise InputError(
             f"{meta.parent} holds masks of other images: image files now have other sizes or "
             "names; --overwrite makes the masks again (name another --out to keep both)"
         )
-    if keys:
+    if other:
         raise InputError(
-            f"{meta.parent} holds masks made with other {', '.join(keys)} ({texts[0]}); name "
-            "another --out, or --overwrite to make them again"
+            f"{meta.parent} holds masks made with other {', '.join(other)} ({listed(other, 1)}); "
+            "name another --out, or --overwrite to make them again"
         )

@@ -25,7 +25,7 @@ from demo.scenes.canvas import CLASSES
 from demo.scenes.layout import draw_scene
 from demo.scenes.stock import draw_object
 from utils.cli import path
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import parse_json, replacing, write_json
@@ -159,7 +159,7 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
             raise InputError(f"{meta} can't be read; remove {out} and run again") from None
         if other:
             raise InputError(
-                f"{out} holds other scenes ({', '.join(other)}); remove it or name another folder"
+                f"{out} holds other scenes ({listed(other)}); remove it or name another folder"
             )
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else; name an empty or a new folder")

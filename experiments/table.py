@@ -8,7 +8,7 @@ from experiments.numbers import difference, scores_of, suite_tables, summary
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
 from utils.config import UPKEEP, flatten, keys_of, load_config
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import read_json, replacing, write_json
@@ -30,7 +30,7 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
         other = changed(flatten(old), flatten(config.to_dict()), keys_of(UPKEEP))
         if other:
             raise InputError(
-                f"{folder} holds a run with other settings ({', '.join(other)}); choose another "
+                f"{folder} holds a run with other settings ({listed(other)}); choose another "
                 "--out, or remove that folder to run it again"
             )
     stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
@@ -57,7 +57,7 @@ def collect(suite: Suite, out: Path) -> Scored:
             scored[row.name][seed] = cell
             how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
             first = first or (folder, how)
-            other = ", ".join(changed(first[1], how))
+            other = listed(changed(first[1], how))
             if other:
                 raise InputError(
                     f"{folder} and {first[0]} were scored in different ways ({other}); remove the "

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.metrics import ConfusionMatrix
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, parse_json, replacing, write_json
@@ -27,13 +27,10 @@ def check_scores(path: Path, made_from: dict[str, Any], overwrite: bool) -> None
     for content in (old, new):  # a file may be named by several paths
         for key in {"checkpoint", "masks"} & content.keys():
             content[key] = str(Path(str(content[key])).resolve())
-    # The file keeps the earlier name of the key image_size.
-    texts = [text.replace("resize_to", "image_size") for text in changed(old, new)]
-    if texts:
-        keys = ", ".join(text.partition(":")[0] for text in texts)
+    if other := changed(old, new):
         raise InputError(
-            f"{path} holds the scores of another {keys} ({texts[0]}); name another --out, or "
-            "--overwrite to replace them"
+            f"{path} holds the scores of another {', '.join(other)} ({listed(other, 1)}); name "
+            "another --out, or --overwrite to replace them"
         )
 
 

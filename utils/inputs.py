@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.class_names import compare_class_names
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json, replacing, sha256
 
@@ -79,7 +79,7 @@ def _difference(part: str, old: Any, new: Any) -> str:
             return "other masks"
         settings = changed(before, dict.fromkeys(before) | after)
         if settings:
-            return f"masks made with other settings ({', '.join(settings)})"
+            return f"masks made with other settings ({listed(settings)})"
         old, new = old["sizes"], new["sizes"]
     elif part == "prompts":
         old, new = ({f"class {k}": ", ".join(p) for k, p in enumerate(all_)} for all_ in (old, new))
@@ -91,7 +91,7 @@ def _difference(part: str, old: Any, new: Any) -> str:
     found = changed(old, {name: value for name, value in new.items() if name in old})
     if found:
         more = f", and of {len(found) - 1} more" if len(found) > 1 else ""
-        texts.append(f"{_WORDS[part]} {found[0]}{more}")
+        texts.append(f"{_WORDS[part]} {listed(found, 1)}{more}")
     return "; ".join(texts)
 
 

@@ -5,22 +5,28 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 _LONGEST = 80  # letters of a value in a message
+_SHOWN = {"resize_to": "image_size"}  # files keep the earlier name of this key
 
 
 def changed(
     old: Mapping[str, Any], new: Mapping[str, Any], ignore: Collection[str] = frozenset()
-) -> list[str]:
-    """Keys of `new` whose value differs in `old`, each as "key: old -> new"; a missing key is None.
+) -> dict[str, str]:
+    """Keys of `new` whose value differs in `old` -> "old -> new"; a missing key counts as None.
 
     Values are compared as JSON has them: a tuple equals a list. Long values are cut in the text.
     """
     # default: a damaged file may hold anything.
     old, new = json.loads(json.dumps([dict(old), dict(new)], default=str, skipkeys=True))
-    return [
-        f"{key}: {_short(old.get(key))} -> {_short(value)}"
+    return {
+        _SHOWN.get(key, key): f"{_short(old.get(key))} -> {_short(value)}"
         for key, value in new.items()
         if old.get(key) != value and key not in ignore
-    ]
+    }
+
+
+def listed(changes: Mapping[str, str], most: int | None = None) -> str:
+    """`changed` as "key: old -> new, ...": all, or the first `most`."""
+    return ", ".join(f"{key}: {change}" for key, change in list(changes.items())[:most])
 
 
 def _short(value: Any) -> str:

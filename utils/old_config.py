@@ -32,7 +32,7 @@ _RENAMED = {
     "patch_law": "arithmetic.local_view_last_position",
     "empty_region": "arithmetic.empty_region",
 }
-_VALUES: dict[tuple[str, Any], Any] = {
+VALUES: dict[tuple[str, Any], Any] = {
     ("absent_classes", "masked"): "mask",
     ("absent_classes", "multiplied"): "multiply",
     ("patch_law", "inclusive"): True,
@@ -146,7 +146,7 @@ def new_name(key: str, value: Any) -> str | None:
 
 
 def _new_value(key: str, value: Any) -> Any:
-    return next((new for old, new in _VALUES.items() if old == (key, value)), value)
+    return next((new for old, new in VALUES.items() if old == (key, value)), value)
 
 
 def _inexpressible(source: str, found: str, why: str) -> InputError:

@@ -12,7 +12,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 from utils.config import PLACE, UPKEEP, Config, flatten, keys_of, load_config, save_config
 from utils.distributed import Ranks, on_main
 from utils.inputs import FILE
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.safe.errors import InputError
 from utils.safe.files import remove_unfinished, replacing
 
@@ -31,7 +31,7 @@ def changed_settings(
     The places of files and how often something is written may change: see utils/config.py.
     """
     free = keys_of(PLACE, UPKEEP) | set(ignore)
-    return ", ".join(changed(flatten(old), flatten(config.to_dict()), free))
+    return listed(changed(flatten(old), flatten(config.to_dict()), free))
 
 
 def open_run(run_dir: str | Path, config: Config, overwrite: bool, ranks: Ranks) -> Path:

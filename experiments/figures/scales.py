@@ -21,7 +21,7 @@ from experiments.figures.galleries import (
 from experiments.figures.runs import Run
 from experiments.figures.style import Figure, Missing, markdown
 from experiments.numbers import in_percent, percent
-from utils.made_from import changed
+from utils.made_from import changed, listed
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
 
@@ -121,7 +121,7 @@ def _check(existing: dict[Masks, Path]) -> None:
         if other:
             raise InputError(
                 f"the masks in {folder} are not those of Fig. 3 {way.title}: made with other "
-                f"settings ({', '.join(other)}); move them away, or make them again with "
+                f"settings ({listed(other)}); move them away, or make them again with "
                 "--overwrite"
             )
         first = first or made_from

@@ -94,7 +94,7 @@ def differences(config: Config) -> tuple[str, dict[str, Any]]:
     """The nearest shipped config of the data set, and the keys in which `config` differs."""
     flat, found = flatten(config.to_dict()), []
     for name, shipped in _shipped(config.dataset).items():
-        keys = (text.partition(":")[0] for text in changed(flatten(shipped), flat, _NEUTRAL))
+        keys = changed(flatten(shipped), flat, _NEUTRAL)
         found.append((name, {key: flat[key] for key in keys}))
     if not found:
         return "", {k: v for k, v in flat.items() if k not in _NEUTRAL}
