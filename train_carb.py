@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
             classes, dataset, config.pseudo_masks, teacher and teacher.sha256(config.clip_model)
         ),
         parts={"model": model, "optimizer": optimizer, "criterion": criterion},
-        init=arguments.init,
+        init=warmup,
         preview=build_preview(config, classes, ranks, model, dataset, teacher, sampler),
     )
     network = build_network(model, config, ranks)

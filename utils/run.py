@@ -49,17 +49,17 @@ class Run:
         classes: Any,
         inputs: Callable[[], Inputs | None],
         parts: Mapping[str, Any],
-        init: str | None = None,
+        init: dict[str, Any] | None = None,
         preview: Callable[[], np.ndarray] | None = None,
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
         arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or "supervised". end: the
-        step at which the run is finished. classes: has `names` and `palette`. inputs:
-        makes the record of the training data; called on rank 0. parts: name -> object with a
-        `state_dict()` for the checkpoint: networks and optimisers, which are the same on all ranks,
-        and others, whose small states are gathered from the ranks. preview: draws the image uint8
-        (H, W, 3) for TensorBoard at each checkpoint.
+        step at which the run is finished. classes: has `names` and `palette`. inputs: makes the
+        record of the training data; called on rank 0. parts: name -> object with a `state_dict()`
+        for the checkpoint: networks and optimisers, which are the same on all ranks, and others,
+        whose small states are gathered from the ranks. init: the checkpoint of --init, as read by
+        `load_warmup`. preview: draws the image uint8 (H, W, 3) for TensorBoard at each checkpoint.
 
         Raises InputError, on all ranks, when the folder holds another run or can't be written, when
         the data have changed, or when a checkpoint is damaged or does not fit.
@@ -163,7 +163,7 @@ class Run:
                 "same command again" + "; it resumes from last.pt, which is intact" * exists
             ) from None
 
-    def _restore(self, init: str | None) -> None:
+    def _restore(self, init: dict[str, Any] | None) -> None:
         path, checkpoint, problems = _newest(self.folder)
         seen = gather_objects(path and (path.name, checkpoint["step"]))
         if any(one != seen[0] for one in seen):
@@ -173,7 +173,7 @@ class Run:
                 "shared disk"
             )
         if path is None and init is not None:
-            path, checkpoint = Path(init), load_training_checkpoint(init)
+            path, checkpoint = Path(self.arguments.init), init
         elif path is not None and checkpoint["stage"] != self.stage:
             raise InputError(
                 f"{path} was written by {_script(checkpoint['stage'])}; choose another --run-dir "
