@@ -89,6 +89,12 @@ def case(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def reading(tmp_path: Path) -> Path:
+    """The file that a fuzzed reader is given."""
+    return tmp_path / "reading"
+
+
 @pytest.fixture(scope="session")
 def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | str]:
     """A small tmpfs without a free byte, or why there is none."""

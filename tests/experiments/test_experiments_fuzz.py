@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz import __main__ as fuzz
+from tests.fuzz.checks import DEEP, check_target, check_yaml_bomb
 from tests.fuzz.experiments import experiment_targets
 from tests.fuzz.reading import read
 
@@ -12,21 +12,11 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of od
 TARGETS = experiment_targets()
 
 
-@pytest.fixture
-def reading(tmp_path: Path) -> Path:
-    return tmp_path / "reading"
-
-
 @pytest.mark.parametrize("name", TARGETS)
 def test_good_files_are_read_and_no_damaged_one_is_a_fault(name: str, reading: Path) -> None:
-    target, counts = TARGETS[name], fuzz.Counter()
-    for content in (*target.files, *map(target.dump or bytes, target.values)):
-        assert read(name, target, content, reading) == "read"
-    assert fuzz.fuzz(name, target, 1, 12, set(), reading.parent, counts) is None
-    assert sum(counts.values()) == 12
+    check_target(name, TARGETS[name], reading)
 
 
-DEEP = b"[" * 3000
 YAML = TARGETS["experiments-suite"].files[0]
 LONG_NAME = YAML.replace(b"config: ", b"config: " + b"x" * 300)
 SUITE = TARGETS["experiments-results"].dump(TARGETS["experiments-results"].values[0])
@@ -71,7 +61,4 @@ def test_texts_that_were_faults_are_refused(name: str, content: bytes, reading: 
 
 
 def test_ten_lines_of_yaml_are_not_a_thousand_million_values(reading: Path) -> None:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]" for i in range(9)]
-    content = "\n".join(lines).encode()
-    assert read("experiments-suite", TARGETS["experiments-suite"], content, reading) == "refused"
+    check_yaml_bomb("experiments-suite", TARGETS["experiments-suite"], reading)
