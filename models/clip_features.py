@@ -30,6 +30,18 @@ class MaskCLIPOptions:
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
     label_filter: str = "mask"  # "multiply": scores times labels, so 0 beats a negative score
+    # The paper's teacher uses none of these.
+    attention: str = "value"  # of the last block: "qk", "qq", "kk", "qq+kk", "calibrated"
+    gaussian_std: float = 0.0  # of the neighbourhood bias, in patches; 0 = off
+    middle_blocks: tuple[int, ...] = ()  # 0-based; their attention is mixed in
+    middle_weight: float = 0.0
+    calibrated_blocks: tuple[int, ...] = ()  # low, middle, first and last of the sum
+    calibrated_beta: float = 0.4
+    pamr_steps: int = 0
+    pamr_dilations: tuple[int, ...] = (8, 16)
+    short_side: int | None = None  # pixels: the image is resized first
+    window: tuple[int, int] | None = None  # pixels of the resized image
+    stride: tuple[int, int] | None = None  # None: the window's size
 
 
 def dense_features(
