@@ -76,7 +76,7 @@ class Arithmetic:
     clip_layer_norm_eps: float = _key(1e-5, 0)
     clip_normalization: Literal["clip", "imagenet"] = "clip"
     clip_padding: Literal["crop", "stretch"] = "crop"
-    clip_position_embedding: Literal["grid", "count"] = "grid"
+    clip_position_embedding: Literal["grid", "count", "offset"] = "grid"
     key_smoothing_norm: Literal["channels", "tokens"] = "channels"
     label_filter: Literal["mask", "multiply"] = "mask"
     ignore_padding: bool = True
@@ -453,11 +453,6 @@ def _check_teacher(teacher: TeacherSettings, source: str, key: str) -> None:
             f"middle_blocks: {list(teacher.middle_blocks)} with middle_weight: "
             f"{teacher.middle_weight:g}",
             f"one needs the other, e.g. {key}.middle_blocks=[5,6,7,8] {key}.middle_weight=0.2",
-        )
-    if teacher.calibrated_blocks and teacher.calibrated_blocks[2] > teacher.calibrated_blocks[3]:
-        refuse(
-            f"calibrated_blocks: {list(teacher.calibrated_blocks)}",
-            "they are low, middle, first, last, and the sum goes from first to last",
         )
     if teacher.stride and not teacher.window:
         refuse(f"stride: {list(teacher.stride)}", f"there are no windows; set {key}.window too")
