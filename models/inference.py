@@ -139,7 +139,10 @@ def _views(
         else:
             view = resize(image, tuple(max(1, int(n * scale + 0.5)) for n in image.shape[-2:]))
             view = view.flip(-1) if is_mirrored else view
-            scores = _window_scores(score, view, window, stride)
+            if window is None:
+                scores = score(view, view.shape[-2:])
+            else:
+                scores = window_scores(score, view, window, stride)
         return scores.flip(-1) if is_mirrored else scores
 
     return len(pairs), itertools.starmap(run, pairs)
@@ -182,23 +185,34 @@ def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
     return upper.mul_(1 - weight).add_(lower.mul_(weight))
 
 
-def _window_scores(score: Score, view: Tensor, window: Size | None, stride: Size | None) -> Tensor:
-    """Scores (B,K,h,w) of a view (B,3,h,w): of the whole, or averaged over overlapping windows."""
-    size = view.shape[-2:]
-    if window is None:
-        return score(view, size)
+def window_scores(
+    score: Score, image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
+) -> Tensor:
+    """Mean of the scores of overlapping windows: image (B,3,h,w), normalised -> (B,K,h,w).
+
+    A window starts every `stride` pixels (default: the window's size); the last one of an axis is
+    moved back to end with the image. An image smaller than the window is one window of its own
+    size. `batch` windows of every image are scored at once. Raises InputError for a stride outside
+    1..window.
+    """
     stride = stride or window
     if min(window) < 1 or min(stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
         raise InputError(f"--stride {list(stride)} must be within 1..--window {list(window)}")
-    total, count = 0, view.new_zeros(1, 1, *size)
-    for top, left in itertools.product(*map(_starts, size, window, stride)):
-        part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-        crop = view[part]
-        scores = score(crop, crop.shape[-2:])
+    size = image.shape[-2:]
+    height, width = map(min, window, size)
+    parts = [
+        (..., slice(top, top + height), slice(left, left + width))
+        for top, left in itertools.product(*map(_starts, size, window, stride))
+    ]
+    total, count = 0, image.new_zeros(1, 1, *size)
+    for first in range(0, len(parts), batch):
+        some = parts[first : first + batch]
+        scores = score(torch.cat([image[part] for part in some]), (height, width))
         if isinstance(total, int):
-            total = scores.new_zeros(*scores.shape[:2], *size)
-        total[part] += scores
-        count[part] += 1
+            total = scores.new_zeros(len(image), scores.shape[1], *size)
+        for part, of_window in zip(some, scores.split(len(image)), strict=True):
+            total[part] += of_window
+            count[part] += 1
     return total / count
 
 

@@ -12,8 +12,12 @@ from models.clip_features import (
     round_to_bf16,
 )
 from models.clip_loading import clip_sha256
+from models.inference import resize, window_scores
+from models.pamr import pamr
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
+
+_PIXELS_AT_ONCE = 512 * 1024  # of a batch of windows: a few suffice to fill a GPU
 
 
 class MaskCLIP(nn.Module):
@@ -54,11 +58,55 @@ class MaskCLIP(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
-        scores = self.upsampled_scores(image, size)
+        scores = self.refine(self.upsampled_scores(image, size), image, image_labels)
         return to_pseudo_mask(scores, image_labels, self.options.label_filter)
 
     @torch.no_grad()
     def upsampled_scores(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Class scores at `size` (H, W), before PAMR: normalised (B, 3, h, w) -> (B, K, H, W).
+
+        The image is resized to `short_side` first, and scored in windows, where the options say so.
+        Raises InputError for a window that is larger than the resized image.
+        """
+        image, window = self._resized(image), self.options.window
+        if window is None:
+            return self._scores_at(image, size)
+        height, width = image.shape[-2:]
+        if window[0] > height or window[1] > width:
+            raise InputError(
+                f"the teacher's window of {window[0]}x{window[1]} pixels is larger than the image, "
+                f"{height}x{width} where the teacher sees it; choose a smaller window or a larger "
+                "short_side"
+            )
+        batch = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
+        scores = window_scores(self._scores_at, image, window, self.options.stride, batch)
+        return resize(scores, size)
+
+    @torch.no_grad()
+    def refine(self, scores: Tensor, image: Tensor, image_labels: Tensor | None = None) -> Tensor:
+        """PAMR of `upsampled_scores` (B, K, H, W), or the scores themselves where it is off.
+
+        image: normalised (B, 3, h, w); as in NACLIP, PAMR sees it at the size that CLIP sees it,
+        resized to that of the scores. With image_labels (B, K), classes that no image has are left
+        as they are: PAMR does not mix classes, so that those of the others do not change.
+        """
+        if self.options.pamr_steps == 0:
+            return scores
+        image = resize(self._resized(image), scores.shape[-2:])
+        steps, dilations = self.options.pamr_steps, self.options.pamr_dilations
+        if image_labels is None:
+            return pamr(image, scores, steps, dilations)
+        present, refined = (image_labels != 0).any(0), scores.clone()
+        refined[:, present] = pamr(image, scores[:, present], steps, dilations)
+        return refined
+
+    @torch.no_grad()
+    def scores(self, image: Tensor) -> Tensor:
+        """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
+        features, keys = dense_features(self.visual, image, self.options)
+        return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
+
+    def _scores_at(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """`scores` at `size` (H, W): normalised image (B, 3, h, w) -> (B, K, H, W)."""
         return upsample_scores(
             self.scores(image),
@@ -68,11 +116,12 @@ class MaskCLIP(nn.Module):
             padding=self.options.padding,
         )
 
-    @torch.no_grad()
-    def scores(self, image: Tensor) -> Tensor:
-        """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
-        features, keys = dense_features(self.visual, image, self.options)
-        return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
+    def _resized(self, image: Tensor) -> Tensor:
+        """The image (B, 3, h, w) with a shorter side of `short_side` pixels, where that is set."""
+        if self.options.short_side is None:
+            return image
+        factor = self.options.short_side / min(image.shape[-2:])
+        return resize(image, tuple(int(side * factor + 0.5) for side in image.shape[-2:]))
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:
