@@ -1,14 +1,21 @@
 """models/pamr.py, windows and template experts against the authors' code, on every key."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import GOLDENS, load_golden
 
+from models.clip_features import MaskCLIPOptions
+from models.clip_loading import clip_from_state_dict
+from models.inference import resize, window_scores
+from models.maskclip import MaskCLIP, class_scores, to_pseudo_mask
 from models.pamr import affinities, local_std, pamr
+from utils.safe.errors import InputError
 
-PAMR = "teachers/pamr.npz"
+PAMR, SLIDE, FLOSS = "teachers/pamr.npz", "teachers/slide.npz", "teachers/floss.npz"
 
 
 def cases(name):
@@ -61,4 +68,96 @@ def test_golden_pamr(case):
 def test_golden_pamr_no_key_is_left_out():
     names = "|".join(map(re.escape, cases(PAMR)))
     left = [key for key in load_golden(PAMR).files if not re.match(rf"cases$|({names})/", key)]
+    assert left == []
+
+
+# ---- windows ----
+
+
+@pytest.fixture(scope="module")
+def small_clip():
+    weights = load_golden("clip_small_state_dict.npz")
+    return clip_from_state_dict({key: torch.from_numpy(weights[key]) for key in weights.files})
+
+
+def official_features(visual, image, std):
+    """NACLIP's unit features (B,D,h,w): k-k attention + Gaussian, without skip connection and MLP.
+
+    Where this differs from models/: pixels beyond the last whole patch are dropped, and the
+    position embedding is resized by a scale factor.
+    """
+    patches = visual.conv1(image)
+    grid = patches.shape[-2:]
+    stored, side = visual.positional_embedding, round((len(visual.positional_embedding) - 1) ** 0.5)
+    if grid.numel() != side * side:
+        square = stored[1:].T.unflatten(1, (side, side))[None]
+        factors = tuple((cells + 0.1) / side for cells in grid)
+        resized = F.interpolate(square, scale_factor=factors, mode="bicubic")[0]
+        stored = torch.cat([stored[:1], resized.flatten(1).T])
+    patches = patches.flatten(2).transpose(1, 2)
+    tokens = torch.cat([visual.class_embedding.expand(len(image), 1, -1), patches], 1) + stored
+    tokens = visual.ln_pre(tokens).transpose(0, 1)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        tokens = block(tokens)
+    normed = last.ln_1(tokens).transpose(0, 1)
+    attention = last.attn
+    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    _, key, value = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    places = torch.cartesian_prod(*map(torch.arange, grid)).double()
+    near = torch.exp(-torch.cdist(places, places).square() / (2 * std**2)).float()
+    logits = key @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + F.pad(near, (1, 0, 1, 0))
+    mixed = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
+    features = visual.ln_post(attention.out_proj(mixed))[:, 1:] @ visual.proj
+    return F.normalize(features, dim=-1).transpose(1, 2).unflatten(2, grid)
+
+
+def official_teacher(visual, text, std, options):
+    """A MaskCLIP with the cosines of `official_features`; "stretch" as their resizing does."""
+    teacher = MaskCLIP(visual, text, replace(options, padding="stretch"))
+    teacher.scores = lambda image: class_scores(official_features(visual, image, std), text)
+    return teacher
+
+
+@pytest.mark.parametrize("case", cases(SLIDE))
+def test_golden_windows(small_clip, case):
+    whole, golden = Golden(SLIDE), Golden(SLIDE, case)
+    text, present, std = whole["text_embeddings"], whole["present"], whole.number("std")
+    image, size = golden["img"], tuple(golden["final_size"].tolist())
+    window, stride = (golden.number("crop"),) * 2, (golden.number("stride"),) * 2
+    options = MaskCLIPOptions(window=window, stride=stride, pamr_steps=golden.number("pamr_steps"))
+    teacher = official_teacher(small_clip.visual, text, std, options)
+
+    made = []
+
+    def score(view, to):
+        made.append(teacher._scores_at(view, to))
+        return made[-1]
+
+    fused = window_scores(score, image, window, stride)
+    assert len(made) == golden.number("num_windows")
+    assert_near(made[0], golden["first_window"], "first_window")
+    if "last_window" in golden:
+        assert_near(made[-1], golden["last_window"], "last_window")
+    assert_near(fused, golden["fused"], "fused")
+    result = teacher.refine(resize(fused, size), image)
+    assert_near(result, golden["result"], "result")
+
+    mask = golden["derived_mask"].long()
+    decided = golden["derived_margin"] > 1e-5
+    labels = present[None].float()
+    assert torch.equal(to_pseudo_mask(result, labels)[decided], mask[decided])
+    if all(side >= crop for side, crop in zip(image.shape[-2:], window, strict=True)):
+        whole_way = teacher(image, labels, size)
+        assert torch.equal(whole_way[decided], mask[decided])
+    else:
+        with pytest.raises(InputError, match="larger than the image"):
+            teacher(image, labels, size)
+    assert golden.unread == set()
+
+
+def test_golden_windows_no_key_is_left_out():
+    whole = r"cases|text_embeddings|std|present|logit_scale"  # the last one: nothing is scaled
+    names = "|".join(map(re.escape, cases(SLIDE)))
+    left = [key for key in load_golden(SLIDE).files if not re.match(rf"({whole})$|({names})/", key)]
     assert left == []
