@@ -7,6 +7,7 @@ checkpoints hold all keys; what an older version wrote is translated by utils/ol
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -42,12 +43,29 @@ def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherSettings:
-    """How CLIP's class scores are made; the defaults are the preset `maskclip`."""
+    """How CLIP's class scores are made; the defaults are the preset `maskclip`.
+
+    stored: the teacher of the masks that gen_clip_masks.py stores, where it is another than the one
+    inside the training step.
+    """
 
     residual: bool = True
     mlp: bool = True
     key_smoothing: float = _key(0.0, 0, 1)
     prompt_denoising: float = _key(0.0, 0, 1)
+    attention: Literal["value", "qk", "qq", "kk", "qq+kk", "calibrated"] = "value"
+    gaussian_std: float = _key(0.0, 0)
+    middle_blocks: tuple[int, ...] | tuple[()] = _key((), 0)
+    middle_weight: float = _key(0.0, 0, 1)
+    calibrated_blocks: tuple[int, int, int, int] | tuple[()] = _key((), 0)
+    calibrated_beta: float = _key(0.4, 0, 1)
+    pamr_steps: int = _key(0, 0)
+    pamr_dilations: tuple[int, ...] = _key((8, 16), 1)
+    short_side: int | None = _key(None, 1)
+    window: tuple[int, int] | None = _key(None, 1)
+    stride: tuple[int, int] | None = _key(None, 1)
+    templates: Literal["average", "experts"] = "average"
+    stored: "TeacherSettings | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +85,25 @@ class Arithmetic:
     empty_region: Literal["zero", "nan"] = "zero"
 
 
+_ATTENTION_ALONE = {"residual": False, "mlp": False}
+_WINDOWS = {"short_side": 560, "window": (224, 224), "stride": (112, 112)}  # NACLIP's protocol
+_NACLIP = _ATTENTION_ALONE | {"attention": "kk", "gaussian_std": 5.0}
+_CALIBRATED = _ATTENTION_ALONE | _WINDOWS | {"attention": "calibrated"}
+
+# A preset with the name of a method has the windows of its published numbers too.
 PRESETS: dict[str, dict[str, Any]] = {
     "teacher": {
-        "maskclip": TeacherSettings(),  # as CARB runs it
-        "maskclip_plain": TeacherSettings(residual=False, mlp=False),  # MaskCLIP's paper
+        "maskclip": TeacherSettings(),  # as CARB runs it (Kim et al. 2024)
+        "maskclip_plain": TeacherSettings(**_ATTENTION_ALONE),  # MaskCLIP (Zhou et al. 2022)
+        "clearclip": TeacherSettings(  # ClearCLIP (Lan et al. 2024)
+            **_ATTENTION_ALONE, attention="qq", short_side=448, window=(224, 224)
+        ),
+        "sclip": TeacherSettings(attention="qq+kk", **_WINDOWS),  # SCLIP (Wang et al. 2024)
+        "naclip": TeacherSettings(**_NACLIP, **_WINDOWS),  # NACLIP (Hajimiri et al. 2025)
+        "naclip_pamr": TeacherSettings(**_NACLIP, **_WINDOWS, pamr_steps=10),  # the same, refined
+        "scclip": TeacherSettings(**_CALIBRATED),  # SC-CLIP (Bai et al. 2024)
+        "fast": TeacherSettings(**_NACLIP),  # for the training step: NACLIP's attention, no windows
+        "strong": TeacherSettings(**_CALIBRATED, pamr_steps=10),  # for stored masks: scclip, PAMR
     },
     "arithmetic": {
         "correct": Arithmetic(),
@@ -162,10 +195,21 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts: what YAML and a checkpoint can hold."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        values = _plain(dataclasses.asdict(self))
+        if values["teacher"]["stored"]:
+            del values["teacher"]["stored"]["stored"]
+        return values
+
+    @property
+    def stored_teacher(self) -> TeacherSettings:
+        """The teacher of the masks that gen_clip_masks.py stores."""
+        return self.teacher.stored or self.teacher
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
@@ -174,8 +218,15 @@ _PARTS = {
     key: {f.name: f for f in dataclasses.fields(type(Config.__dict__[key]))} for key in PRESETS
 }
 _PART_TYPES = {key: typing.get_type_hints(type(Config.__dict__[key])) for key in PRESETS}
-# Every key as a config or --set may name it: lr, teacher, teacher.mlp, ...
+# Every key: lr, teacher, teacher.mlp, ...
 KEYS = (*_FIELDS, *(f"{key}.{part}" for key, parts in _PARTS.items() for part in parts))
+# And those that a config or --set may name beside them.
+_OF_STORED = ("preset", *(part for part in _PARTS["teacher"] if part != "stored"))
+_ACCEPTED = (
+    *KEYS,
+    *(f"{key}.preset" for key in PRESETS),
+    *(f"teacher.stored.{part}" for part in _OF_STORED),
+)
 
 
 def keys_of(*groups: str) -> frozenset[str]:
@@ -184,14 +235,37 @@ def keys_of(*groups: str) -> frozenset[str]:
 
 
 def flatten(values: dict[str, Any]) -> dict[str, Any]:
-    """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}."""
+    """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}.
+
+    `teacher.stored` stays one value, of which `name_teacher` gives the short form.
+    """
     flat = {}
     for key, value in values.items():
         if key in PRESETS and isinstance(value, dict):
             flat |= {f"{key}.{part}": one for part, one in value.items()}
         else:
             flat[key] = value
+    stored = flat.get("teacher.stored")
+    if isinstance(stored, dict) and "preset" not in stored:
+        flat["teacher.stored"] = name_teacher(stored)
     return flat
+
+
+def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
+    """The preset with these parts, or a mapping: the nearest preset and the parts that differ.
+
+    Missing parts have their defaults. The result is a valid value of `teacher`.
+    """
+    parts = {key: value for key, value in parts.items() if key != "stored"}
+
+    def differing(preset: str) -> dict[str, Any]:
+        usual = _plain(dataclasses.asdict(PRESETS["teacher"][preset]))
+        whole = dataclasses.asdict(TeacherSettings()) | parts
+        return {key: one for key, one in _plain(whole).items() if one != usual[key]}
+
+    nearest = min(PRESETS["teacher"], key=lambda preset: len(differing(preset)))
+    others = differing(nearest)
+    return {"preset": nearest} | others if others else nearest
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -239,7 +313,7 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
             values[key] = text if _is_literal(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
-        if key not in KEYS:
+        if key not in _ACCEPTED:
             raise InputError(f"--set {override}: {_unknown(key, values[key])}")
     return values
 
@@ -254,10 +328,11 @@ def _is_literal(key: str, text: str) -> bool:
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """Validate `values`; other keys take their defaults. `source` is named in every message.
 
-    ``teacher.mlp`` changes a part of ``teacher``, which may be a preset's name or a mapping.
+    ``teacher.mlp`` changes a part of ``teacher``, which may be a preset's name or a mapping of
+    parts, in which ``preset`` names the preset that they change.
     """
     for key, value in values.items():
-        if key not in KEYS:
+        if key not in _ACCEPTED:
             raise InputError(f"{source}: {_unknown(str(key), value)}")
     whole = {key: value for key, value in values.items() if key in _FIELDS}
     needed = [n for n, f in _FIELDS.items() if f.metadata.get("of_data") and n not in whole]
@@ -283,34 +358,63 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
 def _unknown(key: str, value: Any) -> str:
     if found := new_name(key, value):
         return found
-    near = difflib.get_close_matches(key.lower(), KEYS, n=1)
+    near = difflib.get_close_matches(key.lower(), _ACCEPTED, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "configs/cityscapes.yaml has every key"
     return f"unknown key '{key}'; {hint}"
 
 
 def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any:
-    """A preset, or the first one changed by a mapping; then changed by `parts`."""
-    presets = PRESETS[key]
+    """A preset, changed by `parts`. `value` is its name or a mapping of parts with it in `preset`.
+
+    Without `preset` it is the first one. `key`: teacher, teacher.stored or arithmetic.
+    """
+    group = key.partition(".")[0]
+    presets = PRESETS[group]
+    names = _PARTS[group] if key == group else _OF_STORED[1:]
     if isinstance(value, dict):
-        base, parts = next(iter(presets.values())), value | parts
+        parts = value | parts
     elif isinstance(value, str) and value in presets:
-        base = presets[value]
+        parts = {"preset": value} | parts
     else:
         raise InputError(
-            f"{source}: '{key}' must be {', '.join(presets)}, or a mapping of its parts "
-            f"({', '.join(_PARTS[key])}); found {value!r}"
+            f"{source}: '{key}' must be {', '.join(presets)}, or a mapping of parts "
+            f"({', '.join(names)}); found {value!r}{_similar(value, presets)}"
         )
-    for part in parts:
-        if part not in _PARTS[key]:
+    preset = parts.pop("preset", next(iter(presets)))
+    if not (isinstance(preset, str) and preset in presets):
+        raise InputError(
+            f"{source}: '{key}.preset' must be one of {', '.join(presets)}; found {preset!r}"
+            f"{_similar(preset, presets)}"
+        )
+    of_stored = {}
+    for part in list(parts):
+        if f"{key}.{part}" not in _ACCEPTED:
             raise InputError(f"{source}: {_unknown(f'{key}.{part}', parts[part])}")
-    types = _PART_TYPES[key]
-    return dataclasses.replace(
-        base,
+        if part.startswith("stored."):
+            of_stored[part.removeprefix("stored.")] = parts.pop(part)
+    stored = parts.pop("stored", None)
+    types = _PART_TYPES[group]
+    settings = dataclasses.replace(
+        presets[preset],
         **{
-            part: convert(source, f"{key}.{part}", one, types[part], _PARTS[key][part].metadata)
+            part: convert(source, f"{key}.{part}", one, types[part], _PARTS[group][part].metadata)
             for part, one in parts.items()
         },
     )
+    if group == "teacher":
+        _check_teacher(settings, source, key)
+    if stored is None and of_stored:
+        stored = name_teacher(dataclasses.asdict(settings))
+    if stored is not None:
+        stored = _with_parts(source, f"{key}.stored", stored, of_stored)
+        if stored != settings:
+            settings = dataclasses.replace(settings, stored=stored)
+    return settings
+
+
+def _similar(found: Any, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(found).lower(), names, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -320,7 +424,84 @@ def save_config(config: Config, path: str | Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _check_teacher(teacher: TeacherSettings, source: str, key: str) -> None:
+    """Refuse parts that exclude each other; models/clip_features.py knows what CLIP's tower can."""
+
+    def refuse(found: str, reason: str) -> None:
+        raise InputError(f"{source}: '{key}' has {found}: {reason}")
+
+    attention = f"attention: {teacher.attention}"
+    if teacher.attention == "calibrated" and (teacher.residual or teacher.mlp):
+        refuse(
+            attention,
+            f"it has no residual and no MLP; set {key}.residual=false {key}.mlp=false",
+        )
+    if teacher.gaussian_std > 0 and teacher.attention in ("value", "calibrated"):
+        refuse(
+            f"gaussian_std: {teacher.gaussian_std:g} with {attention}",
+            "the Gaussian is added to the logits of qk, qq or kk; "
+            f"set {key}.gaussian_std=0, or {key}.attention=kk",
+        )
+    if teacher.middle_blocks and teacher.attention in ("value", "calibrated"):
+        refuse(
+            f"middle_blocks: {list(teacher.middle_blocks)} with {attention}",
+            "the attention of middle blocks is mixed into qk, qq, kk or qq+kk; "
+            f"set {key}.middle_blocks=[] {key}.middle_weight=0, or another attention",
+        )
+    if bool(teacher.middle_blocks) != (teacher.middle_weight > 0):
+        refuse(
+            f"middle_blocks: {list(teacher.middle_blocks)} with middle_weight: "
+            f"{teacher.middle_weight:g}",
+            f"one needs the other, e.g. {key}.middle_blocks=[5,6,7,8] {key}.middle_weight=0.2",
+        )
+    if teacher.calibrated_blocks and teacher.calibrated_blocks[2] > teacher.calibrated_blocks[3]:
+        refuse(
+            f"calibrated_blocks: {list(teacher.calibrated_blocks)}",
+            "they are low, middle, first, last, and the sum goes from first to last",
+        )
+    if teacher.stride and not teacher.window:
+        refuse(f"stride: {list(teacher.stride)}", f"there are no windows; set {key}.window too")
+    if teacher.stride and any(s > w for s, w in zip(teacher.stride, teacher.window, strict=True)):
+        refuse(
+            f"stride: {list(teacher.stride)} with window: {list(teacher.window)}",
+            "pixels between the windows would have no scores; a stride is at most the window",
+        )
+    if teacher.window and teacher.short_side and min(teacher.window) > teacher.short_side:
+        refuse(
+            f"window: {list(teacher.window)} with short_side: {teacher.short_side}",
+            f"the window is larger than the image; set a larger {key}.short_side or a smaller "
+            f"{key}.window",
+        )
+
+
+def _check_windows(config: Config, source: str) -> None:
+    """Refuse windows that are larger than what the teacher sees."""
+    stored = "teacher.stored" if config.teacher.stored else "teacher"
+    seen = [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
+    if config.views == "dual":
+        seen += [("teacher", config.teacher, "the global view ('crop_size')", config.crop_size)]
+    if config.views != "base":
+        local = tuple(round(side * config.local_resize[0]) for side in config.patch_size)
+        view = "the smallest local view ('patch_size' x 'local_resize')"
+        seen += [("teacher", config.teacher, view, local)]
+    for key, teacher, view, size in seen:
+        larger = teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True))
+        if larger and teacher.short_side is None:
+            raise InputError(
+                f"{source}: '{key}' has window: {list(teacher.window)}: it is larger than {view}, "
+                f"{list(size)}; set {key}.window=null, a smaller one, or {key}.short_side, to "
+                "which the image is resized first"
+            )
+
+
 def _check_together(config: Config, source: str) -> None:
+    _check_windows(config, source)
+    if config.views != "base" and config.teacher.templates == "experts":
+        raise InputError(
+            f"{source}: 'teacher' has templates: experts, which are ranked on the whole data set "
+            f"and are for stored masks; with views: {config.views} the teacher also works in the "
+            "training step: set teacher.templates=average teacher.stored.templates=experts"
+        )
     for key in ("scale_range", "local_resize"):
         low, high = getattr(config, key)
         if low > high:

@@ -37,7 +37,7 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
             raise InputError(f"{source}: '{key}': {error}") from None
     low, high = metadata.get("low"), metadata.get("high")
     for number in converted if isinstance(converted, tuple) else (converted,):
-        if isinstance(number, str):  # a word in place of a number
+        if number is None or isinstance(number, str):  # in place of a number
             continue
         if (low is not None and number < low) or (high is not None and number > high):
             limits = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -58,9 +58,9 @@ def _to_type(expected: Any, value: Any) -> Any:
         return value if any(good) else _WRONG
     if kind is tuple:
         item_types = typing.get_args(expected)
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or bool(value) != bool(item_types):
             return _WRONG
-        if item_types[-1] is Ellipsis:
+        if item_types and item_types[-1] is Ellipsis:
             item_types = (item_types[0],) * len(value)
         if len(value) != len(item_types):
             return _WRONG
@@ -86,6 +86,8 @@ def _describe(expected: Any) -> str:
         return " or ".join(map(_describe, parts))
     if kind is Literal:
         return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if expected == tuple[()]:
+        return "[]"
     if kind is tuple:
         count = "" if parts[-1] is Ellipsis else f"{len(parts)} "
         return f"a list of {count}{_describe(parts[0]).removeprefix('a ')}s"
