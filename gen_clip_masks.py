@@ -26,11 +26,11 @@ from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder,
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
-from models.build import build_mask_record, build_teacher
-from models.inference import multi_view_scores
-from models.maskclip import to_pseudo_mask
+from models.build import build_mask_record, build_maskclip_options, build_teacher
+from models.inference import add_windows, multi_view_scores
+from models.maskclip import check_views, to_pseudo_mask
 from models.text import build_text_embeddings
-from utils.cli import add_trust, number, parser, path
+from utils.cli import add_trust, grid, number, parser, path
 from utils.config import load_config, name_teacher
 from utils.distributed import autocast, cleanup, setup
 from utils.progress import progress
@@ -41,6 +41,7 @@ def main(argv: list[str]) -> None:
     # --- arguments and configuration
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.overrides)
+    check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
@@ -79,7 +80,6 @@ def main(argv: list[str]) -> None:
     # --- masks, one by one, each at the original size of its image
     if todo:
         teacher = build_teacher(config, classes, device, trust, arguments.bf16, stored=True)
-        score = teacher.upsampled_scores
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
@@ -88,8 +88,11 @@ def main(argv: list[str]) -> None:
             for sample in progress(loader, "masks", ranks):
                 image = normalize(sample["image"][None].to(device), rules.clip_normalization)
                 with autocast(device, precision):
-                    scores = multi_view_scores(score, image, sample["size"], **views)
+                    scores = multi_view_scores(
+                        teacher.upsampled_scores, image, sample["size"], **views
+                    )
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
+                scores = teacher.refine(scores, image, present)
                 mask = to_pseudo_mask(scores, present, rules.label_filter)[0].byte()
                 write(sample["name"], mask.cpu().numpy())
     if ranks.is_main:
@@ -106,7 +109,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
     add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
-    add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, scored one by one")
+    add("--grid", type=grid, default=(1, 1), metavar="RxC", help="crops, scored one by one")
+    add_windows(result)
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
@@ -114,10 +118,11 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="make all masks again")
     add_trust(result)
     arguments = result.parse_args(argv)
-    grid = arguments.grid.split("x")
-    if not (len(grid) == 2 and all(part.isdecimal() and 1 <= int(part) <= 16 for part in grid)):
-        result.error(f"--grid: expected rows x columns from 1x1 to 16x16, found {arguments.grid}")
-    arguments.grid = (int(grid[0]), int(grid[1]))
+    if arguments.stride and not arguments.window:
+        result.error("--stride needs --window")
+    if arguments.window:
+        windows = {"window": arguments.window, "stride": arguments.stride or "null"}
+        arguments.overrides += [f"teacher.stored.{key}={value}" for key, value in windows.items()]
     return arguments
 
 

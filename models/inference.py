@@ -244,7 +244,6 @@ def _cells(side: int, out_side: int, parts: int) -> list[tuple[slice, int]]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--scales (each 0 < s <= 8), --flip, --window, --stride and --bf16 for a script."""
     group = parser.add_argument_group("inference (default: the whole image once, float32)")
-    pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     group.add_argument(
         "--scales",
         type=number(_MAX_SCALE),
@@ -253,9 +252,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="e.g. 0.75 1 1.25, averaged",
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    group.add_argument("--window", **pair, help="slide a window over the image")
-    group.add_argument("--stride", **pair, help="step of the window (its size)")
+    add_windows(group)
     group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
+
+
+def add_windows(parser: argparse._ActionsContainer) -> None:
+    """--window H W and --stride H W for a script: lists of two numbers, or None."""
+    pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
+    parser.add_argument("--window", **pair, help="slide a window over the image")
+    parser.add_argument("--stride", **pair, help="step of the window (its size)")
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -124,6 +126,21 @@ class MaskCLIP(nn.Module):
             return image
         factor = self.options.short_side / min(image.shape[-2:])
         return resize(image, tuple(int(side * factor + 0.5) for side in image.shape[-2:]))
+
+
+def check_views(options: MaskCLIPOptions, scales: Sequence[float], grid: tuple[int, int]) -> None:
+    """Raise InputError where views of `multi_view_scores` contradict how the teacher sees images.
+
+    scales, grid: the ratios, and the rows and columns of crops.
+    """
+    if grid != (1, 1) and (options.window or options.short_side):
+        own = "cuts every image into windows" if options.window else "resizes every image"
+        raise InputError(f"--grid cuts the image, and this teacher {own} itself; leave out --grid")
+    if options.short_side and list(scales) != [1.0]:
+        raise InputError(
+            "--ratio would change nothing, as this teacher resizes every image to a short_side of "
+            f"{options.short_side} pixels; leave out --ratio, or set another short_side"
+        )
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

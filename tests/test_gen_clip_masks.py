@@ -87,7 +87,7 @@ def generate(root, tmp_path):
 def by_hand(root, name, *overrides):
     """The mask of one picture from MaskCLIP itself."""
     config = load_config(root / "config.yaml", list(overrides))
-    maskclip = build_teacher(config, load_classes(config.class_file), "cpu")
+    maskclip = build_teacher(config, load_classes(config.class_file), "cpu", stored=True)
     image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
     image = image.permute(2, 0, 1)[None].float()
     height, width = SIZES[name]
@@ -207,6 +207,73 @@ def test_stored_masks_are_made_by_their_own_teacher(generate, tmp_path, capsys):
     assert "0 of them new" in printed and printed.count("teacher of the masks") == 1
     with pytest.raises(InputError, match=r"options: {'mlp': False} -> {'mlp': True}"):
         generate("--set", "teacher.residual=false")
+
+
+def test_windows_of_the_command_line_replace_those_of_the_teacher(root, generate, tmp_path):
+    windows, names = (
+        ("--window", 16, 24, "--stride", 8, 12),
+        [name for name in SIZES if LABELS[name]],
+    )
+    out = generate(*windows)
+    for name in names:
+        mask = read_mask(File(str(out / f"{name}.png")))
+        expected = by_hand(
+            root, name, "teacher.stored.window=[16,24]", "teacher.stored.stride=[8,12]"
+        )
+        assert np.mean(mask != expected) < 0.005
+    options = json.loads((out / "meta.json").read_text())["made_from"]["options"]
+    assert (options["window"], options["stride"]) == ([16, 24], [8, 12])
+    other = ("--set", "teacher.stored.window=[24,24]", "teacher.stored.stride=[4,4]")
+    generate(*windows, *other)  # resumed
+    with pytest.raises(InputError, match=r"options: {'stride': \[8, 12\]} -> {'stride': None}"):
+        generate("--window", 16, 24, *other)
+    own = generate(*other, "--out", tmp_path / "own")
+    options = json.loads((tmp_path / "own/meta.json").read_text())["made_from"]["options"]
+    assert (options["window"], options["stride"]) == ([24, 24], [4, 4])
+    assert own.exists()
+
+
+def test_pamr_refines_the_mean_of_the_views(root, generate, monkeypatch):
+    scored, refined = [], []
+
+    def views(*arguments, **options):
+        scored.append(multi_view_scores(*arguments, **options))
+        return scored[-1]
+
+    def refine(self, scores, image, image_labels=None):
+        refined.append(scores)
+        return MaskCLIP.refine.original(self, scores, image, image_labels)
+
+    refine.original = MaskCLIP.refine
+    monkeypatch.setattr(gen_clip_masks, "multi_view_scores", views)
+    monkeypatch.setattr(MaskCLIP, "refine", refine)
+    settings = ("teacher.short_side=40", "teacher.pamr_steps=3", "teacher.pamr_dilations=[1,2]")
+    out = generate("--flip", "--set", *settings)
+    assert len(scored) == len(SIZES)
+    assert all(one is other for one, other in zip(scored, refined, strict=True))
+    monkeypatch.undo()
+    out = generate("--overwrite", "--set", *settings)
+    for name in ("a", "c", "d"):
+        mask = read_mask(File(str(out / f"{name}.png")))
+        assert np.mean(mask != by_hand(root, name, *settings)) < 0.01
+
+
+def test_views_that_contradict_the_teacher_are_refused(generate):
+    for views, settings, message in (
+        (("--grid", "2x2"), ("teacher.short_side=40",), "--grid cuts .* resizes every image"),
+        (("--grid", "2x2", "--window", 16, 16), (), "--grid cuts .* cuts every image into windows"),
+        (("--ratio", 2), ("teacher.stored.short_side=40",), "--ratio .* short_side of 40 pixels"),
+        (("--ratio", 1, 2), ("teacher.short_side=40",), "--ratio would change nothing"),
+        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image, 46x64"),
+        (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
+        (("--window", 0, 8), (), "window"),
+    ):
+        extra = ("--set", *settings) if settings else ()
+        with pytest.raises(InputError, match=message):
+            generate(*views, *extra)
+    with pytest.raises(SystemExit):
+        generate("--stride", 8, 8)
+    generate("--ratio", 1.5, "--window", 16, 16, "--overwrite")  # windows of a larger view
 
 
 def test_masks_without_meta_are_kept(generate):
