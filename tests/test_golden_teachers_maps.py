@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import GOLDENS, load_golden
 
-from models.clip_features import MaskCLIPOptions
+from models.clip_features import MaskCLIPOptions, grid_stride
 from models.clip_loading import clip_from_state_dict
 from models.inference import resize, window_scores
-from models.maskclip import MaskCLIP, class_scores, to_pseudo_mask
+from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.pamr import affinities, local_std, pamr
 from utils.safe.errors import InputError
 
@@ -80,43 +79,18 @@ def small_clip():
     return clip_from_state_dict({key: torch.from_numpy(weights[key]) for key in weights.files})
 
 
-def official_features(visual, image, std):
-    """NACLIP's unit features (B,D,h,w): k-k attention + Gaussian, without skip connection and MLP.
-
-    Where this differs from models/: pixels beyond the last whole patch are dropped, and the
-    position embedding is resized by a scale factor.
-    """
-    patches = visual.conv1(image)
-    grid = patches.shape[-2:]
-    stored, side = visual.positional_embedding, round((len(visual.positional_embedding) - 1) ** 0.5)
-    if grid.numel() != side * side:
-        square = stored[1:].T.unflatten(1, (side, side))[None]
-        factors = tuple((cells + 0.1) / side for cells in grid)
-        resized = F.interpolate(square, scale_factor=factors, mode="bicubic")[0]
-        stored = torch.cat([stored[:1], resized.flatten(1).T])
-    patches = patches.flatten(2).transpose(1, 2)
-    tokens = torch.cat([visual.class_embedding.expand(len(image), 1, -1), patches], 1) + stored
-    tokens = visual.ln_pre(tokens).transpose(0, 1)
-    *blocks, last = visual.transformer.resblocks
-    for block in blocks:
-        tokens = block(tokens)
-    normed = last.ln_1(tokens).transpose(0, 1)
-    attention = last.attn
-    qkv = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
-    _, key, value = qkv.unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    places = torch.cartesian_prod(*map(torch.arange, grid)).double()
-    near = torch.exp(-torch.cdist(places, places).square() / (2 * std**2)).float()
-    logits = key @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + F.pad(near, (1, 0, 1, 0))
-    mixed = (logits.softmax(-1) @ value).transpose(1, 2).flatten(2)
-    features = visual.ln_post(attention.out_proj(mixed))[:, 1:] @ visual.proj
-    return F.normalize(features, dim=-1).transpose(1, 2).unflatten(2, grid)
+NACLIP = MaskCLIPOptions(
+    attention="kk", residual=False, mlp=False, position_embedding="offset", padding="stretch"
+)
 
 
-def official_teacher(visual, text, std, options):
-    """A MaskCLIP with the cosines of `official_features`; "stretch" as their resizing does."""
-    teacher = MaskCLIP(visual, text, replace(options, padding="stretch"))
-    teacher.scores = lambda image: class_scores(official_features(visual, image, std), text)
-    return teacher
+class Official(MaskCLIP):
+    """Drops the pixels beyond the last whole patch, and stretches the scores over them."""
+
+    def scores(self, image):
+        patch = grid_stride(self.visual)
+        height, width = (side // patch * patch for side in image.shape[-2:])
+        return super().scores(image[..., :height, :width])
 
 
 @pytest.mark.parametrize("case", cases(SLIDE))
@@ -125,8 +99,9 @@ def test_golden_windows(small_clip, case):
     text, present, std = whole["text_embeddings"], whole["present"], whole.number("std")
     image, size = golden["img"], tuple(golden["final_size"].tolist())
     window, stride = (golden.number("crop"),) * 2, (golden.number("stride"),) * 2
-    options = MaskCLIPOptions(window=window, stride=stride, pamr_steps=golden.number("pamr_steps"))
-    teacher = official_teacher(small_clip.visual, text, std, options)
+    steps = golden.number("pamr_steps")
+    options = replace(NACLIP, gaussian_std=std, window=window, stride=stride, pamr_steps=steps)
+    teacher = Official(small_clip.visual, text, options)
 
     made = []
 
