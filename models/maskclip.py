@@ -1,6 +1,7 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -62,19 +63,23 @@ class MaskCLIP(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
-        scores = self.refine(self.upsampled_scores(image, size), image, image_labels)
+        scores = self.upsampled_scores(image, size, image_labels)
+        scores = self.refine(scores, image, image_labels)
         return to_pseudo_mask(scores, image_labels, self.options.label_filter)
 
     @torch.no_grad()
-    def upsampled_scores(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+    def upsampled_scores(
+        self, image: Tensor, size: tuple[int, int], image_labels: Tensor | None = None
+    ) -> Tensor:
         """Class scores at `size` (H, W), before PAMR: normalised (B, 3, h, w) -> (B, K, H, W).
 
         The image is resized to `short_side` first, and scored in windows, where the options say so.
-        Raises InputError for a window that is larger than the resized image.
+        image_labels (B, K): for `TemplateExperts`; other scores don't depend on them. Raises
+        InputError for a window that is larger than the resized image.
         """
         image, window = self._resized(image), self.options.window
         if window is None:
-            return self._scores_at(image, size)
+            return self._scores_at(image, size, image_labels)
         height, width = image.shape[-2:]
         if window[0] > height or window[1] > width:
             raise InputError(
@@ -83,7 +88,8 @@ class MaskCLIP(nn.Module):
                 "short_side"
             )
         batch = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
-        scores = window_scores(self._scores_at, image, window, self.options.stride, batch)
+        score = partial(self._scores_at, image_labels=image_labels)
+        scores = window_scores(score, image, window, self.options.stride, batch)
         return resize(scores, size)
 
     @torch.no_grad()
@@ -110,15 +116,18 @@ class MaskCLIP(nn.Module):
         features, keys = dense_features(self.visual, image, self.options)
         return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
 
-    def _scores_at(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+    def _scores_at(
+        self, image: Tensor, size: tuple[int, int], image_labels: Tensor | None = None
+    ) -> Tensor:
         """`scores` at `size` (H, W): normalised image (B, 3, h, w) -> (B, K, H, W)."""
-        return upsample_scores(
-            self.scores(image),
-            size,
-            input_size=image.shape[-2:],
-            stride=grid_stride(self.visual),
-            padding=self.options.padding,
-        )
+        return self._upsample(self.scores(image), size, image.shape[-2:])
+
+    def _upsample(
+        self, scores: Tensor, size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Tensor:
+        """Scores on the grid of an image of `input_size` -> `size`."""
+        stride = grid_stride(self.visual)
+        return upsample_scores(scores, size, input_size, stride, self.options.padding)
 
     def _resized(self, image: Tensor) -> Tensor:
         """The image (B, 3, h, w) with a shorter side of `short_side` pixels, where that is set."""

@@ -7,11 +7,19 @@ import pytest
 import torch
 from conftest import GOLDENS, load_golden
 
+from models import template_experts
 from models.clip_features import MaskCLIPOptions, grid_stride
 from models.clip_loading import clip_from_state_dict
 from models.inference import resize, window_scores
 from models.maskclip import MaskCLIP, to_pseudo_mask
 from models.pamr import affinities, local_std, pamr
+from models.template_experts import (
+    TemplateExperts,
+    choose_templates,
+    fuse,
+    mean_entropies,
+    template_entropies,
+)
 from utils.safe.errors import InputError
 
 PAMR, SLIDE, FLOSS = "teachers/pamr.npz", "teachers/slide.npz", "teachers/floss.npz"
@@ -136,3 +144,55 @@ def test_golden_windows_no_key_is_left_out():
     names = "|".join(map(re.escape, cases(SLIDE)))
     left = [key for key in load_golden(SLIDE).files if not re.match(rf"({whole})$|({names})/", key)]
     assert left == []
+
+
+# ---- template experts ----
+
+
+def test_golden_template_ranking():
+    golden = Golden(FLOSS)
+    assert golden.number("logit_scale") == template_experts.LOGIT_SCALE
+    shape = golden.number("num_templates"), golden.number("num_classes")
+    sums, counts = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.long)
+    for i in range(golden.number("images")):
+        for total, part in zip(
+            (sums, counts), template_entropies(golden[f"image{i}/logits"]), strict=True
+        ):
+            total += part
+    assert_near(sums, golden["entropy_sum_f64"], "entropy_sum_f64")
+    assert torch.equal(counts, golden["entropy_count"])
+    assert_near(mean_entropies(sums, counts), golden["mean_entropy_f64"], "mean_entropy_f64")
+    chosen = choose_templates(sums, counts, golden.number("top_n"))
+    assert torch.equal(chosen, golden["chosen"])
+    assert all(key.startswith(("fusion/", "slide/")) for key in golden.unread)
+
+
+def test_golden_fusion_of_experts():
+    golden = Golden(FLOSS, "fusion")
+    experts, default = golden["experts"], golden["default"]
+    possible = torch.ones(1, len(experts), dtype=torch.bool)
+    of_experts = [(c, probabilities[None]) for c, probabilities in enumerate(experts)]
+    assert torch.equal(fuse(default[None], of_experts, possible)[0], golden["out"])
+    own = experts.argmax(1) == torch.arange(len(experts))[:, None, None]
+    assert torch.equal(own.sum(0), golden["experts_agreeing"].long())
+    # As many as agree change nothing but who wins: none, the average; one, that expert.
+    agreeing = own.sum(0)
+    assert torch.equal(golden["out"][:, agreeing == 0], default[:, agreeing == 0])
+    alone = own.long().argmax(0)[agreeing == 1]
+    places = (agreeing == 1).nonzero().unbind(1)
+    assert torch.equal(golden["out"][:, *places].T, experts[alone, :, *places])
+    assert golden.unread == set()
+
+
+def test_golden_windows_of_experts(small_clip):
+    golden = Golden(FLOSS, "slide")
+    *experts, average = golden["embeddings"]
+    image = golden["img"]
+    window, stride = (golden.number("crop"),) * 2, (golden.number("stride"),) * 2
+    options = replace(NACLIP, gaussian_std=golden.number("std"), window=window, stride=stride)
+    teacher = TemplateExperts(small_clip.visual, average, torch.stack(experts), options)
+    first = image[..., : window[0], : window[1]]
+    assert_near(teacher._scores_at(first, window), golden["first_window"], "first_window")
+    size = tuple(image.shape[-2:])
+    assert_near(teacher.upsampled_scores(image, size), golden["fused"], "fused")
+    assert golden.unread == set()
