@@ -185,34 +185,45 @@ def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
     return upper.mul_(1 - weight).add_(lower.mul_(weight))
 
 
-def window_scores(
-    score: Score, image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
-) -> Tensor:
-    """Mean of the scores of overlapping windows: image (B,3,h,w), normalised -> (B,K,h,w).
+def windows(
+    image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
+) -> Iterator[tuple[list[Any], Tensor]]:
+    """Overlapping windows of image (B,3,h,w): the places of `batch` of them, and their pixels.
 
     A window starts every `stride` pixels (default: the window's size); the last one of an axis is
     moved back to end with the image. An image smaller than the window is one window of its own
-    size. `batch` windows of every image are scored at once. Raises InputError for a stride outside
-    1..window.
+    size. The pixels (n*B,3,*) are those of all images at the first place, then at the second, and
+    so on. Raises InputError for a stride outside 1..window.
     """
     stride = stride or window
     if min(window) < 1 or min(stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
         raise InputError(f"--stride {list(stride)} must be within 1..--window {list(window)}")
     size = image.shape[-2:]
     height, width = map(min, window, size)
-    parts = [
+    places = [
         (..., slice(top, top + height), slice(left, left + width))
         for top, left in itertools.product(*map(_starts, size, window, stride))
     ]
-    total, count = 0, image.new_zeros(1, 1, *size)
-    for first in range(0, len(parts), batch):
-        some = parts[first : first + batch]
-        scores = score(torch.cat([image[part] for part in some]), (height, width))
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        yield some, torch.cat([image[place] for place in some])
+
+
+def window_scores(
+    score: Score, image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
+) -> Tensor:
+    """Mean of the scores of overlapping `windows`: image (B,3,h,w), normalised -> (B,K,h,w).
+
+    `batch` windows of every image are scored at once.
+    """
+    total, count = 0, image.new_zeros(1, 1, *image.shape[-2:])
+    for places, pixels in windows(image, window, stride, batch):
+        scores = score(pixels, pixels.shape[-2:])
         if isinstance(total, int):
-            total = scores.new_zeros(len(image), scores.shape[1], *size)
-        for part, of_window in zip(some, scores.split(len(image)), strict=True):
-            total[part] += of_window
-            count[part] += 1
+            total = scores.new_zeros(len(image), scores.shape[1], *image.shape[-2:])
+        for place, of_window in zip(places, scores.split(len(image)), strict=True):
+            total[place] += of_window
+            count[place] += 1
     return total / count
 
 
@@ -263,10 +274,23 @@ def add_windows(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--stride", **pair, help="step of the window (its size)")
 
 
-def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `multi_view_scores` that the command line asks for."""
+def window_settings(arguments: argparse.Namespace) -> list[str]:
+    """--window and --stride as settings of the teacher of stored masks, as --set takes them."""
+    _check_stride(arguments)
+    if not arguments.window:
+        return []
+    stride = arguments.stride or "null"
+    return [f"teacher.stored.window={arguments.window}", f"teacher.stored.stride={stride}"]
+
+
+def _check_stride(arguments: argparse.Namespace) -> None:
     if arguments.stride and not arguments.window:
         raise InputError("--stride needs --window")
+
+
+def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `multi_view_scores` that the command line asks for."""
+    _check_stride(arguments)
     return {
         "scales": tuple(arguments.scales),
         "flip": arguments.flip,

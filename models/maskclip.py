@@ -1,6 +1,6 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from models.clip_features import (
     round_to_bf16,
 )
 from models.clip_loading import clip_sha256
-from models.inference import resize, window_scores
+from models.inference import resize, window_scores, windows
 from models.pamr import pamr
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
@@ -77,19 +77,11 @@ class MaskCLIP(nn.Module):
         image_labels (B, K): for `TemplateExperts`; other scores don't depend on them. Raises
         InputError for a window that is larger than the resized image.
         """
-        image, window = self._resized(image), self.options.window
-        if window is None:
+        image = self._resized(image)
+        if self.options.window is None:
             return self._scores_at(image, size, image_labels)
-        height, width = image.shape[-2:]
-        if window[0] > height or window[1] > width:
-            raise InputError(
-                f"the teacher's window of {window[0]}x{window[1]} pixels is larger than the image, "
-                f"{height}x{width} where the teacher sees it; choose a smaller window or a larger "
-                "short_side"
-            )
-        batch = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
         score = partial(self._scores_at, image_labels=image_labels)
-        scores = window_scores(score, image, window, self.options.stride, batch)
+        scores = window_scores(score, image, *self._windows(image))
         return resize(scores, size)
 
     @torch.no_grad()
@@ -128,6 +120,27 @@ class MaskCLIP(nn.Module):
         """Scores on the grid of an image of `input_size` -> `size`."""
         stride = grid_stride(self.visual)
         return upsample_scores(scores, size, input_size, stride, self.options.padding)
+
+    def seen(self, image: Tensor) -> Iterator[Tensor]:
+        """What CLIP sees of a normalised image (B, 3, h, w): it resized, or batches of windows."""
+        image = self._resized(image)
+        if self.options.window is None:
+            yield image
+        else:
+            yield from (pixels for _, pixels in windows(image, *self._windows(image)))
+
+    def _windows(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None, int]:
+        """Window, stride and number of windows at once for a resized image."""
+        window = self.options.window
+        height, width = image.shape[-2:]
+        if window[0] > height or window[1] > width:
+            raise InputError(
+                f"the teacher's window of {window[0]}x{window[1]} pixels is larger than the image, "
+                f"{height}x{width} where the teacher sees it; choose a smaller window or a larger "
+                "short_side"
+            )
+        at_once = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
+        return window, self.options.stride, at_once
 
     def _resized(self, image: Tensor) -> Tensor:
         """The image (B, 3, h, w) with a shorter side of `short_side` pixels, where that is set."""

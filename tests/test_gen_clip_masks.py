@@ -267,12 +267,11 @@ def test_views_that_contradict_the_teacher_are_refused(generate):
         (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image, 46x64"),
         (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
         (("--window", 0, 8), (), "window"),
+        (("--stride", 8, 8), (), "--stride needs --window"),
     ):
         extra = ("--set", *settings) if settings else ()
         with pytest.raises(InputError, match=message):
             generate(*views, *extra)
-    with pytest.raises(SystemExit):
-        generate("--stride", 8, 8)
     generate("--ratio", 1.5, "--window", 16, 16, "--overwrite")  # windows of a larger view
 
 
