@@ -200,8 +200,13 @@ def load_experts(
     The templates are those of `file` (that of rank 0 counts), or are chosen on the images and their
     labels, see `rank_templates`, and written to it. All ranks must call it.
     """
-    clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     templates = load_templates(config.prompt_templates)
+    if len(templates) <= TOP:
+        raise InputError(
+            f"templates: experts choose the best {TOP} of prompt_templates for each class, and "
+            f"'{config.prompt_templates}' has {len(templates)}; use clip85 or templates: average"
+        )
+    clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     of_templates = template_embeddings(clip_model.to(ranks.device), classes.prompts, templates)
 
     def samples() -> Iterator[tuple[Tensor, Tensor]]:
