@@ -78,7 +78,7 @@ def gaussian_bias(grid: tuple[int, int], std: float, like: Tensor) -> Tensor:
     padded = torch.zeros(length, -(-length // 8) * 8, dtype=like.dtype, device=like.device)
     patches = padded[1:, 1:length].unflatten(0, grid).unflatten(2, grid)
     rows, columns = (_gaussian(side, std, like.device) for side in grid)
-    patches.copy_(rows[:, None, :, None] * columns[None, :, None, :])
+    torch.mul(rows[:, None, :, None], columns[None, :, None, :], out=patches)
     return padded[:, :length]
 
 
@@ -90,11 +90,22 @@ def _gaussian(side: int, std: float, device: torch.device) -> Tensor:
 
 def query_key_value(block: nn.Module, tokens: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of a block's attention, from its input: (B, L, C) -> three of (B, heads, L, C / heads)."""
+    return _project_heads(block, tokens, eps, parts=3)
+
+
+def key_value(block: nn.Module, tokens: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`query_key_value` without the queries."""
+    return _project_heads(block, tokens, eps, parts=2)
+
+
+def _project_heads(block: nn.Module, tokens: Tensor, eps: float, parts: int) -> tuple[Tensor, ...]:
+    """The last `parts` of query, key and value."""
     mixer, norm = block.attn, block.ln_1
     normed = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, eps)
-    qkv = linear(normed, mixer.in_proj_weight, mixer.in_proj_bias)
-    # (B, L, 3C) -> three of (B, heads, L, C / heads)
-    return tuple(qkv.unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4))
+    rows = slice((3 - parts) * mixer.embed_dim, None)
+    projected = linear(normed, mixer.in_proj_weight[rows], mixer.in_proj_bias[rows])
+    # (B, L, parts * C) -> `parts` of (B, heads, L, C / heads)
+    return tuple(projected.unflatten(2, (parts, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4))
 
 
 def join_heads(block: nn.Module, mixed: Tensor) -> Tensor:
