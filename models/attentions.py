@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels.cpu_speed import attention, linear
+from models.kernels.cpu_speed import linear
 
 
 def last_attention(
@@ -54,6 +54,9 @@ def attend(
     "qk": CLIP's own. "qq" (ClearCLIP, Lan et al. 2024), "kk" (NACLIP, Hajimiri et al. 2025): each
     token attends to those that are like itself. "qq+kk" (SCLIP, Wang et al. 2024): the sum of both,
     so the weights of a token sum to 2. bias (L, L) is added to the scaled products of each.
+
+    In bfloat16 too, the products are float32: those of like with like are large, and
+    `cpu_speed.attention` would round them by as much as the bias.
     """
     pairs = {
         "qk": [(query, key)],
@@ -61,7 +64,9 @@ def attend(
         "kk": [(key, key)],
         "qq+kk": [(query, query), (key, key)],
     }[kind]
-    first, *rest = (attention(left, right, value, bias) for left, right in pairs)
+    first, *rest = (
+        F.scaled_dot_product_attention(left, right, value, attn_mask=bias) for left, right in pairs
+    )
     return first + rest[0] if rest else first
 
 

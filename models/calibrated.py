@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attentions import join_heads, key_value
-from models.kernels.cpu_speed import attention
+from models.attentions import attend, join_heads, key_value
 from utils.safe.errors import InputError
 
 # Official code (SuleBai/SC-CLIP), for ViT-B/16 and 14 x 14 patches.
@@ -187,7 +186,7 @@ def calibrated_attention(block: nn.Module, tokens: Tensor, unit: Tensor, eps: fl
         weights = focused_weights(similarities(unit, rows), mean)
         by_similarity[rows] = weights.to(columns.dtype) @ columns
     del columns
-    mixed = attention(key, key, value)
+    mixed = attend("kk", key, key, value)
     mixed += by_similarity.unflatten(1, (*value.shape[:2], -1)).permute(1, 2, 0, 3)
     del key, value, by_similarity  # the largest tensors of SC-CLIP
     return join_heads(block, mixed / 2)
