@@ -225,6 +225,14 @@ def test_equal_patches_attend_to_all_alike(block: nn.Module, seed: int) -> None:
     assert calibrated.calibrated_block(block, *same, (5, 10), BETA, EPS).isfinite().all()
 
 
+def test_a_similarity_of_beta_counts() -> None:
+    """The cosine of the two rows is 1/2 exactly."""
+    unit = torch.tensor([[1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]])
+    features = torch.tensor([[6.0], [3.0]])
+    means = calibrated.aggregate(features, unit, beta=0.5)
+    torch.testing.assert_close(means, torch.tensor([[5.0], [4.0]]), rtol=1e-5, atol=0)
+
+
 def test_similarities_stay_float32_under_autocast(block: nn.Module) -> None:
     kinds = four_kinds(1, 40)
     unit = calibrated.unit_rows(kinds[2][0, 1:])
@@ -264,6 +272,17 @@ def test_options_name_the_blocks(visual: nn.Module, size: tuple[int, int]) -> No
     assert found.shape == (2, 64, height, width) and found.isfinite().all()
     value = replace(OPTIONS, attention="value", key_smoothing=0.5)
     assert torch.equal(keys, dense_features(visual, image, value)[1])
+
+
+def test_the_blocks_of_vit_b16_are_the_default(visual: nn.Module) -> None:
+    deep = copy.deepcopy(visual)
+    stored = list(deep.transformer.resblocks)
+    deep.transformer.resblocks = nn.Sequential(*(stored[i % 3] for i in range(12)))
+    image = random(1, 3, 48, 56)
+    default, _ = dense_features(deep, image, replace(OPTIONS, calibrated_blocks=()))
+    named, _ = dense_features(deep, image, replace(OPTIONS, calibrated_blocks=(3, 8, 3, 9)))
+    other, _ = dense_features(deep, image, replace(OPTIONS, calibrated_blocks=(3, 8, 3, 10)))
+    assert torch.equal(default, named) and not torch.equal(default, other)
 
 
 def test_scores_under_autocast_are_close(visual: nn.Module) -> None:
