@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.kernels.cpu_speed import attention, linear
+from models.kernels.cpu_speed import linear
 
 
 def last_attention(
@@ -54,6 +54,9 @@ def attend(
     "qk": CLIP's own. "qq" (ClearCLIP, Lan et al. 2024), "kk" (NACLIP, Hajimiri et al. 2025): each
     token attends to those that are like itself. "qq+kk" (SCLIP, Wang et al. 2024): the sum of both,
     so the weights of a token sum to 2. bias (L, L) is added to the scaled products of each.
+
+    In bfloat16 too, the products are float32: those of like with like are large, and
+    `cpu_speed.attention` would round them by as much as the bias.
     """
     pairs = {
         "qk": [(query, key)],
@@ -61,7 +64,9 @@ def attend(
         "kk": [(key, key)],
         "qq+kk": [(query, query), (key, key)],
     }[kind]
-    first, *rest = (attention(left, right, value, bias) for left, right in pairs)
+    first, *rest = (
+        F.scaled_dot_product_attention(left, right, value, attn_mask=bias) for left, right in pairs
+    )
     return first + rest[0] if rest else first
 
 
@@ -78,7 +83,7 @@ def gaussian_bias(grid: tuple[int, int], std: float, like: Tensor) -> Tensor:
     padded = torch.zeros(length, -(-length // 8) * 8, dtype=like.dtype, device=like.device)
     patches = padded[1:, 1:length].unflatten(0, grid).unflatten(2, grid)
     rows, columns = (_gaussian(side, std, like.device) for side in grid)
-    patches.copy_(rows[:, None, :, None] * columns[None, :, None, :])
+    torch.mul(rows[:, None, :, None], columns[None, :, None, :], out=patches)
     return padded[:, :length]
 
 
@@ -90,11 +95,22 @@ def _gaussian(side: int, std: float, device: torch.device) -> Tensor:
 
 def query_key_value(block: nn.Module, tokens: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of a block's attention, from its input: (B, L, C) -> three of (B, heads, L, C / heads)."""
+    return _project_heads(block, tokens, eps, parts=3)
+
+
+def key_value(block: nn.Module, tokens: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`query_key_value` without the queries."""
+    return _project_heads(block, tokens, eps, parts=2)
+
+
+def _project_heads(block: nn.Module, tokens: Tensor, eps: float, parts: int) -> tuple[Tensor, ...]:
+    """The last `parts` of query, key and value."""
     mixer, norm = block.attn, block.ln_1
     normed = F.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, eps)
-    qkv = linear(normed, mixer.in_proj_weight, mixer.in_proj_bias)
-    # (B, L, 3C) -> three of (B, heads, L, C / heads)
-    return tuple(qkv.unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4))
+    rows = slice((3 - parts) * mixer.embed_dim, None)
+    projected = linear(normed, mixer.in_proj_weight[rows], mixer.in_proj_bias[rows])
+    # (B, L, parts * C) -> `parts` of (B, heads, L, C / heads)
+    return tuple(projected.unflatten(2, (parts, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4))
 
 
 def join_heads(block: nn.Module, mixed: Tensor) -> Tensor:

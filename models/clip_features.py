@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import calibrated
 from models.attentions import join_heads, last_attention, query_key_value
 from models.clip_miniature import output_stride
 from models.kernels.cpu_speed import attention, linear
 from utils.safe.errors import InputError
 
 QUERY, KEY, VALUE = 0, 1, 2
-CALIBRATED_BLOCKS = (3, 8, 3, 9)  # low, middle, first and last of the sum: SC-CLIP, ViT-B/16
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,14 @@ def dense_features(
         return pool.c_proj(pool.v_proj(features)).permute(0, 3, 1, 2), keys
     grid = token_grid(visual, image)
     last = visual.transformer.resblocks[-1]
-    tokens, middle = last_and_middle_tokens(visual, image, options)
-    if options.attention == "value":
-        mixed = value_path(last, tokens[:, 1:], options)  # nothing after this mixes tokens
+    if options.attention == "calibrated":
+        tokens, mixed = calibrated_tokens(visual, image, options)
     else:
-        mixed = last_block(last, tokens, grid, options, middle)
+        tokens, middle = last_and_middle_tokens(visual, image, options)
+        if options.attention == "value":
+            mixed = value_path(last, tokens[:, 1:], options)  # nothing after this mixes tokens
+        else:
+            mixed = last_block(last, tokens, grid, options, middle)
     if options.key_smoothing > 0:
         keys = project(last, tokens[:, 1:], KEY, options)
     return text_space(visual, mixed, options).transpose(1, 2).unflatten(2, grid), keys
@@ -93,23 +96,7 @@ def check_options(visual: nn.Module, options: MaskCLIPOptions) -> None:
             f"0 to {before - 1}"
         )
     if options.attention == "calibrated":
-        check_calibrated_blocks(before, options.calibrated_blocks)
-
-
-def check_calibrated_blocks(before: int, blocks: tuple[int, ...]) -> None:
-    """Raise InputError where `blocks` are not those of a tower with `before` before its last."""
-    if not blocks and before < 11:
-        raise InputError(
-            f"teacher: attention calibrated takes blocks {CALIBRATED_BLOCKS} of a ViT-B/16 with 12 "
-            f"blocks, and this CLIP has {before + 1}. Give calibrated_blocks: low, middle, first "
-            "and last block of the sum"
-        )
-    low, middle, first, last = blocks or CALIBRATED_BLOCKS
-    if not (0 <= min(low, middle) <= max(low, middle) < before and 0 <= first <= last < before):
-        raise InputError(
-            f"teacher: calibrated_blocks are {list(blocks)}: expected low, middle, first and last "
-            f"(first <= last) of the {before} blocks before the last, 0 to {before - 1}"
-        )
+        calibrated.check_blocks(options.calibrated_blocks, before)
 
 
 def grid_stride(visual: nn.Module) -> int:
@@ -179,6 +166,33 @@ def last_and_middle_tokens(
         if index in options.middle_blocks:
             middle.append((blocks[index], tokens))
     return tokens, middle
+
+
+def calibrated_tokens(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, Tensor]:
+    """The tokens that enter the last block (B, 1 + N, C); what SC-CLIP makes of them (B, N, C)."""
+    low_at, middle_at, first, final = options.calibrated_blocks or calibrated.BLOCKS
+    total = 0
+    for entered, tokens in enumerate(block_inputs(visual, image, options)):
+        index = entered - 1  # of the block whose output these are
+        if index == low_at:
+            low = tokens
+        if index == middle_at:
+            middle = tokens
+        if first <= index <= final:
+            total = total + tokens
+    mixed = calibrated.calibrated_block(
+        visual.transformer.resblocks[-1],
+        tokens,
+        low,
+        middle,
+        total,
+        token_grid(visual, image),
+        options.calibrated_beta,
+        options.layer_norm_eps,
+    )
+    return tokens, mixed
 
 
 def position_embedding(

@@ -4,16 +4,17 @@ import copy
 import re
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS, load_golden
+from conftest import golden_names, load_golden
 from torch import Tensor, nn
 
+from models import calibrated
 from models.attentions import attend, gaussian_bias, last_attention, query_key_value
 from models.clip_features import (
     VALUE,
     MaskCLIPOptions,
+    block_inputs,
     dense_features,
     finish_block,
     last_and_middle_tokens,
@@ -26,16 +27,9 @@ from models.clip_loading import clip_from_state_dict
 from models.maskclip import class_scores
 
 ATTENTION, MIDDLE = "teachers/attention.npz", "teachers/middle.npz"
+SCCLIP = "teachers/scclip.npz"
 OFFICIAL = MaskCLIPOptions(position_embedding="offset")
 ITACLIP_WEIGHT = 0.5  # the file holds all other numbers
-
-
-def names(file: str, key: str) -> list[str]:
-    """The names that a reference file lists under `key`, for parametrize."""
-    if GOLDENS is None or not (GOLDENS / file).is_file():
-        return ["none"]
-    with np.load(GOLDENS / file, allow_pickle=False) as archive:
-        return archive[key].tolist()
 
 
 class Golden:
@@ -106,8 +100,8 @@ def weights(kind: str, block: nn.Module, tokens: Tensor, bias: Tensor | None = N
 # ---- one block ----
 
 
-@pytest.mark.parametrize("variant", names(ATTENTION, "variants"))
-@pytest.mark.parametrize("case", names(ATTENTION, "cases"))
+@pytest.mark.parametrize("variant", golden_names(ATTENTION, "variants"))
+@pytest.mark.parametrize("case", golden_names(ATTENTION, "cases"))
 def test_golden_attention(visual: nn.Module, case: str, variant: str) -> None:
     golden = Golden(ATTENTION)
     options = options_of(golden, variant)
@@ -132,7 +126,7 @@ def test_golden_attention(visual: nn.Module, case: str, variant: str) -> None:
     assert {key for key in golden.file.files if re.fullmatch(mine, key)} <= golden.read
 
 
-@pytest.mark.parametrize("case", names(ATTENTION, "cases"))
+@pytest.mark.parametrize("case", golden_names(ATTENTION, "cases"))
 def test_golden_attention_tokens(visual: nn.Module, case: str) -> None:
     golden = Golden(ATTENTION)
     tokens, grid = last_block_tokens(visual, golden[f"{case}/img"], OFFICIAL)
@@ -167,8 +161,8 @@ def test_golden_attention_no_key_is_left_out() -> None:
 # ---- with middle blocks ----
 
 
-@pytest.mark.parametrize("variant", names(MIDDLE, "variants"))
-@pytest.mark.parametrize("case", names(MIDDLE, "cases"))
+@pytest.mark.parametrize("variant", golden_names(MIDDLE, "variants"))
+@pytest.mark.parametrize("case", golden_names(MIDDLE, "cases"))
 def test_golden_middle(visual: nn.Module, case: str, variant: str) -> None:
     """ResCLIP mixes plain q-k and doubles the mixture; ITACLIP mixes the last block's kind."""
     golden = Golden(MIDDLE)
@@ -214,7 +208,7 @@ def test_golden_middle(visual: nn.Module, case: str, variant: str) -> None:
     assert {key for key in golden.file.files if key.startswith(f"{case}/{variant}/")} <= golden.read
 
 
-@pytest.mark.parametrize("case", names(MIDDLE, "cases"))
+@pytest.mark.parametrize("case", golden_names(MIDDLE, "cases"))
 def test_golden_middle_by_options(visual: nn.Module, case: str) -> None:
     """Options reach the official code where middle blocks have plain q-k, not doubled."""
     golden = Golden(MIDDLE)
@@ -246,3 +240,107 @@ def test_golden_middle_no_key_is_left_out() -> None:
     assert [key for key in golden.file.files if not re.fullmatch(compared, key)] == []
     spread = {golden.item(f"variant/{name}/std") for name in golden.file["variants"]}
     assert spread <= {0.0, golden.item("std")}
+
+
+# ---- SC-CLIP ----
+
+
+@pytest.mark.parametrize("case", golden_names(SCCLIP, "cases"))
+def test_golden_scclip(visual: nn.Module, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step from the steps before it, as `_calibrated_image` has them; then the whole."""
+    golden = Golden(SCCLIP)
+    monkeypatch.setattr(calibrated, "CLASS_WEIGHT", golden.item(f"{case}/class_weight"))
+    deep = of_depth(visual, golden.item(f"{case}/blocks"))
+    eps, beta = OFFICIAL.layer_norm_eps, golden.item(f"{case}/beta")
+    first, stop = golden[f"{case}/multi"].tolist()
+    low_at, middle_at = golden.item(f"{case}/post_index"), golden.item(f"{case}/pre_index")
+    options = replace(
+        OFFICIAL,
+        attention="calibrated",
+        calibrated_blocks=(low_at, middle_at, first, stop - 1),
+        calibrated_beta=beta,
+        residual=False,
+        mlp=False,
+    )
+    image, block = golden[f"{case}/img"], deep.transformer.resblocks[-1]
+    _, grid = last_block_tokens(deep, image, options)
+    *outputs, last = (tokens[0] for tokens in block_inputs(deep, image, options))
+    outputs = [*outputs[1:], last]  # the first enters block 0
+    total = sum(outputs[first:stop])
+    factors = calibrated.local_outlier_factors(last[1:])
+    outliers = calibrated.find_outliers(factors)
+    repaired = calibrated.repair(last[1:], outliers, grid)
+    alike = calibrated.unit_rows(calibrated.repair(outputs[middle_at][1:], outliers, grid))
+    aggregated = calibrated.aggregate(repaired, alike, beta)
+    passes = torch.stack([aggregated, total[1:]])
+    attended = calibrated.calibrated_attention(block, passes, alike, eps)
+    class_tokens = torch.stack([last[:1], total[:1]])
+    with_class = attended + calibrated.CLASS_WEIGHT * class_tokens
+    below = calibrated.unit_rows(outputs[low_at][1:])
+    posts = [calibrated.aggregate(one, below, beta) for one in with_class]
+    features, _ = dense_features(deep, image, options)
+    found = {
+        "lof_in": last[1:],
+        "lof": factors,
+        "repaired": repaired[None],
+        "similarity": torch.cat(
+            [calibrated.similarities(alike, rows) for rows in calibrated.row_blocks(len(alike))]
+        ),
+        "aggregated": aggregated[None],
+        "y1": attended[:1],
+        "y2": attended[1:],
+        "y1_class": with_class[:1],
+        "y2_class": with_class[1:],
+        "post1": posts[0][None],
+        "post2": posts[1][None],
+        "feat": as_rows(features),
+        "cos": class_scores(features, golden["text_embeddings"]),
+    }
+    assert outliers.nonzero().flatten().tolist() == golden[f"{case}/outliers"].tolist()
+    for key, value in found.items():
+        assert_near(value, golden[f"{case}/{key}"], key)
+    assert {key for key in golden.file.files if key.startswith(f"{case}/")} <= golden.read
+
+
+@pytest.mark.parametrize("case", [*golden_names(SCCLIP, "repair/cases"), "all"])
+def test_golden_scclip_repair(case: str) -> None:
+    golden = Golden(SCCLIP)
+    given = golden["repair/in"][0]
+    grid = tuple(given.shape[1:])
+    outliers = torch.ones(grid, dtype=torch.bool)
+    if case != "all":
+        rows, columns = golden[f"repair/{case}/places"].T
+        outliers = torch.zeros(grid, dtype=torch.bool).index_put_(
+            (rows, columns), torch.tensor(True)
+        )
+    found = calibrated.repair(given.flatten(1).T, outliers.flatten(), grid)
+    assert_near(found.T.view_as(given)[None], golden[f"repair/{case}/out"], case)
+
+
+def test_golden_scclip_outliers() -> None:
+    golden = Golden(SCCLIP)
+    factors = calibrated.local_outlier_factors(golden["lof/points"])
+    assert_near(factors, golden["lof/scores"], "scores")
+    found = calibrated.find_outliers(factors).nonzero().flatten()
+    assert found.tolist() == golden["lof/outliers"].tolist()
+
+
+def test_golden_scclip_weighted_means() -> None:
+    golden = Golden(SCCLIP)
+    found = calibrated.weighted_means(golden["aggregate/weights"][0], golden["aggregate/values"][0])
+    assert_near(found[None], golden["aggregate/out"], "out")
+
+
+def test_golden_scclip_no_key_is_left_out() -> None:
+    golden = Golden(SCCLIP)
+    cases, repairs = ("|".join(map(re.escape, golden.file[n])) for n in ("cases", "repair/cases"))
+    steps = (
+        "lof_in|lof|outliers|repaired|similarity|aggregated|y1|y1_class|post1|y2|y2_class|post2"
+        "|feat|cos"
+    )
+    compared = (
+        r"cases|text_embeddings|lof/(points|scores|outliers)|aggregate/(values|weights|out)"
+        rf"|repair/(in|cases|all/out|({repairs})/(places|out))"
+        rf"|({cases})/(img|blocks|beta|pre_index|post_index|multi|class_weight|{steps})"
+    )
+    assert [key for key in golden.file.files if not re.fullmatch(compared, key)] == []

@@ -21,21 +21,16 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return F.conv2d(row, weight[:, :, None, None], bias).squeeze(2).transpose(1, 2)
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``F.scaled_dot_product_attention``, (B, heads, L, C): on the CPU in bfloat16 head by head.
-
-    bias (L, L), of the dtype of query, is added to the scaled products.
-    """
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``F.scaled_dot_product_attention``, (B, heads, L, C): on the CPU in bfloat16 head by head."""
     if query.device.type != "cpu" or query.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return F.scaled_dot_product_attention(query, key, value)
     mixed = torch.empty_like(query)
     query, key = query * query.shape[-1] ** -0.5, key.transpose(-1, -2)
     for head in range(query.shape[1]):
         for start in range(0, query.shape[2], _QUERIES):
             rows = slice(start, start + _QUERIES)
             scores = query[:, head, rows] @ key[:, head]
-            if bias is not None:
-                scores += bias[rows]
             mixed[:, head, rows] = scores.softmax(-1) @ value[:, head]
     return mixed
 
