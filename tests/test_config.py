@@ -136,7 +136,6 @@ def test_another_stored_teacher_is_another_setting() -> None:
         (["teacher.middle_blocks=[5]", "teacher.middle_weight=0.2"], "mixed into qk, qq, kk or"),
         (["teacher=fast", "teacher.middle_blocks=[5]"], "one needs the other"),
         (["teacher=fast", "teacher.middle_weight=0.5"], "one needs the other"),
-        (["teacher=scclip", "teacher.calibrated_blocks=[1, 2, 4, 3]"], "from first to last"),
         (["teacher.stride=[112, 112]"], "set teacher.window too"),
         (["teacher=naclip", "teacher.stride=[112, 225]"], "pixels between the windows"),
         (["teacher=naclip", "teacher.window=[600, 600]"], "larger than the image"),

@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import yaml
 
-from utils.config_values import convert
+from utils.config_values import convert, plain, setting
 from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
+from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -26,11 +27,6 @@ CARB = "carb"  # the numbers of the second stage only: one warm-up serves severa
 SPEED = "speed"  # the speed, and with it the last bits
 PLACE = "place"  # the place of a file or folder; utils/inputs.py compares the content
 UPKEEP = "upkeep"  # how often something is written, and by how many processes
-
-
-def _key(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
-    """A key with limits of its numbers, or in another group than RESULT."""
-    return field(default=default, metadata={"low": low, "high": high} | more)
 
 
 def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
@@ -42,41 +38,14 @@ def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherSettings:
-    """How CLIP's class scores are made; the defaults are the preset `maskclip`.
-
-    stored: the teacher of the masks that gen_clip_masks.py stores, where it is another than the one
-    inside the training step.
-    """
-
-    residual: bool = True
-    mlp: bool = True
-    key_smoothing: float = _key(0.0, 0, 1)
-    prompt_denoising: float = _key(0.0, 0, 1)
-    attention: Literal["value", "qk", "qq", "kk", "qq+kk", "calibrated"] = "value"
-    gaussian_std: float = _key(0.0, 0)
-    middle_blocks: tuple[int, ...] | tuple[()] = _key((), 0)
-    middle_weight: float = _key(0.0, 0, 1)
-    calibrated_blocks: tuple[int, int, int, int] | tuple[()] = _key((), 0)
-    calibrated_beta: float = _key(0.4, 0, 1)
-    pamr_steps: int = _key(0, 0)
-    pamr_dilations: tuple[int, ...] = _key((8, 16), 1)
-    short_side: int | None = _key(None, 1)
-    window: tuple[int, int] | None = _key(None, 1)
-    stride: tuple[int, int] | None = _key(None, 1)
-    templates: Literal["average", "experts"] = "average"
-    stored: "TeacherSettings | None" = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Arithmetic:
     """Where the official code computes otherwise; the defaults are the preset `correct`."""
 
     clip_activation: Literal["quickgelu", "gelu"] = "quickgelu"
-    clip_layer_norm_eps: float = _key(1e-5, 0)
+    clip_layer_norm_eps: float = setting(1e-5, 0)
     clip_normalization: Literal["clip", "imagenet"] = "clip"
     clip_padding: Literal["crop", "stretch"] = "crop"
-    clip_position_embedding: Literal["grid", "count"] = "grid"
+    clip_position_embedding: Literal["grid", "count", "offset"] = "grid"
     key_smoothing_norm: Literal["channels", "tokens"] = "channels"
     label_filter: Literal["mask", "multiply"] = "mask"
     ignore_padding: bool = True
@@ -85,26 +54,8 @@ class Arithmetic:
     empty_region: Literal["zero", "nan"] = "zero"
 
 
-_ATTENTION_ALONE = {"residual": False, "mlp": False}
-_WINDOWS = {"short_side": 560, "window": (224, 224), "stride": (112, 112)}  # NACLIP's protocol
-_NACLIP = _ATTENTION_ALONE | {"attention": "kk", "gaussian_std": 5.0}
-_CALIBRATED = _ATTENTION_ALONE | _WINDOWS | {"attention": "calibrated"}
-
-# A preset with the name of a method has the windows of its published numbers too.
 PRESETS: dict[str, dict[str, Any]] = {
-    "teacher": {
-        "maskclip": TeacherSettings(),  # as CARB runs it (Kim et al. 2024)
-        "maskclip_plain": TeacherSettings(**_ATTENTION_ALONE),  # MaskCLIP (Zhou et al. 2022)
-        "clearclip": TeacherSettings(  # ClearCLIP (Lan et al. 2024)
-            **_ATTENTION_ALONE, attention="qq", short_side=448, window=(224, 224)
-        ),
-        "sclip": TeacherSettings(attention="qq+kk", **_WINDOWS),  # SCLIP (Wang et al. 2024)
-        "naclip": TeacherSettings(**_NACLIP, **_WINDOWS),  # NACLIP (Hajimiri et al. 2025)
-        "naclip_pamr": TeacherSettings(**_NACLIP, **_WINDOWS, pamr_steps=10),  # the same, refined
-        "scclip": TeacherSettings(**_CALIBRATED),  # SC-CLIP (Bai et al. 2024)
-        "fast": TeacherSettings(**_NACLIP),  # for the training step: NACLIP's attention, no windows
-        "strong": TeacherSettings(**_CALIBRATED, pamr_steps=10),  # for stored masks: scclip, PAMR
-    },
+    "teacher": TEACHERS,
     "arithmetic": {
         "correct": Arithmetic(),
         "official": Arithmetic(
@@ -143,37 +94,37 @@ class Config:
     val_split: str = "val"
 
     # sizes and augmentation
-    image_size: tuple[int, int] = _key((1024, 2048), 1)
-    scale_range: tuple[float, float] = _key((0.5, 2.0), 0.01)
-    crop_size: tuple[int, int] = _key((512, 1024), 1)
-    patch_size: tuple[int, int] = _key((512, 256), 1)
-    local_resize: tuple[float, float] = _key((1.0, 2.0), 0.01)
+    image_size: tuple[int, int] = setting((1024, 2048), 1)
+    scale_range: tuple[float, float] = setting((0.5, 2.0), 0.01)
+    crop_size: tuple[int, int] = setting((512, 1024), 1)
+    patch_size: tuple[int, int] = setting((512, 256), 1)
+    local_resize: tuple[float, float] = setting((1.0, 2.0), 0.01)
     photometric_distortion: bool = True
 
     # schedule
-    steps: int = _key(30000, 1)
-    warmup_steps: int = _key(16000, 0)
-    batch_size: int = _key(8, 1)
-    lr: float = _key(0.005, 0)
-    seed: int = _key(0, 0)
+    steps: int = setting(30000, 1)
+    warmup_steps: int = setting(16000, 0)
+    batch_size: int = setting(8, 1)
+    lr: float = setting(0.005, 0)
+    seed: int = setting(0, 0)
 
     # machine
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = _key(False, group=SPEED)
-    compile: bool = _key(False, group=SPEED)
-    num_workers: int = _key(4, 0, group=UPKEEP)
+    channels_last: bool = setting(False, group=SPEED)
+    compile: bool = setting(False, group=SPEED)
+    num_workers: int = setting(4, 0, group=UPKEEP)
     image_cache: str | None = _path(None, group=UPKEEP)
-    log_every: int = _key(50, 1, group=UPKEEP)
-    checkpoint_every: int = _key(2000, 1, group=UPKEEP)
+    log_every: int = setting(50, 1, group=UPKEEP)
+    checkpoint_every: int = setting(2000, 1, group=UPKEEP)
 
     # the method
     views: Literal["base", "local", "dual"] = "dual"
-    carb: bool = _key(True, group=CARB)
-    queue_size: int = _key(5, 1, group=CARB)
-    region_weight: Literal["adaptive"] | float = _key("adaptive", 0, group=CARB)
+    carb: bool = setting(True, group=CARB)
+    queue_size: int = setting(5, 1, group=CARB)
+    region_weight: Literal["adaptive"] | float = setting("adaptive", 0, group=CARB)
     clip_model: str = _path("ViT-B/16")
     prompt_templates: str = _path("clip85", group=RESULT)
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: TeacherSettings = TEACHERS["maskclip"]
 
     # network and optimiser
     backbone: str = "resnet50"
@@ -181,13 +132,13 @@ class Config:
     backbone_weights_partial: bool = False
     output_stride: Literal[4, 8, 16] = 8
     aspp: Literal["v3", "v2"] = "v3"
-    aspp_dilations: tuple[int, ...] = _key((12, 24, 36), 1)
-    dropout: float = _key(0.0, 0, 1)
+    aspp_dilations: tuple[int, ...] = setting((12, 24, 36), 1)
+    dropout: float = setting(0.0, 0, 1)
     classifier: Literal["text", "conv"] = "text"
-    min_lr: float = _key(0.0001, 0)
-    poly_power: float = _key(0.9, 0)
-    momentum: float = _key(0.9, 0, 1)
-    weight_decay: float = _key(0.0005, 0)
+    min_lr: float = setting(0.0001, 0)
+    poly_power: float = setting(0.9, 0)
+    momentum: float = setting(0.9, 0, 1)
+    weight_decay: float = setting(0.0005, 0)
 
     # leave alone
     sync_region_stats: bool = False
@@ -195,7 +146,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts: what YAML and a checkpoint can hold."""
-        values = _plain(dataclasses.asdict(self))
+        values = plain(dataclasses.asdict(self))
         if values["teacher"]["stored"]:
             del values["teacher"]["stored"]["stored"]
         return values
@@ -204,12 +155,6 @@ class Config:
     def stored_teacher(self) -> TeacherSettings:
         """The teacher of the masks that gen_clip_masks.py stores."""
         return self.teacher.stored or self.teacher
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
-    return list(value) if isinstance(value, tuple) else value
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
@@ -249,23 +194,6 @@ def flatten(values: dict[str, Any]) -> dict[str, Any]:
     if isinstance(stored, dict) and "preset" not in stored:
         flat["teacher.stored"] = name_teacher(stored)
     return flat
-
-
-def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
-    """The preset with these parts, or a mapping: the nearest preset and the parts that differ.
-
-    Missing parts have their defaults. The result is a valid value of `teacher`.
-    """
-    parts = {key: value for key, value in parts.items() if key != "stored"}
-
-    def differing(preset: str) -> dict[str, Any]:
-        usual = _plain(dataclasses.asdict(PRESETS["teacher"][preset]))
-        whole = dataclasses.asdict(TeacherSettings()) | parts
-        return {key: one for key, one in _plain(whole).items() if one != usual[key]}
-
-    nearest = min(PRESETS["teacher"], key=lambda preset: len(differing(preset)))
-    others = differing(nearest)
-    return {"preset": nearest} | others if others else nearest
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
@@ -402,7 +330,7 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
         },
     )
     if group == "teacher":
-        _check_teacher(settings, source, key)
+        check_teacher(settings, source, key)
     if stored is None and of_stored:
         stored = name_teacher(dataclasses.asdict(settings))
     if stored is not None:
@@ -422,56 +350,6 @@ def save_config(config: Config, path: str | Path) -> None:
     text = yaml.safe_dump(config.to_dict(), sort_keys=False, default_flow_style=None)
     with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _check_teacher(teacher: TeacherSettings, source: str, key: str) -> None:
-    """Refuse parts that exclude each other; models/clip_features.py knows what CLIP's tower can."""
-
-    def refuse(found: str, reason: str) -> None:
-        raise InputError(f"{source}: '{key}' has {found}: {reason}")
-
-    attention = f"attention: {teacher.attention}"
-    if teacher.attention == "calibrated" and (teacher.residual or teacher.mlp):
-        refuse(
-            attention,
-            f"it has no residual and no MLP; set {key}.residual=false {key}.mlp=false",
-        )
-    if teacher.gaussian_std > 0 and teacher.attention in ("value", "calibrated"):
-        refuse(
-            f"gaussian_std: {teacher.gaussian_std:g} with {attention}",
-            "the Gaussian is added to the logits of qk, qq or kk; "
-            f"set {key}.gaussian_std=0, or {key}.attention=kk",
-        )
-    if teacher.middle_blocks and teacher.attention in ("value", "calibrated"):
-        refuse(
-            f"middle_blocks: {list(teacher.middle_blocks)} with {attention}",
-            "the attention of middle blocks is mixed into qk, qq, kk or qq+kk; "
-            f"set {key}.middle_blocks=[] {key}.middle_weight=0, or another attention",
-        )
-    if bool(teacher.middle_blocks) != (teacher.middle_weight > 0):
-        refuse(
-            f"middle_blocks: {list(teacher.middle_blocks)} with middle_weight: "
-            f"{teacher.middle_weight:g}",
-            f"one needs the other, e.g. {key}.middle_blocks=[5,6,7,8] {key}.middle_weight=0.2",
-        )
-    if teacher.calibrated_blocks and teacher.calibrated_blocks[2] > teacher.calibrated_blocks[3]:
-        refuse(
-            f"calibrated_blocks: {list(teacher.calibrated_blocks)}",
-            "they are low, middle, first, last, and the sum goes from first to last",
-        )
-    if teacher.stride and not teacher.window:
-        refuse(f"stride: {list(teacher.stride)}", f"there are no windows; set {key}.window too")
-    if teacher.stride and any(s > w for s, w in zip(teacher.stride, teacher.window, strict=True)):
-        refuse(
-            f"stride: {list(teacher.stride)} with window: {list(teacher.window)}",
-            "pixels between the windows would have no scores; a stride is at most the window",
-        )
-    if teacher.window and teacher.short_side and min(teacher.window) > teacher.short_side:
-        refuse(
-            f"window: {list(teacher.window)} with short_side: {teacher.short_side}",
-            f"the window is larger than the image; set a larger {key}.short_side or a smaller "
-            f"{key}.window",
-        )
 
 
 def _check_windows(config: Config, source: str) -> None:

@@ -1,13 +1,26 @@
-"""Validation of one value of a config: type, choices and limits."""
+"""One value of a config: its limits, and its validation by type, choices and limits."""
 
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Literal
 
 from utils.old_config import moved
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
+
+
+def setting(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """A key with limits of its numbers, or in another group of utils/config.py than RESULT."""
+    return field(default=default, metadata={"low": low, "high": high} | more)
+
+
+def plain(value: Any) -> Any:
+    """Dicts, tuples and others -> dicts, lists and others, as JSON and YAML have them."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:

@@ -222,6 +222,9 @@ def test_config_key(capsys) -> None:
         printed = capsys.readouterr().out
         assert printed == f"{expected}\n"
         assert yaml.safe_load(printed) == yaml.safe_load(expected)
+    config_key.main(["configs/strong/camvid.yaml", "teacher.stored"])
+    config_key.main(["configs/strong/camvid.yaml", "teacher.window"])
+    assert capsys.readouterr().out == "strong\nnull\n"
     with pytest.raises(SystemExit) as stopped:
         config_key.main(["configs/tiny_cpu.yaml", "carbs"])
     assert stopped.value.code == 2
