@@ -83,9 +83,9 @@ def compare(case: Case, options: Options) -> Entry:
     gc.collect()
     ways = (case.official, case.ours)
     for way in ways:
-        _time(way, options.device, 1)
+        timed(way, options.device, 1)
     rounds = max(2, case.rounds // 2) if options.quick else case.rounds
-    samples = [[_time(way, options.device, case.units) for way in ways] for _ in range(rounds)]
+    samples = [[timed(way, options.device, case.units) for way in ways] for _ in range(rounds)]
     official, ours = zip(*samples, strict=True)
     by_cpu, by_wall = (
         [first[kind] / second[kind] for first, second in samples] for kind in ("cpu", "wall")
@@ -104,7 +104,7 @@ def compare(case: Case, options: Options) -> Entry:
     return entry | {"note": case.note(entry) if case.note else ""}
 
 
-def _time(way: Way, device: str, units: int) -> dict[str, float]:
+def timed(way: Way, device: str, units: int) -> dict[str, float]:
     """CPU-seconds of all threads and wall seconds of `way`, per unit of work."""
     wait(device)
     cpu, wall = time.process_time(), time.perf_counter()

@@ -19,15 +19,15 @@ def official_config(**changes: Any) -> Config:
     return config_from_dict(load_config(OFFICIAL).to_dict() | changes, str(OFFICIAL))
 
 
-def random_visual(seed: int = 0) -> nn.Module:
-    """The image tower of CLIP ViT-B/16, frozen.
+def random_visual(seed: int = 0, width: int = 768) -> nn.Module:
+    """The image tower of CLIP ViT-B/16, frozen; with another `width`, a multiple of 64, a smaller.
 
     Matrices have unit gain: with OpenAI's initial weights all positions of an image would get
     nearly the same feature, and one class would win everywhere.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):  # skips drawing initial weights, which takes a second
-        visual = openai_clip().model.VisionTransformer(224, 16, 768, 12, 12, 512)
+        visual = openai_clip().model.VisionTransformer(224, 16, width, 12, width // 64, 512)
     visual = visual.to_empty(device="cpu").requires_grad_(False).eval()
     for name, parameter in visual.named_parameters():
         parameter.normal_(generator=generator)

@@ -53,21 +53,21 @@ def measure(way: str, options: Options) -> dict[str, float]:
     else:
         step = our_way(setting(options), True, device, **OURS[way])
     on_gpu = device.startswith("cuda")
-    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else _resident("VmRSS")
+    before = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident("VmRSS") / 2**20
     for _ in range(STEPS):
         step()
-    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _resident("VmHWM")
+    peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident("VmHWM") / 2**20
     return {"before": before, "peak": peak}
 
 
-def _resident(key: str) -> float:
-    """Resident memory in MiB: current (VmRSS) or peak (VmHWM).
+def resident(key: str) -> int:
+    """Resident memory in bytes: current (VmRSS) or peak (VmHWM).
 
     Not from getrusage, whose peak includes the parent process.
     """
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(key + ":"):
-            return int(line.split()[1]) / 1024
+            return int(line.split()[1]) * 1024
     raise AssertionError(f"no {key} in /proc/self/status")
 
 

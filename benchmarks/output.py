@@ -120,7 +120,9 @@ def train_warmup(
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median, lowest and highest value as text."""
+    """Median, lowest and highest value as text; a single value alone."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
     return ranged(statistics.median(values), min(values), max(values))
 
 
