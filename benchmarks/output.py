@@ -119,11 +119,11 @@ def train_warmup(
 # --- numbers in words
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], form: str = ".3g") -> str:
     """Median, lowest and highest value as text; a single value alone."""
     if len(values) == 1:
-        return f"{values[0]:.3g}"
-    return ranged(statistics.median(values), min(values), max(values))
+        return f"{values[0]:{form}}"
+    return ranged(statistics.median(values), min(values), max(values), form)
 
 
 def ranged(middle: float, low: float, high: float, form: str = ".3g") -> str:

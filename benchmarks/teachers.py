@@ -120,7 +120,7 @@ def measure(
     Above what the process holds before the first mask: Python, model and image.
     """
     device, on_gpu = options.device, _on_gpu(options)
-    teacher = build_teacher(preset, options).to(device)
+    teacher = build_teacher(preset, options, precision == "bf16").to(device)
     generator = torch.Generator().manual_seed(0)
     image = normalize(random_images(1, size, generator), "clip").to(device)
     labels = random_labels(1, generator).to(device)
@@ -142,13 +142,13 @@ def measure(
     return {"seconds": seconds, "peak": (peak - before) / 1e6}
 
 
-def build_teacher(preset: str, options: Options) -> MaskCLIP:
+def build_teacher(preset: str, options: Options, bf16: bool = False) -> MaskCLIP:
     """The teacher of configs/cityscapes.yaml with the parts of `preset`, on the CPU."""
     config = load_config(ROOT / "configs" / "cityscapes.yaml", [f"teacher={preset}"])
     visual = random_visual(width=QUICK_WIDTH if options.quick else WIDTH)
     generator = torch.Generator().manual_seed(1)
     text = F.normalize(torch.randn(CLASSES, visual.output_dim, generator=generator), dim=1)
-    return MaskCLIP(visual, text, build_maskclip_options(config))
+    return MaskCLIP(visual, text, build_maskclip_options(config), bf16)
 
 
 def _on_gpu(options: Options) -> bool:
@@ -166,8 +166,9 @@ def table(report: dict[str, Any]) -> str:
     for result in report["results"]:
         case = _case(result["size"], result["precision"])
         verdicts = [verdict(result, key) for key in ("ratio", "peak")]
-        numbers = [spread(result[key]) for key in ("seconds", "ratio", "peak")]
-        row = [f"`{result['preset']}`", *numbers[:2], verdicts[0], numbers[2], verdicts[1]]
+        times = [spread(result[key]) for key in ("seconds", "ratio")]
+        peak = spread(result["peak"], ".0f")
+        row = [f"`{result['preset']}`", *times, verdicts[0], peak, verdicts[1]]
         rows.setdefault(case, []).append(row)
         missed += [
             f"{result['preset']} at {case} ({text})" for text in verdicts if text.endswith("MISSED")
