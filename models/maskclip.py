@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE_INDEX
 from models.clip_features import (
     MaskCLIPOptions,
+    check_options,
     dense_features,
     grid_stride,
     round_to_bf16,
@@ -41,6 +42,7 @@ class MaskCLIP(nn.Module):
             round_to_bf16(self.visual)
         self.register_buffer("text_embeddings", text_embeddings.detach().clone())
         self.options = options or MaskCLIPOptions()
+        check_options(self.visual, self.options)
 
     def train(self, mode: bool = True) -> "MaskCLIP":
         """Stay in eval mode: the ResNet towers have batch norm."""

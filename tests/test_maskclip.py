@@ -286,6 +286,23 @@ def test_position_embedding(vit):
         assert_near(resized[2, 7], by_hand)
 
 
+def test_position_embedding_with_offset(vit):
+    """Row i of 7 lies at (i + 0.5) * 4 / 7.1 - 0.5 of the stored 4; "grid" divides by 7."""
+    offset = replace(DEFAULT, position_embedding="offset")
+    assert position_embedding(vit, (2, 8), offset) is vit.positional_embedding
+
+    def cubic_weights(place):  # of the four stored places 0 .. 3, where 1 <= place < 2
+        distance = (torch.arange(4) - place).abs()
+        near = 1.25 * distance**3 - 2.25 * distance**2 + 1
+        far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        return torch.where(distance <= 1, near, far)
+
+    resized = position_embedding(vit, (7, 9), offset)[1:].unflatten(0, (7, 9))
+    rows, columns = cubic_weights(3.5 * 4 / 7.1 - 0.5), cubic_weights(4.5 * 4 / 9.1 - 0.5)
+    stored = vit.positional_embedding[1:].unflatten(0, (4, 4))
+    assert_near(resized[3, 4], torch.einsum("i,j,ijc->c", rows, columns, stored))
+
+
 def test_clip_stays_as_it_was(vit):
     before = copy.deepcopy(vit.state_dict())
     image = random(1, 3, 32, 32)
