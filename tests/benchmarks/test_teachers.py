@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import teachers
 from benchmarks.harness import Options
@@ -79,6 +80,27 @@ def test_the_peak_is_that_above_the_model(monkeypatch) -> None:
     monkeypatch.setattr(teachers, "resident", resident.__getitem__)
     found = teachers.measure("fast", SIZE, "fp32", QUICK)
     assert found["peak"] == 1250 and found["seconds"] > 0
+
+
+def test_on_a_gpu_the_peak_is_that_of_one_mask(monkeypatch) -> None:
+    """With stand-ins for CUDA: its peak is read once, before the calls that are timed."""
+    masks, read_after = [], []
+    whole = teachers.MaskCLIP.forward
+
+    def forward(self: Any, *arguments: Any) -> Any:
+        masks.append(self.visual.proj.dtype)
+        return whole(self, *arguments)
+
+    def peak() -> int:
+        read_after.append(len(masks))
+        return 7_000_000
+
+    monkeypatch.setattr(teachers.MaskCLIP, "forward", forward)
+    monkeypatch.setattr(teachers, "_on_gpu", lambda options: True)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda: 2_000_000)
+    monkeypatch.setattr("torch.cuda.max_memory_allocated", peak)
+    assert teachers.measure("fast", SIZE, "bf16", QUICK)["peak"] == 5
+    assert read_after == [1] and masks == [torch.bfloat16] * (1 + teachers.GPU_CALLS)
 
 
 def test_a_teacher_has_the_parts_of_its_preset() -> None:
