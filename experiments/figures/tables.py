@@ -101,7 +101,7 @@ def suite_table(suite: Suite, out: Path) -> Figure:
     )
     if reasons:
         caption += f" Not comparable with the paper's numbers: {'; '.join(sorted(reasons))}."
-    elif not found:
+    elif suite.trains and not found:
         caption += " Not in the paper's tables: the run folders are not here."
     left = ", ".join(name for name, row in rows.items() if not row["metrics"])
     name = f"suite_{suite.slug}"
