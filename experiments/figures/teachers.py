@@ -1,7 +1,8 @@
 """Teachers side by side: scores, time and memory of their masks, and the masks of some images.
 
-They are the rows of masks of a suite (experiments/suites/cityscapes_readouts.yaml). The chart needs
-matplotlib.
+They are the rows of masks of a suite (experiments/suites/cityscapes_readouts.yaml). In a suite that
+also trains (cityscapes_teachers.yaml), rows are named "<teacher>, masks" and "<teacher>, <network>".
+The chart needs matplotlib.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,13 @@ from experiments.figures.style import (
     WIDTH,
     Figure,
     Missing,
+    count,
     markdown,
     plotting,
     save_data,
     save_figure,
 )
-from experiments.numbers import MEASURES, Scores, percent, scores_of
+from experiments.numbers import MEASURES, Scores, percent, scores_of, spread
 from experiments.suite_file import Row
 from utils.config import config_from_dict
 from utils.safe.errors import InputError
@@ -71,6 +73,7 @@ def read_teachers(suite: Suite) -> list[Teacher]:
         seconds, memory = (_number(cost, key) for key in ("seconds_per_image", "peak_memory"))
         folder = suite.folder / Row(name, "masks", {}).folder(0)
         memory = None if memory is None else memory / 2**30
+        name = name.removesuffix(", masks")
         found.append(Teacher(name, folder, scores_of(score), seconds, memory, cost))
     return found
 
@@ -93,7 +96,7 @@ def scores_and_cost(teachers: list[Teacher], suite: Suite, title: str, out: Path
         f"{_measured(teachers)}.",
         images=save_figure(lambda width: _chart(teachers, width), out, name),
         data=save_data(out, name, {"suite": str(suite.folder), "teachers": values}),
-        tables=(table(teachers),),
+        tables=(table(teachers), *filter(None, [table_of_networks(suite)])),
     )
 
 
@@ -111,21 +114,37 @@ def table(teachers: list[Teacher]) -> str:
     return markdown(["teacher", *MEASURES, "seconds an image", "peak memory, GiB"], rows)
 
 
+def table_of_networks(suite: Suite) -> str:
+    """Markdown: mIoU in % of each teacher's masks and of what learned from it; empty without."""
+    if not suite.trains:
+        return ""
+    found: dict[str, dict[str, str]] = {}
+    for name, row in suite.content["rows"].items():
+        teacher, _, what = name.rpartition(", ")
+        text = (
+            spread(row["mean"].get("mIoU"), row["std"].get("mIoU")) if row["seeds"] else "not run"
+        )
+        found.setdefault(teacher, {})[what] = text
+    columns = dict.fromkeys(what for cells in found.values() for what in cells)
+    rows = [[name, *(cells.get(what, "") for what in columns)] for name, cells in found.items()]
+    return markdown(["mIoU, %", *columns], rows)
+
+
 def _measured(teachers: list[Teacher]) -> str:
     """Where time and memory were measured."""
-    costs = [t.cost for t in teachers if t.seconds is not None]
+    costs = [teacher.cost for teacher in teachers if teacher.seconds is not None]
     if not costs:
         return "not measured"
-    on_cpu = {c.get("device") for c in costs} == {"cpu"}
+    on_cpu = [cost.get("device") == "cpu" for cost in costs]
     places = dict.fromkeys(
-        f"{c.get('threads')} threads of a CPU" if c.get("device") == "cpu" else str(c.get("device"))
-        for c in costs
+        f"{count(cost.get('threads'), 'thread')} of a CPU" if cpu else str(cost.get("device"))
+        for cost, cpu in zip(costs, on_cpu, strict=True)
     )
-    kind = "of the process" if on_cpu else "of the process on a CPU, of tensors on a GPU"
-    images = sorted({c.get("images") for c in costs})
+    kinds = ["of the process"] * any(on_cpu) + ["of tensors on the GPU"] * (not all(on_cpu))
+    images = dict.fromkeys(str(cost.get("images")) for cost in costs)
     return (
-        f"median time over {' or '.join(map(str, images))} images with reading left out, and peak "
-        f"memory {kind}, on {' or '.join(places)}"
+        f"median time over {' or '.join(images)} images, reading left out, and peak memory "
+        f"{' or '.join(kinds)}, on {' or '.join(places)}"
     )
 
 
