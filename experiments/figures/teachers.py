@@ -1,10 +1,11 @@
 """Teachers side by side: scores, time and memory of their masks, and the masks of some images.
 
-They are the rows of masks of a suite (experiments/suites/cityscapes_readouts.yaml). In a suite that
-also trains (cityscapes_teachers.yaml), rows are named "<teacher>, masks" and "<teacher>, <network>".
-The chart needs matplotlib.
+They are the rows of masks of a suite (experiments/suites/cityscapes_readouts.yaml). Where it also
+trains (cityscapes_teachers.yaml), rows are named "<teacher>, masks" and "<teacher>, <network>". The
+chart needs matplotlib.
 """
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,7 +55,7 @@ def draw(suites: Sequence[Suite], images: int | Sequence[str], out: Path) -> lis
     figures = []
     for suite in suites:
         if teachers := read_teachers(suite):
-            label = f" of {suite.label}" * (len(suites) > 1)
+            label = f": {suite.label}" * (len(suites) > 1)
             figures.append(scores_and_cost(teachers, suite, f"Teachers{label}", out))
             figures.append(
                 side_by_side(teachers, suite, f"Masks of the teachers{label}", images, out)
@@ -121,9 +122,8 @@ def table_of_networks(suite: Suite) -> str:
     found: dict[str, dict[str, str]] = {}
     for name, row in suite.content["rows"].items():
         teacher, _, what = name.rpartition(", ")
-        text = (
-            spread(row["mean"].get("mIoU"), row["std"].get("mIoU")) if row["seeds"] else "not run"
-        )
+        mean, std = (row[key].get("mIoU") for key in ("mean", "std"))
+        text = spread(mean, std) if row["seeds"] else "not run"
         found.setdefault(teacher, {})[what] = text
     columns = dict.fromkeys(what for cells in found.values() for what in cells)
     rows = [[name, *(cells.get(what, "") for what in columns)] for name, cells in found.items()]
@@ -160,31 +160,34 @@ def _chart(teachers: list[Teacher], width: float) -> Any:
     layout: dict[str, Any] = {"nrows": number}
     if wide:
         layout = {"ncols": number, "width_ratios": [2.2, *[1] * len(costs)], "sharey": True}
-    height = (0.24 * len(teachers) + 0.9) * (1 if wide else number)
+    names = [teacher.name if wide else textwrap.fill(teacher.name, 20) for teacher in teachers]
+    lines = sum(name.count("\n") / 2 + 1 for name in names)
+    height = (0.24 * lines + 0.9) * (1 if wide else number)
     figure, axes = pyplot.subplots(
         figsize=(width, height), layout="constrained", squeeze=False, **layout
     )
     for row in rows:
-        values = [v for v in teachers[row].scores.values() if v is not None]
-        axes.flat[0].plot([min(values), max(values)], [row, row], color="0.8", zorder=1)
+        values = [value for value in teachers[row].scores.values() if value is not None]
+        if values:
+            axes.flat[0].plot([min(values), max(values)], [row, row], color="0.8", zorder=1)
     for measure, (colour, marker) in _STYLES.items():
-        points = [(t.scores[measure], row) for row, t in enumerate(teachers)]
+        points = [(teacher.scores[measure], row) for row, teacher in enumerate(teachers)]
         points = [point for point in points if point[0] is not None]
         if points:
             label = "all classes" if measure == "mIoU" else measure
             axes.flat[0].scatter(*zip(*points, strict=True), 26, colour, marker, label=label)
-    axes.flat[0].set_title("mIoU of the masks, %")
+    axes.flat[0].set_title("mIoU, %")
     for ax, (name, values) in zip(axes.flat[1:], costs.items(), strict=True):
         bars = ax.barh(rows, [value or 0 for value in values], 0.6, color=GREY)
-        ax.bar_label(
-            bars, ["-" if v is None else f"{v:.3g}" for v in values], padding=3, fontsize=8
-        )
+        texts = ["-" if value is None else f"{value:.2g}" for value in values]
+        ax.bar_label(bars, texts, padding=3, fontsize=8)
         ax.set_title(name)
-        ax.margins(x=0.25)
-        ax.set_xlim(left=0)
+        ax.margins(x=0.3)
     for ax in axes.flat:
-        ax.set_yticks(rows, [teacher.name for teacher in teachers])
+        ax.set_yticks(rows, names)
         ax.set_ylim(len(teachers) - 0.5, -0.5)
+        low, high = ax.get_xlim()
+        ax.set_xlim(min(low, 0) if ax is axes.flat[0] else 0, high)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
