@@ -179,7 +179,8 @@ def _chart(teachers: list[Teacher], width: float) -> Any:
     axes.flat[0].set_title("mIoU, %")
     for ax, (name, values) in zip(axes.flat[1:], costs.items(), strict=True):
         bars = ax.barh(rows, [value or 0 for value in values], 0.6, color=GREY)
-        texts = ["-" if value is None else f"{value:.2g}" for value in values]
+        digits = [".2g" if (value or 0) < 10 else ".0f" for value in values]
+        texts = ["-" if v is None else f"{v:{d}}" for v, d in zip(values, digits, strict=True)]
         ax.bar_label(bars, texts, padding=3, fontsize=8)
         ax.set_title(name)
         ax.margins(x=0.3)
