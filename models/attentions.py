@@ -74,8 +74,8 @@ def gaussian_bias(grid: tuple[int, int], std: float, like: Tensor) -> Tensor:
     """NACLIP's neighbourhood: exp(-distance^2 / (2 std^2)) of two patches, in patches: (L, L).
 
     1 on the diagonal, 0 in the row and the column of the class token; dtype and device of `like`.
-    Hajimiri et al. 2025, Sec. 3.2. It factors into rows and columns of the grid. Making it costs
-    less than 1 % of the attention, so it is not kept between images.
+    # official code: a convolution of size N x N / here: the product of a Gaussian over rows and
+    # one over columns, made anew for each batch.
     """
     height, width = grid
     length = 1 + height * width

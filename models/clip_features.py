@@ -17,6 +17,7 @@ from models.attentions import join_heads, last_attention, query_key_value
 from models.clip_miniature import output_stride
 from models.kernels.cpu_speed import attention, linear
 from utils.safe.errors import InputError
+from utils.teacher_settings import check_teacher
 
 QUERY, KEY, VALUE = 0, 1, 2
 
@@ -80,7 +81,8 @@ def dense_features(
 
 
 def check_options(visual: nn.Module, options: MaskCLIPOptions) -> None:
-    """Raise InputError where this image tower can't have the attention of the options."""
+    """Raise InputError where options exclude each other, or this image tower can't have them."""
+    check_teacher(options, "MaskCLIPOptions", "teacher")
     if is_resnet(visual):
         if options.attention != "value":
             raise InputError(

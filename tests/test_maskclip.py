@@ -433,6 +433,13 @@ def test_pamr_refines_at_the_size_of_the_scores(vit):
     assert MaskCLIP(vit, text_rows()).refine(scores, image) is scores
 
 
+def test_options_that_exclude_each_other_are_refused_without_a_config(vit):
+    with pytest.raises(InputError, match="gaussian_std: 5 with attention: value"):
+        MaskCLIP(vit, text_rows(), MaskCLIPOptions(gaussian_std=5.0))
+    with pytest.raises(InputError, match="calibrated.*no residual"):
+        MaskCLIP(vit, text_rows(), MaskCLIPOptions(attention="calibrated"))
+
+
 def test_labels_filter_windows_and_pamr_before_as_after(vit):
     """Both are linear in the scores of a class, so that other classes may be left out before."""
     image, maskclip = random(2, 3, 48, 64), MaskCLIP(vit, text_rows(), WINDOWS)
@@ -454,10 +461,18 @@ def test_labels_filter_windows_and_pamr_before_as_after(vit):
 
 
 @pytest.mark.parametrize(
-    "options, size", [(WINDOWS, (31, 90)), (replace(WINDOWS, short_side=31), (64, 64))]
+    "options, size, message",
+    [
+        (WINDOWS, (31, 90), r"window of 32x32 pixels is larger than .* 31x90"),
+        (
+            replace(WINDOWS, short_side=40, window=(32, 48)),
+            (64, 64),
+            r"window of 32x48 pixels is larger than .* 40x40",
+        ),
+    ],
 )
-def test_a_window_larger_than_the_image_is_refused(vit, options, size):
-    with pytest.raises(InputError, match=r"window of 32x32 pixels is larger than .* 31x"):
+def test_a_window_larger_than_the_image_is_refused(vit, options, size, message):
+    with pytest.raises(InputError, match=message):
         MaskCLIP(vit, text_rows(), options).upsampled_scores(random(1, 3, *size), size)
 
 
