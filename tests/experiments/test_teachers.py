@@ -157,7 +157,7 @@ def test_the_page_of_a_suite_that_trains_nothing(folder, monkeypatch, capsys) ->
     assert page.count('class="gallery"') == 2
     assert "has no run folders beside it" not in page
     assert "standard deviation over the seeds, then" not in page
-    assert "problem" not in capsys.readouterr().err
+    assert "3 figures drawn" in capsys.readouterr().out  # and the table of the suite
 
 
 def test_estimate_of_the_time(tmp_path, monkeypatch) -> None:
