@@ -1,15 +1,14 @@
 """Make CLIP's pseudo-masks of a split, at the size of the images (Eq. 1 and Fig. 3 of the paper).
 
 Reads the images and their image-level labels; writes OUT/<image id>.png (class ids, paletted; 255
-where an image has no label) and OUT/meta.json, with what the masks were made from; with
-``templates: experts`` also OUT/experts.json, the templates chosen for each class.
+where an image has no label), OUT/meta.json with what the masks were made from, and OUT/cost.json
+with time and memory; with ``templates: experts`` also OUT/experts.json, each class's templates.
 
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
 Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. Run the same command again to resume, on any
-number of processes. --score and --save-vis do the same as `eval.py --masks OUT`, --save-vis without
-scores.
+number of processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vis without scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -24,7 +23,7 @@ from datasets.fingerprint import data_of_masks
 from datasets.ids import require
 from datasets.labels import load_classes, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder, score_masks
+from datasets.mask_folder import COST, check_no_inputs, mask_writer, open_mask_folder, score_masks
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
@@ -35,6 +34,7 @@ from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
 from utils.cli import add_trust, grid, number, parser, path
 from utils.config import load_config, name_teacher
+from utils.cost import measured
 from utils.distributed import autocast, cleanup, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> None:
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
-            for sample in progress(loader, "masks", ranks):
+            for sample in measured(progress(loader, "masks", ranks), out / COST, ranks):
                 image = normalize(sample["image"][None].to(device), rules.clip_normalization)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
                 score = partial(teacher.upsampled_scores, image_labels=present)

@@ -28,6 +28,7 @@ from utils.safe.errors import InputError
 from utils.safe.files import UNFINISHED, parse_json, write_json
 from utils.visualize import legend, overlay, save_image, save_mask
 
+COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
 _WRITERS = 2
 
 
@@ -108,7 +109,7 @@ def mask_writer(
     file = folder / "meta.json"
     if ranks.is_main and overwrite:
         print(f"--overwrite: making all masks in {folder} again")
-        for old in (file, *(folder / f"{name}.png" for name in names)):
+        for old in (file, folder / COST, *(folder / f"{name}.png" for name in names)):
             old.unlink(missing_ok=True)
     if ranks.is_main and not file.exists():
         versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}

@@ -1,17 +1,17 @@
 """Train and score all rows of an ablation for several seeds, then print its tables.
 
 Reads a suite file (demo/suites/demo_ablation.yaml explains its keys) and the config it names;
-writes OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log),
-OUT/ablation.json and OUT/ablation.md.
+writes OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log), or for a row of
+masks OUT/<row>-masks/ (a folder of gen_clip_masks.py), OUT/ablation.json and OUT/ablation.md.
 
     python -m experiments.ablation demo/suites/demo_ablation.yaml --out runs/demo_ablation --jobs 2
     python -m experiments.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m experiments.ablation ... --table-only
 
-The order is: pseudo-masks, rows without CARB, rows with CARB. Rows that differ only in CARB's keys
-share one warm-up: the row without CARB that has the same settings, which is trained even if --rows
-leaves it out. Without such a row, OUT/<row>-start_<seed>/ is trained up to CARB's start. Run the
-same command again to resume; scored runs are skipped. The jobs share the GPUs of
+The order is: pseudo-masks, rows without CARB (of masks too), rows with CARB. Rows that differ only
+in CARB's keys share one warm-up: the row without CARB that has the same settings, which is trained
+even if --rows leaves it out. Without such a row, OUT/<row>-start_<seed>/ is trained up to CARB's
+start. Run the same command again to resume; scored runs are skipped. The jobs share the GPUs of
 CUDA_VISIBLE_DEVICES.
 """
 
@@ -23,6 +23,7 @@ import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
         masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
-        print(f"{len(plain)} runs to train without CARB and {len(carb)} with it", flush=True)
+        print(f"{len(plain)} rows to run without CARB and {len(carb)} with it", flush=True)
         if run_jobs(masks, parallel):
             raise InputError("nothing was trained: the pseudo-masks failed, see above")
         failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
@@ -98,7 +99,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def plan(
     suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
 ) -> tuple[list[Job], list[Job], list[Job]]:
-    """Jobs left to do: masks; rows without CARB and warm-ups, seed by seed; rows with CARB.
+    """Jobs left to do: masks to train on; rows without CARB and warm-ups, seed by seed; with CARB.
 
     Raises InputError when a folder holds a run of other settings.
     """
@@ -106,6 +107,10 @@ def plan(
 
     def add(row: Row, seed: int, init: Path | None = None) -> None:
         folder = out / row.folder(seed)
+        if row.stage == "masks":
+            made = mask_command(suite, suite.settings_of(row, seed), folder)
+            todo[folder] = row, Job(folder.name, [made], folder / "job.log")
+            return
         train = [*SCRIPTS[row.stage], "--config", suite.config]
         train += as_arguments(suite.settings_of(row, seed))
         train += ["--init", str(init)] * bool(init) + ["--run-dir", str(folder)]
@@ -142,15 +147,20 @@ def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
     command = ["gen_clip_masks.py", "--config", suite.config]
     train: list[list[str]] = []
     for row in rows:
-        if row.stage != "supervised" and suite.config_of(row, 0).views != "dual":
+        if row.stage not in ("masks", "supervised") and suite.config_of(row, 0).views != "dual":
             settings = suite.settings_of(replace(row, stage="warmup"), 0) | {"views": "base"}
             one = command + as_arguments(settings)  # the same for all seeds and views
             train += [one] * (one not in train)
     name = f"pseudo_masks_{suite.split}"
-    score = command + as_arguments(suite.settings)
-    score += ["--split", suite.split, "--out", str(out / name), "--score"]
+    score = mask_command(suite, suite.settings, out / name)
     jobs = [Job("pseudo_masks", train, out / "pseudo_masks.log")] if train else []
     return [*jobs, Job(name, [score], out / f"{name}.log")]
+
+
+def mask_command(suite: Suite, settings: dict[str, Any], folder: Path) -> list[str]:
+    """The command that makes and scores masks of the suite's split in `folder`."""
+    command = ["gen_clip_masks.py", "--config", suite.config, *as_arguments(settings)]
+    return [*command, "--split", suite.split, "--out", str(folder), "--score"]
 
 
 if __name__ == "__main__":

@@ -86,7 +86,8 @@ def class_table(networks: dict[str, list[dict[str, Any]]]) -> str:
 def suite_tables(content: dict[str, Any]) -> str:
     """Markdown of an ablation.json: pseudo-masks and rows, then a table for each contrast."""
     rows, masks = content["rows"], content.get("pseudo_masks")
-    seeds = sorted({seed for row in rows.values() for seed in row["seeds"]}, key=int)
+    trained = [row for row in rows.values() if row["stage"] != "masks"]
+    seeds = sorted({seed for row in trained for seed in row["seeds"]}, key=int)
     first = []
     if masks:
         values = map(percent, scores_of(masks).values())
@@ -113,12 +114,12 @@ def _lines(
     """Rows of name, number of seeds, means and each seed's mIoU; `summaries`: see `summary`."""
     lines = []
     for name, line in summaries.items():
-        cells = ["not run"]
+        masks, cells = line.get("stage") == "masks", ["not run"]  # masks: one for all seeds
         if line["seeds"]:
             cells = [spread(line["mean"].get(key), line["std"].get(key), sign) for key in MEASURES]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
-            cells += [percent(value, sign) for value in values]
-        lines.append([name, len(line["seeds"]), *cells])
+            cells += ["" if masks else percent(value, sign) for value in values]
+        lines.append([name, "-" if masks else len(line["seeds"]), *cells])
     return lines
 
 

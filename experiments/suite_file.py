@@ -11,7 +11,7 @@ from utils.safe.errors import InputError
 from utils.safe.paths import expand
 from utils.safe.yaml_file import read_yaml
 
-STAGES = ("supervised", "warmup", "carb")
+STAGES = ("masks", "supervised", "warmup", "carb")
 KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
 # Keys that a row may not set, and the reason.
 DECIDED = {
@@ -23,7 +23,7 @@ DECIDED = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: the stage that trains it and the config values it changes."""
+    """One row of the table: its stage and the config values it changes."""
 
     name: str
     stage: str
@@ -35,7 +35,9 @@ class Row:
         return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
 
     def folder(self, seed: int) -> str:
-        """Name of the run folder."""
+        """Name of the run folder; masks have one for all seeds."""
+        if self.stage == "masks":
+            return f"{self.slug}-masks"
         start = "-start" if self.stage == "start" else ""  # no slug has a '-'
         return f"{self.slug}{start}_{seed}"
 
@@ -61,6 +63,7 @@ class Suite:
         """
         both = self.settings | row.settings
         used = {k: v for k, v in both.items() if row.stage == "carb" or k not in keys_of(CARB)}
+        seed = 0 if row.stage == "masks" else seed
         return used | {"carb": row.stage in ("carb", "start"), "seed": seed}
 
     def config_of(self, row: Row, seed: int) -> Config:

@@ -4,10 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from datasets.mask_folder import COST
 from experiments.numbers import difference, scores_of, suite_tables, summary
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
-from utils.config import UPKEEP, flatten, keys_of, load_config
+from utils.config import UPKEEP, config_from_dict, flatten, keys_of, load_config
 from utils.made_from import changed, listed
 from utils.run_folder import git
 from utils.safe.errors import InputError
@@ -19,15 +20,22 @@ Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] | None:
     """metrics.json of a run; None until the run is complete and its last.pt is scored.
 
-    Raises InputError when the folder holds a run with other settings. Unlike for resuming, file
-    names count as settings: otherwise the table might mix data sets.
+    Of a row of masks: score.json, with cost.json as "cost". Raises InputError when the folder holds
+    a run with other settings. Unlike for resuming, file names count as settings: otherwise the
+    table might mix data sets.
     """
     config, folder = suite.config_of(row, seed), out / row.folder(seed)
-    metrics = folder / f"eval_{suite.split}" / "metrics.json"
-    saved, last = folder / "config.yaml", folder / "last.pt"
-    if saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt"))):
-        old = load_config(saved).to_dict()
-        other = changed(flatten(old), flatten(config.to_dict()), keys_of(UPKEEP))
+    if row.stage == "masks":
+        metrics, last = folder / "score.json", folder / "meta.json"
+        saved = read_json(last).get("config") if last.is_file() else None
+        old = config_from_dict(saved, str(last)) if isinstance(saved, dict) else None
+    else:
+        metrics, last = folder / f"eval_{suite.split}" / "metrics.json", folder / "last.pt"
+        saved = folder / "config.yaml"
+        made = saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt")))
+        old = load_config(saved) if made else None
+    if old is not None:
+        other = changed(flatten(old.to_dict()), flatten(config.to_dict()), keys_of(UPKEEP))
         if other:
             raise InputError(
                 f"{folder} holds a run with other settings ({listed(other)}); choose another "
@@ -37,6 +45,9 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     if stale or not metrics.is_file():
         return None
     content = read_json(metrics)
+    if row.stage == "masks":
+        cost = folder / COST
+        return content | ({"cost": read_json(cost)} if cost.is_file() else {})
     return content if content.get("step") == config.steps else None
 
 
@@ -47,20 +58,21 @@ def collect(suite: Suite, out: Path) -> Scored:
     images or with different options.
     """
     scored: Scored = {row: {} for row in suite.rows}
-    first = None
+    first: dict[bool, tuple[Path, dict[str, Any]]] = {}  # of masks, of networks
+    names = [path.name.rpartition("_") for path in out.glob("*")]
     for row in suite.rows.values():
-        names = [path.name.rpartition("_") for path in out.glob("*")]
-        for seed in sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal()):
+        seeds = sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal())
+        for seed in [0] if row.stage == "masks" else seeds:
             cell, folder = read_scored(suite, row, seed, out), out / row.folder(seed)
             if cell is None:
                 continue
             scored[row.name][seed] = cell
             how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
-            first = first or (folder, how)
-            other = listed(changed(first[1], how))
+            one, usual = first.setdefault(row.stage == "masks", (folder, how))
+            other = listed(changed(usual, how))
             if other:
                 raise InputError(
-                    f"{folder} and {first[0]} were scored in different ways ({other}); remove the "
+                    f"{folder} and {one} were scored in different ways ({other}); remove the "
                     "eval folder of one and run again"
                 )
     return scored
@@ -106,10 +118,13 @@ def _heading(suite: Suite, scored: Scored) -> str:
     settings = ", ".join(as_arguments(suite.settings)[1::2])
     cells = [cell for by_seed in scored.values() for cell in by_seed.values()]
     images = cells[0]["num_images"] if cells else "?"
-    steps = suite.config_of(next(iter(suite.rows.values())), 0).steps
-    seeds = sorted({seed for by_seed in scored.values() for seed in by_seed})
+    data = f"{suite.config}{f' with {settings}' if settings else ''}; split {suite.split}"
+    trained = [row for row in suite.rows.values() if row.stage != "masks"]
+    if not trained:
+        return f"{data} ({images} images). mIoU in percent of masks made with each image's labels."
+    seeds = sorted({seed for row in trained for seed in scored[row.name]})
     return (
-        f"{suite.config}{f' with {settings}' if settings else ''}; split {suite.split} ({images} "
-        f"images); {steps} steps for every row; seeds {', '.join(map(str, seeds)) or 'none yet'}. "
+        f"{data} ({images} images); {suite.config_of(trained[0], 0).steps} steps for every row; "
+        f"seeds {', '.join(map(str, seeds)) or 'none yet'}. "
         "mIoU in percent: mean ± sample standard deviation over the seeds, then of each seed."
     )

@@ -3,6 +3,7 @@
 # demo/suites/demo_ablation.yaml with three seeds and prints the tables. Run it again to resume.
 #   bash scripts/demo_ablation.sh --jobs 2 --rows Base "Base + CARB"
 #   SUITE=demo_patch_size bash scripts/demo_ablation.sh         or demo_resize_ratio: the sweeps of Fig. 6
+#   SUITE=demo_readouts bash scripts/demo_ablation.sh           or demo_teachers: stronger teachers
 # Takes every option of experiments/ablation.py; the variable RUN names the output folder (runs/<suite>).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

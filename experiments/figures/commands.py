@@ -152,7 +152,15 @@ def _work(words: list[str]) -> Work | None:
         suites = [word.removeprefix("SUITE=") for word in words if word.startswith("SUITE=")]
         name = f"demo/suites/{(suites or ['demo_ablation'])[0]}.yaml"
         suite = read_yaml(Path(given.get("experiments.ablation", name)))
-        number, config = len(suite["rows"]) * len(suite["seeds"]), load_config(suite["config"])
+        config, rows = (
+            load_config(suite["config"]),
+            [row["stage"] for row in suite["rows"].values()],
+        )
+        number = (len(rows) - rows.count("masks")) * len(suite["seeds"])
+        if not number:
+            images = open_dataset(config.dataset, config.data_root).images(suite["split"])
+            what = f"masks of {count(len(images), 'image')} from {count(len(rows), 'teacher')}"
+            return Work(config, len(rows) * len(images), what)
         what = f"at most {count(number, 'training')} of {config.steps} steps"
         return Work(config, number * config.steps * config.batch_size, what, True)
     if script.startswith(("run_", "train_")) or "baselines.supervised" in words:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.numbers import MEASURES
-from experiments.suite_file import Row
+from experiments.suite_file import STAGES, Row
 from utils.config import CARB, Config, keys_of, load_config
 from utils.old_config import renamed
 from utils.run_folder import changed_settings
@@ -79,6 +79,11 @@ class Suite(NamedTuple):
     label: str
     folder: Path
     content: dict[str, Any]  # ablation.json
+
+    @property
+    def trains(self) -> bool:
+        """Whether any row is more than masks."""
+        return any(row["stage"] != "masks" for row in self.content["rows"].values())
 
     @property
     def slug(self) -> str:
@@ -217,7 +222,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in list(TITLES)  # a list, say, has no hash
+        and row.get("stage") in list(STAGES)  # a list, say, has no hash
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))

@@ -17,6 +17,7 @@ from experiments.figures import (
     summary,
     sweeps,
     tables,
+    teachers,
 )
 from experiments.figures.commands import training
 from experiments.figures.galleries import check_choice
@@ -44,6 +45,7 @@ SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # figures of the run 
     "classes": lambda i: classes.draw(i.shown, i.split, i.out),
     "curves": lambda i: curves.draw(i.runs, i.suites, i.out),
     "scales": lambda i: scales.draw(i.shown[0], i.split, i.images, i.out),
+    "teachers": lambda i: teachers.draw(i.suites, i.images, i.out),
     "statistics": lambda i: statistics.draw(i.sources, i.out),
     "sweeps": lambda i: sweeps.draw(i.suites, i.out),
     "tables": lambda i: tables.draw(i.runs, i.suites, i.out),
@@ -81,7 +83,8 @@ def draw(
     def find_shown() -> list[Figure]:
         shown.extend(shown_runs(arguments.inputs, runs, suites))
         reason = "images: ablation.json has no run folders beside it"
-        missing = () if shown else (Missing(reason, training(suites[0])),)
+        lacking = [] if shown else [suite for suite in suites if suite.trains]
+        missing = tuple(Missing(reason, training(suite)) for suite in lacking[:1])
         return [Figure("images", "Images", "", missing=missing)] if missing else []
 
     add("images", find_shown)

@@ -95,13 +95,19 @@ def suite_table(suite: Suite, out: Path) -> Figure:
     settings = ", ".join(as_arguments(content.get("settings", {}))[1::2])
     caption = (
         f"{content.get('config', '')}{' with ' * bool(settings)}{settings}; split "
-        f"{content.get('split')} ({first.get('num_images', '?')} images). mIoU in %: mean ± sample "
-        "standard deviation over the seeds, then the mIoU of each seed. The contrasts below are "
-        "differences of runs with the same seed. IoU by class in %: mean over the seeds."
+        f"{content.get('split')} ({first.get('num_images', '?')} images). "
     )
+    if suite.trains:
+        caption += (
+            "mIoU in %: mean ± sample standard deviation over the seeds, then the mIoU of each "
+            "seed. The contrasts below are differences of runs with the same seed. IoU by class "
+            "in %: mean over the seeds."
+        )
+    else:
+        caption += "mIoU in % of masks made with each image's labels; contrasts and IoU by class."
     if reasons:
         caption += f" Not comparable with the paper's numbers: {'; '.join(sorted(reasons))}."
-    elif not found:
+    elif suite.trains and not found:
         caption += " Not in the paper's tables: the run folders are not here."
     left = ", ".join(name for name, row in rows.items() if not row["metrics"])
     name = f"suite_{suite.slug}"

@@ -71,7 +71,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     command = [str(suite), "--out", str(out), "--jobs", "2"]
     ablation.main([*command, "--keep-checkpoints"])
     shown = capsys.readouterr().out
-    assert "2 runs to train without CARB and 2 with it" in shown
+    assert "2 rows to run without CARB and 2 with it" in shown
     content = json.loads((out / "ablation.json").read_text())
     for name, slug in (("Base", "base"), ("Base + CARB", "base_carb")):
         for seed in ("0", "1"):
@@ -101,7 +101,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     logs = {path: path.read_text() for path in out.rglob("job.log")}
     ablation.main(command)
     shown = capsys.readouterr().out
-    assert "0 runs to train without CARB and 0 with it" in shown
+    assert "0 rows to run without CARB and 0 with it" in shown
     assert "0 of them new" in (out / "pseudo_masks_val.log").read_text()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == times
     assert {path: path.read_text() for path in out.rglob("job.log")} == logs
@@ -294,6 +294,77 @@ def test_masks_are_always_looked_at_and_made_where_something_trains_on_them(
     assert plain == []
 
 
+CALIBRATED = {"preset": "maskclip_plain", "attention": "calibrated"}
+MASKS = {
+    "CARB's": {"stage": "masks", "teacher": "maskclip"},
+    "Value": {"stage": "masks", "teacher": "maskclip_plain"},
+    "Refused": {"stage": "masks", "teacher": CALIBRATED},  # the tower has three blocks
+}
+
+
+@pytest.mark.slow
+def test_rows_of_masks_are_made_scored_and_kept(prepared, tmp_path, capsys, one_thread) -> None:
+    """One folder for all seeds; the failure of one teacher stops no other."""
+    contrasts = {"Residual": [["Value", "CARB's"]]}
+    suite = write_suite(
+        tmp_path, prepared / "config.yaml", rows=MASKS, contrasts=contrasts, make_masks=False
+    )
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        ablation.main([str(suite), "--out", str(out)])
+    assert "1 runs failed (refused-masks)" in stopped.value.code
+    assert "calibrated_blocks" in capsys.readouterr().out.partition("FAILED refused-masks")[2]
+    content = json.loads((out / "ablation.json").read_text())
+    for name, slug in (("CARB's", "carb_s"), ("Value", "value")):
+        folder = out / f"{slug}-masks"
+        score, cost = (json.loads((folder / f"{f}.json").read_text()) for f in ("score", "cost"))
+        assert content["rows"][name]["metrics"] == {"0": score | {"cost": cost}}
+        assert cost["images"] == 1  # of two: the first is left out
+        assert cost["seconds_per_image"] > 0 and cost["device"] == "cpu" and cost["threads"] == 1
+    values = [content["rows"][row]["mean"]["mIoU"] for row in ("CARB's", "Value")]
+    text = (out / "ablation.md").read_text(encoding="utf-8")
+    assert "split val (2 images). mIoU in percent of masks made with each image's labels." in text
+    assert f"| CARB's | - | {values[0]:.1f} | " in text and "| Refused | - | not run |" in text
+    assert f"| Value − CARB's | 1 | {values[1] - values[0]:+.1f} | " in text
+    assert "| row | seeds | mIoU | small | large |\n" in text
+
+    read = read_suite(str(suite), [])
+    _, left, _ = ablation.plan(read, rows_of(read), [0, 1], out)
+    assert [job.name for job in left] == ["refused-masks"]
+    # masks made again after they were scored
+    os.utime(out / "value-masks/meta.json", (2e9, 2e9))
+    _, left, _ = ablation.plan(read, rows_of(read), [0, 1], out)
+    assert [job.name for job in left] == ["value-masks", "refused-masks"]
+    # and those of another teacher
+    rows = MASKS | {"Value": {"stage": "masks", "teacher": "fast"}}
+    other = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={})
+    with pytest.raises(InputError, match=r"value-masks holds .*\(teacher.attention: value -> kk"):
+        ablation.main([str(other), "--out", str(out), "--table-only"])
+
+
+def test_masks_stand_beside_the_networks_that_learn_from_them(prepared, tmp_path) -> None:
+    rows = {"A, masks": {"stage": "masks"}} | ROWS
+    path = write_suite(tmp_path, prepared / "config.yaml", rows=rows)
+    suite, out = read_suite(str(path), []), tmp_path / "out"
+    masks, plain, _ = ablation.plan(suite, rows_of(suite), [3, 4], out)
+    assert [len(job.commands) for job in masks] == [1, 1]  # to train on; of the split
+    assert [job.name for job in plain] == ["a_masks-masks", "base_3", "base_4"]
+    command = plain[0].commands[0]
+    assert command[0] == "gen_clip_masks.py" and "--score" in command
+    assert command[command.index("--out") + 1] == str(out / "a_masks-masks")
+    plant(path, out, {("Base", seed): {"miou": 0.3, "inference": {}} for seed in (3, 4)})
+    folder = out / "a_masks-masks"
+    folder.mkdir()
+    config = suite.config_of(suite.rows["A, masks"], 0).to_dict()
+    (folder / "meta.json").write_text(json.dumps({"config": config, "made_from": {}}))
+    (folder / "score.json").write_text(json.dumps({"miou": 0.25, "num_images": 2}))
+    ablation.main([str(path), "--out", str(out), "--table-only"])
+    lines = (out / "ablation.md").read_text(encoding="utf-8").splitlines()
+    assert "| A, masks | - | 25.0 | - | - |  |  |" in lines
+    assert "| Base | 2 | 30.0 ± 0.0 | - | - | 30.0 | 30.0 |" in lines
+    assert "; 4 steps for every row; seeds 3, 4. " in lines[0]
+
+
 def test_refused_masks_stop_everything(prepared, tmp_path, monkeypatch) -> None:
     suite = write_suite(tmp_path, prepared / "config.yaml")
     started = []
@@ -401,7 +472,7 @@ BAD = {
         "contrasts": {"x": [["Bass", "Base"]]}
     },
     "must be a list of .row, minus row.": {"contrasts": {"x": ["Base"]}},
-    "'stage' must be one of supervised, warmup, carb, found train": {
+    "'stage' must be one of masks, supervised, warmup, carb, found train": {
         "rows": {"A": {"stage": "train"}}
     },
     "row 'A': unknown key 'veiws'; did you mean 'views'": {
