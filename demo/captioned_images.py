@@ -7,6 +7,9 @@ known from the ground truth, and the caption begins with its class.
 """
 
 import math
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -33,14 +36,23 @@ class CaptionedImages:
     """
 
     def __init__(
-        self, templates: tuple[str, ...], num_scenes: int, seed: int, side: int = 64
+        self,
+        templates: tuple[str, ...],
+        num_scenes: int,
+        seed: int,
+        side: int = 64,
+        workers: int = 0,
     ) -> None:
         self.templates = templates
         self.side = side
         self.images = np.empty((num_scenes, *SIZE, 3), np.uint8)
         self.masks = np.empty((num_scenes, *SIZE), np.uint8)
-        for i in progress(range(num_scenes), "drawing"):
-            self.images[i], self.masks[i] = generate(seed, i)
+        draw = partial(generate, seed)
+        with ProcessPoolExecutor(workers) if workers else nullcontext() as pool:
+            numbers = range(num_scenes)
+            scenes = pool.map(draw, numbers, chunksize=8) if pool else map(draw, numbers)
+            for i, scene in enumerate(progress(scenes, "drawing", total=num_scenes)):
+                self.images[i], self.masks[i] = scene
         self.classes = [np.unique(mask) for mask in self.masks]
         self.with_class = [
             np.flatnonzero([k in present for present in self.classes]) for k in range(len(CLASSES))
@@ -70,9 +82,9 @@ class CaptionedImages:
         images = torch.stack(images)
         mirrored = torch.from_numpy(rng.random(size) < 0.5)
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        gain = torch.from_numpy(rng.uniform(0.8, 1.25, (size, 1, 1, 1)))
-        tint = torch.from_numpy(rng.uniform(-15, 15, (size, 3, 1, 1)))
-        return (images * gain + tint).clamp(0, 255).to(torch.uint8), list(captions)
+        gain = torch.from_numpy(rng.uniform(0.8, 1.25, (size, 1, 1, 1))).float()
+        tint = torch.from_numpy(rng.uniform(-15, 15, (size, 3, 1, 1))).float()
+        return (images * gain + tint).clamp_(0, 255).to(torch.uint8), list(captions)
 
     def _street_crop(self, rng: np.random.Generator) -> tuple[int, int, int, int, None]:
         """A crop anywhere: (scene, top, left, side, None)."""

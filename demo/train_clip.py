@@ -2,10 +2,10 @@
 
 Draws images with captions (see demo/captioned_images.py). Writes OUT, a state dict that
 `models.clip_loading.load_clip` reads like OpenAI's, and a log beside it (.json), both every
---save-every steps; an interrupted run can't be resumed. The model is `clip.model.CLIP` with the
-ResNet image tower of one block per stage, without its last two poolings (8 pixels per grid cell),
-and it knows only the tokens of its captions. Its scenes have their own seed, so that none of them
-is in a data set of another seed.
+--save-every steps, with OUT.state, from which the same command continues an interrupted training.
+The model is `clip.model.CLIP` with its VisionTransformer, the image tower of ViT-B/16 on a smaller
+scale, and it knows only the tokens of its captions. Its scenes have their own seed, so that none of
+them is in a data set of another seed.
 
     python -m demo.train_clip --out demo/weights/clip.pt --overwrite
 """
@@ -15,78 +15,96 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import trange
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from datasets.transforms import normalize
 from demo.captioned_images import CaptionedImages
 from demo.make_scenes import VERSION
 from demo.scenes.canvas import CLASSES
 from models.clip_loading import openai_clip
-from models.clip_miniature import KnownTokens, set_output_stride
+from models.clip_miniature import KnownTokens
 from models.text import load_templates
 from utils.checkpoint import versions
 from utils.cli import path
 from utils.distributed import setup
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_folder, write_json
-from utils.safe.tensors import write_tensors
+from utils.safe.tensors import read_tensors, write_tensors
 
-STRIDE = 8  # pixels per grid cell
-WIDTHS = {"embed_dim": 64, "vision_width": 16, "transformer_width": 64}
-WARMUP = 100  # steps over which the learning rate rises
+EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 64, 64, 2
+HEAD = 64  # channels of an attention head, as in every CLIP
+WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.98), 1.0
+WARMUP = 500  # steps over which the learning rate rises
 LOG_EVERY = 50
+# What may differ when a training continues: none of these changes a weight.
+FREE = ("out", "overwrite", "workers", "save_every", "device")
 
 
 def main(argv: list[str]) -> None:
     # --- arguments
     arguments = parse(argv)
-    out = Path(arguments.out)
-    if out.is_dir() or (out.exists() and not arguments.overwrite):
+    out, state_file = Path(arguments.out), Path(f"{arguments.out}.state")
+    settings = {k: v for k, v in vars(arguments).items() if k not in FREE}
+    if out.is_dir() or (out.exists() and not arguments.overwrite and not state_file.exists()):
         raise InputError(f"{out} exists; name another file with --out, or add --overwrite")
     check_folder(out.parent, "--out")
 
-    # --- device, seed, data
+    # --- device, model, optimiser
     device = setup(arguments.device).device
     torch.manual_seed(arguments.seed)
-    rng = np.random.default_rng(arguments.seed)
     templates = load_templates(arguments.templates)
-    dataset = CaptionedImages(templates, arguments.scenes, arguments.seed, arguments.side)
+    model = build_miniature(
+        templates, arguments.side, arguments.patch, arguments.width, arguments.blocks
+    ).to(device)
+    optimizer = build_optimizer(model, arguments.lr)
+    first, losses, seconds = resume(state_file, settings, model, optimizer)
 
-    # --- model, optimiser
-    model = build_miniature(templates, arguments.side).to(device)
-    model.visual.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), arguments.lr, weight_decay=0.05)
+    # --- data
+    images = CaptionedImages(
+        templates, arguments.scenes, arguments.seed, arguments.side, arguments.workers
+    )
+    batches = Batches(images, arguments.batch_size, arguments.seed, range(first, arguments.steps))
+    loader = DataLoader(
+        batches, batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"
+    )
 
     # --- loop
-    start, losses = time.monotonic(), []
-    progress = trange(arguments.steps, desc="CLIP", disable=None)
-    for step in progress:
+    start = time.monotonic() - seconds
+    bar = tqdm(loader, "CLIP", arguments.steps, initial=first, disable=None)
+    for step, (image, tokens) in enumerate(bar, first):
+        image, tokens = (x.to(device, non_blocking=True) for x in (image, tokens))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
-        images, captions = dataset.batch(arguments.batch_size, rng)
         with torch.autocast(device.type, torch.bfloat16):
-            features = model.encode_image(normalize(images.to(device), "clip"))
-        loss = contrastive_loss(features.float(), encode(model, captions), model.logit_scale)
+            features = model.encode_image(normalize(image, "clip"))
+        loss = contrastive_loss(features.float(), encode(model, tokens), model.logit_scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
-        if not math.isfinite(loss.item()):
-            raise InputError(f"the loss is not finite at step {step + 1}; lower --lr")
-        if (step + 1) % LOG_EVERY == 0 or step + 1 == arguments.steps:
-            losses.append([step + 1, round(loss.item(), 4)])
-            progress.set_postfix(loss=f"{loss.item():.3f}")
-        if (step + 1) % arguments.save_every == 0 or step + 1 == arguments.steps:
+        done = step + 1
+        if done % LOG_EVERY == 0 or done == arguments.steps:
+            if not math.isfinite(loss.item()):
+                raise InputError(f"the loss is not finite at step {done}; lower --lr")
+            losses.append([done, round(loss.item(), 4)])
+            bar.set_postfix(loss=f"{loss.item():.3f}")
+        if done % arguments.save_every == 0 or done == arguments.steps:
             save(out, model)
             seconds = round(time.monotonic() - start)
-            log = {k: v for k, v in vars(arguments).items() if k not in ("out", "overwrite")}
-            log |= {"versions": versions() | {"scenes": VERSION}, "seconds": seconds}
-            log |= {"step": step + 1, "losses": losses}
+            log = settings | {"versions": versions() | {"scenes": VERSION}, "seconds": seconds}
+            log |= {"device": device_name(device), "step": done, "losses": losses}
             write_json(out.with_suffix(".json"), log)
+            parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            progress = {"step": done, "losses": losses, "seconds": seconds, "settings": settings}
+            write_tensors(state_file, parts | progress)
+    state_file.unlink(missing_ok=True)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {arguments.steps} steps")
 
 
@@ -97,10 +115,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     add("--out", type=path, required=True, help="file of the weights; the log is beside it")
     add("--steps", type=int, default=10000)
-    add("--batch-size", type=int, default=32)
+    add("--batch-size", type=int, default=256)
     add("--lr", type=float, default=1e-3)
     add("--scenes", type=int, default=4000, help="street scenes that the crops come from")
-    add("--side", type=int, default=64, help="pixels: side of an image, a multiple of 8")
+    add("--side", type=int, default=64, help="pixels: side of an image, a multiple of the patch")
+    add("--patch", type=int, default=8, help="pixels: side of a token's patch")
+    add("--width", type=int, default=192, help=f"channels of the image tower, in heads of {HEAD}")
+    add("--blocks", type=int, default=8, help="of the image tower")
     add(
         "--templates",
         type=path,
@@ -108,11 +129,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="caption templates, one per line",
     )
     add("--seed", type=int, default=101, help="of the weights, the images and the scenes")
-    add("--save-every", type=int, default=1000, help="steps between two versions of the file")
+    add("--workers", type=int, default=0, help="processes that draw images; 0: this one")
+    add("--save-every", type=int, default=500, help="steps between two versions of the file")
     add("--device", help="cpu or cuda (default: cuda when there is one)")
     add("--overwrite", action="store_true", help="replace OUT")
     arguments = result.parse_args(argv)
     smallest = {"steps": 1, "batch_size": 2, "scenes": 1, "save_every": 1, "seed": 0}
+    smallest |= {"workers": 0, "patch": 1, "blocks": 1}
     for name, bound in smallest.items():
         if getattr(arguments, name) < bound:
             result.error(f"--{name.replace('_', '-')}: expected {bound} or more")
@@ -122,12 +145,32 @@ def parse(argv: list[str]) -> argparse.Namespace:
         )
     if Path(arguments.out).suffix == ".json":
         result.error("--out: the log gets the name with .json; name a .pt file")
-    if arguments.side < STRIDE or arguments.side % STRIDE:
-        result.error(f"--side: expected a multiple of {STRIDE}, found {arguments.side}")
+    for name, unit in (("side", arguments.patch), ("width", HEAD)):
+        if getattr(arguments, name) < unit or getattr(arguments, name) % unit:
+            result.error(f"--{name}: expected a multiple of {unit}, found {vars(arguments)[name]}")
     return arguments
 
 
-def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
+class Batches(Dataset):
+    """Batch of each step, drawn from (seed, step): uint8 images (B, 3, S, S), tokens (B, L)."""
+
+    def __init__(self, images: CaptionedImages, size: int, seed: int, steps: range) -> None:
+        self.images, self.size, self.seed, self.steps = images, size, seed, steps
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if index >= len(self.steps):
+            raise IndexError(index)
+        rng = np.random.default_rng([self.seed, self.steps[index]])
+        images, captions = self.images.batch(self.size, rng)
+        return images, openai_clip().tokenize(captions)
+
+
+def build_miniature(
+    templates: tuple[str, ...], side: int, patch: int, width: int, blocks: int
+) -> nn.Module:
     """A `clip.model.CLIP` with initial weights, for images of side x side pixels.
 
     It knows the tokens of `templates`, of the class names and of lists of them.
@@ -137,24 +180,51 @@ def build_miniature(templates: tuple[str, ...], side: int) -> nn.Module:
     texts = [template.replace("{}", text) for template in templates for text in lists]
     token_ids = clip.tokenize(texts, context_length=256).unique(sorted=True)
     model = clip.model.CLIP(
-        **WIDTHS,
-        image_resolution=32 * side // STRIDE,  # CLIP sizes the position embedding by it
-        vision_layers=(1, 1, 1, 1),
-        vision_patch_size=None,
+        embed_dim=EMBED_DIM,
+        image_resolution=side,
+        vision_layers=blocks,
+        vision_width=width,
+        vision_patch_size=patch,
         context_length=77,
         vocab_size=len(token_ids),
-        transformer_heads=1,
-        transformer_layers=2,
+        transformer_width=TEXT_WIDTH,
+        transformer_heads=TEXT_WIDTH // HEAD,
+        transformer_layers=TEXT_LAYERS,
     )
-    model.token_embedding = KnownTokens(token_ids, WIDTHS["transformer_width"])
+    model.token_embedding = KnownTokens(token_ids, TEXT_WIDTH)
     nn.init.normal_(model.token_embedding.weight, std=0.02)  # as CLIP does
-    set_output_stride(model.visual, STRIDE)
     return model
 
 
-def encode(model: nn.Module, captions: list[str]) -> Tensor:
-    """Text features (B, D); a repeated caption is encoded once."""
-    tokens = openai_clip().tokenize(captions).to(model.logit_scale.device)
+def build_optimizer(model: nn.Module, lr: float) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and convolutions alone, as CLIP was trained."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}]
+    groups += [{"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr, BETAS)
+
+
+def resume(
+    file: Path, settings: dict[str, Any], model: nn.Module, optimizer: torch.optim.AdamW
+) -> tuple[int, list[Any], float]:
+    """Load the state of an interrupted training: its step, losses and seconds; (0, [], 0) without.
+
+    Raises InputError where the state belongs to other settings.
+    """
+    if not file.exists():
+        return 0, [], 0.0
+    state = read_tensors(file, "the state of an interrupted training")
+    if other := [k for k, v in settings.items() if state["settings"].get(k) != v]:
+        named = ", ".join(f"--{k} was {state['settings'].get(k)}" for k in other)
+        raise InputError(f"{file} belongs to other settings: {named}; use these, or delete it")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], state["losses"], state["seconds"]
+
+
+def encode(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Text features (B, D) of tokens (B, L); a repeated caption is encoded once."""
     different, places = tokens.unique(dim=0, return_inverse=True)
     return model.encode_text(different)[places]
 
@@ -172,13 +242,18 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def save(out: Path, model: nn.Module) -> None:
-    """Write the weights in fp16, and the output stride, which no tensor's shape shows."""
+    """Write the weights in fp16."""
     weights = {
         key: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
         for key, value in model.state_dict().items()
     }
-    write_tensors(out, weights | {"output_stride": torch.tensor(STRIDE)})
+    write_tensors(out, weights)
 
 
 if __name__ == "__main__":
