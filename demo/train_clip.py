@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from datasets.transforms import normalize
-from demo.captioned_images import CaptionedImages
+from demo.captioned_images import CaptionedImages, Crops
 from demo.make_scenes import VERSION
 from demo.scenes.canvas import CLASSES
 from models.clip_loading import openai_clip
@@ -70,16 +70,15 @@ def main(argv: list[str]) -> None:
     images = CaptionedImages(
         templates, arguments.scenes, arguments.seed, arguments.side, arguments.workers
     )
+    images.to(device)
     batches = Batches(images, arguments.batch_size, arguments.seed, range(first, arguments.steps))
-    loader = DataLoader(
-        batches, batch_size=None, num_workers=arguments.workers, pin_memory=device.type == "cuda"
-    )
+    loader = DataLoader(batches, batch_size=None, num_workers=arguments.workers)
 
     # --- loop
     start = time.monotonic() - seconds
     bar = tqdm(loader, "CLIP", arguments.steps, initial=first, disable=None)
-    for step, (image, tokens) in enumerate(bar, first):
-        image, tokens = (x.to(device, non_blocking=True) for x in (image, tokens))
+    for step, (crops, tokens) in enumerate(bar, first):
+        image, tokens = images.images(crops), tokens.to(device, non_blocking=True)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
         with torch.autocast(device.type, torch.bfloat16):
@@ -152,7 +151,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 class Batches(Dataset):
-    """Batch of each step, drawn from (seed, step): uint8 images (B, 3, S, S), tokens (B, L)."""
+    """Crops and tokens (B, L) of each step's batch, drawn from (seed, step)."""
 
     def __init__(self, images: CaptionedImages, size: int, seed: int, steps: range) -> None:
         self.images, self.size, self.seed, self.steps = images, size, seed, steps
@@ -160,12 +159,12 @@ class Batches(Dataset):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Crops, Tensor]:
         if index >= len(self.steps):
             raise IndexError(index)
         rng = np.random.default_rng([self.seed, self.steps[index]])
-        images, captions = self.images.batch(self.size, rng)
-        return images, openai_clip().tokenize(captions)
+        crops, captions = self.images.draw(self.size, rng)
+        return crops, openai_clip().tokenize(captions)
 
 
 def build_miniature(
@@ -202,7 +201,7 @@ def build_optimizer(model: nn.Module, lr: float) -> torch.optim.AdamW:
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}]
     groups += [{"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr, BETAS)
+    return torch.optim.AdamW(groups, lr, BETAS, fused=True)
 
 
 def resume(
