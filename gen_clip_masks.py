@@ -13,6 +13,7 @@ scores.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
+import dataclasses
 from pathlib import Path
 
 from datasets import open_dataset
@@ -30,7 +31,7 @@ from models.inference import multi_view_scores
 from models.maskclip import to_pseudo_mask
 from models.text import build_text_embeddings
 from utils.cli import add_trust, number, parser, path
-from utils.config import load_config
+from utils.config import load_config, name_teacher
 from utils.distributed import autocast, cleanup, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
@@ -72,10 +73,13 @@ def main(argv: list[str]) -> None:
             "precision": precision,
         }
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
+    if ranks.is_main and todo:
+        print(f"teacher of the masks: {name_teacher(dataclasses.asdict(config.stored_teacher))}")
 
     # --- masks, one by one, each at the original size of its image
     if todo:
-        score = build_teacher(config, classes, device, trust, arguments.bf16).upsampled_scores
+        teacher = build_teacher(config, classes, device, trust, arguments.bf16, stored=True)
+        score = teacher.upsampled_scores
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}

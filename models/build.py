@@ -32,6 +32,11 @@ from utils.distributed import Ranks, first_on_each_machine
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
 
+_ALWAYS_RECORDED = (
+    *("activation", "layer_norm_eps", "residual", "mlp", "padding", "position_embedding"),
+    *("key_smoothing", "key_smoothing_norm", "prompt_denoising", "label_filter"),
+)
+
 
 def build_model(
     config: Config, num_classes: int, text_embeddings: Tensor | None, pretrained: bool = True
@@ -90,22 +95,24 @@ def build_teacher(
     device: torch.device | str,
     trust: bool = False,
     bf16: bool | None = None,
+    stored: bool = False,
 ) -> MaskCLIP:
     """CLIP and the text embeddings that the config names, on `device`. `trust`: see `load_clip`.
 
-    `bf16`: for use under autocast, see `MaskCLIP`; None: as the config's precision says. All ranks
-    must call it.
+    `bf16`: for use under autocast, see `MaskCLIP`; None: as the config's precision says. `stored`:
+    the teacher of the masks that gen_clip_masks.py stores, not the one of the training step. All
+    ranks must call it.
     """
     bf16 = config.precision == "bf16" if bf16 is None else bf16
     clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     text_embeddings = build_text_embeddings(config, classes, clip_model)
-    options = build_maskclip_options(config)
+    options = build_maskclip_options(config, stored)
     return MaskCLIP(clip_model.visual, text_embeddings, options, bf16).to(device)
 
 
-def build_maskclip_options(config: Config) -> MaskCLIPOptions:
-    """How CLIP runs and how its scores become masks."""
-    arithmetic, teacher = config.arithmetic, config.teacher
+def build_maskclip_options(config: Config, stored: bool = False) -> MaskCLIPOptions:
+    """How CLIP runs and how its scores become masks; `stored`: see `build_teacher`."""
+    arithmetic, teacher = config.arithmetic, config.stored_teacher if stored else config.teacher
     return MaskCLIPOptions(
         activation=arithmetic.clip_activation,
         layer_norm_eps=arithmetic.clip_layer_norm_eps,
@@ -117,11 +124,29 @@ def build_maskclip_options(config: Config) -> MaskCLIPOptions:
         key_smoothing_norm=arithmetic.key_smoothing_norm,
         prompt_denoising=teacher.prompt_denoising,
         label_filter=arithmetic.label_filter,
+        attention=teacher.attention,
+        gaussian_std=teacher.gaussian_std,
+        middle_blocks=teacher.middle_blocks,
+        middle_weight=teacher.middle_weight,
+        calibrated_blocks=teacher.calibrated_blocks,
+        calibrated_beta=teacher.calibrated_beta,
+        pamr_steps=teacher.pamr_steps,
+        pamr_dilations=teacher.pamr_dilations,
+        short_side=teacher.short_side,
+        window=teacher.window,
+        stride=teacher.stride,
     )
 
 
 def build_mask_record(config: Config, classes: ClassTable, text: Tensor) -> dict[str, Any]:
-    """All but the data that decides CLIP's masks, for meta.json; `text` (K, D) embeddings."""
+    """All but the data that decides CLIP's masks, for meta.json; `text` (K, D) embeddings.
+
+    Options that came later are recorded where they differ from their defaults, so that folders of
+    masks from before them can still be resumed.
+    """
+    defaults = dataclasses.asdict(MaskCLIPOptions()) | {"templates": "average"}
+    options = dataclasses.asdict(build_maskclip_options(config, stored=True))
+    options["templates"] = config.stored_teacher.templates
     return {
         "clip_model": model_name(config.clip_model),
         "clip_sha256": clip_sha256(config.clip_model),
@@ -129,7 +154,11 @@ def build_mask_record(config: Config, classes: ClassTable, text: Tensor) -> dict
         "prompts": classes.prompts,
         "templates": load_templates(config.prompt_templates),
         "normalization": config.arithmetic.clip_normalization,
-        "options": dataclasses.asdict(build_maskclip_options(config)),
+        "options": {
+            key: value
+            for key, value in options.items()
+            if key in _ALWAYS_RECORDED or value != defaults[key]
+        },
         "resize_to": config.image_size,
     }
 

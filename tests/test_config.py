@@ -16,13 +16,16 @@ from utils.config import (
     Arithmetic,
     Config,
     TeacherSettings,
+    config_from_dict,
     flatten,
     keys_of,
     load_config,
+    name_teacher,
     parse_overrides,
     save_config,
 )
 from utils.made_from import changed
+from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 
 
@@ -44,10 +47,10 @@ def test_shipped_configs_state_what_differs(path: Path) -> None:
         for line in path.read_text(encoding="utf-8").splitlines():
             assert line.count("#") or not line.strip() or line.endswith(":")
     else:
-        usual = Config().to_dict()
+        usual = Config().to_dict() | flatten(Config().to_dict())
         # named in every config with data of its own
         of_data = ("data_root", "class_file", "image_labels", "pseudo_masks", "clip_text")
-        assert [k for k, v in stated.items() if v == usual[k] and k not in of_data] == []
+        assert [k for k, v in stated.items() if v == usual.get(k, ...) and k not in of_data] == []
 
 
 def test_no_file_is_the_paper() -> None:
@@ -69,6 +72,92 @@ def test_teacher_and_arithmetic_are_presets_or_parts(tmp_path: Path) -> None:
     # the official preset differs from the correct one in every part
     for part in dataclasses.fields(Arithmetic):
         assert getattr(PRESETS["arithmetic"]["official"], part.name) != part.default
+
+
+def of(*overrides: str) -> Config:
+    return load_config("configs/cityscapes.yaml", list(overrides))
+
+
+@pytest.mark.parametrize("preset", PRESETS["teacher"])
+def test_a_preset_is_named_chosen_and_saved(preset: str, tmp_path: Path) -> None:
+    settings = PRESETS["teacher"][preset]
+    for config in (of(f"teacher={preset}"), of(f"teacher={{preset: {preset}}}")):
+        assert config.teacher == config.stored_teacher == settings
+        assert name_teacher(config.to_dict()["teacher"]) == preset
+    changed_one = of(f"teacher={preset}", "teacher.calibrated_beta=0.7")
+    assert changed_one.teacher == dataclasses.replace(settings, calibrated_beta=0.7)
+    assert name_teacher(changed_one.to_dict()["teacher"]) == {
+        "preset": preset,
+        "calibrated_beta": 0.7,
+    }
+    save_config(changed_one, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == changed_one
+
+
+def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
+    presets = PRESETS["teacher"]
+    config = of("teacher={preset: fast, stored: strong}")
+    assert dataclasses.replace(config.teacher, stored=None) == presets["fast"]
+    assert config.stored_teacher == presets["strong"]
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert "stored" not in config.to_dict()["teacher"]["stored"]
+    text = (tmp_path / "config.yaml").read_text()
+    assert config_from_dict(yaml.safe_load(text), "") == config  # as in a checkpoint
+    # a part of it, of a preset or of the teacher in the step
+    both = ("teacher.preset=fast", "teacher.stored=strong", "teacher.stored.pamr_steps=0")
+    assert of(*both).stored_teacher == presets["scclip"]
+    one = of("teacher=fast", "teacher.stored.pamr_steps=10")
+    assert one.stored_teacher == dataclasses.replace(presets["fast"], pamr_steps=10)
+    # none, and the same one
+    assert of("teacher={preset: fast, stored: strong}", "teacher.stored=null") == of("teacher=fast")
+    assert of("teacher=fast", "teacher.stored=fast") == of("teacher=fast")
+
+
+def test_another_stored_teacher_is_another_setting() -> None:
+    fast = "teacher.preset=fast"
+    ways = [of(fast), of(fast, "teacher.stored=strong"), of(fast, "teacher.stored=naclip")]
+    ways += [of(fast, "teacher.stored={preset: strong, calibrated_beta: 0.3}")]
+    texts = ["None", "strong", "naclip", "{'preset': 'strong', 'calibrated_beta': 0.3}"]
+    for old, before in zip(ways, texts, strict=True):
+        for new, after in zip(ways, texts, strict=True):
+            found = changed_settings(old.to_dict(), new)
+            assert found == ("" if old == new else f"teacher.stored: {before} -> {after}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["teacher.gaussian_std=5"], "gaussian_std: 5 with attention: value: .*attention=kk"),
+        (["teacher=scclip", "teacher.gaussian_std=5"], "with attention: calibrated"),
+        (["teacher.attention=calibrated"], "set teacher.residual=false teacher.mlp=false"),
+        (["teacher=strong", "teacher.mlp=true"], "'teacher' has attention: calibrated: "),
+        (["teacher.stored.attention=calibrated"], "set teacher.stored.residual=false"),
+        (["teacher.middle_blocks=[5]", "teacher.middle_weight=0.2"], "mixed into qk, qq, kk or"),
+        (["teacher=fast", "teacher.middle_blocks=[5]"], "one needs the other"),
+        (["teacher=fast", "teacher.middle_weight=0.5"], "one needs the other"),
+        (["teacher.stride=[112, 112]"], "set teacher.window too"),
+        (["teacher=naclip", "teacher.stride=[112, 225]"], "pixels between the windows"),
+        (["teacher=naclip", "teacher.window=[600, 600]"], "larger than the image"),
+        (["teacher.window=[512, 257]"], r"larger than the smallest local view .*\[512, 256\]"),
+        (["teacher.window=[513, 200]"], r"larger than the global view .*\[512, 1024\]"),
+        (["views=base", "teacher.window=[1025, 9]"], r"larger than the images .*\[1024, 2048\]"),
+        (["teacher.templates=experts"], "views: dual .* teacher.stored.templates=experts"),
+        (["views=local", "teacher.templates=experts"], "views: local"),
+    ],
+)
+def test_parts_of_a_teacher_that_exclude_each_other(overrides: list[str], expected: str) -> None:
+    with pytest.raises(InputError, match=f"^configs/cityscapes.yaml: .*{expected}"):
+        of(*overrides)
+
+
+def test_parts_of_a_teacher_that_go_together() -> None:
+    of("teacher=naclip", "teacher.middle_blocks=[5, 6]", "teacher.middle_weight=0.2")
+    of("teacher.window=[512, 256]", "teacher.stride=[512, 1]")
+    of("teacher=naclip", "teacher.window=[560, 1120]")  # the longer side is not known here
+    of("views=base", "teacher.window=[1024, 2048]", "teacher.templates=experts")
+    of("teacher.stored.templates=experts", "views=local")
+    of("teacher=scclip", "teacher.calibrated_blocks=[1, 2, 1, 3]")
 
 
 def test_settings_are_compared_part_by_part() -> None:
@@ -119,7 +208,17 @@ def test_null_is_for_keys_that_may_be_without(null: str) -> None:
         ("warmup_step=5", "unknown key 'warmup_step'; did you mean 'warmup_steps'"),
         ("teacher.mpl=true", "unknown key 'teacher.mpl'; did you mean 'teacher.mlp'"),
         ("teacher={mpl: true}", "unknown key 'teacher.mpl'; did you mean 'teacher.mlp'"),
-        ("teacher=best", "'teacher' must be maskclip, maskclip_plain, or a mapping of its parts"),
+        ("teacher=best", r"'teacher' must be maskclip, .* or a mapping of parts \(residual, mlp, "),
+        ("teacher=stron", "'teacher' must be .*; found 'stron'; did you mean 'strong'?"),
+        ("teacher={preset: fats}", "'teacher.preset' must be one of .*did you mean 'fast'?"),
+        ("teacher.stored=naclp", "'teacher.stored' must be .*; did you mean 'naclip'?"),
+        ("teacher.stored.windw=1", "'teacher.stored.windw'; did you mean 'teacher.stored.window'"),
+        ("teacher.stored={stored: fast}", "unknown key 'teacher.stored.stored'"),
+        ("teacher.attention=vv", "'teacher.attention' must be one of value, qk, qq, kk, qq.kk, c"),
+        ("teacher.window=224", "'teacher.window' must be a list of 2 whole numbers or null"),
+        ("teacher.window=[0, 224]", "'teacher.window' must be at least 1"),
+        ("teacher.middle_blocks=5", r"'teacher.middle_blocks' must be a list of whole .* or \[\]"),
+        ("teacher.calibrated_blocks=[3]", "must be a list of 4 whole numbers or"),
         ("arithmetic.ignore_padding=1", "'arithmetic.ignore_padding' must be true or false"),
         ("region_weight=fixed", "'region_weight' must be adaptive or a number, found 'fixed'"),
         ("region_weight=-1", "'region_weight' must be at least 0"),

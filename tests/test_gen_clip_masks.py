@@ -1,5 +1,6 @@
 """gen_clip_masks.py, models/inference.py, datasets/mask_folder.py: on generated pictures."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -24,9 +25,10 @@ from datasets.labels import load_classes
 from datasets.mask_folder import pseudo_mask_files
 from datasets.transforms import normalize
 from models.build import build_teacher
+from models.clip_features import MaskCLIPOptions
 from models.inference import multi_view_scores
 from models.maskclip import MaskCLIP
-from utils.config import config_from_dict, load_config, save_config
+from utils.config import TeacherSettings, config_from_dict, load_config, save_config
 from utils.distributed import Ranks
 from utils.progress import progress
 from utils.safe.errors import InputError
@@ -174,6 +176,37 @@ def test_masks_of_an_earlier_version_are_continued(generate):
     generate()
     with pytest.raises(InputError, match="made with other options"):
         generate("--set", "arithmetic.label_filter=multiply")
+
+
+def test_masks_from_before_there_were_other_teachers(generate):
+    """The options of that time are recorded always, later ones where they are used."""
+    meta = json.loads((generate() / "meta.json").read_text())
+    later = {f.name for f in dataclasses.fields(MaskCLIPOptions)} - meta["made_from"][
+        "options"
+    ].keys()
+    assert later == {f.name for f in dataclasses.fields(TeacherSettings)} & later
+    assert {"attention", "pamr_steps", "window"} <= later
+    assert not {"residual", "mlp", "key_smoothing", "prompt_denoising", "templates"} & later
+    with pytest.raises(InputError, match=r"options: {'pamr_steps': None} -> {'pamr_steps': 1}"):
+        generate("--set", "teacher.pamr_steps=1")
+    with pytest.raises(
+        InputError, match=r"options: {'templates': None} -> {'templates': 'experts'"
+    ):
+        generate("--set", "teacher.stored.templates=experts")
+
+
+def test_stored_masks_are_made_by_their_own_teacher(generate, tmp_path, capsys):
+    generate("--set", "teacher.mlp=false", "teacher.stored=maskclip_plain")
+    assert "teacher of the masks: maskclip_plain\n" in capsys.readouterr().out
+    plain = tmp_path / "plain"
+    generate("--set", "teacher=maskclip_plain", "--out", plain)
+    for name, path in masks(plain).items():
+        assert path.read_bytes() == (tmp_path / "out" / name).read_bytes()
+    generate("--set", "teacher=maskclip_plain")  # the same masks: nothing to make
+    printed = capsys.readouterr().out
+    assert "0 of them new" in printed and printed.count("teacher of the masks") == 1
+    with pytest.raises(InputError, match=r"options: {'mlp': False} -> {'mlp': True}"):
+        generate("--set", "teacher.residual=false")
 
 
 def test_masks_without_meta_are_kept(generate):

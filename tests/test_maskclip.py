@@ -450,7 +450,10 @@ def test_options_follow_the_config():
     changed = load_config(
         "configs/tiny_cpu.yaml",
         [
-            "teacher={residual: false, mlp: false, key_smoothing: 0.5, prompt_denoising: 0.25}",
+            "teacher={residual: false, mlp: false, key_smoothing: 0.5, prompt_denoising: 0.25, "
+            "attention: kk, gaussian_std: 5, middle_blocks: [1], middle_weight: 0.2, "
+            "calibrated_blocks: [0, 1, 0, 1], calibrated_beta: 0.3, pamr_steps: 1, "
+            "pamr_dilations: [1], short_side: 32, window: [32, 16], stride: [16, 8]}",
             "arithmetic=official",
         ],
     )
@@ -459,6 +462,16 @@ def test_options_follow_the_config():
     assert same == []
     assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)
     assert (options.residual, options.mlp) == (False, False)
+    parts = {f.name for f in fields(options)} & changed.to_dict()["teacher"].keys()
+    assert all(getattr(options, part) == getattr(changed.teacher, part) for part in parts)
+    assert parts == changed.to_dict()["teacher"].keys() - {"templates", "stored"}
+
+
+def test_stored_masks_have_a_teacher_of_their_own():
+    both = load_config("configs/tiny_cpu.yaml", ["teacher={preset: fast, stored: strong}"])
+    for stored, preset in ((False, "fast"), (True, "strong")):
+        one = load_config("configs/tiny_cpu.yaml", [f"teacher={preset}"])
+        assert build_maskclip_options(both, stored) == build_maskclip_options(one)
 
 
 @pytest.mark.parametrize("resnet", [False, True])

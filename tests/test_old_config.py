@@ -14,6 +14,7 @@ from utils.checkpoint import load_checkpoint, load_training_checkpoint, save_che
 from utils.cli import training_parser
 from utils.config import KEYS, config_from_dict, load_config, save_config
 from utils.old_config import translate
+from utils.run_folder import changed_settings
 from utils.safe.errors import InputError
 
 SHIPPED = yaml.safe_load(Path(__file__).with_name("old_configs.yaml").read_text(encoding="utf-8"))
@@ -43,6 +44,20 @@ def test_a_run_from_before_the_image_cache_is_read() -> None:
     values = old_config()
     del values["image_cache"]
     assert config_from_dict(translate(values, "old"), "old").image_cache is None
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [({}, "maskclip"), ({"residual": False, "mlp": False}, "maskclip_plain")],
+)
+def test_a_run_from_before_there_were_other_teachers_is_read(parts, name, tmp_path) -> None:
+    config = load_config("configs/tiny_cpu.yaml", [f"teacher={name}"])
+    values = config.to_dict()
+    parts = {"residual": True, "mlp": True} | parts
+    values["teacher"] = parts | {"key_smoothing": 0.0, "prompt_denoising": 0.0}
+    assert config_from_dict(values, "checkpoint") == config  # as checkpoints have it
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert changed_settings(load_config(tmp_path / "config.yaml").to_dict(), config) == ""
 
 
 @pytest.mark.parametrize(

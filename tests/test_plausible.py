@@ -1,6 +1,8 @@
 """Settings that load and can't be meant are named; shipped configs have none."""
 
+import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from program import SHIPPED_CONFIGS
 from datasets.doctor import plausible
 from datasets.doctor.plausible import available_cores, crop_to_reach, implausible
 from datasets.doctor.sizes import median_size
-from utils.config import Config, load_config
+from utils.config import PRESETS, Config, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = [
@@ -68,6 +70,28 @@ def test_each_is_named(changes, message) -> None:
     found = implausible(config, 30, [(160, 320)] * 3)
     assert any(re.search(message, text) for text in found), found
     assert all(text.isprintable() for text in found)
+
+
+def test_teachers_that_have_no_effect_or_another_one(tmp_path) -> None:
+    (text,) = implausible(small("views=dual", "teacher=naclip"), 30)
+    assert "teacher.short_side 560: in training" in text and "local_resize" in text
+    (text,) = implausible(small("views=dual", "teacher.stored=strong"), 30)
+    assert "teacher.stored is strong, but views: dual trains on no stored masks" in text
+    local = small("views=local", f"pseudo_masks={tmp_path}", "teacher.stored=naclip")
+    assert implausible(local, 30) == []  # masks of another program
+    for options, other in (
+        ({"mlp": True, "label_filter": "mask"}, "attention: value -> kk"),
+        (
+            {"mlp": False, "residual": False, "attention": "kk", "gaussian_std": 5.0},
+            "short_side: None -> 560",
+        ),
+        (asdict(PRESETS["teacher"]["naclip"]), None),
+    ):
+        made_from = {"class_names": ["road"], "options": options}
+        (tmp_path / "meta.json").write_text(json.dumps({"made_from": made_from}))
+        found = implausible(local, 30)
+        assert len(found) == (other is not None)
+        assert all("another teacher than teacher.stored (" in one and other in one for one in found)
 
 
 def test_without_images_of_the_split() -> None:

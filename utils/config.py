@@ -7,17 +7,19 @@ checkpoints hold all keys; what an older version wrote is translated by utils/ol
 import dataclasses
 import difflib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
-from utils.config_values import convert
+from utils.config_values import convert, plain, setting
 from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
+from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -25,11 +27,6 @@ CARB = "carb"  # the numbers of the second stage only: one warm-up serves severa
 SPEED = "speed"  # the speed, and with it the last bits
 PLACE = "place"  # the place of a file or folder; utils/inputs.py compares the content
 UPKEEP = "upkeep"  # how often something is written, and by how many processes
-
-
-def _key(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
-    """A key with limits of its numbers, or in another group than RESULT."""
-    return field(default=default, metadata={"low": low, "high": high} | more)
 
 
 def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
@@ -41,24 +38,14 @@ def _path(default: str | None, group: str = PLACE, **more: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherSettings:
-    """How CLIP's class scores are made; the defaults are the preset `maskclip`."""
-
-    residual: bool = True
-    mlp: bool = True
-    key_smoothing: float = _key(0.0, 0, 1)
-    prompt_denoising: float = _key(0.0, 0, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Arithmetic:
     """Where the official code computes otherwise; the defaults are the preset `correct`."""
 
     clip_activation: Literal["quickgelu", "gelu"] = "quickgelu"
-    clip_layer_norm_eps: float = _key(1e-5, 0)
+    clip_layer_norm_eps: float = setting(1e-5, 0)
     clip_normalization: Literal["clip", "imagenet"] = "clip"
     clip_padding: Literal["crop", "stretch"] = "crop"
-    clip_position_embedding: Literal["grid", "count"] = "grid"
+    clip_position_embedding: Literal["grid", "count", "offset"] = "grid"
     key_smoothing_norm: Literal["channels", "tokens"] = "channels"
     label_filter: Literal["mask", "multiply"] = "mask"
     ignore_padding: bool = True
@@ -68,10 +55,7 @@ class Arithmetic:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "teacher": {
-        "maskclip": TeacherSettings(),  # as CARB runs it
-        "maskclip_plain": TeacherSettings(residual=False, mlp=False),  # MaskCLIP's paper
-    },
+    "teacher": TEACHERS,
     "arithmetic": {
         "correct": Arithmetic(),
         "official": Arithmetic(
@@ -110,37 +94,37 @@ class Config:
     val_split: str = "val"
 
     # sizes and augmentation
-    image_size: tuple[int, int] = _key((1024, 2048), 1)
-    scale_range: tuple[float, float] = _key((0.5, 2.0), 0.01)
-    crop_size: tuple[int, int] = _key((512, 1024), 1)
-    patch_size: tuple[int, int] = _key((512, 256), 1)
-    local_resize: tuple[float, float] = _key((1.0, 2.0), 0.01)
+    image_size: tuple[int, int] = setting((1024, 2048), 1)
+    scale_range: tuple[float, float] = setting((0.5, 2.0), 0.01)
+    crop_size: tuple[int, int] = setting((512, 1024), 1)
+    patch_size: tuple[int, int] = setting((512, 256), 1)
+    local_resize: tuple[float, float] = setting((1.0, 2.0), 0.01)
     photometric_distortion: bool = True
 
     # schedule
-    steps: int = _key(30000, 1)
-    warmup_steps: int = _key(16000, 0)
-    batch_size: int = _key(8, 1)
-    lr: float = _key(0.005, 0)
-    seed: int = _key(0, 0)
+    steps: int = setting(30000, 1)
+    warmup_steps: int = setting(16000, 0)
+    batch_size: int = setting(8, 1)
+    lr: float = setting(0.005, 0)
+    seed: int = setting(0, 0)
 
     # machine
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = _key(False, group=SPEED)
-    compile: bool = _key(False, group=SPEED)
-    num_workers: int = _key(4, 0, group=UPKEEP)
+    channels_last: bool = setting(False, group=SPEED)
+    compile: bool = setting(False, group=SPEED)
+    num_workers: int = setting(4, 0, group=UPKEEP)
     image_cache: str | None = _path(None, group=UPKEEP)
-    log_every: int = _key(50, 1, group=UPKEEP)
-    checkpoint_every: int = _key(2000, 1, group=UPKEEP)
+    log_every: int = setting(50, 1, group=UPKEEP)
+    checkpoint_every: int = setting(2000, 1, group=UPKEEP)
 
     # the method
     views: Literal["base", "local", "dual"] = "dual"
-    carb: bool = _key(True, group=CARB)
-    queue_size: int = _key(5, 1, group=CARB)
-    region_weight: Literal["adaptive"] | float = _key("adaptive", 0, group=CARB)
+    carb: bool = setting(True, group=CARB)
+    queue_size: int = setting(5, 1, group=CARB)
+    region_weight: Literal["adaptive"] | float = setting("adaptive", 0, group=CARB)
     clip_model: str = _path("ViT-B/16")
     prompt_templates: str = _path("clip85", group=RESULT)
-    teacher: TeacherSettings = TeacherSettings()
+    teacher: TeacherSettings = TEACHERS["maskclip"]
 
     # network and optimiser
     backbone: str = "resnet50"
@@ -148,13 +132,13 @@ class Config:
     backbone_weights_partial: bool = False
     output_stride: Literal[4, 8, 16] = 8
     aspp: Literal["v3", "v2"] = "v3"
-    aspp_dilations: tuple[int, ...] = _key((12, 24, 36), 1)
-    dropout: float = _key(0.0, 0, 1)
+    aspp_dilations: tuple[int, ...] = setting((12, 24, 36), 1)
+    dropout: float = setting(0.0, 0, 1)
     classifier: Literal["text", "conv"] = "text"
-    min_lr: float = _key(0.0001, 0)
-    poly_power: float = _key(0.9, 0)
-    momentum: float = _key(0.9, 0, 1)
-    weight_decay: float = _key(0.0005, 0)
+    min_lr: float = setting(0.0001, 0)
+    poly_power: float = setting(0.9, 0)
+    momentum: float = setting(0.9, 0, 1)
+    weight_decay: float = setting(0.0005, 0)
 
     # leave alone
     sync_region_stats: bool = False
@@ -162,10 +146,15 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts: what YAML and a checkpoint can hold."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        values = plain(dataclasses.asdict(self))
+        if values["teacher"]["stored"]:
+            del values["teacher"]["stored"]["stored"]
+        return values
+
+    @property
+    def stored_teacher(self) -> TeacherSettings:
+        """The teacher of the masks that gen_clip_masks.py stores."""
+        return self.teacher.stored or self.teacher
 
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
@@ -174,8 +163,15 @@ _PARTS = {
     key: {f.name: f for f in dataclasses.fields(type(Config.__dict__[key]))} for key in PRESETS
 }
 _PART_TYPES = {key: typing.get_type_hints(type(Config.__dict__[key])) for key in PRESETS}
-# Every key as a config or --set may name it: lr, teacher, teacher.mlp, ...
+# Every key: lr, teacher, teacher.mlp, ...
 KEYS = (*_FIELDS, *(f"{key}.{part}" for key, parts in _PARTS.items() for part in parts))
+# And those that a config or --set may name beside them.
+_OF_STORED = ("preset", *(part for part in _PARTS["teacher"] if part != "stored"))
+_ACCEPTED = (
+    *KEYS,
+    *(f"{key}.preset" for key in PRESETS),
+    *(f"teacher.stored.{part}" for part in _OF_STORED),
+)
 
 
 def keys_of(*groups: str) -> frozenset[str]:
@@ -184,13 +180,19 @@ def keys_of(*groups: str) -> frozenset[str]:
 
 
 def flatten(values: dict[str, Any]) -> dict[str, Any]:
-    """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}."""
+    """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}.
+
+    `teacher.stored` stays one value, of which `name_teacher` gives the short form.
+    """
     flat = {}
     for key, value in values.items():
         if key in PRESETS and isinstance(value, dict):
             flat |= {f"{key}.{part}": one for part, one in value.items()}
         else:
             flat[key] = value
+    stored = flat.get("teacher.stored")
+    if isinstance(stored, dict) and "preset" not in stored:
+        flat["teacher.stored"] = name_teacher(stored)
     return flat
 
 
@@ -239,7 +241,7 @@ def parse_overrides(overrides: list[str]) -> dict[str, Any]:
             values[key] = text if _is_literal(key, text) else parse_yaml(text)
         except yaml.YAMLError as error:
             raise InputError(f"--set {override}: the value is not valid YAML: {error}") from None
-        if key not in KEYS:
+        if key not in _ACCEPTED:
             raise InputError(f"--set {override}: {_unknown(key, values[key])}")
     return values
 
@@ -254,10 +256,11 @@ def _is_literal(key: str, text: str) -> bool:
 def config_from_dict(values: dict[str, Any], source: str) -> Config:
     """Validate `values`; other keys take their defaults. `source` is named in every message.
 
-    ``teacher.mlp`` changes a part of ``teacher``, which may be a preset's name or a mapping.
+    ``teacher.mlp`` changes a part of ``teacher``, which may be a preset's name or a mapping of
+    parts, in which ``preset`` names the preset that they change.
     """
     for key, value in values.items():
-        if key not in KEYS:
+        if key not in _ACCEPTED:
             raise InputError(f"{source}: {_unknown(str(key), value)}")
     whole = {key: value for key, value in values.items() if key in _FIELDS}
     needed = [n for n, f in _FIELDS.items() if f.metadata.get("of_data") and n not in whole]
@@ -283,34 +286,63 @@ def config_from_dict(values: dict[str, Any], source: str) -> Config:
 def _unknown(key: str, value: Any) -> str:
     if found := new_name(key, value):
         return found
-    near = difflib.get_close_matches(key.lower(), KEYS, n=1)
+    near = difflib.get_close_matches(key.lower(), _ACCEPTED, n=1)
     hint = f"did you mean '{near[0]}'?" if near else "configs/cityscapes.yaml has every key"
     return f"unknown key '{key}'; {hint}"
 
 
 def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any:
-    """A preset, or the first one changed by a mapping; then changed by `parts`."""
-    presets = PRESETS[key]
+    """A preset, changed by `parts`. `value` is its name or a mapping of parts with it in `preset`.
+
+    Without `preset` it is the first one. `key`: teacher, teacher.stored or arithmetic.
+    """
+    group = key.partition(".")[0]
+    presets = PRESETS[group]
+    names = _PARTS[group] if key == group else _OF_STORED[1:]
     if isinstance(value, dict):
-        base, parts = next(iter(presets.values())), value | parts
+        parts = value | parts
     elif isinstance(value, str) and value in presets:
-        base = presets[value]
+        parts = {"preset": value} | parts
     else:
         raise InputError(
-            f"{source}: '{key}' must be {', '.join(presets)}, or a mapping of its parts "
-            f"({', '.join(_PARTS[key])}); found {value!r}"
+            f"{source}: '{key}' must be {', '.join(presets)}, or a mapping of parts "
+            f"({', '.join(names)}); found {value!r}{_similar(value, presets)}"
         )
-    for part in parts:
-        if part not in _PARTS[key]:
+    preset = parts.pop("preset", next(iter(presets)))
+    if not (isinstance(preset, str) and preset in presets):
+        raise InputError(
+            f"{source}: '{key}.preset' must be one of {', '.join(presets)}; found {preset!r}"
+            f"{_similar(preset, presets)}"
+        )
+    of_stored = {}
+    for part in list(parts):
+        if f"{key}.{part}" not in _ACCEPTED:
             raise InputError(f"{source}: {_unknown(f'{key}.{part}', parts[part])}")
-    types = _PART_TYPES[key]
-    return dataclasses.replace(
-        base,
+        if part.startswith("stored."):
+            of_stored[part.removeprefix("stored.")] = parts.pop(part)
+    stored = parts.pop("stored", None)
+    types = _PART_TYPES[group]
+    settings = dataclasses.replace(
+        presets[preset],
         **{
-            part: convert(source, f"{key}.{part}", one, types[part], _PARTS[key][part].metadata)
+            part: convert(source, f"{key}.{part}", one, types[part], _PARTS[group][part].metadata)
             for part, one in parts.items()
         },
     )
+    if group == "teacher":
+        check_teacher(settings, source, key)
+    if stored is None and of_stored:
+        stored = name_teacher(dataclasses.asdict(settings))
+    if stored is not None:
+        stored = _with_parts(source, f"{key}.stored", stored, of_stored)
+        if stored != settings:
+            settings = dataclasses.replace(settings, stored=stored)
+    return settings
+
+
+def _similar(found: Any, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(found).lower(), names, n=1)
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -320,7 +352,34 @@ def save_config(config: Config, path: str | Path) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _check_windows(config: Config, source: str) -> None:
+    """Refuse windows that are larger than what the teacher sees."""
+    stored = "teacher.stored" if config.teacher.stored else "teacher"
+    seen = [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
+    if config.views == "dual":
+        seen += [("teacher", config.teacher, "the global view ('crop_size')", config.crop_size)]
+    if config.views != "base":
+        local = tuple(round(side * config.local_resize[0]) for side in config.patch_size)
+        view = "the smallest local view ('patch_size' x 'local_resize')"
+        seen += [("teacher", config.teacher, view, local)]
+    for key, teacher, view, size in seen:
+        larger = teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True))
+        if larger and teacher.short_side is None:
+            raise InputError(
+                f"{source}: '{key}' has window: {list(teacher.window)}: it is larger than {view}, "
+                f"{list(size)}; set {key}.window=null, a smaller one, or {key}.short_side, to "
+                "which the image is resized first"
+            )
+
+
 def _check_together(config: Config, source: str) -> None:
+    _check_windows(config, source)
+    if config.views != "base" and config.teacher.templates == "experts":
+        raise InputError(
+            f"{source}: 'teacher' has templates: experts, which are ranked on the whole data set "
+            f"and are for stored masks; with views: {config.views} the teacher also works in the "
+            "training step: set teacher.templates=average teacher.stored.templates=experts"
+        )
     for key in ("scale_range", "local_resize"):
         low, high = getattr(config, key)
         if low > high:

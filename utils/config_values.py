@@ -1,13 +1,26 @@
-"""Validation of one value of a config: type, choices and limits."""
+"""One value of a config: its limits, and its validation by type, choices and limits."""
 
 import types
 import typing
 from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, Literal
 
 from utils.old_config import moved
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
+
+
+def setting(default: Any, low: float | None = None, high: float | None = None, **more: Any) -> Any:
+    """A key with limits of its numbers, or in another group of utils/config.py than RESULT."""
+    return field(default=default, metadata={"low": low, "high": high} | more)
+
+
+def plain(value: Any) -> Any:
+    """Dicts, tuples and others -> dicts, lists and others, as JSON and YAML have them."""
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[str, Any]) -> Any:
@@ -37,7 +50,7 @@ def convert(source: str, key: str, value: Any, expected: Any, metadata: Mapping[
             raise InputError(f"{source}: '{key}': {error}") from None
     low, high = metadata.get("low"), metadata.get("high")
     for number in converted if isinstance(converted, tuple) else (converted,):
-        if isinstance(number, str):  # a word in place of a number
+        if number is None or isinstance(number, str):  # in place of a number
             continue
         if (low is not None and number < low) or (high is not None and number > high):
             limits = f"at least {low}" if high is None else f"between {low} and {high}"
@@ -58,9 +71,9 @@ def _to_type(expected: Any, value: Any) -> Any:
         return value if any(good) else _WRONG
     if kind is tuple:
         item_types = typing.get_args(expected)
-        if not isinstance(value, list | tuple) or not value:
+        if not isinstance(value, list | tuple) or bool(value) != bool(item_types):
             return _WRONG
-        if item_types[-1] is Ellipsis:
+        if item_types and item_types[-1] is Ellipsis:
             item_types = (item_types[0],) * len(value)
         if len(value) != len(item_types):
             return _WRONG
@@ -86,6 +99,8 @@ def _describe(expected: Any) -> str:
         return " or ".join(map(_describe, parts))
     if kind is Literal:
         return f"one of {', '.join(map(str, parts))}" if len(parts) > 1 else str(parts[0])
+    if expected == tuple[()]:
+        return "[]"
     if kind is tuple:
         count = "" if parts[-1] is Ellipsis else f"{len(parts)} "
         return f"a list of {count}{_describe(parts[0]).removeprefix('a ')}s"

@@ -4,12 +4,15 @@ import math
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from datasets.doctor.sizes import median_size
+from datasets.mask_folder import read_made_from
 from datasets.transforms import fit_into
 from datasets.windows import Size
-from utils.config import Config
+from utils.config import Config, TeacherSettings, name_teacher
+from utils.made_from import changed, listed
 
 CLIP_SIDE = 224  # smaller images should be enlarged: CLIP was trained at this size
 
@@ -20,7 +23,8 @@ def implausible(config: Config, num_images: int, sizes: Sequence[Size] = ()) -> 
     num_images: of the training split. sizes: (height, width) of some of its images, upright;
     without them only the config itself is checked.
     """
-    return [*_intervals(config), *_counts(config, num_images), *_sizes(config, sizes)]
+    found = [*_intervals(config), *_counts(config, num_images), *_sizes(config, sizes)]
+    return found + _teachers(config)
 
 
 def _intervals(config: Config) -> list[str]:
@@ -67,6 +71,32 @@ def _counts(config: Config, num_images: int) -> list[str]:
             f"views: {config.views} trains on stored masks, but the folder "
             f"{config.pseudo_masks} does not exist; make them before training: gen_clip_masks.py"
         )
+    return found
+
+
+def _teachers(config: Config) -> list[str]:
+    found, teacher = [], config.teacher
+    if config.views != "base" and teacher.short_side is not None:
+        found.append(
+            f"teacher.short_side {teacher.short_side}: in training, CLIP sees every view resized "
+            "to it, so that local_resize no longer decides the size of the local view; for the "
+            "training step use teacher: fast, and name this teacher in teacher.stored"
+        )
+    if config.views == "dual" and teacher.stored:
+        found.append(
+            f"teacher.stored is {name_teacher(asdict(teacher.stored))}, but views: dual trains on "
+            "no stored masks, only on those that the teacher makes in training; views: local "
+            "trains on stored masks of the whole image"
+        )
+    if config.views != "dual" and teacher.stored:
+        options = read_made_from(Path(config.pseudo_masks or ""))[1].get("options")
+        made = asdict(TeacherSettings()) | options if isinstance(options, dict) else {}
+        other = made and changed(made, asdict(teacher.stored))
+        if other:
+            found.append(
+                f"the masks in {config.pseudo_masks} were made by another teacher than "
+                f"teacher.stored ({listed(other)}); make them again: gen_clip_masks.py --overwrite"
+            )
     return found
 
 

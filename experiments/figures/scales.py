@@ -50,6 +50,12 @@ WAYS = (
 def draw(run: Run, split: str, images: int | Sequence[str], out: Path) -> list[Figure]:
     """Fig. 3 of a run; `images`: ids to show, or the number of those whose masks differ most."""
     figure = Figure(_NAME, _TITLE, "")
+    teacher = run.last.config.stored_teacher
+    if teacher.window or teacher.short_side:
+        what = (
+            f"a run of another teacher: that of {run.label} resizes images or cuts windows itself"
+        )
+        return [figure._replace(missing=(Missing(what),))]
     try:
         split_data = open_split(run.last.config, split)
         chosen(split_data, images)

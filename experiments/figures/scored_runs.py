@@ -1,5 +1,6 @@
 """The scored networks of run folders and suites, and which are comparable with the paper."""
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from functools import cache
@@ -9,7 +10,17 @@ from typing import Any, NamedTuple
 from experiments.figures.runs import Run, Suite, is_miniature, read_stage
 from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
-from utils.config import PLACE, SPEED, UPKEEP, Config, flatten, keys_of, load_config
+from utils.config import (
+    PLACE,
+    PRESETS,
+    SPEED,
+    UPKEEP,
+    Config,
+    TeacherSettings,
+    flatten,
+    keys_of,
+    load_config,
+)
 from utils.made_from import changed
 from utils.safe.files import parse_json
 from utils.safe.yaml_file import read_yaml
@@ -18,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 PAPER: dict[str, Any] = read_yaml(ROOT / "experiments" / "paper.yaml")
 SUPERVISED = "Supervised (upper bound)"
 VIEWS = {"base": "Base", "local": "Local", "dual": "Dual"}
+_PAPERS_TEACHER = PRESETS["teacher"]["maskclip"]
 # Keys that the paper's sweeps change: such a run is no row of its tables.
 _SWEPT = ("patch_size", "local_resize", "region_weight")
 _SWEEP = "a sweep over"
@@ -114,6 +126,7 @@ def exclusion_reason(run: ScoredRun) -> str:
     reasons = {
         "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
+        "another teacher": uses_masks and any(t != _PAPERS_TEACHER for t in _teachers(c)),
         "another backbone": c.backbone not in ("resnet50", "resnet50_v1c"),
         "no or partial ImageNet weights": c.backbone_weights is None or c.backbone_weights_partial,
         f"{number} images, the split '{split}' has {images.get(split)}": number
@@ -137,6 +150,12 @@ def _is_complete(run: ScoredRun) -> bool:
     return run.metrics.get("step") == end
 
 
+def _teachers(config: Config) -> list[TeacherSettings]:
+    """The teachers whose masks a run is trained on."""
+    in_step = [dataclasses.replace(config.teacher, stored=None)] * (config.views != "base")
+    return in_step + [config.stored_teacher] * (config.views != "dual")
+
+
 def _has_clip_masks(config: Config) -> bool:
     """Whether the masks are made by a full-size CLIP: at every step, or by gen_clip_masks.py."""
     if config.views == "dual":
@@ -151,5 +170,5 @@ def _has_clip_masks(config: Config) -> bool:
 
 @cache
 def _shipped(dataset: str) -> dict[str, dict[str, Any]]:
-    names = [f"configs/{dataset}.yaml", f"configs/official/{dataset}.yaml"]
+    names = [f"configs/{folder}{dataset}.yaml" for folder in ("", "official/", "strong/")]
     return {name: load_config(ROOT / name).to_dict() for name in names if (ROOT / name).is_file()}

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from read_run import read_run
 import gen_clip_masks
 from experiments.figures.runs import Run
 from experiments.figures.scales import WAYS, draw
-from utils.config import load_config
+from utils.config import PRESETS, load_config
 from utils.safe.errors import InputError
 
 SCORES = {  # mIoU of all, small, large
@@ -62,6 +63,17 @@ def test_those_whose_masks_differ_most_are_shown(run, tmp_path):
     right = pixels[:, -40]
     counts = [int((right == color).all(1).sum()) for color in ((128, 0, 0), (0, 128, 0))]
     assert counts[1] == pytest.approx(counts[0] * 1.75 / 1.25, rel=0.05)
+
+
+def test_a_teacher_that_resizes_itself_has_no_such_figure(run, tmp_path):
+    make_masks(run, *SCORES)
+    for preset in ("strong", "clearclip"):
+        (stage,) = run.stages.values()
+        config = replace(stage.config, teacher=PRESETS["teacher"][preset])
+        other = run._replace(stages={"warmup": stage._replace(config=config)})
+        (figure,) = draw(other, "train", 3, tmp_path / "out")
+        assert not figure.images and [missing.command for missing in figure.missing] == [""]
+        assert "resizes images or cuts windows itself" in figure.missing[0].what
 
 
 def test_table(run, tmp_path):

@@ -14,9 +14,11 @@ from experiments.figures.scored_runs import PAPER, ScoredRun, exclusion_reason
 from experiments.figures.tables import draw, readme_tables
 from experiments.numbers import suite_tables
 from experiments.suite_file import read_suite
-from utils.config import load_config, save_config
+from utils.config import PRESETS, TeacherSettings, load_config, save_config
 
 CITY = "configs/cityscapes.yaml"
+FAST = PRESETS["teacher"]["fast"]
+STORED_STRONG = TeacherSettings(stored=PRESETS["teacher"]["strong"])
 SCORED = {"split": "val", "inference": {"scales": [1.0], "flip": False, "window": None}}
 
 
@@ -96,6 +98,9 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
         (cell(clip_model="demo/weights/clip.pt"), "the miniature CLIP"),
         (cell(clip_model="demo/weights/clip.pt", stage="supervised"), ""),
         (cell(views="local"), "masks not known to be CLIP's"),  # none lie there
+        (cell(teacher=FAST), "another teacher"),
+        (cell(teacher=FAST, stage="supervised"), ""),
+        (cell(teacher=STORED_STRONG), ""),  # trained on the masks of the step alone
         (cell(backbone="resnet18"), "another backbone"),
         (cell(backbone="resnet50_caffe_c4"), "another backbone"),
         (cell(backbone_weights=None), "no or partial ImageNet weights"),
@@ -120,6 +125,8 @@ def test_stored_masks_must_be_clips(tmp_path) -> None:
     for clip, reason in (("ViT-B/16", ""), ("demo/weights/clip.pt", "masks not known")):
         meta = {"made_from": {}, "config": {"clip_model": clip}}
         (tmp_path / "meta.json").write_text(json.dumps(meta))
+        strong = cell(views="base", pseudo_masks=str(tmp_path), teacher=STORED_STRONG)
+        assert exclusion_reason(strong).endswith("another teacher")
         assert exclusion_reason(found).startswith(reason) and bool(exclusion_reason(found)) == bool(
             reason
         )

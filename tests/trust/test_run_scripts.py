@@ -1,5 +1,7 @@
 """run_*.sh, scripts/config_key.py and what several processes of one machine do first."""
 
+import dataclasses
+import json
 import os
 import shlex
 import subprocess
@@ -59,6 +61,31 @@ def test_all_stages_then_nothing_left_to_do(copy, tmp_path) -> None:
     for part in ("image_labels.json exists", "0 of them new", "metrics.json exists"):
         assert part in again.stdout
     assert written == {path: path.stat().st_mtime_ns for path in written}
+
+
+@pytest.mark.slow
+def test_stronger_teachers_have_a_run_folder_and_masks_of_their_own(copy, tmp_path) -> None:
+    tiny.make_cityscapes(tmp_path / "data")
+    tiny.make_clip(tmp_path / "clip.pt")
+    small = load_config(tiny.make_config(tmp_path)).to_dict()
+    strong = load_config("configs/strong/cityscapes.yaml").to_dict()
+    kept = ("teacher", "views", "pseudo_masks")
+    changes = {k: v for k, v in small.items() if v != strong[k] and k not in kept}
+    changes |= {  # for a CLIP of 3 blocks and images of 48x64
+        "teacher.stored.calibrated_blocks": [0, 1, 0, 1],
+        "teacher.stored.short_side": 48,
+        "teacher.stored.window": [32, 32],
+        "teacher.stored.stride": [16, 16],
+    }
+    sets = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
+    done = run(copy, "--device=cpu", "--set", *sets, CONFIG="configs/strong/cityscapes.yaml")
+    assert done.returncode == 0, done.stderr
+    assert "teacher of the masks: {'preset': 'strong', 'calibrated_blocks': [0, 1" in done.stdout
+    assert len(list((copy / "data/cityscapes/clip_masks_strong").rglob("*.png"))) == 8
+    trained = load_config(copy / "runs/strong/cityscapes/carb/config.yaml")
+    assert (trained.teacher.attention, trained.stored_teacher.attention) == ("kk", "calibrated")
+    assert (trained.teacher.window, trained.stored_teacher.window) == (None, (32, 32))
+    assert not (copy / "runs/cityscapes").exists()
 
 
 def test_data_is_a_variable_and_else_the_config(copy, tmp_path) -> None:
@@ -195,6 +222,9 @@ def test_config_key(capsys) -> None:
         printed = capsys.readouterr().out
         assert printed == f"{expected}\n"
         assert yaml.safe_load(printed) == yaml.safe_load(expected)
+    config_key.main(["configs/strong/camvid.yaml", "teacher.stored"])
+    config_key.main(["configs/strong/camvid.yaml", "teacher.window"])
+    assert capsys.readouterr().out == "strong\nnull\n"
     with pytest.raises(SystemExit) as stopped:
         config_key.main(["configs/tiny_cpu.yaml", "carbs"])
     assert stopped.value.code == 2
@@ -213,12 +243,20 @@ def test_a_config_key_is_written_as_the_system_writes_file_names() -> None:
 
 def test_official_and_default_configs_share_no_files() -> None:
     configs = {path: load_config(path) for path in program.SHIPPED_CONFIGS}
+    masks = {path: config.pseudo_masks for path, config in configs.items()}
     for path, official in configs.items():
         if path.parent.name != "official":
             continue
         for config in (config for path, config in configs.items() if path.parent.name == "configs"):
             assert official.pseudo_masks != config.pseudo_masks
             assert official.clip_text != config.clip_text
+    for path, config in configs.items():
+        others = [other for name, other in masks.items() if name != path]
+        if path.parent.name == "strong":
+            assert config.pseudo_masks not in others
+            plain = load_config(path.parent.parent / path.name)
+            same = {"teacher": plain.teacher, "views": "dual", "pseudo_masks": plain.pseudo_masks}
+            assert dataclasses.replace(config, **same) == plain  # and nothing else differs
 
 
 @pytest.mark.parametrize("local_rank", ["0", "1"])
