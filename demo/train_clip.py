@@ -8,6 +8,11 @@ scale, and it knows only the tokens of its captions. Its scenes have their own s
 them is in a data set of another seed.
 
     python -m demo.train_clip --out demo/weights/clip.pt --overwrite
+
+Trained so on a million images, the class token has read the classes from the patches of the first
+blocks, and the values of the last one hardly know them. --late-class-token lets the class token see
+the patches in the last block alone; --keep 0.5 shows half of the patches (FLIP, Li et al. 2023),
+which takes half the time; --init starts from the weights of another training.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -35,13 +40,13 @@ from utils.checkpoint import versions
 from utils.cli import path
 from utils.distributed import setup
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder, write_json
+from utils.safe.files import check_folder, read_json, sha256, write_json
 from utils.safe.tensors import read_tensors, write_tensors
 
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 64, 64, 2
 HEAD = 64  # channels of an attention head, as in every CLIP
 WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.98), 1.0
-WARMUP = 500  # steps over which the learning rate rises
+WARMUP = 500  # steps over which the learning rate rises, but at most a tenth of all
 LOG_EVERY = 50
 # What may differ when a training continues: none of these changes a weight.
 FREE = ("out", "overwrite", "workers", "save_every", "device")
@@ -63,6 +68,7 @@ def main(argv: list[str]) -> None:
     model = build_miniature(
         templates, arguments.side, arguments.patch, arguments.width, arguments.blocks
     ).to(device)
+    init = load_init(arguments.init, model) if arguments.init else None
     optimizer = build_optimizer(model, arguments.lr)
     first, losses, seconds = resume(state_file, settings, model, optimizer)
 
@@ -82,8 +88,10 @@ def main(argv: list[str]) -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
         with torch.autocast(device.type, torch.bfloat16):
-            features = model.encode_image(normalize(image, "clip"))
-        loss = contrastive_loss(features.float(), encode(model, tokens), model.logit_scale)
+            features = encode_image(
+                model.visual, normalize(image, "clip"), arguments.keep, arguments.late_class_token
+            )
+        loss = contrastive_loss(features.float(), encode_text(model, tokens), model.logit_scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
@@ -98,7 +106,7 @@ def main(argv: list[str]) -> None:
             save(out, model)
             seconds = round(time.monotonic() - start)
             log = settings | {"versions": versions() | {"scenes": VERSION}, "seconds": seconds}
-            log |= {"device": device_name(device), "step": done, "losses": losses}
+            log |= {"device": device_name(device), "step": done, "losses": losses, "init": init}
             write_json(out.with_suffix(".json"), log)
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             progress = {"step": done, "losses": losses, "seconds": seconds, "settings": settings}
@@ -128,6 +136,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="caption templates, one per line",
     )
     add("--seed", type=int, default=101, help="of the weights, the images and the scenes")
+    add("--init", type=path, help="weights to start from; their log is kept in this one's")
+    add("--late-class-token", action="store_true", help="it sees patches in the last block only")
+    add("--keep", type=float, default=1.0, help="share of the patches shown, drawn for each image")
     add("--workers", type=int, default=0, help="processes that draw images; 0: this one")
     add("--save-every", type=int, default=500, help="steps between two versions of the file")
     add("--device", help="cpu or cuda (default: cuda when there is one)")
@@ -142,6 +153,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         result.error(
             f"--lr: a number above 0, --seed: below 2**63; found {arguments.lr}, {arguments.seed}"
         )
+    if not 0 < arguments.keep <= 1:
+        result.error(f"--keep: expected a share above 0 and at most 1, found {arguments.keep}")
     if Path(arguments.out).suffix == ".json":
         result.error("--out: the log gets the name with .json; name a .pt file")
     for name, unit in (("side", arguments.patch), ("width", HEAD)):
@@ -222,7 +235,43 @@ def resume(
     return state["step"], state["losses"], state["seconds"]
 
 
-def encode(model: nn.Module, tokens: Tensor) -> Tensor:
+def load_init(file: str, model: nn.Module) -> dict[str, Any]:
+    """Fill `model` from `file`; its sha256, and its log if there is one. Raises InputError."""
+    content = read_tensors(file, "--init, weights of a miniature CLIP")
+    try:
+        model.load_state_dict(content)  # copies into float32 parameters
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise InputError(f"--init {file}: not the weights of this miniature: {error}") from None
+    log = Path(file).with_suffix(".json")
+    return {"sha256": sha256(file), "log": read_json(log) if log.exists() else None}
+
+
+def encode_image(visual: nn.Module, image: Tensor, keep: float = 1.0, late: bool = False) -> Tensor:
+    """`visual(image)`, as OpenAI's VisionTransformer computes it: (B, 3, S, S) -> (B, D).
+
+    keep: share of the patches, drawn for each image. late: the class token sees patches only in the
+    last block; patches see it in each.
+    """
+    patches = visual.conv1(image).flatten(2).transpose(1, 2)
+    position = visual.positional_embedding.to(patches.dtype)
+    patches = patches + position[1:]
+    if keep < 1:
+        count = max(1, round(keep * patches.shape[1]))
+        shown = torch.rand(patches.shape[:2], device=patches.device).argsort(1)[:, :count, None]
+        patches = patches.gather(1, shown.expand(-1, -1, patches.shape[2]))
+    class_token = (visual.class_embedding.to(patches.dtype) + position[0]).expand(len(image), 1, -1)
+    tokens = visual.ln_pre(torch.cat([class_token, patches], dim=1)).transpose(0, 1)
+    blind = torch.zeros(len(tokens), len(tokens), device=tokens.device)
+    blind[0, 1:] = -torch.inf
+    *early, last = visual.transformer.resblocks
+    for block in early:
+        block.attn_mask = blind if late else None
+        tokens = block(tokens)
+        block.attn_mask = None
+    return visual.ln_post(last(tokens)[0]) @ visual.proj
+
+
+def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
     """Text features (B, D) of tokens (B, L); a repeated caption is encoded once."""
     different, places = tokens.unique(dim=0, return_inverse=True)
     return model.encode_text(different)[places]
@@ -238,7 +287,8 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
     """The learning rate of a step: a short linear rise, then half a cosine."""
-    return peak * min(1, (step + 1) / WARMUP) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+    warmup = max(1, min(WARMUP, steps // 10))
+    return peak * min(1, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
 def device_name(device: torch.device) -> str:
