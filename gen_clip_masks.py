@@ -1,7 +1,8 @@
 """Make CLIP's pseudo-masks of a split, at the size of the images (Eq. 1 and Fig. 3 of the paper).
 
 Reads the images and their image-level labels; writes OUT/<image id>.png (class ids, paletted; 255
-where an image has no label) and OUT/meta.json, with what the masks were made from.
+where an image has no label) and OUT/meta.json, with what the masks were made from; with
+``templates: experts`` also OUT/experts.json, the templates chosen for each class.
 
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
@@ -14,6 +15,7 @@ scores.
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 from datasets import open_dataset
@@ -26,11 +28,12 @@ from datasets.mask_folder import check_no_inputs, mask_writer, open_mask_folder,
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
-from models.build import build_mask_record, build_teacher
-from models.inference import multi_view_scores
-from models.maskclip import to_pseudo_mask
+from models.build import build_mask_record, build_maskclip_options, build_teacher
+from models.inference import add_windows, multi_view_scores, window_settings
+from models.maskclip import check_views, to_pseudo_mask
+from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
-from utils.cli import add_trust, number, parser, path
+from utils.cli import add_trust, grid, number, parser, path
 from utils.config import load_config, name_teacher
 from utils.distributed import autocast, cleanup, setup
 from utils.progress import progress
@@ -40,7 +43,8 @@ from utils.safe.errors import InputError, run_script
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     arguments = parse_arguments(argv)
-    config = load_config(arguments.config, arguments.overrides)
+    config = load_config(arguments.config, arguments.overrides + window_settings(arguments))
+    check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
@@ -66,12 +70,8 @@ def main(argv: list[str]) -> None:
     precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
-        made_from |= build_mask_record(config, classes, text) | {
-            "ratio": arguments.ratio,
-            "grid": arguments.grid,
-            "flip": arguments.flip,
-            "precision": precision,
-        }
+        made_from |= build_mask_record(config, classes, text) | {"precision": precision}
+        made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")}
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
     if ranks.is_main and todo:
         print(f"teacher of the masks: {name_teacher(dataclasses.asdict(config.stored_teacher))}")
@@ -79,7 +79,14 @@ def main(argv: list[str]) -> None:
     # --- masks, one by one, each at the original size of its image
     if todo:
         teacher = build_teacher(config, classes, device, trust, arguments.bf16, stored=True)
-        score = teacher.upsampled_scores
+        if config.stored_teacher.templates == "experts":
+            file = ExpertsFile(out / "experts.json", made_from, arguments.overwrite)
+            with autocast(device, precision):
+                teacher, experts = load_experts(
+                    config, classes, teacher, file, images, labels, ranks, trust
+                )
+            made_from = made_from | {"experts": experts}
+            open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
         data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
@@ -87,9 +94,11 @@ def main(argv: list[str]) -> None:
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
             for sample in progress(loader, "masks", ranks):
                 image = normalize(sample["image"][None].to(device), rules.clip_normalization)
+                present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
+                score = partial(teacher.upsampled_scores, image_labels=present)
                 with autocast(device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
-                present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
+                scores = teacher.refine(scores, image, present)
                 mask = to_pseudo_mask(scores, present, rules.label_filter)[0].byte()
                 write(sample["name"], mask.cpu().numpy())
     if ranks.is_main:
@@ -106,19 +115,15 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
     add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
-    add("--grid", default="1x1", metavar="RxC", help="rows x columns of crops, scored one by one")
+    add("--grid", type=grid, default=(1, 1), metavar="RxC", help="crops, scored one by one")
+    add_windows(result)
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")
     add("--overwrite", action="store_true", help="make all masks again")
     add_trust(result)
-    arguments = result.parse_args(argv)
-    grid = arguments.grid.split("x")
-    if not (len(grid) == 2 and all(part.isdecimal() and 1 <= int(part) <= 16 for part in grid)):
-        result.error(f"--grid: expected rows x columns from 1x1 to 16x16, found {arguments.grid}")
-    arguments.grid = (int(grid[0]), int(grid[1]))
-    return arguments
+    return result.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -100,9 +100,14 @@ def build_teacher(
     """CLIP and the text embeddings that the config names, on `device`. `trust`: see `load_clip`.
 
     `bf16`: for use under autocast, see `MaskCLIP`; None: as the config's precision says. `stored`:
-    the teacher of the masks that gen_clip_masks.py stores, not the one of the training step. All
-    ranks must call it.
+    the teacher of the masks that gen_clip_masks.py stores, not the one of the training step; for
+    ``templates: experts`` see `load_experts`. All ranks must call it.
     """
+    if config.teacher.templates == "experts" and not stored:
+        raise InputError(
+            "teacher: templates experts are chosen on a whole data set, for masks that "
+            "gen_clip_masks.py stores; in the training step use templates: average"
+        )
     bf16 = config.precision == "bf16" if bf16 is None else bf16
     clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
     text_embeddings = build_text_embeddings(config, classes, clip_model)

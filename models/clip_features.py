@@ -1,17 +1,23 @@
-"""Dense features of CLIP's image tower, with the value path in its last attention (MaskCLIP).
+"""Dense features of CLIP's image tower, with another attention in its last block.
 
 CLIP itself is unchanged: the forward pass is written out with the parameters of OpenAI's modules,
-so that the last attention can be replaced and the official variations can be switched on.
+so that the last attention can be replaced and the official variations can be switched on. By
+default it is MaskCLIP's value path; for the others see models/attentions.py.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models import calibrated
+from models.attentions import join_heads, last_attention, query_key_value
 from models.clip_miniature import output_stride
 from models.kernels.cpu_speed import attention, linear
+from utils.safe.errors import InputError
+from utils.teacher_settings import check_teacher
 
 QUERY, KEY, VALUE = 0, 1, 2
 
@@ -25,7 +31,7 @@ class MaskCLIPOptions:
     residual: bool = True  # keep the last block's skip connection around the attention
     mlp: bool = True  # keep the last block's MLP
     padding: str = "crop"  # "stretch": the scores of the padded image, squeezed onto the mask
-    position_embedding: str = "grid"  # "count": not resized where the number of tokens agrees
+    position_embedding: str = "grid"  # "count", "offset": see `position_embedding`
     key_smoothing: float = 0.0  # threshold, 0 = off
     key_smoothing_norm: str = "channels"  # "tokens"
     prompt_denoising: float = 0.0  # threshold, 0 = off
@@ -59,13 +65,40 @@ def dense_features(
         if options.key_smoothing > 0:
             keys = pool.k_proj(features).flatten(1, 2)
         return pool.c_proj(pool.v_proj(features)).permute(0, 3, 1, 2), keys
-    tokens, (height, width) = last_block_tokens(visual, image, options)
+    grid = token_grid(visual, image)
     last = visual.transformer.resblocks[-1]
-    tokens = tokens[:, 1:]  # without the class token: nothing after this mixes tokens
+    if options.attention == "calibrated":
+        tokens, mixed = calibrated_tokens(visual, image, options)
+    else:
+        tokens, middle = last_and_middle_tokens(visual, image, options)
+        if options.attention == "value":
+            mixed = value_path(last, tokens[:, 1:], options)  # nothing after this mixes tokens
+        else:
+            mixed = last_block(last, tokens, grid, options, middle)
     if options.key_smoothing > 0:
-        keys = project(last, tokens, KEY, options)
-    values = layer_norm(visual.ln_post, value_path(last, tokens, options), options)
-    return (values @ visual.proj).transpose(1, 2).unflatten(2, (height, width)), keys
+        keys = project(last, tokens[:, 1:], KEY, options)
+    return text_space(visual, mixed, options).transpose(1, 2).unflatten(2, grid), keys
+
+
+def check_options(visual: nn.Module, options: MaskCLIPOptions) -> None:
+    """Raise InputError where options exclude each other, or this image tower can't have them."""
+    check_teacher(options, "MaskCLIPOptions", "teacher")
+    if is_resnet(visual):
+        if options.attention != "value":
+            raise InputError(
+                f"teacher: attention {options.attention} needs a ViT, and this CLIP is a ResNet: "
+                "its image tower has no blocks of attention. Use attention: value or a ViT, "
+                "e.g. clip_model: ViT-B/16"
+            )
+        return
+    before = len(visual.transformer.resblocks) - 1  # blocks before the last
+    if wrong := [index for index in options.middle_blocks if not 0 <= index < before]:
+        raise InputError(
+            f"teacher: middle_blocks has {wrong}: this CLIP has {before} blocks before its last, "
+            f"0 to {before - 1}"
+        )
+    if options.attention == "calibrated":
+        calibrated.check_blocks(options.calibrated_blocks, before)
 
 
 def grid_stride(visual: nn.Module) -> int:
@@ -97,19 +130,71 @@ def pad_to_multiple(image: Tensor, stride: int) -> Tensor:
 # ---- ViT family ----
 
 
-def last_block_tokens(
-    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
-) -> tuple[Tensor, tuple[int, int]]:
-    """The tokens that enter the last block, class token first: (B, 1 + gh*gw, C); and (gh, gw)."""
+def token_grid(visual: nn.Module, image: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches that cover the image."""
+    return tuple(-(-side // grid_stride(visual)) for side in image.shape[-2:])
+
+
+def block_inputs(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> Iterator[Tensor]:
+    """The tokens that enter each block in turn, class token first: (B, 1 + gh*gw, C).
+
+    The input of block i + 1 is the output of block i.
+    """
     patches = visual.conv1(pad_to_multiple(image, grid_stride(visual)))
     grid = tuple(patches.shape[-2:])
     patches = patches.flatten(2).transpose(1, 2)
     class_token = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
     tokens = torch.cat([class_token, patches], dim=1) + position_embedding(visual, grid, options)
     tokens = layer_norm(visual.ln_pre, tokens, options)
+    yield tokens
     for block in list(visual.transformer.resblocks)[:-1]:
         tokens = transformer_block(block, tokens, options)
-    return tokens, grid
+        yield tokens
+
+
+def last_block_tokens(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, tuple[int, int]]:
+    """The tokens that enter the last block, class token first: (B, 1 + gh*gw, C); and (gh, gw)."""
+    return last_and_middle_tokens(visual, image, options)[0], token_grid(visual, image)
+
+
+def last_and_middle_tokens(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
+    """The tokens that enter the last block; the middle blocks, each with the tokens that enter."""
+    blocks, middle = visual.transformer.resblocks, []
+    for index, tokens in enumerate(block_inputs(visual, image, options)):
+        if index in options.middle_blocks:
+            middle.append((blocks[index], tokens))
+    return tokens, middle
+
+
+def calibrated_tokens(
+    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
+) -> tuple[Tensor, Tensor]:
+    """The tokens that enter the last block (B, 1 + N, C); what SC-CLIP makes of them (B, N, C)."""
+    low_at, middle_at, first, final = options.calibrated_blocks or calibrated.BLOCKS
+    total = 0
+    for entered, tokens in enumerate(block_inputs(visual, image, options)):
+        index = entered - 1  # of the block whose output these are
+        if index == low_at:
+            low = tokens
+        if index == middle_at:
+            middle = tokens
+        if first <= index <= final:
+            total = total + tokens
+    mixed = calibrated.calibrated_block(
+        visual.transformer.resblocks[-1],
+        tokens,
+        low,
+        middle,
+        total,
+        token_grid(visual, image),
+        options.calibrated_beta,
+        options.layer_norm_eps,
+    )
+    return tokens, mixed
 
 
 def position_embedding(
@@ -118,26 +203,26 @@ def position_embedding(
     """CLIP's position embedding, resized (bicubic) to the token grid: (1 + gh*gw, C).
 
     "count" (official code): not resized for any grid with as many tokens as CLIP's square.
+    "offset" (official code of NACLIP, SC-CLIP and others): the same, and resized by the factors
+    (gh + 0.1) / side and (gw + 0.1) / side, which shifts the places that are sampled.
     """
     stored = visual.positional_embedding
     side = round((len(stored) - 1) ** 0.5)
     as_stored = grid[0] * grid[1] == side * side
-    if as_stored and (options.position_embedding == "count" or grid == (side, side)):
+    if as_stored and (options.position_embedding != "grid" or grid == (side, side)):
         return stored
     square = stored[1:].float().T.unflatten(1, (side, side))[None]
-    resized = F.interpolate(square, grid, mode="bicubic", align_corners=False)[0]
+    by = {"size": grid}
+    if options.position_embedding == "offset":
+        by = {"scale_factor": tuple((cells + 0.1) / side for cells in grid)}
+    resized = F.interpolate(square, **by, mode="bicubic", align_corners=False)[0]
     return torch.cat([stored[:1], resized.flatten(1).T.to(stored.dtype)])
 
 
 def transformer_block(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
     """An ordinary block of CLIP's transformer: (B, L, C) -> (B, L, C)."""
-    mixer = block.attn
-    normed = layer_norm(block.ln_1, tokens, options)
-    qkv = linear(normed, mixer.in_proj_weight, mixer.in_proj_bias)
-    # (B, L, 3C) -> three of (B, heads, L, C / heads)
-    query, key, value = qkv.unflatten(2, (3, mixer.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = attention(query, key, value).transpose(1, 2).flatten(2)
-    tokens = tokens + apply_linear(mixer.out_proj, mixed)
+    query, key, value = query_key_value(block, tokens, options.layer_norm_eps)
+    tokens = tokens + join_heads(block, attention(query, key, value))
     return tokens + feed_forward(block, tokens, options)
 
 
@@ -147,12 +232,47 @@ def value_path(block: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Te
     # paper (MaskCLIP): value projection and last linear layer / official code: the block's skip
     # connection and MLP too / here: both are switches, on by default.
     """
-    values = project(block, tokens, VALUE, options)
+    return finish_block(block, project(block, tokens, VALUE, options), tokens, options)
+
+
+def last_block(
+    block: nn.Module,
+    tokens: Tensor,
+    grid: tuple[int, int],
+    options: MaskCLIPOptions,
+    middle: list[tuple[nn.Module, Tensor]],
+) -> Tensor:
+    """The block with another attention, without the class token: (B, 1 + N, C) -> (B, N, C).
+
+    The class token is a query, a key and a value. middle: as `last_attention` takes it.
+    """
+    mixed = last_attention(
+        block,
+        tokens,
+        grid,
+        options.attention,
+        options.layer_norm_eps,
+        options.gaussian_std,
+        middle,
+        options.middle_weight,
+    )
+    return finish_block(block, mixed[:, 1:], tokens[:, 1:], options)
+
+
+def finish_block(
+    block: nn.Module, mixed: Tensor, tokens: Tensor, options: MaskCLIPOptions
+) -> Tensor:
+    """What follows the attention: skip connection and MLP, where on. All (B, L, C)."""
     if options.residual:
-        values = values + tokens
+        mixed = mixed + tokens
     if options.mlp:
-        values = values + feed_forward(block, values, options)
-    return values
+        mixed = mixed + feed_forward(block, mixed, options)
+    return mixed
+
+
+def text_space(visual: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> Tensor:
+    """The last norm and the projection onto the text embeddings: (B, L, C) -> (B, L, D)."""
+    return layer_norm(visual.ln_post, tokens, options) @ visual.proj
 
 
 def project(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:

@@ -139,7 +139,10 @@ def _views(
         else:
             view = resize(image, tuple(max(1, int(n * scale + 0.5)) for n in image.shape[-2:]))
             view = view.flip(-1) if is_mirrored else view
-            scores = _window_scores(score, view, window, stride)
+            if window is None:
+                scores = score(view, view.shape[-2:])
+            else:
+                scores = window_scores(score, view, window, stride)
         return scores.flip(-1) if is_mirrored else scores
 
     return len(pairs), itertools.starmap(run, pairs)
@@ -182,23 +185,45 @@ def _resize_rows(maps: Tensor, size: Size, rows: range) -> Tensor:
     return upper.mul_(1 - weight).add_(lower.mul_(weight))
 
 
-def _window_scores(score: Score, view: Tensor, window: Size | None, stride: Size | None) -> Tensor:
-    """Scores (B,K,h,w) of a view (B,3,h,w): of the whole, or averaged over overlapping windows."""
-    size = view.shape[-2:]
-    if window is None:
-        return score(view, size)
+def windows(
+    image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
+) -> Iterator[tuple[list[Any], Tensor]]:
+    """Overlapping windows of image (B,3,h,w): the places of `batch` of them, and their pixels.
+
+    A window starts every `stride` pixels (default: the window's size); the last one of an axis is
+    moved back to end with the image. An image smaller than the window is one window of its own
+    size. The pixels (n*B,3,*) are those of all images at the first place, then at the second, and
+    so on. Raises InputError for a stride outside 1..window.
+    """
     stride = stride or window
     if min(window) < 1 or min(stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
         raise InputError(f"--stride {list(stride)} must be within 1..--window {list(window)}")
-    total, count = 0, view.new_zeros(1, 1, *size)
-    for top, left in itertools.product(*map(_starts, size, window, stride)):
-        part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-        crop = view[part]
-        scores = score(crop, crop.shape[-2:])
+    size = image.shape[-2:]
+    height, width = map(min, window, size)
+    places = [
+        (..., slice(top, top + height), slice(left, left + width))
+        for top, left in itertools.product(*map(_starts, size, window, stride))
+    ]
+    for first in range(0, len(places), batch):
+        some = places[first : first + batch]
+        yield some, torch.cat([image[place] for place in some])
+
+
+def window_scores(
+    score: Score, image: Tensor, window: Size, stride: Size | None = None, batch: int = 1
+) -> Tensor:
+    """Mean of the scores of overlapping `windows`: image (B,3,h,w), normalised -> (B,K,h,w).
+
+    `batch` windows of every image are scored at once.
+    """
+    total, count = 0, image.new_zeros(1, 1, *image.shape[-2:])
+    for places, pixels in windows(image, window, stride, batch):
+        scores = score(pixels, pixels.shape[-2:])
         if isinstance(total, int):
-            total = scores.new_zeros(*scores.shape[:2], *size)
-        total[part] += scores
-        count[part] += 1
+            total = scores.new_zeros(len(image), scores.shape[1], *image.shape[-2:])
+        for place, of_window in zip(places, scores.split(len(image)), strict=True):
+            total[place] += of_window
+            count[place] += 1
     return total / count
 
 
@@ -230,7 +255,6 @@ def _cells(side: int, out_side: int, parts: int) -> list[tuple[slice, int]]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """--scales (each 0 < s <= 8), --flip, --window, --stride and --bf16 for a script."""
     group = parser.add_argument_group("inference (default: the whole image once, float32)")
-    pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     group.add_argument(
         "--scales",
         type=number(_MAX_SCALE),
@@ -239,15 +263,34 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="e.g. 0.75 1 1.25, averaged",
     )
     group.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    group.add_argument("--window", **pair, help="slide a window over the image")
-    group.add_argument("--stride", **pair, help="step of the window (its size)")
+    add_windows(group)
     group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
+
+
+def add_windows(parser: argparse._ActionsContainer) -> None:
+    """--window H W and --stride H W for a script: lists of two numbers, or None."""
+    pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
+    parser.add_argument("--window", **pair, help="slide a window over the image")
+    parser.add_argument("--stride", **pair, help="step of the window (its size)")
+
+
+def window_settings(arguments: argparse.Namespace) -> list[str]:
+    """--window and --stride as settings of the teacher of stored masks, as --set takes them."""
+    _check_stride(arguments)
+    if not arguments.window:
+        return []
+    stride = arguments.stride or "null"
+    return [f"teacher.stored.window={arguments.window}", f"teacher.stored.stride={stride}"]
+
+
+def _check_stride(arguments: argparse.Namespace) -> None:
+    if arguments.stride and not arguments.window:
+        raise InputError("--stride needs --window")
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `multi_view_scores` that the command line asks for."""
-    if arguments.stride and not arguments.window:
-        raise InputError("--stride needs --window")
+    _check_stride(arguments)
     return {
         "scales": tuple(arguments.scales),
         "flip": arguments.flip,

@@ -1,5 +1,8 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
+from collections.abc import Iterator, Sequence
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,13 +10,18 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE_INDEX
 from models.clip_features import (
     MaskCLIPOptions,
+    check_options,
     dense_features,
     grid_stride,
     round_to_bf16,
 )
 from models.clip_loading import clip_sha256
+from models.inference import resize, window_scores, windows
+from models.pamr import pamr
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
+
+_PIXELS_AT_ONCE = 512 * 1024  # of a batch of windows: a few suffice to fill a GPU
 
 
 class MaskCLIP(nn.Module):
@@ -41,6 +49,7 @@ class MaskCLIP(nn.Module):
             round_to_bf16(self.visual)
         self.register_buffer("text_embeddings", text_embeddings.detach().clone())
         self.options = options or MaskCLIPOptions()
+        check_options(self.visual, self.options)
 
     def train(self, mode: bool = True) -> "MaskCLIP":
         """Stay in eval mode: the ResNet towers have batch norm."""
@@ -54,25 +63,106 @@ class MaskCLIP(nn.Module):
     @torch.no_grad()
     def forward(self, image: Tensor, image_labels: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised image (B, 3, h, w), image_labels (B, K) -> pseudo_mask (B, H, W), long."""
-        scores = self.upsampled_scores(image, size)
+        scores = self.upsampled_scores(image, size, image_labels)
+        scores = self.refine(scores, image, image_labels)
         return to_pseudo_mask(scores, image_labels, self.options.label_filter)
 
     @torch.no_grad()
-    def upsampled_scores(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        """`scores` at `size` (H, W): normalised image (B, 3, h, w) -> (B, K, H, W)."""
-        return upsample_scores(
-            self.scores(image),
-            size,
-            input_size=image.shape[-2:],
-            stride=grid_stride(self.visual),
-            padding=self.options.padding,
-        )
+    def upsampled_scores(
+        self, image: Tensor, size: tuple[int, int], image_labels: Tensor | None = None
+    ) -> Tensor:
+        """Class scores at `size` (H, W), before PAMR: normalised (B, 3, h, w) -> (B, K, H, W).
+
+        The image is resized to `short_side` first, and scored in windows, where the options say so.
+        image_labels (B, K): for `TemplateExperts`; other scores don't depend on them. Raises
+        InputError for a window that is larger than the resized image.
+        """
+        image = self._resized(image)
+        if self.options.window is None:
+            return self._scores_at(image, size, image_labels)
+        score = partial(self._scores_at, image_labels=image_labels)
+        scores = window_scores(score, image, *self._windows(image))
+        return resize(scores, size)
+
+    @torch.no_grad()
+    def refine(self, scores: Tensor, image: Tensor, image_labels: Tensor | None = None) -> Tensor:
+        """PAMR of `upsampled_scores` (B, K, H, W), or the scores themselves where it is off.
+
+        image: normalised (B, 3, h, w); as in NACLIP, PAMR sees it at the size that CLIP sees it,
+        resized to that of the scores. With image_labels (B, K), classes that no image has are left
+        as they are: PAMR does not mix classes, so that those of the others do not change.
+        """
+        if self.options.pamr_steps == 0:
+            return scores
+        image = resize(self._resized(image), scores.shape[-2:])
+        steps, dilations = self.options.pamr_steps, self.options.pamr_dilations
+        if image_labels is None:
+            return pamr(image, scores, steps, dilations)
+        present, refined = (image_labels != 0).any(0), scores.clone()
+        refined[:, present] = pamr(image, scores[:, present], steps, dilations)
+        return refined
 
     @torch.no_grad()
     def scores(self, image: Tensor) -> Tensor:
         """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
         features, keys = dense_features(self.visual, image, self.options)
         return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
+
+    def _scores_at(
+        self, image: Tensor, size: tuple[int, int], image_labels: Tensor | None = None
+    ) -> Tensor:
+        """`scores` at `size` (H, W): normalised image (B, 3, h, w) -> (B, K, H, W)."""
+        return self._upsample(self.scores(image), size, image.shape[-2:])
+
+    def _upsample(
+        self, scores: Tensor, size: tuple[int, int], input_size: tuple[int, int]
+    ) -> Tensor:
+        """Scores on the grid of an image of `input_size` -> `size`."""
+        stride = grid_stride(self.visual)
+        return upsample_scores(scores, size, input_size, stride, self.options.padding)
+
+    def seen(self, image: Tensor) -> Iterator[Tensor]:
+        """What CLIP sees of a normalised image (B, 3, h, w): it resized, or batches of windows."""
+        image = self._resized(image)
+        if self.options.window is None:
+            yield image
+        else:
+            yield from (pixels for _, pixels in windows(image, *self._windows(image)))
+
+    def _windows(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None, int]:
+        """Window, stride and number of windows at once for a resized image."""
+        window = self.options.window
+        height, width = image.shape[-2:]
+        if window[0] > height or window[1] > width:
+            raise InputError(
+                f"the teacher's window of {window[0]}x{window[1]} pixels is larger than the image, "
+                f"{height}x{width} where the teacher sees it; choose a smaller window or a larger "
+                "short_side"
+            )
+        at_once = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
+        return window, self.options.stride, at_once
+
+    def _resized(self, image: Tensor) -> Tensor:
+        """The image (B, 3, h, w) with a shorter side of `short_side` pixels, where that is set."""
+        if self.options.short_side is None:
+            return image
+        factor = self.options.short_side / min(image.shape[-2:])
+        return resize(image, tuple(int(side * factor + 0.5) for side in image.shape[-2:]))
+
+
+def check_views(options: MaskCLIPOptions, scales: Sequence[float], grid: tuple[int, int]) -> None:
+    """Raise InputError where views of `multi_view_scores` contradict how the teacher sees images.
+
+    scales, grid: the ratios, and the rows and columns of crops.
+    """
+    if grid != (1, 1) and (options.window or options.short_side):
+        own = "cuts every image into windows" if options.window else "resizes every image"
+        raise InputError(f"--grid cuts the image, and this teacher {own} itself; leave out --grid")
+    if options.short_side and list(scales) != [1.0]:
+        raise InputError(
+            "--ratio would change nothing, as this teacher resizes every image to a short_side of "
+            f"{options.short_side} pixels; leave out --ratio, or set another short_side"
+        )
 
 
 def class_scores(features: Tensor, text_embeddings: Tensor) -> Tensor:

@@ -63,15 +63,35 @@ def text_embeddings(clip_model: nn.Module, prompts: Prompts, templates: tuple[st
     return torch.stack(rows)
 
 
+@torch.no_grad()
+def template_embeddings(
+    clip_model: nn.Module, prompts: Prompts, templates: tuple[str, ...]
+) -> Tensor:
+    """Unit rows of every template alone (T, K, D), float32, on the device of `clip_model`.
+
+    Synonyms of a class are averaged as in `text_embeddings`. float32 also under autocast.
+    """
+    rows = []
+    with torch.autocast(clip_model.text_projection.device.type, enabled=False):
+        for synonyms in prompts:
+            names = [_encode(clip_model, name, templates) for name in synonyms]
+            rows.append(F.normalize(torch.stack(names).mean(0), dim=1))
+    return torch.stack(rows, dim=1)
+
+
 def _ensemble(clip_model: nn.Module, name: str, templates: tuple[str, ...]) -> Tensor:
+    return F.normalize(_encode(clip_model, name, templates).mean(0), dim=0)
+
+
+def _encode(clip_model: nn.Module, name: str, templates: tuple[str, ...]) -> Tensor:
+    """Unit rows (T, D), one a template."""
     texts = [template.replace("{}", name) for template in templates]
     try:
         tokens = openai_clip().tokenize(texts)
     except RuntimeError as error:
         raise InputError(f"the class prompt '{name}' is too long for CLIP: {error}") from None
     device = clip_model.text_projection.device
-    encoded = clip_model.encode_text(tokens.to(device)).float()
-    return F.normalize(F.normalize(encoded, dim=1).mean(0), dim=0)
+    return F.normalize(clip_model.encode_text(tokens.to(device)).float(), dim=1)
 
 
 def build_text_embeddings(

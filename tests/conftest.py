@@ -48,6 +48,17 @@ def golden_cases(name: str) -> list[str]:
         return sorted({key.split("/")[0] for key in file.files if "/" in key})
 
 
+def golden_names(name: str, key: str) -> list[str]:
+    """The names that a reference file lists under `key`, for parametrize.
+
+    Where there is no such file, a name nobody has: `load_golden` then skips the test.
+    """
+    if GOLDENS is None or not (GOLDENS / name).is_file():
+        return ["none"]
+    with np.load(GOLDENS / name, allow_pickle=False) as file:
+        return file[key].tolist()
+
+
 def golden_files(pattern: str) -> list[str]:
     """Names of the reference files matching a glob pattern, for parametrize.
 

@@ -24,6 +24,7 @@ from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
 from datasets.mask_folder import pseudo_mask_files
 from datasets.transforms import normalize
+from models import template_experts
 from models.build import build_teacher
 from models.clip_features import MaskCLIPOptions
 from models.inference import multi_view_scores
@@ -87,7 +88,7 @@ def generate(root, tmp_path):
 def by_hand(root, name, *overrides):
     """The mask of one picture from MaskCLIP itself."""
     config = load_config(root / "config.yaml", list(overrides))
-    maskclip = build_teacher(config, load_classes(config.class_file), "cpu")
+    maskclip = build_teacher(config, load_classes(config.class_file), "cpu", stored=True)
     image = torch.from_numpy(read_image(File(str(root / f"images/train/{name}.png"))))
     image = image.permute(2, 0, 1)[None].float()
     height, width = SIZES[name]
@@ -207,6 +208,131 @@ def test_stored_masks_are_made_by_their_own_teacher(generate, tmp_path, capsys):
     assert "0 of them new" in printed and printed.count("teacher of the masks") == 1
     with pytest.raises(InputError, match=r"options: {'mlp': False} -> {'mlp': True}"):
         generate("--set", "teacher.residual=false")
+
+
+def test_windows_of_the_command_line_replace_those_of_the_teacher(root, generate, tmp_path):
+    windows, names = (
+        ("--window", 16, 24, "--stride", 8, 12),
+        [name for name in SIZES if LABELS[name]],
+    )
+    out = generate(*windows)
+    for name in names:
+        mask = read_mask(File(str(out / f"{name}.png")))
+        expected = by_hand(
+            root, name, "teacher.stored.window=[16,24]", "teacher.stored.stride=[8,12]"
+        )
+        assert np.mean(mask != expected) < 0.005
+    options = json.loads((out / "meta.json").read_text())["made_from"]["options"]
+    assert (options["window"], options["stride"]) == ([16, 24], [8, 12])
+    other = ("--set", "teacher.stored.window=[24,24]", "teacher.stored.stride=[4,4]")
+    generate(*windows, *other)  # resumed
+    with pytest.raises(InputError, match=r"options: {'stride': \[8, 12\]} -> {'stride': None}"):
+        generate("--window", 16, 24, *other)
+    generate(*other, "--out", tmp_path / "own")
+    options = json.loads((tmp_path / "own/meta.json").read_text())["made_from"]["options"]
+    assert (options["window"], options["stride"]) == ([24, 24], [4, 4])
+
+
+def test_pamr_refines_the_mean_of_the_views(root, generate, monkeypatch):
+    scored, refined = [], []
+
+    def views(*arguments, **options):
+        scored.append(multi_view_scores(*arguments, **options))
+        return scored[-1]
+
+    def refine(self, scores, image, image_labels=None):
+        refined.append(scores)
+        return MaskCLIP.refine.original(self, scores, image, image_labels)
+
+    refine.original = MaskCLIP.refine
+    monkeypatch.setattr(gen_clip_masks, "multi_view_scores", views)
+    monkeypatch.setattr(MaskCLIP, "refine", refine)
+    settings = ("teacher.short_side=40", "teacher.pamr_steps=3", "teacher.pamr_dilations=[1,2]")
+    generate("--flip", "--set", *settings)
+    assert len(scored) == len(SIZES)
+    assert all(one is other for one, other in zip(scored, refined, strict=True))
+    monkeypatch.undo()
+    out = generate("--overwrite", "--set", *settings)
+    for name in ("a", "c", "d"):
+        mask = read_mask(File(str(out / f"{name}.png")))
+        assert np.mean(mask != by_hand(root, name, *settings)) < 0.01
+
+
+def test_views_that_contradict_the_teacher_are_refused(generate):
+    for views, settings, message in (
+        (("--grid", "2x2"), ("teacher.short_side=40",), "--grid cuts .* resizes every image"),
+        (("--grid", "2x2", "--window", 16, 16), (), "--grid cuts .* cuts every image into windows"),
+        (("--ratio", 2), ("teacher.stored.short_side=40",), "--ratio .* short_side of 40 pixels"),
+        (("--ratio", 1, 2), ("teacher.short_side=40",), "--ratio would change nothing"),
+        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image, 46x64"),
+        (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
+        (("--window", 0, 8), (), "window"),
+        (("--stride", 8, 8), (), "--stride needs --window"),
+    ):
+        extra = ("--set", *settings) if settings else ()
+        with pytest.raises(InputError, match=message):
+            generate(*views, *extra)
+    generate("--ratio", 1.5, "--window", 16, 16, "--overwrite")  # windows of a larger view
+
+
+def test_masks_of_template_experts(root, generate, tmp_path, monkeypatch):
+    def different(clip_model, prompts, templates):  # a random CLIP finds its texts all alike
+        rows = torch.randn(
+            len(templates), len(prompts), 64, generator=torch.Generator().manual_seed(0)
+        )
+        return F.normalize(rows, dim=2)
+
+    monkeypatch.setattr(template_experts, "template_embeddings", different)
+    templates = tmp_path / "templates.txt"
+    templates.write_text("".join(f"a photo {i} of a {{}}.\n" for i in range(7)))
+    settings = ("--set", f"prompt_templates={templates}", f"clip_text={tmp_path / 'text.pt'}")
+    settings += ("teacher.stored.window=[16, 16]",)
+    experts = (*settings, "teacher.stored.templates=experts")
+    generate(*settings, "--out", tmp_path / "average")
+    out = generate(*experts)
+    assert masks(out).keys() == {f"{name}.png" for name in SIZES}
+    assert (out / "c.png").read_bytes() != (tmp_path / "average/c.png").read_bytes()
+    for name in SIZES:
+        mask = read_mask(File(str(out / f"{name}.png")))
+        assert set(np.unique(mask)) <= set(LABELS[name] or [255])
+    chosen = json.loads((out / "experts.json").read_text())
+    made_from = json.loads((out / "meta.json").read_text())["made_from"]
+    assert chosen["experts"] == made_from["experts"]
+    assert chosen["made_from"] | {"experts": chosen["experts"]} == made_from
+    assert chosen["experts"].keys() == {"road", "car", "sky"}
+    assert {len(templates) for templates in chosen["experts"].values()} == {4}
+    assert chosen["experts"]["road"] != chosen["experts"]["sky"]
+
+    # Resumed: not chosen again.
+    made = (out / "a.png").read_bytes()
+    (out / "a.png").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(template_experts, "rank_templates", None)
+        generate(*experts)
+    assert (out / "a.png").read_bytes() == made
+
+    # A file that was changed by hand is another teacher.
+    (out / "a.png").unlink()
+    chosen["experts"]["road"].reverse()
+    (out / "experts.json").write_text(json.dumps(chosen))
+    with pytest.raises(InputError, match="made with other experts"):
+        generate(*experts)
+    (out / "experts.json").unlink()  # chosen again, from all images: the same
+    generate(*experts)
+    assert (out / "a.png").read_bytes() == made
+    with pytest.raises(InputError, match="other options"):
+        generate(*experts, "--set", "teacher.stored.short_side=32")
+
+
+def test_experts_need_templates_to_choose_from(generate):
+    with pytest.raises(InputError, match="best 4 of prompt_templates .* 'single' has 1"):
+        generate("--set", "teacher.stored.templates=experts")
+
+
+def test_experts_are_not_for_the_training_step(root):
+    config = load_config(root / "config.yaml", ["views=base", "teacher.templates=experts"])
+    with pytest.raises(InputError, match="experts are chosen on a whole data set"):
+        build_teacher(config, load_classes(config.class_file), "cpu")
 
 
 def test_masks_without_meta_are_kept(generate):

@@ -6,7 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from models import inference
-from models.inference import label_map, predict_labels, predict_logits, resize
+from models.inference import (
+    label_map,
+    network_score,
+    predict_labels,
+    predict_logits,
+    resize,
+    window_scores,
+)
 from utils.safe.errors import InputError
 
 
@@ -100,6 +107,42 @@ def test_sliding_window_averages_overlaps():
     image = torch.zeros(1, 3, 1, 6)
     found = predict_logits(Position(), image, (1, 6), window=(1, 4), stride=(1, 3))
     assert found.flatten().tolist() == [0.0, 1.0, 1.0, 2.0, 2.0, 3.0]
+
+
+def test_windows_are_those_of_the_formula():
+    """n windows an axis; window i ends at min(i stride + crop, side), starts at that minus crop."""
+    numbers = torch.Generator().manual_seed(0)
+    for _ in range(2000):
+        side, crop = torch.randint(1, 60, (2,), generator=numbers).tolist()
+        stride = int(torch.randint(1, crop + 1, (), generator=numbers))
+        count = max(side - crop + stride - 1, 0) // stride + 1
+        ends = [min(i * stride + crop, side) for i in range(count)]
+        assert inference._starts(side, crop, stride) == [max(end - crop, 0) for end in ends]
+
+
+@pytest.mark.parametrize("batch", [2, 5, 100])
+def test_windows_in_a_batch_give_the_same_scores(batch):
+    torch.manual_seed(0)
+    model, image = Strided(), torch.randn(3, 3, 40, 50)
+    one_by_one = window_scores(network_score(model), image, (16, 24), (9, 13))
+    assert model.sizes == [(16, 24)] * 12
+    seen = []
+
+    def score(view, size):
+        seen.append(len(view))
+        return network_score(model)(view, size)
+
+    batched = window_scores(score, image, (16, 24), (9, 13), batch)
+    torch.testing.assert_close(batched, one_by_one)
+    assert sum(seen) == 3 * 12 and max(seen) == 3 * min(batch, 12)
+
+
+def test_an_image_below_the_window_is_one_window_of_its_own_size():
+    model, image = Strided(), torch.randn(1, 3, 20, 30)
+    window_scores(network_score(model), image, (32, 16), (8, 8), batch=2)
+    assert model.sizes == [(20, 16)] * 2  # heights of 20, three windows along the width
+    whole = window_scores(network_score(model), image, (32, 32))
+    assert torch.equal(whole, network_score(model)(image, (20, 30)))
 
 
 def test_stride_defaults_to_the_window():

@@ -12,6 +12,7 @@ from tiny_clip import tiny_clip
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets.labels import IGNORE_INDEX
+from models import maskclip as module
 from models.build import build_maskclip_options
 from models.clip_features import (
     QUERY,
@@ -36,6 +37,7 @@ from models.maskclip import (
     to_pseudo_mask,
     upsample_scores,
 )
+from models.pamr import pamr
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -286,6 +288,23 @@ def test_position_embedding(vit):
         assert_near(resized[2, 7], by_hand)
 
 
+def test_position_embedding_with_offset(vit):
+    """Row i of 7 lies at (i + 0.5) * 4 / 7.1 - 0.5 of the stored 4; "grid" divides by 7."""
+    offset = replace(DEFAULT, position_embedding="offset")
+    assert position_embedding(vit, (2, 8), offset) is vit.positional_embedding
+
+    def cubic_weights(place):  # of the four stored places 0 .. 3, where 1 <= place < 2
+        distance = (torch.arange(4) - place).abs()
+        near = 1.25 * distance**3 - 2.25 * distance**2 + 1
+        far = -0.75 * (distance**3 - 5 * distance**2 + 8 * distance - 4)
+        return torch.where(distance <= 1, near, far)
+
+    resized = position_embedding(vit, (7, 9), offset)[1:].unflatten(0, (7, 9))
+    rows, columns = cubic_weights(3.5 * 4 / 7.1 - 0.5), cubic_weights(4.5 * 4 / 9.1 - 0.5)
+    stored = vit.positional_embedding[1:].unflatten(0, (4, 4))
+    assert_near(resized[3, 4], torch.einsum("i,j,ijc->c", rows, columns, stored))
+
+
 def test_clip_stays_as_it_was(vit):
     before = copy.deepcopy(vit.state_dict())
     image = random(1, 3, 32, 32)
@@ -352,6 +371,117 @@ def test_upsampled_scores_by_hand():
     upsampled = upsample_scores(scores, (1, 6), (8, 12), stride=8, padding="crop")
     expected = torch.tensor([0, 0, 1 / 8, 3 / 8, 5 / 8, 7 / 8])
     assert_near(upsampled.flatten(), expected, atol=1e-6)
+
+
+# ---- resized image, windows, PAMR ----
+
+WINDOWS = replace(DEFAULT, window=(32, 32), stride=(16, 24))
+PAMR = replace(DEFAULT, pamr_steps=3, pamr_dilations=(1, 4))
+
+
+def test_scores_of_windows_are_averaged(vit):
+    image, text = random(2, 3, 48, 70), text_rows()
+    total, count = torch.zeros(2, 5, 48, 70), torch.zeros(48, 70)
+    for top in (0, 16):
+        for left in (0, 24, 38):
+            part = (..., slice(top, top + 32), slice(left, left + 32))
+            total[part] += MaskCLIP(vit, text).upsampled_scores(image[part], (32, 32))
+            count[part] += 1
+    expected = F.interpolate(total / count, (96, 100), mode="bilinear", align_corners=False)
+    assert_near(MaskCLIP(vit, text, WINDOWS).upsampled_scores(image, (96, 100)), expected)
+
+
+def test_a_batch_of_windows_is_bounded(vit, monkeypatch):
+    image, seen = random(2, 3, 96, 96), []
+    maskclip = MaskCLIP(vit, text_rows(), WINDOWS)
+    scores = maskclip.scores
+
+    def count(view):
+        seen.append(len(view))
+        return scores(view)
+
+    monkeypatch.setattr(maskclip, "scores", count)
+    together = maskclip.upsampled_scores(image, (96, 96))
+    assert seen == [2 * 5 * 4]
+    for most in (1, 6 * 32 * 32):
+        seen.clear()
+        monkeypatch.setattr(module, "_PIXELS_AT_ONCE", most)
+        assert_near(maskclip.upsampled_scores(image, (96, 96)), together)
+        assert max(seen) == (2 if most == 1 else 6) and sum(seen) == 40
+
+
+def test_short_side_resizes_the_image_for_clip_and_for_pamr(vit):
+    image, text = random(1, 3, 50, 75), text_rows()
+    resized = F.interpolate(image, (32, 48), mode="bilinear", align_corners=False)
+    for options in (DEFAULT, WINDOWS, PAMR):
+        for size in ((50, 75), (10, 12)):
+            here = MaskCLIP(vit, text, replace(options, short_side=32))
+            before = MaskCLIP(vit, text, options)
+            scores = here.upsampled_scores(image, size)
+            assert torch.equal(scores, before.upsampled_scores(resized, size))
+            assert torch.equal(here.refine(scores, image), before.refine(scores, resized))
+    assert here._resized(random(1, 3, 33, 100)).shape[-2:] == (32, 97)
+    assert here._resized(random(1, 3, 100, 33)).shape[-2:] == (97, 32)
+
+
+def test_pamr_refines_at_the_size_of_the_scores(vit):
+    image, maskclip = random(2, 3, 40, 56), MaskCLIP(vit, text_rows(), PAMR)
+    scores = maskclip.upsampled_scores(image, (30, 30))
+    assert torch.equal(scores, MaskCLIP(vit, text_rows()).upsampled_scores(image, (30, 30)))
+    guide = F.interpolate(image, (30, 30), mode="bilinear", align_corners=False)
+    assert torch.equal(maskclip.refine(scores, image), pamr(guide, scores, 3, (1, 4)))
+    assert MaskCLIP(vit, text_rows()).refine(scores, image) is scores
+
+
+def test_options_that_exclude_each_other_are_refused_without_a_config(vit):
+    with pytest.raises(InputError, match="gaussian_std: 5 with attention: value"):
+        MaskCLIP(vit, text_rows(), MaskCLIPOptions(gaussian_std=5.0))
+    with pytest.raises(InputError, match="calibrated.*no residual"):
+        MaskCLIP(vit, text_rows(), MaskCLIPOptions(attention="calibrated"))
+
+
+def test_labels_filter_windows_and_pamr_before_as_after(vit):
+    """Both are linear in the scores of a class, so that other classes may be left out before."""
+    image, maskclip = random(2, 3, 48, 64), MaskCLIP(vit, text_rows(), WINDOWS)
+    maskclip.options = replace(WINDOWS, pamr_steps=3)
+    labels = torch.tensor([[1.0, 0, 1, 0, 0], [0, 0, 1, 1, 0]])
+    scores = maskclip.upsampled_scores(image, (48, 64))
+    all_refined = maskclip.refine(scores, image)
+    refined = maskclip.refine(scores, image, labels)
+    some = [0, 2, 3]
+    assert torch.equal(refined[:, some], all_refined[:, some])
+    assert torch.equal(refined[:, [1, 4]], scores[:, [1, 4]])
+    few = MaskCLIP(vit, text_rows()[some], maskclip.options)
+    assert_near(few.refine(few.upsampled_scores(image, (48, 64)), image), all_refined[:, some])
+    mask = maskclip(image, labels, (48, 64))
+    assert torch.equal(mask, to_pseudo_mask(all_refined, labels))
+    assert set(mask[0].unique().tolist()) <= {0, 2}
+    unlabelled = maskclip(image, torch.zeros(2, 5), (48, 64))
+    assert (unlabelled == IGNORE_INDEX).all()
+
+
+@pytest.mark.parametrize(
+    "options, size, message",
+    [
+        (WINDOWS, (31, 90), r"window of 32x32 pixels is larger than .* 31x90"),
+        (
+            replace(WINDOWS, short_side=40, window=(32, 48)),
+            (64, 64),
+            r"window of 32x48 pixels is larger than .* 40x40",
+        ),
+    ],
+)
+def test_a_window_larger_than_the_image_is_refused(vit, options, size, message):
+    with pytest.raises(InputError, match=message):
+        MaskCLIP(vit, text_rows(), options).upsampled_scores(random(1, 3, *size), size)
+
+
+def test_a_resnet_has_windows_and_pamr_too(resnet):
+    options = replace(PAMR, window=(64, 64), stride=(32, 32))
+    mask = MaskCLIP(resnet, text_rows(), options)(
+        random(1, 3, 96, 128), torch.ones(1, 5), (96, 128)
+    )
+    assert mask.shape == (1, 96, 128) and mask.max() < 5
 
 
 # ---- scores, label filtering, refinements ----

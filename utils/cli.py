@@ -41,6 +41,14 @@ def number(high: float, zero: bool = False) -> Callable[[str], float]:
     return parse
 
 
+def grid(text: str) -> tuple[int, int]:
+    """The `type` of an argument that gives rows and columns, from 1x1 to 16x16."""
+    rows, _, columns = text.partition("x")
+    if not all(part.isdecimal() and 1 <= int(part) <= 16 for part in (rows, columns)):
+        raise argparse.ArgumentTypeError(f"expected rows x columns from 1x1 to 16x16, found {text}")
+    return int(rows), int(columns)
+
+
 def parser(description: str | None, config_required: bool = True) -> argparse.ArgumentParser:
     """--config, --set, --device. (--debug is taken by `utils.safe.errors.run_script`.)"""
     result = overrides_parser(description)

@@ -73,8 +73,12 @@ def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
     return {"preset": nearest} | others if others else nearest
 
 
-def check_teacher(teacher: TeacherSettings, source: str, key: str) -> None:
-    """Refuse parts that exclude each other; models/clip_features.py knows what CLIP's tower can."""
+def check_teacher(teacher: Any, source: str, key: str) -> None:
+    """Refuse parts that exclude each other; models/clip_features.py knows what CLIP's tower can.
+
+    teacher: `TeacherSettings`, or the model's options, whose names are the same. source and key are
+    named in the message.
+    """
 
     def refuse(found: str, reason: str) -> None:
         raise InputError(f"{source}: '{key}' has {found}: {reason}")

@@ -29,12 +29,12 @@ _ADVICE = {
     errno.ENAMETOOLONG: "shorten the name",
     errno.EMFILE: "allow more open files (ulimit -n), or start fewer worker processes",
 }
+_NO_MEMORY = r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory"
 _TORCH = {  # a RuntimeError's name or text -> what it means to the user
     r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); fix "
     "what it reports and run the same command again to resume",
-    r"^OutOfMemory|^\w*MemoryError|can't allocate memory|CUDA error: out of memory": "no memory "
-    "is left ({}); use smaller values (batch_size, crop_size, image_size, --scales), or use a "
-    "machine with more",
+    _NO_MEMORY: "no memory is left ({}); use smaller values (batch_size, crop_size, image_size, "
+    "--scales), or use a machine with more",
     r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
     "process has failed, probably for lack of memory ({}); start fewer (num_workers), in Docker "
     "with more shared memory (--shm-size)",
@@ -46,6 +46,11 @@ class InputError(ValueError):
 
     The message says what was expected, what was found and what to run next.
     """
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for what torch or NumPy raise, on any device, when memory does not suffice."""
+    return re.search(_NO_MEMORY, f"{type(error).__name__}: {error}") is not None
 
 
 class InputWarning(UserWarning):
