@@ -243,7 +243,7 @@ def load_init(file: str, model: nn.Module) -> dict[str, Any]:
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(f"--init {file}: not the weights of this miniature: {error}") from None
     log = Path(file).with_suffix(".json")
-    return {"sha256": sha256(file), "log": read_json(log) if log.exists() else None}
+    return {"sha256": sha256(Path(file)), "log": read_json(log) if log.exists() else None}
 
 
 def encode_image(visual: nn.Module, image: Tensor, keep: float = 1.0, late: bool = False) -> Tensor:
