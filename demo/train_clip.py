@@ -1,18 +1,19 @@
-"""Train the miniature CLIP in demo/weights/ with CLIP's own loss.
+"""Train a miniature CLIP of demo/weights/ with CLIP's own loss.
 
 Draws images with captions (see demo/captioned_images.py). Writes OUT, a state dict that
 `models.clip_loading.load_clip` reads like OpenAI's, and a log beside it (.json), both every
 --save-every steps, with OUT.state, from which the same command continues an interrupted training.
-The model is `clip.model.CLIP` with its VisionTransformer, the image tower of ViT-B/16 on a smaller
-scale, and it knows only the tokens of its captions. Its scenes have their own seed, so that none of
-them is in a data set of another seed.
+The model is `clip.model.CLIP` with a ResNet of one block per stage, without its last two poolings,
+or with a VisionTransformer, ViT-B/16 on a smaller scale; 8 pixels per cell of the grid or patch. It
+knows only the tokens of its captions. Its scenes have their own seed, so that none of them is in a
+data set of another seed.
 
     python -m demo.train_clip --out demo/weights/clip.pt --overwrite
 
-Trained so on a million images, the class token has read the classes from the patches of the first
-blocks, and the values of the last one hardly know them. --late-class-token lets the class token see
-the patches in the last block alone; --keep 0.5 shows half of the patches (FLIP, Li et al. 2023),
-which takes half the time; --init starts from the weights of another training.
+For a VisionTransformer: --late-class-token lets the class token see the patches in the last block
+alone (otherwise it reads the classes in earlier blocks, and the values of the last hardly know
+them); --keep 0.5 shows half of the patches (FLIP, Li et al. 2023); --init starts from the weights
+of another training. docs/demo.md has the commands of demo/weights/clip_vit.pt.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -20,7 +21,7 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +34,9 @@ from datasets.transforms import normalize
 from demo.captioned_images import CaptionedImages, Crops
 from demo.make_scenes import VERSION
 from demo.scenes.canvas import CLASSES
+from models.clip_features import is_resnet
 from models.clip_loading import openai_clip
-from models.clip_miniature import KnownTokens
+from models.clip_miniature import KnownTokens, output_stride, set_output_stride
 from models.text import load_templates
 from utils.checkpoint import versions
 from utils.cli import path
@@ -42,12 +44,29 @@ from utils.distributed import setup
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_folder, read_json, sha256, write_json
 from utils.safe.tensors import read_tensors, write_tensors
+from utils.seed import derive
 
+STRIDE = 8  # pixels per grid cell of the ResNet, per patch of the ViT
 EMBED_DIM, TEXT_WIDTH, TEXT_LAYERS = 64, 64, 2
-HEAD = 64  # channels of an attention head, as in every CLIP
-WEIGHT_DECAY, BETAS, CLIP_NORM = 0.1, (0.9, 0.98), 1.0
-WARMUP = 500  # steps over which the learning rate rises, but at most a tenth of all
+RESNET_WIDTH = 16
+VIT_WIDTH, VIT_BLOCKS, HEAD = 192, 8, 64  # channels, blocks; channels of a head, as in every CLIP
 LOG_EVERY = 50
+
+
+class Recipe(NamedTuple):
+    """AdamW for one kind of image tower."""
+
+    weight_decay: float
+    of_vectors: bool  # whether biases and norms decay too
+    betas: tuple[float, float]
+    warmup: int  # steps over which the learning rate rises, but at most a tenth of all
+    clip_norm: float  # largest norm of the gradient
+
+
+RECIPES = {
+    "resnet": Recipe(0.05, True, (0.9, 0.999), 100, math.inf),
+    "vit": Recipe(0.1, False, (0.9, 0.98), 500, 1.0),
+}
 # What may differ when a training continues: none of these changes a weight.
 FREE = ("out", "overwrite", "workers", "save_every", "device")
 
@@ -65,11 +84,10 @@ def main(argv: list[str]) -> None:
     device = setup(arguments.device).device
     torch.manual_seed(arguments.seed)
     templates = load_templates(arguments.templates)
-    model = build_miniature(
-        templates, arguments.side, arguments.patch, arguments.width, arguments.blocks
-    ).to(device)
+    recipe = RECIPES[arguments.tower]
+    model = build_miniature(templates, arguments.side, arguments.tower).to(device)
     init = load_init(arguments.init, model) if arguments.init else None
-    optimizer = build_optimizer(model, arguments.lr)
+    optimizer = build_optimizer(model, arguments.lr, recipe)
     first, losses, seconds = resume(state_file, settings, model, optimizer)
 
     # --- data
@@ -86,7 +104,8 @@ def main(argv: list[str]) -> None:
     for step, (crops, tokens) in enumerate(bar, first):
         image, tokens = images.images(crops), tokens.to(device, non_blocking=True)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, arguments.steps, arguments.lr)
+            group["lr"] = learning_rate(step, arguments.steps, arguments.lr, recipe.warmup)
+        torch.manual_seed(derive(arguments.seed, step))  # of the patches that are kept
         with torch.autocast(device.type, torch.bfloat16):
             features = encode_image(
                 model.visual, normalize(image, "clip"), arguments.keep, arguments.late_class_token
@@ -94,7 +113,7 @@ def main(argv: list[str]) -> None:
         loss = contrastive_loss(features.float(), encode_text(model, tokens), model.logit_scale)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
         optimizer.step()
         done = step + 1
         if done % LOG_EVERY == 0 or done == arguments.steps:
@@ -121,14 +140,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = result.add_argument
     add("--out", type=path, required=True, help="file of the weights; the log is beside it")
+    add("--tower", choices=list(RECIPES), default="resnet", help="kind of image tower (resnet)")
     add("--steps", type=int, default=10000)
-    add("--batch-size", type=int, default=256)
+    add("--batch-size", type=int, default=32)
     add("--lr", type=float, default=1e-3)
     add("--scenes", type=int, default=4000, help="street scenes that the crops come from")
-    add("--side", type=int, default=64, help="pixels: side of an image, a multiple of the patch")
-    add("--patch", type=int, default=8, help="pixels: side of a token's patch")
-    add("--width", type=int, default=192, help=f"channels of the image tower, in heads of {HEAD}")
-    add("--blocks", type=int, default=8, help="of the image tower")
+    add("--side", type=int, default=64, help=f"pixels: side of an image, a multiple of {STRIDE}")
     add(
         "--templates",
         type=path,
@@ -145,7 +162,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace OUT")
     arguments = result.parse_args(argv)
     smallest = {"steps": 1, "batch_size": 2, "scenes": 1, "save_every": 1, "seed": 0}
-    smallest |= {"workers": 0, "patch": 1, "blocks": 1}
+    smallest |= {"workers": 0}
     for name, bound in smallest.items():
         if getattr(arguments, name) < bound:
             result.error(f"--{name.replace('_', '-')}: expected {bound} or more")
@@ -157,9 +174,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         result.error(f"--keep: expected a share above 0 and at most 1, found {arguments.keep}")
     if Path(arguments.out).suffix == ".json":
         result.error("--out: the log gets the name with .json; name a .pt file")
-    for name, unit in (("side", arguments.patch), ("width", HEAD)):
-        if getattr(arguments, name) < unit or getattr(arguments, name) % unit:
-            result.error(f"--{name}: expected a multiple of {unit}, found {vars(arguments)[name]}")
+    if arguments.side < STRIDE or arguments.side % STRIDE:
+        result.error(f"--side: expected a multiple of {STRIDE}, found {arguments.side}")
+    if arguments.tower != "vit" and (arguments.late_class_token or arguments.keep < 1):
+        result.error("--late-class-token and --keep are for --tower vit: a ResNet has no patches")
     return arguments
 
 
@@ -180,9 +198,7 @@ class Batches(Dataset):
         return crops, openai_clip().tokenize(captions)
 
 
-def build_miniature(
-    templates: tuple[str, ...], side: int, patch: int, width: int, blocks: int
-) -> nn.Module:
+def build_miniature(templates: tuple[str, ...], side: int, tower: str) -> nn.Module:
     """A `clip.model.CLIP` with initial weights, for images of side x side pixels.
 
     It knows the tokens of `templates`, of the class names and of lists of them.
@@ -191,12 +207,23 @@ def build_miniature(
     lists = [", ".join(CLASSES) + " and " + CLASSES[0], *CLASSES]
     texts = [template.replace("{}", text) for template in templates for text in lists]
     token_ids = clip.tokenize(texts, context_length=256).unique(sorted=True)
+    towers = {
+        "resnet": {
+            "image_resolution": 32 * side // STRIDE,  # CLIP sizes the position embedding by it
+            "vision_layers": (1, 1, 1, 1),
+            "vision_width": RESNET_WIDTH,
+            "vision_patch_size": None,
+        },
+        "vit": {
+            "image_resolution": side,
+            "vision_layers": VIT_BLOCKS,
+            "vision_width": VIT_WIDTH,
+            "vision_patch_size": STRIDE,
+        },
+    }
     model = clip.model.CLIP(
         embed_dim=EMBED_DIM,
-        image_resolution=side,
-        vision_layers=blocks,
-        vision_width=width,
-        vision_patch_size=patch,
+        **towers[tower],
         context_length=77,
         vocab_size=len(token_ids),
         transformer_width=TEXT_WIDTH,
@@ -205,16 +232,22 @@ def build_miniature(
     )
     model.token_embedding = KnownTokens(token_ids, TEXT_WIDTH)
     nn.init.normal_(model.token_embedding.weight, std=0.02)  # as CLIP does
+    if tower == "resnet":
+        set_output_stride(model.visual, STRIDE)
+        model.visual.to(memory_format=torch.channels_last)
     return model
 
 
-def build_optimizer(model: nn.Module, lr: float) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and convolutions alone, as CLIP was trained."""
+def build_optimizer(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW; the recipe says what decays."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": WEIGHT_DECAY}]
-    groups += [{"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr, BETAS, fused=True)
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    decays = recipe.weight_decay, recipe.weight_decay if recipe.of_vectors else 0.0
+    groups = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in zip((matrices, vectors), decays, strict=True)
+    ]
+    return torch.optim.AdamW(groups, lr, recipe.betas, fused=True)
 
 
 def resume(
@@ -239,6 +272,7 @@ def load_init(file: str, model: nn.Module) -> dict[str, Any]:
     """Fill `model` from `file`; its sha256, and its log if there is one. Raises InputError."""
     content = read_tensors(file, "--init, weights of a miniature CLIP")
     try:
+        content.pop("output_stride", None)
         model.load_state_dict(content)  # copies into float32 parameters
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(f"--init {file}: not the weights of this miniature: {error}") from None
@@ -247,11 +281,13 @@ def load_init(file: str, model: nn.Module) -> dict[str, Any]:
 
 
 def encode_image(visual: nn.Module, image: Tensor, keep: float = 1.0, late: bool = False) -> Tensor:
-    """`visual(image)`, as OpenAI's VisionTransformer computes it: (B, 3, S, S) -> (B, D).
+    """`visual(image)`, as OpenAI's image towers compute it: (B, 3, S, S) -> (B, D).
 
-    keep: share of the patches, drawn for each image. late: the class token sees patches only in the
-    last block; patches see it in each.
+    Of a ViT alone, keep: the share of the patches, drawn for each image. late: the class token sees
+    patches in the last block only; patches see it in each.
     """
+    if is_resnet(visual):
+        return visual(image)
     patches = visual.conv1(image).flatten(2).transpose(1, 2)
     position = visual.positional_embedding.to(patches.dtype)
     patches = patches + position[1:]
@@ -285,9 +321,9 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
     return (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """The learning rate of a step: a short linear rise, then half a cosine."""
-    warmup = max(1, min(WARMUP, steps // 10))
+def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
+    """The learning rate of a step: a linear rise over at most `warmup` steps, half a cosine."""
+    warmup = max(1, min(warmup, steps // 10))
     return peak * min(1, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
 
 
@@ -297,11 +333,13 @@ def device_name(device: torch.device) -> str:
 
 
 def save(out: Path, model: nn.Module) -> None:
-    """Write the weights in fp16."""
+    """Write the weights in fp16; of a ResNet its output stride too, which no shape shows."""
     weights = {
         key: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
         for key, value in model.state_dict().items()
     }
+    if is_resnet(model.visual):
+        weights["output_stride"] = torch.tensor(output_stride(model.visual))
     write_tensors(out, weights)
 
 

@@ -34,8 +34,9 @@ from utils.safe.files import sha256
 
 SHIPPED = Path("demo/weights/clip.pt")
 TEMPLATES = ("a photo of a {}.", "the {} in the street.")
-SMALL = ["--batch-size", "4", "--scenes", "3", "--side", "32", "--width", "64", "--blocks", "2"]
-SMALL += ["--device", "cpu"]
+TOWERS = pytest.mark.parametrize("tower", ["resnet", "vit"])
+SMALL = ["--batch-size", "4", "--scenes", "3", "--side", "32", "--device", "cpu"]
+VIT = [*SMALL, "--tower", "vit"]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def names_in(caption: str) -> list[str]:
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_miniature(TEMPLATES, side=32, patch=8, width=64, blocks=3).eval()
+    return build_miniature(TEMPLATES, side=32, tower="vit").eval()
 
 
 def test_pairs_come_from_the_generator_alone(dataset):
@@ -131,7 +132,9 @@ def test_contrastive_loss_by_hand():
     torch.testing.assert_close(loss, (rows + columns) / 2)
 
 
-def test_images_are_encoded_as_by_openai(model):
+@TOWERS
+def test_images_are_encoded_as_by_openai(tower):
+    model = build_miniature(TEMPLATES, 32, tower).eval()
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(encode_image(model.visual, image), model.encode_image(image))
 
@@ -172,13 +175,15 @@ def test_a_caption_is_encoded_once(model):
 
 
 def test_learning_rate_rises_then_falls_to_nothing():
-    rates = [learning_rate(step, 1000, 2.0) for step in range(1000)]  # rises over 100 steps
+    rates = [learning_rate(step, 1000, 2.0, warmup=500) for step in range(1000)]  # of it 100
     assert rates[0] == pytest.approx(0.02) and max(rates) == pytest.approx(2.0, rel=0.03)
     assert rates[500] == pytest.approx(1.0) and rates[99] > rates[500] > rates[999] > 0
     assert math.isclose(rates[999], 0, abs_tol=1e-4)
 
 
-def test_file_is_read_as_openais(tmp_path, model):
+@TOWERS
+def test_file_is_read_as_openais(tmp_path, tower):
+    model = build_miniature(TEMPLATES, 32, tower).eval()
     save(tmp_path / "clip.pt", model)
     loaded = load_clip(str(tmp_path / "clip.pt"))
     assert grid_stride(loaded.visual) == 8
@@ -207,9 +212,11 @@ def test_script_writes_weights_and_log(tmp_path):
     assert not out.with_name("clip.pt.state").exists()
 
 
-def test_interrupted_training_continues(tmp_path, monkeypatch):
+@TOWERS
+def test_interrupted_training_continues(tmp_path, monkeypatch, tower):
     """The weights are those of an uninterrupted training, and other settings are refused."""
-    arguments = [*SMALL, "--steps", "4", "--save-every", "2"]
+    arguments = [*SMALL, "--tower", tower, "--steps", "4", "--save-every", "2"]
+    arguments += ["--keep", "0.5"] if tower == "vit" else []
     main(["--out", str(tmp_path / "whole.pt"), *arguments])
     out = tmp_path / "clip.pt"
     with monkeypatch.context() as patch:
@@ -234,15 +241,15 @@ def fail_at(step, function):
 
 def test_training_starts_from_other_weights(tmp_path):
     first, second = tmp_path / "first.pt", tmp_path / "second.pt"
-    main(["--out", str(first), *SMALL, "--steps", "1"])
+    main(["--out", str(first), *VIT, "--steps", "1"])
     more = ["--late-class-token", "--keep", "0.5", "--lr", "1e-12"]
-    main(["--out", str(second), *SMALL, "--steps", "1", *more, "--init", str(first)])
+    main(["--out", str(second), *VIT, "--steps", "1", *more, "--init", str(first)])
     init = json.loads((tmp_path / "second.json").read_text())["init"]
     assert init["sha256"] == sha256(first) and init["log"]["steps"] == 1
     weights = [torch.load(file, weights_only=True) for file in (first, second)]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     with pytest.raises(InputError, match="not the weights of this miniature"):
-        main(["--out", str(tmp_path / "third.pt"), *SMALL, "--blocks", "3", "--init", str(first)])
+        main(["--out", str(tmp_path / "third.pt"), *SMALL, "--init", str(first)])
 
 
 def test_diverged_training_writes_nothing(tmp_path):
@@ -259,7 +266,7 @@ def test_diverged_training_writes_nothing(tmp_path):
         (["--batch-size", "1"], "2 or more"),
         (["--seed", "-1"], "0 or more"),
         (["--side", "30"], "multiple of 8, found 30"),
-        (["--width", "100"], "multiple of 64, found 100"),
+        (["--keep", "0.5"], "for --tower vit"),
         (["--keep", "0"], "above 0 and at most 1, found 0"),
         (["--out", "clip.json"], "name a .pt file"),
     ],
