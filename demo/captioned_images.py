@@ -7,76 +7,129 @@ known from the ground truth, and the caption begins with its class.
 """
 
 import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import roi_align
 
-from demo.make_scenes import SIZE, generate, render_object
+from demo.make_scenes import generate, render_object
 from demo.scenes.canvas import CLASSES
 from utils.progress import progress
+from utils.seed import derive
 
 _STOCK, _STREET, _SUBJECT = "stock", "street", "subject"
-_SHARES = {_STOCK: 0.25, _STREET: 0.45, _SUBJECT: 0.3}
-_STREET_SIDES = (24, 128)  # of the crop in the scene, before it is resized
+_KINDS, _SHARES = (_STOCK, _STREET, _SUBJECT), (0.25, 0.45, 0.3)
+_STREET_SIDES = (24, 128)  # pixels of the crop in the scene, before it is resized
 _SUBJECT_SIDES = (16, 72)
 _STOCK_SIDE = 96
 _VISIBLE = 0.01  # smallest share of the pixels for a class to be named
 _MOST_NAMES = 8
+_PHOTOGRAPHS = 1  # purpose of random numbers, see utils.seed.derive
+
+
+class Crops(NamedTuple):
+    """Where the images of a batch come from: photographs first, then crops of scenes."""
+
+    photographs: Tensor  # (S, 5): index, left, top, right, bottom, in pixels
+    scenes: Tensor  # (B - S, 5)
+    mirrored: Tensor  # (B, 1, 1, 1), bool
+    gain: Tensor  # (B, 1, 1, 1)
+    tint: Tensor  # (B, 3, 1, 1), grey levels
 
 
 class CaptionedImages:
-    """Random (image, caption) pairs from `num_scenes` street scenes of `seed`, rendered first.
+    """Random (image, caption) pairs from `num_scenes` street scenes of `seed`, drawn first.
 
-    Each template has one {} for one or several class names: "a road, a car and a tree".
+    As many stock photographs are drawn too. Each template has one {} for one or several class
+    names: "a road, a car and a tree". `workers` processes draw, 0: this one.
     """
 
     def __init__(
-        self, templates: tuple[str, ...], num_scenes: int, seed: int, side: int = 64
+        self,
+        templates: tuple[str, ...],
+        num_scenes: int,
+        seed: int,
+        side: int = 64,
+        workers: int = 0,
     ) -> None:
         self.templates = templates
         self.side = side
-        self.images = np.empty((num_scenes, *SIZE, 3), np.uint8)
-        self.masks = np.empty((num_scenes, *SIZE), np.uint8)
-        for i in progress(range(num_scenes), "drawing"):
-            self.images[i], self.masks[i] = generate(seed, i)
+        scenes = list(_drawn(partial(generate, seed), num_scenes, workers, "drawing scenes"))
+        self.scenes = _stack([image for image, _ in scenes])
+        self.masks = np.stack([mask for _, mask in scenes])
+        photographs = _drawn(partial(_photograph, seed), num_scenes, workers, "photographs")
+        self.photographs = _stack(list(photographs))
         self.classes = [np.unique(mask) for mask in self.masks]
         self.with_class = [
             np.flatnonzero([k in present for present in self.classes]) for k in range(len(CLASSES))
         ]
 
-    def draw(self, rng: np.random.Generator) -> tuple[Tensor, str]:
-        """One image, uint8 (3, side, side), and its caption."""
-        kind = rng.choice(list(_SHARES), p=list(_SHARES.values()))
-        if kind == _STOCK:
-            name = rng.choice(CLASSES)
-            image = render_object(name, rng, (_STOCK_SIDE, _STOCK_SIDE))
-            side = int(rng.uniform(0.6, 1) * _STOCK_SIDE)
-            top, left = rng.integers(_STOCK_SIDE - side + 1, size=2)
-            return self._cut(image, top, left, side), self._caption([name], rng)
-        crop = self._street_crop(rng) if kind == _STREET else self._subject_crop(rng)
+    def to(self, device: torch.device) -> "CaptionedImages":
+        """Hold the images on `device`, where `images` cuts them."""
+        self.scenes, self.photographs = (x.to(device) for x in (self.scenes, self.photographs))
+        return self
+
+    def draw(self, size: int, rng: np.random.Generator) -> tuple[Crops, list[str]]:
+        """Crops and captions of a batch of `size`, mirrored and recoloured at random."""
+        kinds = rng.choice(len(_KINDS), size, p=_SHARES)
+        photographs, scenes, captions = [], [], []
+        for kind in np.sort(kinds):  # photographs first
+            if _KINDS[kind] == _STOCK:
+                box, names = self._photograph_crop(rng)
+                photographs.append(box)
+            else:
+                box, names = self._scene_crop(rng, _KINDS[kind] == _SUBJECT)
+                scenes.append(box)
+            captions.append(self._caption(names, rng))
+        crops = Crops(
+            torch.tensor(photographs, dtype=torch.float32).view(-1, 5),
+            torch.tensor(scenes, dtype=torch.float32).view(-1, 5),
+            torch.from_numpy(rng.random((size, 1, 1, 1)) < 0.5),
+            torch.from_numpy(rng.uniform(0.8, 1.25, (size, 1, 1, 1))).float(),
+            torch.from_numpy(rng.uniform(-15, 15, (size, 3, 1, 1))).float(),
+        )
+        return crops, captions
+
+    def images(self, crops: Crops) -> Tensor:
+        """The images of a batch, uint8 (B, 3, side, side), on the device of `to`."""
+        sources = ((self.photographs, crops.photographs), (self.scenes, crops.scenes))
+        images = torch.cat([self._cut(source, boxes) for source, boxes in sources])
+        mirrored, gain, tint = (x.to(images.device) for x in crops[2:])
+        images = torch.where(mirrored, images.flip(3), images)
+        return (images * gain + tint).clamp_(0, 255).to(torch.uint8)
+
+    def _cut(self, source: Tensor, boxes: Tensor) -> Tensor:
+        """Crops of one source, averaged down or interpolated to side x side, float32."""
+        boxes = boxes.to(source.device)
+        chosen, places = boxes[:, 0].long().unique(return_inverse=True)
+        boxes = torch.cat([places[:, None].float(), boxes[:, 1:]], dim=1)
+        return roi_align(source[chosen].float(), boxes, self.side, aligned=True)
+
+    def _photograph_crop(self, rng: np.random.Generator) -> tuple[list[float], list[str]]:
+        index, side = rng.integers(len(self.photographs)), int(rng.uniform(0.6, 1) * _STOCK_SIDE)
+        top, left = rng.integers(_STOCK_SIDE - side + 1, size=2)
+        return [index, left, top, left + side, top + side], [CLASSES[index % len(CLASSES)]]
+
+    def _scene_crop(
+        self, rng: np.random.Generator, around_subject: bool
+    ) -> tuple[list[float], list[str]]:
+        crop = self._subject_crop(rng) if around_subject else self._street_crop(rng)
         scene, top, left, side, subject = crop
         seen = self.masks[scene, top : top + side, left : left + side]
         share = np.bincount(seen.ravel(), minlength=len(CLASSES)) / side**2
         others = [k for k in rng.permutation(len(CLASSES)) if share[k] >= _VISIBLE and k != subject]
         ids = ([] if subject is None else [subject]) + others
-        caption = self._caption([CLASSES[k] for k in ids[:_MOST_NAMES]], rng)
-        return self._cut(self.images[scene], top, left, side), caption
-
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[Tensor, list[str]]:
-        """`size` pairs, mirrored and recoloured at random: uint8 (B, 3, side, side), captions."""
-        images, captions = zip(*(self.draw(rng) for _ in range(size)), strict=True)
-        images = torch.stack(images)
-        mirrored = torch.from_numpy(rng.random(size) < 0.5)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        gain = torch.from_numpy(rng.uniform(0.8, 1.25, (size, 1, 1, 1)))
-        tint = torch.from_numpy(rng.uniform(-15, 15, (size, 3, 1, 1)))
-        return (images * gain + tint).clamp(0, 255).to(torch.uint8), list(captions)
+        box = [scene, left, top, left + side, top + side]
+        return box, [CLASSES[k] for k in ids[:_MOST_NAMES]]
 
     def _street_crop(self, rng: np.random.Generator) -> tuple[int, int, int, int, None]:
         """A crop anywhere: (scene, top, left, side, None)."""
-        scene, side = int(rng.integers(len(self.images))), _log_uniform(rng, _STREET_SIDES)
+        scene, side = int(rng.integers(len(self.masks))), _log_uniform(rng, _STREET_SIDES)
         height, width = self.masks.shape[1:]
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         return scene, top, left, side, None
@@ -87,27 +140,36 @@ class CaptionedImages:
         if not len(self.with_class[subject]):  # a few scenes may lack a class
             subject = int(rng.choice(self.classes[0]))
         scene = int(rng.choice(self.with_class[subject]))
-        places = np.argwhere(self.masks[scene] == subject)
-        place, side = places[rng.integers(len(places))], _log_uniform(rng, _SUBJECT_SIDES)
+        pixels = np.flatnonzero(self.masks[scene] == subject)
+        place = np.array(divmod(int(rng.choice(pixels)), self.masks.shape[2]))
+        side = _log_uniform(rng, _SUBJECT_SIDES)
         corner = place - side * rng.uniform(0.3, 0.7, 2)
         top, left = np.clip(corner, 0, np.array(self.masks.shape[1:]) - side).astype(int)
         return scene, int(top), int(left), side, subject
 
-    def _cut(self, image: np.ndarray, top: int, left: int, side: int) -> Tensor:
-        cut = torch.from_numpy(image[top : top + side, left : left + side].copy())
-        size = (self.side, self.side)
-        resized = F.interpolate(
-            cut.permute(2, 0, 1)[None].float(),
-            size,
-            mode="bilinear",
-            align_corners=False,
-            antialias=True,
-        )
-        return resized[0].round().clamp(0, 255).to(torch.uint8)
-
     def _caption(self, names: list[str], rng: np.random.Generator) -> str:
         text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
         return str(rng.choice(self.templates)).replace("{}", text)
+
+
+def _drawn(draw: Callable[[int], Any], count: int, workers: int, title: str) -> Iterator[Any]:
+    """`draw(i)` for i in 0..count, drawn by `workers` processes."""
+    if not workers:
+        yield from map(draw, progress(range(count), title))
+        return
+    with ProcessPoolExecutor(workers) as pool:
+        yield from progress(pool.map(draw, range(count), chunksize=16), title, total=count)
+
+
+def _photograph(seed: int, index: int) -> np.ndarray:
+    """Photograph `index`, of class index % number of classes: uint8 (96, 96, 3)."""
+    rng = np.random.default_rng(derive(seed, _PHOTOGRAPHS, index))
+    return render_object(CLASSES[index % len(CLASSES)], rng, (_STOCK_SIDE, _STOCK_SIDE))
+
+
+def _stack(images: list[np.ndarray]) -> Tensor:
+    """(H, W, 3) arrays -> (N, 3, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> int:
