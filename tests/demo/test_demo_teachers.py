@@ -7,6 +7,7 @@ from clip.model import CLIP
 from experiments.suite_file import read_suite
 from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
+from utils.config import read_settings
 
 ROWS = {
     (name, row.name): suite.config_of(row, 0)
@@ -33,3 +34,9 @@ def test_every_teacher_labels_a_scene_with_the_classes_that_it_has(row, visual) 
     mask = teacher(image, torch.tensor([[1, 0, 1]]), config.image_size)
     assert mask.shape == (1, *config.image_size)
     assert {*mask.unique().tolist()} <= {0, 2}
+
+
+def test_the_vits_config_is_the_demos_but_for_clip_and_teacher() -> None:
+    demo, vit = (read_settings(f"demo/{name}.yaml") for name in ("config", "vit"))
+    differing = {key for key in demo | vit if demo.get(key) != vit.get(key)}
+    assert differing == {"clip_model", "clip_text", "pseudo_masks", "teacher", "precision"}

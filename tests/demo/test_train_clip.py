@@ -32,7 +32,6 @@ from models.text import load_templates, text_embeddings
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
 
-SHIPPED = Path("demo/weights/clip.pt")
 TEMPLATES = ("a photo of a {}.", "the {} in the street.")
 TOWERS = pytest.mark.parametrize("tower", ["resnet", "vit"])
 SMALL = ["--batch-size", "4", "--scenes", "3", "--side", "32", "--device", "cpu"]
@@ -277,13 +276,15 @@ def test_bad_arguments(tmp_path, capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_shipped_file():
-    """Small enough to ship, from a finished run, and it tells dataset of the classes apart."""
-    assert SHIPPED.stat().st_size <= 4e6
-    log = json.loads(SHIPPED.with_suffix(".json").read_text())
+@pytest.mark.parametrize(("name", "megabytes"), [("clip", 4), ("clip_vit", 10)])
+def test_shipped_file(name, megabytes):
+    """Small enough to ship, from a finished run, and it tells photographs of the classes apart."""
+    shipped = Path(f"demo/weights/{name}.pt")
+    assert shipped.stat().st_size <= megabytes * 1e6
+    log = json.loads(shipped.with_suffix(".json").read_text())
     assert log["losses"][-1][0] == log["steps"]
     classes = load_classes("demo/classes.yaml")
-    model = load_clip(str(SHIPPED))
+    model = load_clip(str(shipped))
     text = text_embeddings(model, classes.prompts, load_templates("demo/templates.txt"))
     rng = np.random.default_rng(1)
     photos = np.stack([render_object(name, rng, (64, 64)) for name in CLASSES for _ in range(5)])
