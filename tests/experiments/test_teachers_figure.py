@@ -1,6 +1,7 @@
 """The report's section of teachers: scores, cost and masks of a suite's rows of masks."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -177,7 +178,9 @@ NAMES = ("experiments/suites/cityscapes", "demo/suites/demo")
 
 def test_the_demo_compares_the_readouts_that_cityscapes_does() -> None:
     city, demo = (read_suite(f"{name}_readouts.yaml", []) for name in NAMES)
-    assert list(city.rows) == list(demo.rows) and city.contrasts == demo.contrasts
+    assert city.rows.keys() < demo.rows.keys()  # the demo has some more
+    for title, pairs in city.contrasts.items():
+        assert set(pairs) <= set(demo.contrasts[title]), title
     assert not any(row.stage != "masks" for suite in (city, demo) for row in suite.rows.values())
 
 
@@ -195,7 +198,8 @@ def test_a_row_of_teachers_names_its_teacher(name) -> None:
         assert list(found)[:2] == ["masks", "Base"] and "CARB" in list(found)[2]
         assert masks.stored_teacher == base.stored_teacher, name
         used = carb.teacher if carb.views == "dual" else carb.stored_teacher
-        assert used == masks.stored_teacher, name
+        # In the step the demo's windows touch, for speed.
+        assert replace(used, stride=None) == replace(masks.stored_teacher, stride=None), name
         assert base.views == "base" and carb.carb and base.steps == carb.steps
         folders.add(base.pseudo_masks)
     assert len(folders) == len(teachers)  # no two teachers' masks in one folder
