@@ -40,9 +40,11 @@ LOGIT_SCALE = 100  # CLIP's: probabilities are softmax(100 cosine)
 
 
 class TemplateExperts(MaskCLIP):
-    """A `MaskCLIP` with experts (K, K, D): `expert_embeddings`. Its scores are probabilities.
+    """A `MaskCLIP` with experts (K, K, D): `expert_embeddings`.
 
-    They depend on the image-level labels; without labels all classes compete.
+    `upsampled_scores`, and so the masks, are fused probabilities. They depend on the image-level
+    labels; without labels all classes compete. `scores` is inherited and knows no experts: cosines
+    of the average templates.
     """
 
     def __init__(
