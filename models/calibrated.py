@@ -88,8 +88,8 @@ def _calibrated_image(
 def local_outlier_factors(features: Tensor) -> Tensor:
     """How much sparser a patch's surroundings are than its neighbours': (N, C) -> (N,), float32.
 
-    r_i: the squared distance to the NEIGHBOURS-th neighbour (of fewer patches, to the last); the
-    factor is the mean of r_i / r_j over the neighbours j. A factor of 1 for every patch below 3.
+    r_i: the squared distance to the NEIGHBOURS-th neighbour (where there are fewer, to the last);
+    the factor is the mean of r_i / r_j over the neighbours j. Of fewer than 3 patches all have 1.
     # paper (Breunig et al. 2000): reachability by the neighbour's distance / here and in the
     # official code: by the patch's own.
     """

@@ -196,8 +196,8 @@ def position_embedding(
     """CLIP's position embedding, resized (bicubic) to the token grid: (1 + gh*gw, C).
 
     "count" (official code): not resized for any grid with as many tokens as CLIP's square.
-    "offset" (official code of NACLIP, SC-CLIP and others): the same, and resized by the factors
-    (gh + 0.1) / side and (gw + 0.1) / side, which shifts the places that are sampled.
+    "offset" (official code of NACLIP, SC-CLIP and others): as "count", but other grids are resized
+    by the factors (gh + 0.1) / side and (gw + 0.1) / side, which shifts the sampled positions.
     """
     stored = visual.positional_embedding
     side = round((len(stored) - 1) ** 0.5)
