@@ -20,7 +20,7 @@ def official_config(**changes: Any) -> Config:
 
 
 def random_visual(seed: int = 0, width: int = 768) -> nn.Module:
-    """The image tower of CLIP ViT-B/16, frozen; with another `width`, a multiple of 64, a smaller.
+    """The image tower of CLIP ViT-B/16, frozen; smaller with a lower `width`, a multiple of 64.
 
     Matrices have unit gain: with OpenAI's initial weights all positions of an image would get
     nearly the same feature, and one class would win everywhere.

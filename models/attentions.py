@@ -28,11 +28,13 @@ def last_attention(
 
     kind: see `attend`. gaussian_std: of `gaussian_bias`, 0 = off. middle: blocks and the tokens
     that enter them; the mean of their attentions, of middle_kind, takes the share middle_weight,
-    applied to the last block's values. scale multiplies the mixture after the softmax.
+    applied to the last block's values. scale multiplies the mixture after the softmax. No setting
+    changes middle_kind and scale, which serve to compare with the official code.
 
     ResCLIP (Yang et al. 2025, RCS): blocks 5 to 8, "qk", share 0.2. ITACLIP (Aydın et al. 2024):
     blocks 6, 7, 9, the kind of the last block, share 0.5.
-    # official code (ResCLIP on Cityscapes): scale 2 / here: 1, so that a share of 0 is no change.
+    # official code: ResCLIP on Cityscapes has scale 2, ITACLIP the middle_kind of the last block /
+    # here: scale 1, so that a share of 0 changes nothing, and "qk".
     """
     query, key, value = query_key_value(block, tokens, eps)
     bias = gaussian_bias(grid, gaussian_std, query) if gaussian_std > 0 else None

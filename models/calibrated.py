@@ -24,7 +24,10 @@ ROWS = 512  # of a similarity matrix at a time: 16 MB at 8192 patches
 
 
 def check_blocks(blocks: tuple[int, ...], before: int) -> None:
-    """Raise InputError where a ViT with `before` blocks before its last doesn't have `blocks`."""
+    """Raise InputError unless `blocks` are valid in a ViT with `before` blocks before its last.
+
+    blocks: low, middle, first and last of the sum; () = BLOCKS, which need 12 blocks.
+    """
     if not blocks and before < 11:
         raise InputError(
             f"teacher: attention calibrated is made for 12 blocks, and this CLIP has {before + 1}. "
@@ -85,8 +88,8 @@ def _calibrated_image(
 def local_outlier_factors(features: Tensor) -> Tensor:
     """How much sparser a patch's surroundings are than its neighbours': (N, C) -> (N,), float32.
 
-    r_i: the squared distance to the NEIGHBOURS-th neighbour (of fewer patches, to the last); the
-    factor is the mean of r_i / r_j over the neighbours j. A factor of 1 for every patch below 3.
+    r_i: the squared distance to the NEIGHBOURS-th neighbour (where there are fewer, to the last);
+    the factor is the mean of r_i / r_j over the neighbours j. Of fewer than 3 patches all have 1.
     # paper (Breunig et al. 2000): reachability by the neighbour's distance / here and in the
     # official code: by the patch's own.
     """
@@ -112,8 +115,8 @@ def local_outlier_factors(features: Tensor) -> Tensor:
 def find_outliers(factors: Tensor) -> Tensor:
     """Patches whose factor exceeds that of INLIER_SHARE of all: (N,) -> (N,), bool.
 
-    Official code: any excess counts. Here: only one beyond rounding, so that a tie is never decided
-    by it; of up to 31 patches the two that are furthest apart always tie.
+    # official code: factor > quantile / here: factor > (1 + 1e-5) quantile, so that rounding does
+    # not decide a tie; among up to 31 patches the two that are furthest apart always tie.
     """
     return factors > (1 + 1e-5) * factors.quantile(INLIER_SHARE)
 
@@ -195,7 +198,8 @@ def calibrated_attention(block: nn.Module, tokens: Tensor, unit: Tensor, eps: fl
 def focused_weights(similarity: Tensor, mean: Tensor) -> Tensor:
     """softmax(FOCUS (S - mean)) over the entries that reach the mean: (M, N) -> (M, N).
 
-    Where rounding puts all of a row below the mean (equal patches), its largest stay.
+    # official code: a row whose entries are all below the mean becomes NaN / here: its largest
+    # entries stay; rounding makes such rows where all patches are nearly equal.
     """
     bar = torch.minimum(mean, similarity.amax(1, keepdim=True))
     return (FOCUS * (similarity - mean)).masked_fill_(similarity < bar, float("-inf")).softmax(1)

@@ -19,7 +19,7 @@ from models.kernels.cpu_speed import attention, linear
 from utils.safe.errors import InputError
 from utils.teacher_settings import check_teacher
 
-QUERY, KEY, VALUE = 0, 1, 2
+KEY, VALUE = 1, 2  # parts of a block's projection
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,6 @@ def block_inputs(visual: nn.Module, image: Tensor, options: MaskCLIPOptions) -> 
         yield tokens
 
 
-def last_block_tokens(
-    visual: nn.Module, image: Tensor, options: MaskCLIPOptions
-) -> tuple[Tensor, tuple[int, int]]:
-    """The tokens that enter the last block, class token first: (B, 1 + gh*gw, C); and (gh, gw)."""
-    return last_and_middle_tokens(visual, image, options)[0], token_grid(visual, image)
-
-
 def last_and_middle_tokens(
     visual: nn.Module, image: Tensor, options: MaskCLIPOptions
 ) -> tuple[Tensor, list[tuple[nn.Module, Tensor]]]:
@@ -203,8 +196,8 @@ def position_embedding(
     """CLIP's position embedding, resized (bicubic) to the token grid: (1 + gh*gw, C).
 
     "count" (official code): not resized for any grid with as many tokens as CLIP's square.
-    "offset" (official code of NACLIP, SC-CLIP and others): the same, and resized by the factors
-    (gh + 0.1) / side and (gw + 0.1) / side, which shifts the places that are sampled.
+    "offset" (official code of NACLIP, SC-CLIP and others): as "count", but other grids are resized
+    by the factors (gh + 0.1) / side and (gw + 0.1) / side, which shifts the sampled positions.
     """
     stored = visual.positional_embedding
     side = round((len(stored) - 1) ** 0.5)
@@ -276,7 +269,7 @@ def text_space(visual: nn.Module, tokens: Tensor, options: MaskCLIPOptions) -> T
 
 
 def project(block: nn.Module, tokens: Tensor, part: int, options: MaskCLIPOptions) -> Tensor:
-    """QUERY, KEY or VALUE (`part`) after the output projection: (B, L, C) -> (B, L, C)."""
+    """KEY or VALUE (`part`) after the output projection: (B, L, C) -> (B, L, C)."""
     weight = block.attn.in_proj_weight.chunk(3)[part]
     bias = block.attn.in_proj_bias.chunk(3)[part]
     values = linear(layer_norm(block.ln_1, tokens, options), weight, bias)

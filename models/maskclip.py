@@ -89,14 +89,14 @@ class MaskCLIP(nn.Module):
         """PAMR of `upsampled_scores` (B, K, H, W), or the scores themselves where it is off.
 
         image: normalised (B, 3, h, w); as in NACLIP, PAMR sees it at the size that CLIP sees it,
-        resized to that of the scores. With image_labels (B, K), classes that no image has are left
-        as they are: PAMR does not mix classes, so that those of the others do not change.
+        resized to that of the scores. On a CPU, where it takes long, only classes that some image
+        has by image_labels (B, K) are refined: PAMR does not mix classes, so theirs are the same.
         """
         if self.options.pamr_steps == 0:
             return scores
         image = resize(self._resized(image), scores.shape[-2:])
         steps, dilations = self.options.pamr_steps, self.options.pamr_dilations
-        if image_labels is None:
+        if image_labels is None or image.is_cuda:  # to choose classes, the host would wait
             return pamr(image, scores, steps, dilations)
         present, refined = (image_labels != 0).any(0), scores.clone()
         refined[:, present] = pamr(image, scores[:, present], steps, dilations)
@@ -104,7 +104,10 @@ class MaskCLIP(nn.Module):
 
     @torch.no_grad()
     def scores(self, image: Tensor) -> Tensor:
-        """Refined class scores on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw)."""
+        """`refine_scores` on CLIP's grid: normalised image (B, 3, h, w) -> (B, K, gh, gw).
+
+        CLIP sees the image as it is: neither `short_side` nor windows count here.
+        """
         features, keys = dense_features(self.visual, image, self.options)
         return refine_scores(class_scores(features, self.text_embeddings), keys, self.options)
 
@@ -122,7 +125,10 @@ class MaskCLIP(nn.Module):
         return upsample_scores(scores, size, input_size, stride, self.options.padding)
 
     def seen(self, image: Tensor) -> Iterator[Tensor]:
-        """What CLIP sees of a normalised image (B, 3, h, w): it resized, or batches of windows."""
+        """The input of CLIP for a normalised image (B, 3, h, w), in one or several batches.
+
+        The whole image, resized to `short_side` where that is set, or the windows of it.
+        """
         image = self._resized(image)
         if self.options.window is None:
             yield image

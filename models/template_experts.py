@@ -4,9 +4,9 @@ Templates are ranked by the entropy of their predictions, over a data set and wi
 The expert of a class has text embeddings of all classes, from the best templates of its own class.
 Where an expert finds its own class, its probabilities replace those of the average templates.
 
-# paper: all classes compete / here: those that the image-level labels name. Nothing in this is
-# linear, so that absent classes are left out before every softmax, and their experts altogether;
-# otherwise the expert of an absent class takes pixels.
+# official code: all classes compete / here: those that the image-level labels name. Neither the
+# softmax nor the choice of an expert is linear, so absent classes are left out before every
+# softmax, and their experts take no part. Otherwise they would take pixels from present classes.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -40,9 +40,11 @@ LOGIT_SCALE = 100  # CLIP's: probabilities are softmax(100 cosine)
 
 
 class TemplateExperts(MaskCLIP):
-    """A `MaskCLIP` with experts (K, K, D): `expert_embeddings`. Its scores are probabilities.
+    """A `MaskCLIP` with experts (K, K, D): `expert_embeddings`.
 
-    They depend on the image-level labels; without labels all classes compete.
+    `upsampled_scores`, and so the masks, are fused probabilities. They depend on the image-level
+    labels; without labels all classes compete. `scores` is inherited and knows no experts: cosines
+    of the average templates.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ def rank_templates(
 class ExpertsFile:
     """The templates of every class's expert, and what they were chosen from, as JSON.
 
-    made_from: all that decides them. overwrite: ignore the file that is there.
+    made_from: everything that decides them. overwrite: ignore an existing file.
     """
 
     path: Path
@@ -158,7 +160,7 @@ class ExpertsFile:
     overwrite: bool = False
 
     def read(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor | None:
-        """Ids of the templates, (K, TOP), -1 = fewer; None where there is no file.
+        """Ids of the templates, (K, TOP), -1 where there are fewer; None without a file.
 
         Raises InputError for a file that was made from something else, or can't be read.
         """
@@ -195,9 +197,9 @@ def load_experts(
     ranks: Ranks,
     trust: bool = False,
 ) -> tuple[TemplateExperts, dict[str, list[str]]]:
-    """``templates: experts``: the teacher with an expert a class; class -> its templates.
+    """The teacher of ``templates: experts``; and class -> templates of its expert.
 
-    The templates are those of `file` (that of rank 0 counts), or are chosen on the images and their
+    Rank 0 reads the templates from `file`. Without one they are chosen on the images and their
     labels, see `rank_templates`, and written to it. All ranks must call it.
     """
     templates = load_templates(config.prompt_templates)

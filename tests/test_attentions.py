@@ -15,8 +15,9 @@ from models.clip_features import (
     MaskCLIPOptions,
     check_options,
     dense_features,
+    last_and_middle_tokens,
     last_block,
-    last_block_tokens,
+    token_grid,
 )
 from models.maskclip import MaskCLIP
 from utils.safe.errors import InputError
@@ -112,7 +113,9 @@ def test_class_token_is_a_key_and_a_value(visual: nn.Module, kind: str, std: flo
     """Patches change with the class token that enters; and it is no part of the result."""
     options = replace(PLAIN, attention=kind, gaussian_std=std)
     block = visual.transformer.resblocks[-1]
-    tokens, grid = last_block_tokens(visual, random(1, 3, 24, 40), options)
+    image = random(1, 3, 24, 40)
+    tokens, _ = last_and_middle_tokens(visual, image, options)
+    grid = token_grid(visual, image)
     found = last_block(block, tokens, grid, options, [])
     assert found.shape == (1, 15, 128)
     query, key, value = query_key_value(block, tokens, options.layer_norm_eps)
@@ -127,7 +130,8 @@ def test_class_token_is_a_key_and_a_value(visual: nn.Module, kind: str, std: flo
 def test_plain_attention_is_openai_last_block(visual: nn.Module) -> None:
     image = random(2, 3, 32, 32)
     options = replace(DEFAULT, attention="qk")
-    tokens, grid = last_block_tokens(visual, image, options)
+    tokens, _ = last_and_middle_tokens(visual, image, options)
+    grid = token_grid(visual, image)
     block = visual.transformer.resblocks[-1]
     expected = block(tokens.transpose(0, 1)).transpose(0, 1)[:, 1:]
     torch.testing.assert_close(last_block(block, tokens, grid, options, []), expected)

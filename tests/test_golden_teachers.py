@@ -18,10 +18,10 @@ from models.clip_features import (
     dense_features,
     finish_block,
     last_and_middle_tokens,
-    last_block_tokens,
     position_embedding,
     project,
     text_space,
+    token_grid,
 )
 from models.clip_loading import clip_from_state_dict
 from models.maskclip import class_scores
@@ -107,7 +107,8 @@ def test_golden_attention(visual: nn.Module, case: str, variant: str) -> None:
     options = options_of(golden, variant)
     image, text = golden[f"{case}/img"], golden["text_embeddings"]
     block = visual.transformer.resblocks[-1]
-    tokens, grid = last_block_tokens(visual, image, options)
+    tokens, _ = last_and_middle_tokens(visual, image, options)
+    grid = token_grid(visual, image)
     kind, std, eps = options.attention, options.gaussian_std, options.layer_norm_eps
     features, _ = dense_features(visual, image, options)
     found = {f"{variant}/feat": as_rows(features), f"{variant}/cos": class_scores(features, text)}
@@ -129,8 +130,9 @@ def test_golden_attention(visual: nn.Module, case: str, variant: str) -> None:
 @pytest.mark.parametrize("case", golden_names(ATTENTION, "cases"))
 def test_golden_attention_tokens(visual: nn.Module, case: str) -> None:
     golden = Golden(ATTENTION)
-    tokens, grid = last_block_tokens(visual, golden[f"{case}/img"], OFFICIAL)
-    positions = position_embedding(visual, grid, OFFICIAL)
+    image = golden[f"{case}/img"]
+    tokens, _ = last_and_middle_tokens(visual, image, OFFICIAL)
+    positions = position_embedding(visual, token_grid(visual, image), OFFICIAL)
     assert_near(positions, golden[f"{case}/pos"], "pos")
     assert_near(tokens, golden[f"{case}/tokens"], "tokens")
     as_stored = torch.equal(positions, visual.positional_embedding)
@@ -142,7 +144,8 @@ def test_golden_attention_with_positions_resized_to_the_grid(visual: nn.Module) 
     image = golden[f"{golden.item(f'{group}/case')}/img"]
     options = replace(options_of(golden, "naclip"), position_embedding="grid")
     features, _ = dense_features(visual, image, options)
-    assert_near(last_block_tokens(visual, image, options)[0], golden[f"{group}/tokens"], "tokens")
+    tokens, _ = last_and_middle_tokens(visual, image, options)
+    assert_near(tokens, golden[f"{group}/tokens"], "tokens")
     assert_near(as_rows(features), golden[f"{group}/feat"], "feat")
     assert_near(class_scores(features, golden["text_embeddings"]), golden[f"{group}/cos"], "cos")
 
@@ -176,7 +179,7 @@ def test_golden_middle(visual: nn.Module, case: str, variant: str) -> None:
     image, text = golden[f"{case}/img"], golden["text_embeddings"]
     tokens, middle = last_and_middle_tokens(deep, image, options)
     assert_near(tokens, golden[f"{case}/tokens"], "tokens")
-    _, grid = last_block_tokens(deep, image, options)
+    grid = token_grid(deep, image)
     kind, block = options.attention, deep.transformer.resblocks[-1]
     middle_kind = "qk" if resclip else kind
     scale = golden.item("rcs_tau") if resclip else 1.0
@@ -263,7 +266,7 @@ def test_golden_scclip(visual: nn.Module, case: str, monkeypatch: pytest.MonkeyP
         mlp=False,
     )
     image, block = golden[f"{case}/img"], deep.transformer.resblocks[-1]
-    _, grid = last_block_tokens(deep, image, options)
+    grid = token_grid(deep, image)
     *outputs, last = (tokens[0] for tokens in block_inputs(deep, image, options))
     outputs = [*outputs[1:], last]  # the first enters block 0
     total = sum(outputs[first:stop])

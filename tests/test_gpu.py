@@ -15,7 +15,7 @@ from models.build import (
     build_sampler,
 )
 from models.maskclip import MaskCLIP
-from models.views import prepare_views
+from models.views import Views, prepare_views
 from utils.config import Config
 from utils.distributed import Ranks
 from utils.metrics import ConfusionMatrix
@@ -25,6 +25,14 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
 ]
 SIZE, PATCH = (128, 192), (80, 72)
+CALIBRATED = {"attention": "calibrated", "calibrated_blocks": [0, 1, 0, 1]}  # of a ViT of 3 blocks
+TEACHERS = {
+    "maskclip": {"preset": "maskclip"},
+    "fast": {"preset": "fast"},
+    "PAMR": {"preset": "fast", "pamr_steps": 3, "pamr_dilations": [1, 4]},
+    "windows": {"preset": "naclip", "short_side": 80, "window": [48, 48], "stride": [24, 24]},
+    "calibrated": {"preset": "maskclip_plain"} | CALIBRATED,
+}
 
 
 def config(**changes: object) -> Config:
@@ -39,27 +47,41 @@ def config(**changes: object) -> Config:
     )
 
 
-def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**9) -> list[float]:
-    """Losses of alternating warm-up and CARB steps; from `strict_from` on, waiting is an error."""
-    torch.manual_seed(0)
-    ranks = Ranks(0, 1, torch.device(device))
-    text = torch.nn.functional.normalize(torch.randn(19, 64), dim=1)
-    model = build_model(settings, 19, text, pretrained=False).to(device)
-    options = build_maskclip_options(settings)
-    bf16 = settings.precision == "bf16"
-    maskclip = MaskCLIP(tiny_clip().visual, text, options, bf16).to(device)
-    sampler = build_sampler(settings)
-    criterion = build_criterion(settings)
-    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum)
-    network = build_network(model, settings, ranks)
+def tiny_teacher(settings: Config, text: torch.Tensor, device: str) -> MaskCLIP:
+    options, bf16 = build_maskclip_options(settings), settings.precision == "bf16"
+    return MaskCLIP(tiny_clip().visual, text, options, bf16).to(device)
+
+
+def random_batch(device: str) -> dict[str, torch.Tensor]:
     draws = torch.Generator().manual_seed(3)
     batch = {
         "image": random_images(2, SIZE, draws),
         "valid": torch.ones(2, *SIZE, dtype=torch.bool),
         "image_labels": random_labels(2, draws),
     }
-    if device == "cuda":
-        batch = {key: value.pin_memory() for key, value in batch.items()}
+    return {key: value.pin_memory() if device == "cuda" else value for key, value in batch.items()}
+
+
+def first_views(settings: Config, device: str) -> Views:
+    """The views of the first step, whose masks the teacher makes."""
+    torch.manual_seed(0)  # of the class token, too
+    text = torch.nn.functional.normalize(torch.randn(19, 64), dim=1)
+    ranks, teacher = Ranks(0, 1, torch.device(device)), tiny_teacher(settings, text, device)
+    return prepare_views(random_batch(device), 0, settings, ranks, teacher, build_sampler(settings))
+
+
+def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**9) -> list[float]:
+    """Losses of alternating warm-up and CARB steps; from `strict_from` on, waiting is an error."""
+    torch.manual_seed(0)
+    ranks = Ranks(0, 1, torch.device(device))
+    text = torch.nn.functional.normalize(torch.randn(19, 64), dim=1)
+    model = build_model(settings, 19, text, pretrained=False).to(device)
+    maskclip = tiny_teacher(settings, text, device)
+    sampler = build_sampler(settings)
+    criterion = build_criterion(settings)
+    optimizer = torch.optim.SGD(model.parameters(), settings.lr, settings.momentum)
+    network = build_network(model, settings, ranks)
+    batch = random_batch(device)
     losses = []
     for step in range(num_steps):
         if step >= strict_from:
@@ -74,8 +96,9 @@ def steps(settings: Config, device: str, num_steps: int, strict_from: int = 10**
     return torch.stack(losses).tolist()
 
 
-def test_no_step_waits_for_the_host() -> None:
-    settings = config(precision="bf16", channels_last=True)
+@pytest.mark.parametrize("teacher", ["maskclip", "fast", "PAMR", "windows"])
+def test_no_step_waits_for_the_host(teacher: str) -> None:
+    settings = config(precision="bf16", channels_last=True, teacher=TEACHERS[teacher])
     losses = steps(settings, "cuda", 8, strict_from=4)
     assert len(losses) == 8 and all(loss < 1e3 for loss in losses)
 
@@ -83,6 +106,19 @@ def test_no_step_waits_for_the_host() -> None:
 def test_a_step_is_that_of_the_cpu(monkeypatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert steps(config(), "cuda", 4) == pytest.approx(steps(config(), "cpu", 4), rel=1e-3)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_masks_of_a_step_are_those_of_the_cpu(teacher: str, monkeypatch) -> None:
+    """But for pixels whose two best classes nearly tie."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    settings = config(teacher=TEACHERS[teacher], **{"arithmetic.label_filter": "mask"})
+    found, expected = (first_views(settings, device) for device in ("cuda", "cpu"))
+    assert found.boxes == expected.boxes
+    pairs = [(found.global_mask, expected.global_mask), (found.local_mask, expected.local_mask)]
+    for on_gpu, on_cpu in pairs:
+        assert len(on_cpu.unique()) > 1
+        assert (on_gpu.cpu() != on_cpu).float().mean() < 0.01
 
 
 def test_counts_are_those_of_the_cpu() -> None:

@@ -15,15 +15,15 @@ from datasets.labels import IGNORE_INDEX
 from models import maskclip as module
 from models.build import build_maskclip_options
 from models.clip_features import (
-    QUERY,
     MaskCLIPOptions,
     dense_features,
-    last_block_tokens,
+    last_and_middle_tokens,
     layer_norm,
     pad_to_multiple,
     position_embedding,
     project,
     resnet_features,
+    token_grid,
     transformer_block,
     value_path,
 )
@@ -108,7 +108,8 @@ def labels_for(file, image, name="f32"):
 def test_golden_vit_maps(small_clip, vit_case, text, prefix, options):
     visual, image = small_clip.visual, vit_case["img"]
     last = visual.transformer.resblocks[-1]
-    tokens, grid = last_block_tokens(visual, image, options)
+    tokens, _ = last_and_middle_tokens(visual, image, options)
+    grid = token_grid(visual, image)
 
     def as_map(x):
         x = layer_norm(visual.ln_post, x, options)
@@ -119,7 +120,7 @@ def test_golden_vit_maps(small_clip, vit_case, text, prefix, options):
     ours = {
         "x": as_map(transformer_block(last, tokens, options)),
         "v": as_map(value_path(last, tokens, options)),
-        "q": project(last, tokens[:, 1:], QUERY, options),
+        "q": project(last, tokens[:, 1:], 0, options),
         "k": dense_features(visual, image, replace(options, key_smoothing=0.5))[1],
         "feat": F.normalize(features, dim=1),
         "cos": scores,
@@ -238,7 +239,8 @@ def text_rows(num_classes=5):
 
 def test_our_blocks_end_in_openai_image_embedding(vit):
     image = random(2, 3, 32, 32)
-    tokens, grid = last_block_tokens(vit, image, DEFAULT)
+    tokens, _ = last_and_middle_tokens(vit, image, DEFAULT)
+    grid = token_grid(vit, image)
     assert grid == (4, 4)
     ended = vit.transformer.resblocks[-1](tokens.transpose(0, 1))[0]  # OpenAI's last block
     assert_near(vit.ln_post(ended) @ vit.proj, vit(image))
@@ -250,7 +252,8 @@ def test_our_blocks_end_in_openai_image_embedding(vit):
 def test_value_path_is_attention_of_each_token_to_itself(vit, residual, mlp):
     options = replace(DEFAULT, residual=residual, mlp=mlp)
     image = random(2, 3, 24, 40)
-    tokens, grid = last_block_tokens(vit, image, options)
+    tokens, _ = last_and_middle_tokens(vit, image, options)
+    grid = token_grid(vit, image)
     tokens = tokens.transpose(0, 1)  # OpenAI's order
     block = copy.deepcopy(vit.transformer.resblocks[-1])
     only_itself = torch.full((len(tokens), len(tokens)), float("-inf")).fill_diagonal_(0)

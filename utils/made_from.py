@@ -13,8 +13,8 @@ def changed(
 ) -> dict[str, str]:
     """Keys of `new` whose value differs in `old` -> "old -> new"; a missing key counts as None.
 
-    Values are compared as JSON has them: a tuple equals a list. Long values are cut in the text; of
-    two mappings it has the entries that differ.
+    Values are compared as JSON has them: a tuple equals a list. The text cuts long values, and
+    shows of two mappings only the entries that differ.
     """
     # default: a damaged file may hold anything.
     old, new = json.loads(json.dumps([dict(old), dict(new)], default=str, skipkeys=True))

@@ -34,7 +34,7 @@ _TORCH = {  # a RuntimeError's name or text -> what it means to the user
     r"^Dist|gloo/transport": "another process of this run has ended or can't be reached ({}); fix "
     "what it reports and run the same command again to resume",
     _NO_MEMORY: "no memory is left ({}); use smaller values (batch_size, crop_size, image_size, "
-    "--scales), or use a machine with more",
+    "--scales, short_side and window of the teacher), or use a machine with more",
     r"DataLoader worker \(pid|unable to (allocate shared memory|mmap|write to file)": "a loader "
     "process has failed, probably for lack of memory ({}); start fewer (num_workers), in Docker "
     "with more shared memory (--shm-size)",
