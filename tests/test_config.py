@@ -94,6 +94,46 @@ def test_a_preset_is_named_chosen_and_saved(preset: str, tmp_path: Path) -> None
     assert load_config(tmp_path / "config.yaml") == changed_one
 
 
+def test_a_preset_on_the_command_line_replaces_the_parts_of_the_file(tmp_path: Path) -> None:
+    presets, saved = PRESETS["teacher"], tmp_path / "config.yaml"
+    save_config(of("teacher={preset: naclip, stored: strong}", "arithmetic=official"), saved)
+    stated = tmp_path / "stated.yaml"
+    stated.write_text("teacher: naclip\nteacher.mlp: true\nteacher.stored: strong\n")
+    for path in (saved, stated, Path("configs/cityscapes.yaml")):
+        for named in ("teacher=fast", "teacher.preset=fast", "teacher={preset: fast}"):
+            assert load_config(path, [named]).teacher == presets["fast"]
+            both = load_config(path, [named, "teacher.pamr_steps=3", "teacher.stored.preset=sclip"])
+            assert both.stored_teacher == presets["sclip"]
+            fast = dataclasses.replace(both.teacher, stored=None)
+            assert fast == dataclasses.replace(presets["fast"], pamr_steps=3)
+        for named in ("teacher.stored=naclip_pamr", "teacher.stored.preset=naclip_pamr"):
+            config = load_config(path, [named])
+            assert config.stored_teacher == presets["naclip_pamr"]
+            step = load_config(path, ["teacher.stored=null"]).teacher
+            assert dataclasses.replace(config.teacher, stored=None) == step
+        assert load_config(path, ["arithmetic.preset=correct"]).arithmetic == Arithmetic()
+        official = load_config(path, ["arithmetic.preset=official", "arithmetic.empty_region=zero"])
+        assert official.arithmetic == dataclasses.replace(
+            PRESETS["arithmetic"]["official"], empty_region="zero"
+        )
+    # other parts of the step's teacher are not those of the stored one
+    config = of("teacher=fast", "teacher.gaussian_std=3", "teacher.stored.preset=strong")
+    assert config.stored_teacher == presets["strong"]
+
+
+def test_without_windows_there_is_no_stride(tmp_path: Path) -> None:
+    whole = dataclasses.replace(PRESETS["teacher"]["naclip"], window=None, stride=None)
+    save_config(of("teacher={preset: naclip, stored: strong}"), tmp_path / "config.yaml")
+    for path in ("configs/cityscapes.yaml", tmp_path / "config.yaml"):
+        assert load_config(path, ["teacher=naclip", "teacher.window=null"]).teacher == whole
+        assert load_config(path, ["teacher={preset: naclip, window: null}"]).teacher == whole
+    stored = load_config(tmp_path / "config.yaml", ["teacher.stored.window=null"]).stored_teacher
+    strong = PRESETS["teacher"]["strong"]
+    assert stored == dataclasses.replace(strong, window=None, stride=None)
+    with pytest.raises(InputError, match="there are no windows"):
+        of("teacher=naclip", "teacher.window=null", "teacher.stride=[8, 8]")
+
+
 def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
     presets = PRESETS["teacher"]
     config = of("teacher={preset: fast, stored: strong}")
@@ -107,6 +147,7 @@ def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
     # a part of it, of a preset or of the teacher in the step
     both = ("teacher.preset=fast", "teacher.stored=strong", "teacher.stored.pamr_steps=0")
     assert of(*both).stored_teacher == presets["scclip"]
+    assert dataclasses.replace(of(*both).teacher, stored=None) == presets["fast"]
     one = of("teacher=fast", "teacher.stored.pamr_steps=10")
     assert one.stored_teacher == dataclasses.replace(presets["fast"], pamr_steps=10)
     # none, and the same one
@@ -116,6 +157,7 @@ def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
 
 def test_another_stored_teacher_is_another_setting() -> None:
     fast = "teacher.preset=fast"
+    assert of(fast).teacher == PRESETS["teacher"]["fast"]
     ways = [of(fast), of(fast, "teacher.stored=strong"), of(fast, "teacher.stored=naclip")]
     ways += [of(fast, "teacher.stored={preset: strong, calibrated_beta: 0.3}")]
     texts = ["None", "strong", "naclip", "{'preset': 'strong', 'calibrated_beta': 0.3}"]

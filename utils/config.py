@@ -202,8 +202,27 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises InputError naming the file, the key, the type expected and, for an unknown key, the
     nearest valid one.
     """
-    values = read_settings(path) | parse_overrides(overrides or [])
+    values = override(read_settings(path), parse_overrides(overrides or []))
     return config_from_dict(values, source=str(path))
+
+
+def override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`values` of a file or checkpoint, changed by `overrides`, of --set for example.
+
+    A preset in `overrides`, or a value for the whole of its key, replaces every part in `values`.
+    """
+    for key in (*PRESETS, "teacher.stored"):
+        if key in overrides or f"{key}.preset" in overrides:
+            values = _without(values, key)
+    return values | overrides
+
+
+def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    kept = {k: v for k, v in values.items() if k != key and not str(k).startswith(f"{key}.")}
+    whole, _, part = key.partition(".")
+    if part and isinstance(kept.get(whole), dict):
+        kept[whole] = _without(kept[whole], part)
+    return kept
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -299,8 +318,9 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
     group = key.partition(".")[0]
     presets = PRESETS[group]
     names = _PARTS[group] if key == group else _OF_STORED[1:]
+    parts = _without_windows(parts)
     if isinstance(value, dict):
-        parts = value | parts
+        parts = _without_windows(value) | parts
     elif isinstance(value, str) and value in presets:
         parts = {"preset": value} | parts
     else:
@@ -332,12 +352,20 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
     if group == "teacher":
         check_teacher(settings, source, key)
     if stored is None and of_stored:
-        stored = name_teacher(dataclasses.asdict(settings))
+        of_step = name_teacher(dataclasses.asdict(settings))
+        stored = {} if "preset" in of_stored else of_step
     if stored is not None:
         stored = _with_parts(source, f"{key}.stored", stored, of_stored)
         if stored != settings:
             settings = dataclasses.replace(settings, stored=stored)
     return settings
+
+
+def _without_windows(parts: dict[str, Any]) -> dict[str, Any]:
+    """Where `parts` take the windows of a preset or file away, they take its stride away too."""
+    if "window" in parts and parts["window"] is None:
+        return parts | {"stride": parts.get("stride")}
+    return parts
 
 
 def _similar(found: Any, names: Iterable[str]) -> str:
