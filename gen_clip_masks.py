@@ -13,7 +13,6 @@ number of processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vi
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -29,13 +28,13 @@ from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.build import build_mask_record, build_maskclip_options, build_teacher
 from models.inference import add_windows, multi_view_scores, window_settings
-from models.maskclip import check_views, to_pseudo_mask
+from models.maskclip import check_images, check_views, to_pseudo_mask
 from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
 from utils.cli import add_trust, grid, number, parser, path
 from utils.config import load_config, name_teacher
 from utils.cost import measured
-from utils.distributed import autocast, cleanup, setup
+from utils.distributed import autocast, cleanup, on_main, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 
@@ -44,7 +43,8 @@ def main(argv: list[str]) -> None:
     # --- arguments and configuration
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.overrides + window_settings(arguments))
-    check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
+    options = build_maskclip_options(config, stored=True)
+    check_views(options, arguments.ratio, arguments.grid)
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
@@ -73,8 +73,10 @@ def main(argv: list[str]) -> None:
         made_from |= build_mask_record(config, classes, text) | {"precision": precision}
         made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")}
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
+    waiting = {name: images[name] for name in todo}
+    on_main(ranks, lambda: check_images(options, waiting, config.image_size, arguments.ratio))
     if ranks.is_main and todo:
-        print(f"teacher of the masks: {name_teacher(dataclasses.asdict(config.stored_teacher))}")
+        print(f"teacher of the masks: {name_teacher(vars(config.stored_teacher))}")
 
     # --- masks, one by one, each at the original size of its image
     if todo:
@@ -87,7 +89,7 @@ def main(argv: list[str]) -> None:
                 )
             made_from = made_from | {"experts": experts}
             open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
-        data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
+        data = EvaluationSet(waiting, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}

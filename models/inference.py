@@ -99,6 +99,11 @@ def network_score(model: nn.Module) -> Score:
     return score
 
 
+def scaled(size: Size, scale: float) -> Size:
+    """(height, width) times `scale`, rounded, at least 1."""
+    return tuple(max(1, int(side * scale + 0.5)) for side in size)
+
+
 def resize(maps: Tensor, size: Size) -> Tensor:
     """Bilinear, align_corners=False; the tensor itself when it has that size."""
     if maps.shape[-2:] == tuple(size):
@@ -137,7 +142,7 @@ def _views(
             view = image.flip(-1) if is_mirrored else image
             scores = _grid_scores(score, view, size, scale, grid)
         else:
-            view = resize(image, tuple(max(1, int(n * scale + 0.5)) for n in image.shape[-2:]))
+            view = resize(image, scaled(image.shape[-2:], scale))
             view = view.flip(-1) if is_mirrored else view
             if window is None:
                 scores = score(view, view.shape[-2:])

@@ -181,6 +181,12 @@ def test_another_stored_teacher_is_another_setting() -> None:
         (["teacher.stride=[112, 112]"], "set teacher.window too"),
         (["teacher=naclip", "teacher.stride=[112, 225]"], "pixels between the windows"),
         (["teacher=naclip", "teacher.window=[600, 600]"], "larger than the image"),
+        (["teacher=naclip", "teacher.window=[560, 561]"], r"local view .*\[1120, 560\] where the"),
+        (
+            ["teacher=naclip", "patch_size=[256, 512]", "teacher.window=[560, 1121]"],
+            r"the global view .*\[560, 1120\] where the teacher sees it",
+        ),
+        (["local_resize=[0.999, 1]", "teacher.window=[512, 256]"], r"local view .*\[511, 255\]"),
         (["teacher.window=[512, 257]"], r"larger than the smallest local view .*\[512, 256\]"),
         (["teacher.window=[513, 200]"], r"larger than the global view .*\[512, 1024\]"),
         (["views=base", "teacher.window=[1025, 9]"], r"larger than the images .*\[1024, 2048\]"),
@@ -196,7 +202,9 @@ def test_parts_of_a_teacher_that_exclude_each_other(overrides: list[str], expect
 def test_parts_of_a_teacher_that_go_together() -> None:
     of("teacher=naclip", "teacher.middle_blocks=[5, 6]", "teacher.middle_weight=0.2")
     of("teacher.window=[512, 256]", "teacher.stride=[512, 1]")
-    of("teacher=naclip", "teacher.window=[560, 1120]")  # the longer side is not known here
+    wide = ("teacher=naclip", "teacher.window=[560, 1120]")  # the whole crop, the whole patch
+    of(*wide, "patch_size=[256, 512]")
+    of("views=base", "teacher=naclip", "teacher.window=[560, 9999]")  # images have any shape
     of("views=base", "teacher.window=[1024, 2048]", "teacher.templates=experts")
     of("teacher.stored.templates=experts", "views=local")
     of("teacher=scclip", "teacher.calibrated_blocks=[1, 2, 1, 3]")

@@ -264,7 +264,7 @@ def test_views_that_contradict_the_teacher_are_refused(generate):
         (("--grid", "2x2", "--window", 16, 16), (), "--grid cuts .* cuts every image into windows"),
         (("--ratio", 2), ("teacher.stored.short_side=40",), "--ratio .* short_side of 40 pixels"),
         (("--ratio", 1, 2), ("teacher.short_side=40",), "--ratio would change nothing"),
-        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image, 46x64"),
+        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image a, 46x64"),
         (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
         (("--window", 0, 8), (), "window"),
         (("--stride", 8, 8), (), "--stride needs --window"),
@@ -273,6 +273,23 @@ def test_views_that_contradict_the_teacher_are_refused(generate):
         with pytest.raises(InputError, match=message):
             generate(*views, *extra)
     generate("--ratio", 1.5, "--window", 16, 16, "--overwrite")  # windows of a larger view
+
+
+def test_an_image_below_the_window_is_found_before_anything_is_written(generate, tmp_path):
+    for arguments, message in (
+        (("--window", 25, 40), "25x40 pixels is larger than the image c, 24x64"),
+        (("--window", 25, 40, "--ratio", 3, 1), "the image c, 24x64"),
+        (("--window", 24, 60, "--set", "teacher.short_side=24"), "the image a, 24x33"),
+    ):
+        with pytest.raises(InputError, match=message):
+            generate(*arguments)
+        assert not (tmp_path / "out").exists()
+    generate("--window", 25, 40, "--ratio", 1.1)
+
+
+def test_headers_are_not_read_where_every_image_has_the_window(generate, monkeypatch):
+    monkeypatch.setattr("models.maskclip.read_size", None)
+    generate("--window", 20, 24, "--set", "teacher.short_side=24")
 
 
 def test_masks_of_template_experts(root, generate, tmp_path, monkeypatch):

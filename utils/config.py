@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from utils.config_values import convert, plain, setting
@@ -19,7 +20,7 @@ from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
-from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher
+from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher, resized
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -381,22 +382,28 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def _check_windows(config: Config, source: str) -> None:
-    """Refuse windows that are larger than what the teacher sees."""
+    """Refuse windows that are larger than what the teacher sees.
+
+    Images have any shape, so that only `models.maskclip.check_images` knows them after short_side.
+    """
     stored = "teacher.stored" if config.teacher.stored else "teacher"
-    seen = [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
+    seen = []
+    if config.stored_teacher.short_side is None:
+        seen += [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
     if config.views == "dual":
         seen += [("teacher", config.teacher, "the global view ('crop_size')", config.crop_size)]
     if config.views != "base":
-        local = tuple(round(side * config.local_resize[0]) for side in config.patch_size)
+        ratio = np.float32(config.local_resize[0])  # as `LocalViewSampler.view` in models/views.py
+        local = tuple(max(1, int(np.float32(side) * ratio)) for side in config.patch_size)
         view = "the smallest local view ('patch_size' x 'local_resize')"
         seen += [("teacher", config.teacher, view, local)]
     for key, teacher, view, size in seen:
-        larger = teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True))
-        if larger and teacher.short_side is None:
+        size = resized(size, teacher.short_side)
+        if teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True)):
             raise InputError(
                 f"{source}: '{key}' has window: {list(teacher.window)}: it is larger than {view}, "
-                f"{list(size)}; set {key}.window=null, a smaller one, or {key}.short_side, to "
-                "which the image is resized first"
+                f"{list(size)} where the teacher sees it; set {key}.window=null, a smaller one, or "
+                f"a larger {key}.short_side, to which the image is resized first"
             )
 
 

@@ -56,6 +56,14 @@ TEACHERS: dict[str, TeacherSettings] = {
 }
 
 
+def resized(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """(height, width) of an image whose shorter side is resized to `short_side`; None: as it is."""
+    if short_side is None:
+        return size
+    factor = short_side / min(size)
+    return tuple(int(side * factor + 0.5) for side in size)
+
+
 def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
     """The preset with these parts, or a mapping: the nearest preset and the parts that differ.
 
