@@ -1,6 +1,6 @@
 """MaskCLIP (Zhou et al. 2022): CLIP's class scores at every position; pseudo-masks from them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.doctor.sizes import read_size
-from datasets.files import File
 from datasets.labels import IGNORE_INDEX
+from datasets.training import EvaluationSet
 from datasets.transforms import fit_into
 from models.clip_features import (
     MaskCLIPOptions,
@@ -160,21 +160,18 @@ def check_views(options: MaskCLIPOptions, scales: Sequence[float], grid: tuple[i
         )
 
 
-def check_images(
-    options: MaskCLIPOptions, images: Mapping[str, File], box: Size, scales: Sequence[float]
-) -> None:
-    """Raise InputError naming an image in which the teacher's window does not fit.
+def check_images(options: MaskCLIPOptions, data: EvaluationSet, scales: Sequence[float]) -> None:
+    """Raise InputError naming an image into which the teacher's window does not fit at a scale.
 
-    The images are fitted into `box` and scaled by each of `scales`. Reads their headers, but none
-    where the window fits into every image.
+    Reads the images' headers, but none where the window fits into every image.
     """
     if options.window is None or max(options.window) <= (options.short_side or 0):
         return
-    for name, file in images.items():
+    for name, file in data.images.items():
         size = read_size(file)
         if size is None:  # it will be named by the error of reading the image
             continue
-        smallest = scaled(fit_into(size, box), min(scales))
+        smallest = scaled(fit_into(size, data.image_size or size), min(scales))
         _check_window(options.window, resized(smallest, options.short_side), f"the image {name}")
 
 

@@ -17,6 +17,7 @@ from utils.config import (
     Config,
     TeacherSettings,
     config_from_dict,
+    describe_teacher,
     flatten,
     keys_of,
     load_config,
@@ -121,6 +122,29 @@ def test_a_preset_on_the_command_line_replaces_the_parts_of_the_file(tmp_path: P
     assert config.stored_teacher == presets["strong"]
 
 
+def test_what_is_printed_of_a_teacher_is_what_set_takes() -> None:
+    stride = ("teacher=naclip", "teacher.window=[24, 24]", "teacher.stride=[24, 24]")
+    assert of(*stride).teacher.stride is None  # as without a stride
+    for settings, expected in (
+        (("teacher=strong",), "strong"),
+        (stride, "{preset: naclip, window: [24, 24], stride: [24, 24]}"),
+        (("teacher=naclip", "teacher.window=null"), "{preset: fast, short_side: 560}"),
+        (
+            ("teacher=fast", "teacher.middle_blocks=[5, 6]", "teacher.middle_weight=1e-5"),
+            "{preset: fast, middle_blocks: [5, 6], middle_weight: 1.0e-05}",
+        ),
+        (
+            ("views=base", "teacher.templates=experts", "teacher.attention=qq+kk"),
+            "{preset: maskclip, attention: qq+kk, templates: experts}",
+        ),
+    ):
+        config = of(*settings)
+        text = describe_teacher(dataclasses.asdict(config.teacher))
+        read = of("views=base", f"teacher={text}").teacher
+        assert read == config.teacher and "\n" not in text
+        assert text == expected
+
+
 def test_without_windows_there_is_no_stride(tmp_path: Path) -> None:
     whole = dataclasses.replace(PRESETS["teacher"]["naclip"], window=None, stride=None)
     save_config(of("teacher={preset: naclip, stored: strong}"), tmp_path / "config.yaml")
@@ -160,7 +184,7 @@ def test_another_stored_teacher_is_another_setting() -> None:
     assert of(fast).teacher == PRESETS["teacher"]["fast"]
     ways = [of(fast), of(fast, "teacher.stored=strong"), of(fast, "teacher.stored=naclip")]
     ways += [of(fast, "teacher.stored={preset: strong, calibrated_beta: 0.3}")]
-    texts = ["None", "strong", "naclip", "{'preset': 'strong', 'calibrated_beta': 0.3}"]
+    texts = ["None", "strong", "naclip", "{preset: strong, calibrated_beta: 0.3}"]
     for old, before in zip(ways, texts, strict=True):
         for new, after in zip(ways, texts, strict=True):
             found = changed_settings(old.to_dict(), new)
@@ -178,6 +202,17 @@ def test_another_stored_teacher_is_another_setting() -> None:
         (["teacher.middle_blocks=[5]", "teacher.middle_weight=0.2"], "mixed into qk, qq, kk or"),
         (["teacher=fast", "teacher.middle_blocks=[5]"], "one needs the other"),
         (["teacher=fast", "teacher.middle_weight=0.5"], "one needs the other"),
+        (["teacher=fast", "teacher.middle_blocks=[5, 6, 5]", "teacher.middle_weight=0.2"], "once"),
+        (
+            ["teacher=naclip", "teacher.prompt_denoising=0.5"],
+            r"denoising: 0.5 with window: \[22",
+        ),
+        (
+            ["teacher.prompt_denoising=0.5", "teacher.pamr_steps=2"],
+            "with pamr_steps: 2: .*-100",
+        ),
+        (["teacher=naclip", "teacher.key_smoothing=0.5"], r"with window: \[224, 224\]: .*sums of"),
+        (["teacher.key_smoothing=0.5", "teacher.pamr_steps=2"], "set teacher.key_smoothing=0"),
         (["teacher.stride=[112, 112]"], "set teacher.window too"),
         (["teacher=naclip", "teacher.stride=[112, 225]"], "pixels between the windows"),
         (["teacher=naclip", "teacher.window=[600, 600]"], "larger than the image"),
@@ -204,6 +239,7 @@ def test_parts_of_a_teacher_that_go_together() -> None:
     of("teacher.window=[512, 256]", "teacher.stride=[512, 1]")
     wide = ("teacher=naclip", "teacher.window=[560, 1120]")  # the whole crop, the whole patch
     of(*wide, "patch_size=[256, 512]")
+    of("teacher.key_smoothing=0.5", "teacher.prompt_denoising=0.5", "teacher.short_side=448")
     of("views=base", "teacher=naclip", "teacher.window=[560, 9999]")  # images have any shape
     of("views=base", "teacher.window=[1024, 2048]", "teacher.templates=experts")
     of("teacher.stored.templates=experts", "views=local")

@@ -227,10 +227,28 @@ def test_windows_of_the_command_line_replace_those_of_the_teacher(root, generate
     other = ("--set", "teacher.stored.window=[24,24]", "teacher.stored.stride=[4,4]")
     generate(*windows, *other)  # resumed
     with pytest.raises(InputError, match=r"options: {'stride': \[8, 12\]} -> {'stride': None}"):
-        generate("--window", 16, 24, *other)
+        generate("--window", 16, 24, *other)  # side by side
     generate(*other, "--out", tmp_path / "own")
     options = json.loads((tmp_path / "own/meta.json").read_text())["made_from"]["options"]
     assert (options["window"], options["stride"]) == ([24, 24], [4, 4])
+
+
+def test_a_window_or_a_stride_alone(generate, tmp_path, capsys):
+    naclip = ("--set", "teacher={attention: kk, short_side: 24, window: [16, 24], stride: [8, 8]}")
+    for number, (arguments, windows) in enumerate(
+        (
+            (("--stride", 8, 12), "window: [16, 24], stride: [8, 12]}"),
+            (("--window", 24, 24), "window: [24, 24], stride: [24, 24]}"),
+            ((), "window: [16, 24], stride: [8, 8]}"),
+        )
+    ):
+        out = tmp_path / str(number)
+        generate(*arguments, *naclip, "--out", out)
+        printed = capsys.readouterr().out
+        made = re.search("teacher of the masks: (.*)", printed)[1]
+        assert made.endswith(windows)
+        generate("--set", f"teacher={made}", "--out", out)  # nothing to make
+        assert "5 masks, 0 of them new" in capsys.readouterr().out
 
 
 def test_pamr_refines_the_mean_of_the_views(root, generate, monkeypatch):
@@ -265,8 +283,9 @@ def test_views_that_contradict_the_teacher_are_refused(generate):
         (("--ratio", 2), ("teacher.stored.short_side=40",), "--ratio .* short_side of 40 pixels"),
         (("--ratio", 1, 2), ("teacher.short_side=40",), "--ratio would change nothing"),
         (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image a, 46x64"),
-        (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
-        (("--window", 0, 8), (), "window"),
+        (("--window", 8, 8, "--stride", 9, 8), (), r"stride.*\(--window sets teacher.stored.win"),
+        (("--window", 0, 8), (), "at least 1.* --stride sets teacher.stored.stride"),
+        (("--window", 16, 16), ("teacher.short_side=9",), "short_side.*--window sets teacher"),
         (("--stride", 8, 8), (), "--stride needs --window"),
     ):
         extra = ("--set", *settings) if settings else ()
@@ -339,6 +358,10 @@ def test_masks_of_template_experts(root, generate, tmp_path, monkeypatch):
     assert (out / "a.png").read_bytes() == made
     with pytest.raises(InputError, match="other options"):
         generate(*experts, "--set", "teacher.stored.short_side=32")
+    generate(*experts, "--overwrite")
+    assert (out / "experts.json").is_file()
+    generate(*settings, "--overwrite")
+    assert not (out / "experts.json").exists()  # they are not of these masks
 
 
 def test_experts_need_templates_to_choose_from(generate):

@@ -20,7 +20,14 @@ from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
-from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher, resized
+from utils.teacher_settings import (
+    TEACHERS,
+    TeacherSettings,
+    check_teacher,
+    describe_teacher,
+    name_teacher,
+    resized,
+)
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -183,7 +190,7 @@ def keys_of(*groups: str) -> frozenset[str]:
 def flatten(values: dict[str, Any]) -> dict[str, Any]:
     """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}.
 
-    `teacher.stored` stays one value, of which `name_teacher` gives the short form.
+    `teacher.stored` stays one value, the line of `describe_teacher`.
     """
     flat = {}
     for key, value in values.items():
@@ -193,7 +200,7 @@ def flatten(values: dict[str, Any]) -> dict[str, Any]:
             flat[key] = value
     stored = flat.get("teacher.stored")
     if isinstance(stored, dict) and "preset" not in stored:
-        flat["teacher.stored"] = name_teacher(stored)
+        flat["teacher.stored"] = describe_teacher(stored)
     return flat
 
 
@@ -352,6 +359,8 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
     )
     if group == "teacher":
         check_teacher(settings, source, key)
+        if settings.stride == settings.window:  # one spelling for the same masks
+            settings = dataclasses.replace(settings, stride=None)
     if stored is None and of_stored:
         of_step = name_teacher(dataclasses.asdict(settings))
         stored = {} if "preset" in of_stored else of_step
