@@ -275,10 +275,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_windows(parser: argparse._ActionsContainer, of_teacher: bool = False) -> None:
     """--window H W and --stride H W for a script: lists of two numbers, or None."""
-    own = ("instead of the teacher's own", "; without --window: of the teacher's own windows")
-    window, stride = own if of_teacher else ("over the image", "")
+    own = (" instead of the teacher's", "; without --window: for the teacher's windows")
+    window, stride = own if of_teacher else ("", "")
     pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
-    parser.add_argument("--window", **pair, help=f"slide a window {window}")
+    parser.add_argument("--window", **pair, help=f"slide a window over the image{window}")
     parser.add_argument("--stride", **pair, help=f"step of the window (default: its size{stride})")
 
 
