@@ -268,7 +268,7 @@ def resume(
         raise InputError(f"{file} belongs to other settings: {named}; use these, or delete it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["losses"], state["seconds"], state["init"]
+    return state["step"], state["losses"], state["seconds"], state.get("init")
 
 
 def load_init(file: str, model: nn.Module) -> dict[str, Any]:
