@@ -90,7 +90,9 @@ def main(argv: list[str]) -> None:
     optimizer = build_optimizer(model, arguments.lr, recipe)
     first, losses, seconds, init = resume(state_file, settings, model, optimizer)
     if arguments.init and first == 0:
-        init = load_init(arguments.init, model)
+        load_init(arguments.init, model)
+    if arguments.init and init is None:  # older states have none
+        init = init_record(arguments.init)
 
     # --- data
     images = CaptionedImages(
@@ -255,7 +257,7 @@ def build_optimizer(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.
 def resume(
     file: Path, settings: dict[str, Any], model: nn.Module, optimizer: torch.optim.AdamW
 ) -> tuple[int, list[Any], float, dict[str, Any] | None]:
-    """Load the state of an interrupted training: its step, losses, seconds and `load_init`.
+    """Load the state of an interrupted training: its step, losses, seconds and `init_record`.
 
     The last is kept, as the file may be another one by now. Without a state (0, [], 0, None).
     Raises InputError where the state belongs to other settings.
@@ -271,14 +273,18 @@ def resume(
     return state["step"], state["losses"], state["seconds"], state.get("init")
 
 
-def load_init(file: str, model: nn.Module) -> dict[str, Any]:
-    """Fill `model` from `file`; its sha256, and its log if there is one. Raises InputError."""
+def load_init(file: str, model: nn.Module) -> None:
+    """Fill `model` from `file`. Raises InputError."""
     content = read_tensors(file, "--init, weights of a miniature CLIP")
     try:
         content.pop("output_stride", None)
         model.load_state_dict(content)  # copies into float32 parameters
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(f"--init {file}: not the weights of this miniature: {error}") from None
+
+
+def init_record(file: str) -> dict[str, Any]:
+    """The file's sha256, and its log if there is one."""
     log = Path(file).with_suffix(".json")
     return {"sha256": sha256(Path(file)), "log": read_json(log) if log.exists() else None}
 
