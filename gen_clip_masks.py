@@ -13,7 +13,6 @@ number of processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vi
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 from functools import partial
 from pathlib import Path
 
@@ -28,22 +27,22 @@ from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.build import build_mask_record, build_maskclip_options, build_teacher
-from models.inference import add_windows, multi_view_scores, window_settings
-from models.maskclip import check_views, to_pseudo_mask
+from models.inference import add_windows, load_with_windows, multi_view_scores
+from models.maskclip import check_images, check_views, to_pseudo_mask
 from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
 from utils.cli import add_trust, grid, number, parser, path
-from utils.config import load_config, name_teacher
 from utils.cost import measured
-from utils.distributed import autocast, cleanup, setup
+from utils.distributed import autocast, cleanup, on_main, setup
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
+from utils.teacher_settings import describe_teacher
 
 
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     arguments = parse_arguments(argv)
-    config = load_config(arguments.config, arguments.overrides + window_settings(arguments))
+    config = load_with_windows(arguments)
     check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
@@ -74,20 +73,21 @@ def main(argv: list[str]) -> None:
         made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")}
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
     if ranks.is_main and todo:
-        print(f"teacher of the masks: {name_teacher(dataclasses.asdict(config.stored_teacher))}")
+        print(f"teacher of the masks: {describe_teacher(vars(config.stored_teacher))}")
 
     # --- masks, one by one, each at the original size of its image
     if todo:
         teacher = build_teacher(config, classes, device, trust, arguments.bf16, stored=True)
+        data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
+        on_main(ranks, lambda: check_images(teacher.options, data, arguments.ratio))
         if config.stored_teacher.templates == "experts":
-            file = ExpertsFile(out / "experts.json", made_from, arguments.overwrite)
+            file = ExpertsFile(out, made_from, arguments.overwrite)
             with autocast(device, precision):
                 teacher, experts = load_experts(
                     config, classes, teacher, file, images, labels, ranks, trust
                 )
             made_from = made_from | {"experts": experts}
             open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
-        data = EvaluationSet({name: images[name] for name in todo}, config.image_size)
         loader = image_loader(data, config.num_workers, ranks)
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
@@ -116,7 +116,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--split", help="default: train_split of the config")
     add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
     add("--grid", type=grid, default=(1, 1), metavar="RxC", help="crops, scored one by one")
-    add_windows(result)
+    add_windows(result, of_teacher=True)
     add("--flip", action="store_true", help="average with the scores of the mirrored image")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")

@@ -29,6 +29,7 @@ from utils.safe.files import UNFINISHED, parse_json, write_json
 from utils.visualize import legend, overlay, save_image, save_mask
 
 COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
+EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
 _WRITERS = 2
 
 
@@ -109,7 +110,10 @@ def mask_writer(
     file = folder / "meta.json"
     if ranks.is_main and overwrite:
         print(f"--overwrite: making all masks in {folder} again")
-        for old in (file, folder / COST, *(folder / f"{name}.png" for name in names)):
+        stale = [file, folder / COST, *(folder / f"{name}.png" for name in names)]
+        if "experts" not in meta["made_from"]:  # else it has just been written
+            stale.append(folder / EXPERTS)
+        for old in stale:
             old.unlink(missing_ok=True)
     if ranks.is_main and not file.exists():
         versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}

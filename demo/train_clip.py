@@ -81,14 +81,18 @@ def main(argv: list[str]) -> None:
     check_folder(out.parent, "--out")
 
     # --- device, model, optimiser
-    device = setup(arguments.device).device
+    ranks = setup(arguments.device)
+    device = ranks.device
     torch.manual_seed(arguments.seed)
     templates = load_templates(arguments.templates)
     recipe = RECIPES[arguments.tower]
     model = build_miniature(templates, arguments.side, arguments.tower).to(device)
-    init = load_init(arguments.init, model) if arguments.init else None
     optimizer = build_optimizer(model, arguments.lr, recipe)
-    first, losses, seconds = resume(state_file, settings, model, optimizer)
+    first, losses, seconds, init = resume(state_file, settings, model, optimizer)
+    if arguments.init and first == 0:
+        load_init(arguments.init, model)
+    if arguments.init and init is None:  # older states have none
+        init = init_record(arguments.init)
 
     # --- data
     images = CaptionedImages(
@@ -125,11 +129,11 @@ def main(argv: list[str]) -> None:
             save(out, model)
             seconds = round(time.monotonic() - start)
             log = settings | {"versions": versions() | {"scenes": VERSION}, "seconds": seconds}
-            log |= {"device": device_name(device), "step": done, "losses": losses, "init": init}
+            log |= {"device": ranks.device_name, "step": done, "losses": losses, "init": init}
             write_json(out.with_suffix(".json"), log)
             parts = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             progress = {"step": done, "losses": losses, "seconds": seconds, "settings": settings}
-            write_tensors(state_file, parts | progress)
+            write_tensors(state_file, parts | progress | {"init": init})
     state_file.unlink(missing_ok=True)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB after {arguments.steps} steps")
 
@@ -252,30 +256,35 @@ def build_optimizer(model: nn.Module, lr: float, recipe: Recipe) -> torch.optim.
 
 def resume(
     file: Path, settings: dict[str, Any], model: nn.Module, optimizer: torch.optim.AdamW
-) -> tuple[int, list[Any], float]:
-    """Load the state of an interrupted training: its step, losses and seconds; (0, [], 0) without.
+) -> tuple[int, list[Any], float, dict[str, Any] | None]:
+    """Load the state of an interrupted training: its step, losses, seconds and `init_record`.
 
+    The last is kept, as the file may be another one by now. Without a state (0, [], 0, None).
     Raises InputError where the state belongs to other settings.
     """
     if not file.exists():
-        return 0, [], 0.0
+        return 0, [], 0.0, None
     state = read_tensors(file, "the state of an interrupted training")
     if other := [k for k, v in settings.items() if state["settings"].get(k) != v]:
         named = ", ".join(f"--{k} was {state['settings'].get(k)}" for k in other)
         raise InputError(f"{file} belongs to other settings: {named}; use these, or delete it")
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["step"], state["losses"], state["seconds"]
+    return state["step"], state["losses"], state["seconds"], state.get("init")
 
 
-def load_init(file: str, model: nn.Module) -> dict[str, Any]:
-    """Fill `model` from `file`; its sha256, and its log if there is one. Raises InputError."""
+def load_init(file: str, model: nn.Module) -> None:
+    """Fill `model` from `file`. Raises InputError."""
     content = read_tensors(file, "--init, weights of a miniature CLIP")
     try:
         content.pop("output_stride", None)
         model.load_state_dict(content)  # copies into float32 parameters
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(f"--init {file}: not the weights of this miniature: {error}") from None
+
+
+def init_record(file: str) -> dict[str, Any]:
+    """The file's sha256, and its log if there is one."""
     log = Path(file).with_suffix(".json")
     return {"sha256": sha256(Path(file)), "log": read_json(log) if log.exists() else None}
 
@@ -325,11 +334,6 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:
     """The learning rate of a step: a linear rise over at most `warmup` steps, half a cosine."""
     warmup = max(1, min(warmup, steps // 10))
     return peak * min(1, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or "cpu"."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def save(out: Path, model: nn.Module) -> None:

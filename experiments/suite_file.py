@@ -6,7 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from utils.config import CARB, Config, config_from_dict, keys_of, parse_overrides, read_settings
+from utils.config import (
+    CARB,
+    Config,
+    config_from_dict,
+    keys_of,
+    override,
+    parse_overrides,
+    read_settings,
+)
 from utils.safe.errors import InputError
 from utils.safe.paths import expand
 from utils.safe.yaml_file import read_yaml
@@ -69,7 +77,7 @@ class Suite:
     def config_of(self, row: Row, seed: int) -> Config:
         """The resolved config of a run. Raises InputError naming the row."""
         source = f"{self.path}: row '{row.name}'"
-        return config_from_dict(self.values | self.settings_of(row, seed), source)
+        return config_from_dict(override(self.values, self.settings_of(row, seed)), source)
 
     def making(self, row: Row) -> str:
         """A text that is equal for runs that differ only in the seed."""

@@ -1,6 +1,6 @@
 """Scores of the runs of experiments/ablation.py, and the files with their tables."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,17 @@ from datasets.mask_folder import COST
 from experiments.numbers import difference, scores_of, suite_tables, summary
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
-from utils.config import UPKEEP, config_from_dict, flatten, keys_of, load_config
+from utils.config import UPKEEP, Config, config_from_dict, flatten, keys_of, load_config
 from utils.made_from import changed, listed
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import read_json, replacing, write_json
+
+_OF_MASKS = (  # beginnings of keys
+    *("dataset", "data_root", "class_file", "image_labels", "image_size"),
+    *("clip_model", "clip_text", "prompt_templates", "teacher."),
+    *("arithmetic.clip_", "arithmetic.key_smoothing_norm", "arithmetic.label_filter"),
+)
 
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
@@ -21,9 +27,10 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     """metrics.json of a run; None until the run is complete and its last.pt is scored.
 
     Of a row of masks: score.json, with cost.json as "cost". Raises InputError when the folder holds
-    a run with other settings. Unlike for resuming, file names count as settings: otherwise the
-    table might mix data sets.
+    a run with other settings; of masks only those count that decide them. Unlike for resuming, file
+    names count as settings: otherwise the table might mix data sets.
     """
+    settings = _of_masks if row.stage == "masks" else _of_run
     config, folder = suite.config_of(row, seed), out / row.folder(seed)
     if row.stage == "masks":
         metrics, last = folder / "score.json", folder / "meta.json"
@@ -35,7 +42,7 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
         made = saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt")))
         old = load_config(saved) if made else None
     if old is not None:
-        other = changed(flatten(old.to_dict()), flatten(config.to_dict()), keys_of(UPKEEP))
+        other = changed(settings(old), settings(config))
         if other:
             raise InputError(
                 f"{folder} holds a run with other settings ({listed(other)}); choose another "
@@ -49,6 +56,16 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
         cost = folder / COST
         return content | ({"cost": read_json(cost)} if cost.is_file() else {})
     return content if content.get("step") == config.steps else None
+
+
+def _of_run(config: Config) -> dict[str, Any]:
+    return {k: v for k, v in flatten(config.to_dict()).items() if k not in keys_of(UPKEEP)}
+
+
+def _of_masks(config: Config) -> dict[str, Any]:
+    """The settings that decide the masks of gen_clip_masks.py, see `build_mask_record`."""
+    flat = flatten(replace(config, teacher=config.stored_teacher).to_dict())
+    return {k: v for k, v in flat.items() if k.startswith(_OF_MASKS)}
 
 
 def collect(suite: Suite, out: Path) -> Scored:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from datasets.transforms import normalize
 from utils.cli import number
+from utils.config import Config, load_config
 from utils.distributed import autocast
 from utils.safe.errors import InputError
 
@@ -99,6 +100,11 @@ def network_score(model: nn.Module) -> Score:
     return score
 
 
+def scaled(size: Size, scale: float) -> Size:
+    """(height, width) times `scale`, rounded, at least 1."""
+    return tuple(max(1, int(side * scale + 0.5)) for side in size)
+
+
 def resize(maps: Tensor, size: Size) -> Tensor:
     """Bilinear, align_corners=False; the tensor itself when it has that size."""
     if maps.shape[-2:] == tuple(size):
@@ -137,7 +143,7 @@ def _views(
             view = image.flip(-1) if is_mirrored else image
             scores = _grid_scores(score, view, size, scale, grid)
         else:
-            view = resize(image, tuple(max(1, int(n * scale + 0.5)) for n in image.shape[-2:]))
+            view = resize(image, scaled(image.shape[-2:], scale))
             view = view.flip(-1) if is_mirrored else view
             if window is None:
                 scores = score(view, view.shape[-2:])
@@ -271,30 +277,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--bf16", action="store_true", help="run the network in bfloat16")
 
 
-def add_windows(parser: argparse._ActionsContainer) -> None:
+def add_windows(parser: argparse._ActionsContainer, of_teacher: bool = False) -> None:
     """--window H W and --stride H W for a script: lists of two numbers, or None."""
+    own = (" instead of the teacher's", "; without --window: for the teacher's windows")
+    window, stride = own if of_teacher else ("", "")
     pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
-    parser.add_argument("--window", **pair, help="slide a window over the image")
-    parser.add_argument("--stride", **pair, help="step of the window (its size)")
+    parser.add_argument("--window", **pair, help=f"slide a window over the image{window}")
+    parser.add_argument("--stride", **pair, help=f"step of the window (default: its size{stride})")
 
 
-def window_settings(arguments: argparse.Namespace) -> list[str]:
-    """--window and --stride as settings of the teacher of stored masks, as --set takes them."""
-    _check_stride(arguments)
-    if not arguments.window:
-        return []
-    stride = arguments.stride or "null"
-    return [f"teacher.stored.window={arguments.window}", f"teacher.stored.stride={stride}"]
+def load_with_windows(arguments: argparse.Namespace) -> Config:
+    """The config of a script, with --window and --stride for the teacher of stored masks.
 
-
-def _check_stride(arguments: argparse.Namespace) -> None:
-    if arguments.stride and not arguments.window:
-        raise InputError("--stride needs --window")
+    --window alone makes the stride equal to the window; --stride alone keeps the teacher's windows.
+    Raises InputError.
+    """
+    config = load_config(arguments.config, arguments.overrides)
+    stride = arguments.stride or arguments.window
+    if not stride:
+        return config
+    if not (arguments.window or config.stored_teacher.window):
+        raise InputError("--stride needs --window: the teacher of the masks has no windows")
+    window = arguments.window or list(config.stored_teacher.window)
+    settings = [f"teacher.stored.window={window}", f"teacher.stored.stride={stride}"]
+    try:
+        return load_config(arguments.config, arguments.overrides + settings)
+    except InputError as error:
+        raise InputError(
+            f"{error} (--window sets teacher.stored.window, --stride sets teacher.stored.stride)"
+        ) from None
 
 
 def options_from(arguments: argparse.Namespace) -> dict[str, Any]:
     """The keyword arguments of `multi_view_scores` that the command line asks for."""
-    _check_stride(arguments)
+    if arguments.stride and not arguments.window:
+        raise InputError("--stride needs --window")
     return {
         "scales": tuple(arguments.scales),
         "flip": arguments.flip,

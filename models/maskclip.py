@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datasets.doctor.sizes import read_size
 from datasets.labels import IGNORE_INDEX
+from datasets.training import EvaluationSet
+from datasets.transforms import fit_into
 from models.clip_features import (
     MaskCLIPOptions,
     check_options,
@@ -16,10 +19,11 @@ from models.clip_features import (
     round_to_bf16,
 )
 from models.clip_loading import clip_sha256
-from models.inference import resize, window_scores, windows
+from models.inference import Size, resize, scaled, window_scores, windows
 from models.pamr import pamr
 from utils.safe.errors import InputError
 from utils.safe.files import sha256
+from utils.teacher_settings import resized
 
 _PIXELS_AT_ONCE = 512 * 1024  # of a batch of windows: a few suffice to fill a GPU
 
@@ -138,22 +142,13 @@ class MaskCLIP(nn.Module):
     def _windows(self, image: Tensor) -> tuple[tuple[int, int], tuple[int, int] | None, int]:
         """Window, stride and number of windows at once for a resized image."""
         window = self.options.window
-        height, width = image.shape[-2:]
-        if window[0] > height or window[1] > width:
-            raise InputError(
-                f"the teacher's window of {window[0]}x{window[1]} pixels is larger than the image, "
-                f"{height}x{width} where the teacher sees it; choose a smaller window or a larger "
-                "short_side"
-            )
+        _check_window(window, tuple(image.shape[-2:]), "the image")
         at_once = max(1, _PIXELS_AT_ONCE // (len(image) * window[0] * window[1]))
         return window, self.options.stride, at_once
 
     def _resized(self, image: Tensor) -> Tensor:
         """The image (B, 3, h, w) with a shorter side of `short_side` pixels, where that is set."""
-        if self.options.short_side is None:
-            return image
-        factor = self.options.short_side / min(image.shape[-2:])
-        return resize(image, tuple(int(side * factor + 0.5) for side in image.shape[-2:]))
+        return resize(image, resized(tuple(image.shape[-2:]), self.options.short_side))
 
 
 def check_views(options: MaskCLIPOptions, scales: Sequence[float], grid: tuple[int, int]) -> None:
@@ -168,6 +163,30 @@ def check_views(options: MaskCLIPOptions, scales: Sequence[float], grid: tuple[i
         raise InputError(
             "--ratio would change nothing, as this teacher resizes every image to a short_side of "
             f"{options.short_side} pixels; leave out --ratio, or set another short_side"
+        )
+
+
+def check_images(options: MaskCLIPOptions, data: EvaluationSet, scales: Sequence[float]) -> None:
+    """Raise InputError naming an image into which the teacher's window does not fit at a scale.
+
+    Reads the images' headers, but none where the window fits into every image.
+    """
+    if options.window is None or max(options.window) <= (options.short_side or 0):
+        return
+    for name, file in data.images.items():
+        size = read_size(file)
+        if size is None:  # it will be named by the error of reading the image
+            continue
+        smallest = scaled(fit_into(size, data.image_size or size), min(scales))
+        _check_window(options.window, resized(smallest, options.short_side), f"the image {name}")
+
+
+def _check_window(window: Size, size: Size, image: str) -> None:
+    if window[0] > size[0] or window[1] > size[1]:
+        raise InputError(
+            f"the teacher's window of {window[0]}x{window[1]} pixels is larger than {image}, "
+            f"{size[0]}x{size[1]} where the teacher sees it; choose a smaller window or a larger "
+            "short_side"
         )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from datasets.files import File
 from datasets.labels import ClassTable, multi_hot
 from datasets.loader import image_loader
+from datasets.mask_folder import EXPERTS
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions, dense_features
@@ -152,12 +153,18 @@ def rank_templates(
 class ExpertsFile:
     """The templates of every class's expert, and what they were chosen from, as JSON.
 
-    made_from: everything that decides them. overwrite: ignore an existing file.
+    folder: of the masks. made_from: everything that decides them. overwrite: ignore an existing
+    file.
     """
 
-    path: Path
+    folder: Path
     made_from: dict[str, Any]
     overwrite: bool = False
+
+    @property
+    def path(self) -> Path:
+        """FOLDER/experts.json."""
+        return self.folder / EXPERTS
 
     def read(self, classes: Sequence[str], templates: Sequence[str]) -> Tensor | None:
         """Ids of the templates, (K, TOP), -1 where there are fewer; None without a file.

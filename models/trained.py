@@ -13,7 +13,7 @@ from models.deeplabv3 import DeepLabV3
 from models.official import import_official_checkpoint, is_official_checkpoint
 from utils.checkpoint import check_content, load_checkpoint, load_weights
 from utils.class_names import compare_class_names, plain_name
-from utils.config import Config, config_from_dict, load_config, parse_overrides
+from utils.config import Config, config_from_dict, load_config, override, parse_overrides
 from utils.safe.errors import InputError
 
 
@@ -49,7 +49,7 @@ def load_trained(
     elif {"model", "config", "class_names", "palette"} <= content.keys():
         check_content(content, checkpoint)
         if config_path is None:
-            values = content["config"] | parse_overrides(overrides or [])
+            values = override(content["config"], parse_overrides(overrides or []))
             config = config_from_dict(values, f"{checkpoint} (config)")
         else:
             config = load_config(config_path, overrides)

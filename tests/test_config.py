@@ -17,6 +17,7 @@ from utils.config import (
     Config,
     TeacherSettings,
     config_from_dict,
+    describe_teacher,
     flatten,
     keys_of,
     load_config,
@@ -94,6 +95,69 @@ def test_a_preset_is_named_chosen_and_saved(preset: str, tmp_path: Path) -> None
     assert load_config(tmp_path / "config.yaml") == changed_one
 
 
+def test_a_preset_on_the_command_line_replaces_the_parts_of_the_file(tmp_path: Path) -> None:
+    presets, saved = PRESETS["teacher"], tmp_path / "config.yaml"
+    save_config(of("teacher={preset: naclip, stored: strong}", "arithmetic=official"), saved)
+    stated = tmp_path / "stated.yaml"
+    stated.write_text("teacher: naclip\nteacher.mlp: true\nteacher.stored: strong\n")
+    for path in (saved, stated, Path("configs/cityscapes.yaml")):
+        for named in ("teacher=fast", "teacher.preset=fast", "teacher={preset: fast}"):
+            assert load_config(path, [named]).teacher == presets["fast"]
+            both = load_config(path, [named, "teacher.pamr_steps=3", "teacher.stored.preset=sclip"])
+            assert both.stored_teacher == presets["sclip"]
+            fast = dataclasses.replace(both.teacher, stored=None)
+            assert fast == dataclasses.replace(presets["fast"], pamr_steps=3)
+        for named in ("teacher.stored=naclip_pamr", "teacher.stored.preset=naclip_pamr"):
+            config = load_config(path, [named])
+            assert config.stored_teacher == presets["naclip_pamr"]
+            step = load_config(path, ["teacher.stored=null"]).teacher
+            assert dataclasses.replace(config.teacher, stored=None) == step
+        assert load_config(path, ["arithmetic.preset=correct"]).arithmetic == Arithmetic()
+        official = load_config(path, ["arithmetic.preset=official", "arithmetic.empty_region=zero"])
+        assert official.arithmetic == dataclasses.replace(
+            PRESETS["arithmetic"]["official"], empty_region="zero"
+        )
+    # other parts of the step's teacher are not those of the stored one
+    config = of("teacher=fast", "teacher.gaussian_std=3", "teacher.stored.preset=strong")
+    assert config.stored_teacher == presets["strong"]
+
+
+def test_what_is_printed_of_a_teacher_is_what_set_takes() -> None:
+    stride = ("teacher=naclip", "teacher.window=[24, 24]", "teacher.stride=[24, 24]")
+    assert of(*stride).teacher.stride is None  # as without a stride
+    for settings, expected in (
+        (("teacher=strong",), "strong"),
+        (stride, "{preset: naclip, window: [24, 24], stride: [24, 24]}"),
+        (("teacher=naclip", "teacher.window=null"), "{preset: fast, short_side: 560}"),
+        (
+            ("teacher=fast", "teacher.middle_blocks=[5, 6]", "teacher.middle_weight=1e-5"),
+            "{preset: fast, middle_blocks: [5, 6], middle_weight: 1.0e-05}",
+        ),
+        (
+            ("views=base", "teacher.templates=experts", "teacher.attention=qq+kk"),
+            "{preset: maskclip, attention: qq+kk, templates: experts}",
+        ),
+    ):
+        config = of(*settings)
+        text = describe_teacher(dataclasses.asdict(config.teacher))
+        read = of("views=base", f"teacher={text}").teacher
+        assert read == config.teacher and "\n" not in text
+        assert text == expected
+
+
+def test_without_windows_there_is_no_stride(tmp_path: Path) -> None:
+    whole = dataclasses.replace(PRESETS["teacher"]["naclip"], window=None, stride=None)
+    save_config(of("teacher={preset: naclip, stored: strong}"), tmp_path / "config.yaml")
+    for path in ("configs/cityscapes.yaml", tmp_path / "config.yaml"):
+        assert load_config(path, ["teacher=naclip", "teacher.window=null"]).teacher == whole
+        assert load_config(path, ["teacher={preset: naclip, window: null}"]).teacher == whole
+    stored = load_config(tmp_path / "config.yaml", ["teacher.stored.window=null"]).stored_teacher
+    strong = PRESETS["teacher"]["strong"]
+    assert stored == dataclasses.replace(strong, window=None, stride=None)
+    with pytest.raises(InputError, match="there are no windows"):
+        of("teacher=naclip", "teacher.window=null", "teacher.stride=[8, 8]")
+
+
 def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
     presets = PRESETS["teacher"]
     config = of("teacher={preset: fast, stored: strong}")
@@ -107,6 +171,7 @@ def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
     # a part of it, of a preset or of the teacher in the step
     both = ("teacher.preset=fast", "teacher.stored=strong", "teacher.stored.pamr_steps=0")
     assert of(*both).stored_teacher == presets["scclip"]
+    assert dataclasses.replace(of(*both).teacher, stored=None) == presets["fast"]
     one = of("teacher=fast", "teacher.stored.pamr_steps=10")
     assert one.stored_teacher == dataclasses.replace(presets["fast"], pamr_steps=10)
     # none, and the same one
@@ -116,9 +181,10 @@ def test_the_teacher_of_stored_masks(tmp_path: Path) -> None:
 
 def test_another_stored_teacher_is_another_setting() -> None:
     fast = "teacher.preset=fast"
+    assert of(fast).teacher == PRESETS["teacher"]["fast"]
     ways = [of(fast), of(fast, "teacher.stored=strong"), of(fast, "teacher.stored=naclip")]
     ways += [of(fast, "teacher.stored={preset: strong, calibrated_beta: 0.3}")]
-    texts = ["None", "strong", "naclip", "{'preset': 'strong', 'calibrated_beta': 0.3}"]
+    texts = ["None", "strong", "naclip", "{preset: strong, calibrated_beta: 0.3}"]
     for old, before in zip(ways, texts, strict=True):
         for new, after in zip(ways, texts, strict=True):
             found = changed_settings(old.to_dict(), new)
@@ -136,9 +202,26 @@ def test_another_stored_teacher_is_another_setting() -> None:
         (["teacher.middle_blocks=[5]", "teacher.middle_weight=0.2"], "mixed into qk, qq, kk or"),
         (["teacher=fast", "teacher.middle_blocks=[5]"], "one needs the other"),
         (["teacher=fast", "teacher.middle_weight=0.5"], "one needs the other"),
+        (["teacher=fast", "teacher.middle_blocks=[5, 6, 5]", "teacher.middle_weight=0.2"], "once"),
+        (
+            ["teacher=naclip", "teacher.prompt_denoising=0.5"],
+            r"denoising: 0.5 with window: \[22",
+        ),
+        (
+            ["teacher.prompt_denoising=0.5", "teacher.pamr_steps=2"],
+            "with pamr_steps: 2: .*-100",
+        ),
+        (["teacher=naclip", "teacher.key_smoothing=0.5"], r"with window: \[224, 224\]: .*sums of"),
+        (["teacher.key_smoothing=0.5", "teacher.pamr_steps=2"], "set teacher.key_smoothing=0"),
         (["teacher.stride=[112, 112]"], "set teacher.window too"),
         (["teacher=naclip", "teacher.stride=[112, 225]"], "pixels between the windows"),
         (["teacher=naclip", "teacher.window=[600, 600]"], "larger than the image"),
+        (["teacher=naclip", "teacher.window=[560, 561]"], r"local view .*\[1120, 560\] where the"),
+        (
+            ["teacher=naclip", "patch_size=[256, 512]", "teacher.window=[560, 1121]"],
+            r"the global view .*\[560, 1120\] where the teacher sees it",
+        ),
+        (["local_resize=[0.999, 1]", "teacher.window=[512, 256]"], r"local view .*\[511, 255\]"),
         (["teacher.window=[512, 257]"], r"larger than the smallest local view .*\[512, 256\]"),
         (["teacher.window=[513, 200]"], r"larger than the global view .*\[512, 1024\]"),
         (["views=base", "teacher.window=[1025, 9]"], r"larger than the images .*\[1024, 2048\]"),
@@ -154,7 +237,10 @@ def test_parts_of_a_teacher_that_exclude_each_other(overrides: list[str], expect
 def test_parts_of_a_teacher_that_go_together() -> None:
     of("teacher=naclip", "teacher.middle_blocks=[5, 6]", "teacher.middle_weight=0.2")
     of("teacher.window=[512, 256]", "teacher.stride=[512, 1]")
-    of("teacher=naclip", "teacher.window=[560, 1120]")  # the longer side is not known here
+    wide = ("teacher=naclip", "teacher.window=[560, 1120]")  # the whole crop, the whole patch
+    of(*wide, "patch_size=[256, 512]")
+    of("teacher.key_smoothing=0.5", "teacher.prompt_denoising=0.5", "teacher.short_side=448")
+    of("views=base", "teacher=naclip", "teacher.window=[560, 9999]")  # images have any shape
     of("views=base", "teacher.window=[1024, 2048]", "teacher.templates=experts")
     of("teacher.stored.templates=experts", "views=local")
     of("teacher=scclip", "teacher.calibrated_blocks=[1, 2, 1, 3]")

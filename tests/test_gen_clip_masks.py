@@ -227,10 +227,28 @@ def test_windows_of_the_command_line_replace_those_of_the_teacher(root, generate
     other = ("--set", "teacher.stored.window=[24,24]", "teacher.stored.stride=[4,4]")
     generate(*windows, *other)  # resumed
     with pytest.raises(InputError, match=r"options: {'stride': \[8, 12\]} -> {'stride': None}"):
-        generate("--window", 16, 24, *other)
+        generate("--window", 16, 24, *other)  # side by side
     generate(*other, "--out", tmp_path / "own")
     options = json.loads((tmp_path / "own/meta.json").read_text())["made_from"]["options"]
     assert (options["window"], options["stride"]) == ([24, 24], [4, 4])
+
+
+def test_a_window_or_a_stride_alone(generate, tmp_path, capsys):
+    naclip = ("--set", "teacher={attention: kk, short_side: 24, window: [16, 24], stride: [8, 8]}")
+    for number, (arguments, windows) in enumerate(
+        (
+            (("--stride", 8, 12), "window: [16, 24], stride: [8, 12]}"),
+            (("--window", 24, 24), "window: [24, 24], stride: [24, 24]}"),
+            ((), "window: [16, 24], stride: [8, 8]}"),
+        )
+    ):
+        out = tmp_path / str(number)
+        generate(*arguments, *naclip, "--out", out)
+        printed = capsys.readouterr().out
+        made = re.search("teacher of the masks: (.*)", printed)[1]
+        assert made.endswith(windows)
+        generate("--set", f"teacher={made}", "--out", out)  # nothing to make
+        assert "5 masks, 0 of them new" in capsys.readouterr().out
 
 
 def test_pamr_refines_the_mean_of_the_views(root, generate, monkeypatch):
@@ -264,15 +282,33 @@ def test_views_that_contradict_the_teacher_are_refused(generate):
         (("--grid", "2x2", "--window", 16, 16), (), "--grid cuts .* cuts every image into windows"),
         (("--ratio", 2), ("teacher.stored.short_side=40",), "--ratio .* short_side of 40 pixels"),
         (("--ratio", 1, 2), ("teacher.short_side=40",), "--ratio would change nothing"),
-        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image, 46x64"),
-        (("--window", 8, 8, "--stride", 9, 8), (), "stride"),
-        (("--window", 0, 8), (), "window"),
+        (("--window", 48, 57), (), "window of 48x57 pixels is larger than the image a, 46x64"),
+        (("--window", 8, 8, "--stride", 9, 8), (), r"stride.*\(--window sets teacher.stored.win"),
+        (("--window", 0, 8), (), "at least 1.* --stride sets teacher.stored.stride"),
+        (("--window", 16, 16), ("teacher.short_side=9",), "short_side.*--window sets teacher"),
         (("--stride", 8, 8), (), "--stride needs --window"),
     ):
         extra = ("--set", *settings) if settings else ()
         with pytest.raises(InputError, match=message):
             generate(*views, *extra)
     generate("--ratio", 1.5, "--window", 16, 16, "--overwrite")  # windows of a larger view
+
+
+def test_an_image_below_the_window_is_found_before_anything_is_written(generate, tmp_path):
+    for arguments, message in (
+        (("--window", 25, 40), "25x40 pixels is larger than the image c, 24x64"),
+        (("--window", 25, 40, "--ratio", 3, 1), "the image c, 24x64"),
+        (("--window", 24, 60, "--set", "teacher.short_side=24"), "the image a, 24x33"),
+    ):
+        with pytest.raises(InputError, match=message):
+            generate(*arguments)
+        assert not (tmp_path / "out").exists()
+    generate("--window", 25, 40, "--ratio", 1.1)
+
+
+def test_headers_are_not_read_where_every_image_has_the_window(generate, monkeypatch):
+    monkeypatch.setattr("models.maskclip.read_size", None)
+    generate("--window", 20, 24, "--set", "teacher.short_side=24")
 
 
 def test_masks_of_template_experts(root, generate, tmp_path, monkeypatch):
@@ -322,6 +358,10 @@ def test_masks_of_template_experts(root, generate, tmp_path, monkeypatch):
     assert (out / "a.png").read_bytes() == made
     with pytest.raises(InputError, match="other options"):
         generate(*experts, "--set", "teacher.stored.short_side=32")
+    generate(*experts, "--overwrite")
+    assert (out / "experts.json").is_file()
+    generate(*settings, "--overwrite")
+    assert not (out / "experts.json").exists()  # they are not of these masks
 
 
 def test_experts_need_templates_to_choose_from(generate):

@@ -1,6 +1,7 @@
 """models/clip_features.py and models/maskclip.py: against the authors, OpenAI, and by hand."""
 
 import copy
+import json
 import re
 from dataclasses import fields, replace
 
@@ -578,26 +579,29 @@ def test_text_of_another_width_is_refused(vit):
 
 
 def test_options_follow_the_config():
+    """Each part of `teacher` and each choice of `arithmetic` is an option of that name or value."""
     config = load_config("configs/tiny_cpu.yaml")
     assert build_maskclip_options(config) == DEFAULT
-    changed = load_config(
-        "configs/tiny_cpu.yaml",
-        [
-            "teacher={residual: false, mlp: false, key_smoothing: 0.5, prompt_denoising: 0.25, "
-            "attention: kk, gaussian_std: 5, middle_blocks: [1], middle_weight: 0.2, "
-            "calibrated_blocks: [0, 1, 0, 1], calibrated_beta: 0.3, pamr_steps: 1, "
-            "pamr_dilations: [1], short_side: 32, window: [32, 16], stride: [16, 8]}",
-            "arithmetic=official",
-        ],
-    )
-    options = build_maskclip_options(changed)
-    same = [f.name for f in fields(options) if getattr(options, f.name) == getattr(DEFAULT, f.name)]
-    assert same == []
-    assert (options.key_smoothing, options.prompt_denoising) == (0.5, 0.25)
-    assert (options.residual, options.mlp) == (False, False)
-    parts = {f.name for f in fields(options)} & changed.to_dict()["teacher"].keys()
-    assert all(getattr(options, part) == getattr(changed.teacher, part) for part in parts)
-    assert parts == changed.to_dict()["teacher"].keys() - {"templates", "stored"}
+    parts_of_its_own = {"key_smoothing": 0.5, "prompt_denoising": 0.25}  # not with windows, PAMR
+    other_parts = {
+        **{"residual": False, "mlp": False, "attention": "kk", "gaussian_std": 5.0},
+        **{"middle_blocks": [1], "middle_weight": 0.2, "calibrated_blocks": [0, 1, 0, 1]},
+        **{"calibrated_beta": 0.3, "pamr_steps": 1, "pamr_dilations": [1], "short_side": 32},
+        **{"window": [32, 16], "stride": [16, 8]},
+    }
+    changed_options = set()
+    for parts in (parts_of_its_own, other_parts):
+        changed = load_config(
+            "configs/tiny_cpu.yaml", [f"teacher={json.dumps(parts)}", "arithmetic=official"]
+        )
+        options = build_maskclip_options(changed)
+        assert all(getattr(options, part) == getattr(changed.teacher, part) for part in parts)
+        changed_options |= {
+            f.name for f in fields(options) if getattr(options, f.name) != getattr(DEFAULT, f.name)
+        }
+    assert changed_options == {f.name for f in fields(DEFAULT)}
+    every_part = changed.to_dict()["teacher"].keys() - {"templates", "stored"}
+    assert every_part == parts_of_its_own.keys() | other_parts.keys()
 
 
 def test_stored_masks_have_a_teacher_of_their_own():

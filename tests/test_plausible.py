@@ -78,7 +78,8 @@ def test_teachers_that_have_no_effect_or_another_one(tmp_path) -> None:
     (text,) = implausible(small("views=dual", "teacher.stored=strong"), 30)
     assert "teacher.stored is strong, but views: dual trains on no stored masks" in text
     local = small("views=local", f"pseudo_masks={tmp_path}", "teacher.stored=naclip")
-    assert implausible(local, 30) == []  # masks of another program
+    step = small("views=local", f"pseudo_masks={tmp_path}", "teacher=fast")
+    assert implausible(local, 30) == implausible(step, 30) == []  # masks of another program
     for options, other in (
         ({"mlp": True, "label_filter": "mask"}, "attention: value -> kk"),
         (
@@ -92,6 +93,20 @@ def test_teachers_that_have_no_effect_or_another_one(tmp_path) -> None:
         found = implausible(local, 30)
         assert len(found) == (other is not None)
         assert all("another teacher than teacher.stored (" in one and other in one for one in found)
+
+
+def test_masks_of_another_teacher_than_that_of_the_step(tmp_path) -> None:
+    plain = small("views=base", f"pseudo_masks={tmp_path}")
+    fast = small("views=local", f"pseudo_masks={tmp_path}", "teacher=fast")
+    (tmp_path / "meta.json").write_text('{"made_from": {"images": 3}}')
+    assert implausible(plain, 30) == implausible(fast, 30) == []
+    # from before there were other teachers
+    made_from = {"class_names": ["road"], "options": {"mlp": True, "residual": True}}
+    (tmp_path / "meta.json").write_text(json.dumps({"made_from": made_from}))
+    assert implausible(plain, 30) == []
+    (text,) = implausible(fast, 30)
+    assert "another teacher than teacher (" in text and "attention: value -> kk" in text
+    assert implausible(small("views=dual", f"pseudo_masks={tmp_path}", "teacher=fast"), 30) == []
 
 
 def test_without_images_of_the_split() -> None:

@@ -215,14 +215,14 @@ def test_ranking_sees_what_the_teacher_sees(clip, options, monkeypatch):
 def test_the_file_gives_the_choice_back(tmp_path):
     templates, classes = ("a {}.", "b {}.", "c {}."), ("road", "car")
     chosen = torch.tensor([[2, 0, -1, -1], [-1, -1, -1, -1]])
-    file = ExpertsFile(tmp_path / "out/experts.json", {"split": "train", "grid": (1, 1)})
+    file = ExpertsFile(tmp_path / "out", {"split": "train", "grid": (1, 1)})
     assert file.read(classes, templates) is None
     file.write(named_experts(classes, templates, chosen))
     assert json.loads(file.path.read_text())["experts"] == {"road": ["c {}.", "a {}."], "car": []}
     assert torch.equal(file.read(classes, templates), chosen)
-    assert ExpertsFile(file.path, {}, overwrite=True).read(classes, templates) is None
+    assert ExpertsFile(file.folder, {}, overwrite=True).read(classes, templates) is None
     with pytest.raises(InputError, match="other split .*--overwrite"):
-        ExpertsFile(file.path, {"split": "val"}).read(classes, templates)
+        ExpertsFile(file.folder, {"split": "val"}).read(classes, templates)
     for damage in (lambda text: text[:-9], lambda text: text.replace("c {}", "d {}")):
         whole = file.path.read_text()
         file.path.write_text(damage(whole))

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
 from utils.config_values import convert, plain, setting
@@ -19,7 +20,14 @@ from utils.old_config import new_name, translate
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
 from utils.safe.yaml_file import parse_yaml, read_yaml
-from utils.teacher_settings import TEACHERS, TeacherSettings, check_teacher, name_teacher
+from utils.teacher_settings import (
+    TEACHERS,
+    TeacherSettings,
+    check_teacher,
+    describe_teacher,
+    name_teacher,
+    resized,
+)
 
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
@@ -182,7 +190,7 @@ def keys_of(*groups: str) -> frozenset[str]:
 def flatten(values: dict[str, Any]) -> dict[str, Any]:
     """Parts under a name of their own: {"teacher": {"mlp": True}} -> {"teacher.mlp": True}.
 
-    `teacher.stored` stays one value, of which `name_teacher` gives the short form.
+    `teacher.stored` stays one value, the line of `describe_teacher`.
     """
     flat = {}
     for key, value in values.items():
@@ -192,7 +200,7 @@ def flatten(values: dict[str, Any]) -> dict[str, Any]:
             flat[key] = value
     stored = flat.get("teacher.stored")
     if isinstance(stored, dict) and "preset" not in stored:
-        flat["teacher.stored"] = name_teacher(stored)
+        flat["teacher.stored"] = describe_teacher(stored)
     return flat
 
 
@@ -202,8 +210,27 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises InputError naming the file, the key, the type expected and, for an unknown key, the
     nearest valid one.
     """
-    values = read_settings(path) | parse_overrides(overrides or [])
+    values = override(read_settings(path), parse_overrides(overrides or []))
     return config_from_dict(values, source=str(path))
+
+
+def override(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`values` of a file or checkpoint, changed by `overrides`, of --set for example.
+
+    A preset in `overrides`, or a value for the whole of its key, replaces every part in `values`.
+    """
+    for key in (*PRESETS, "teacher.stored"):
+        if key in overrides or f"{key}.preset" in overrides:
+            values = _without(values, key)
+    return values | overrides
+
+
+def _without(values: dict[str, Any], key: str) -> dict[str, Any]:
+    kept = {k: v for k, v in values.items() if k != key and not str(k).startswith(f"{key}.")}
+    whole, _, part = key.partition(".")
+    if part and isinstance(kept.get(whole), dict):
+        kept[whole] = _without(kept[whole], part)
+    return kept
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -299,8 +326,9 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
     group = key.partition(".")[0]
     presets = PRESETS[group]
     names = _PARTS[group] if key == group else _OF_STORED[1:]
+    parts = _without_windows(parts)
     if isinstance(value, dict):
-        parts = value | parts
+        parts = _without_windows(value) | parts
     elif isinstance(value, str) and value in presets:
         parts = {"preset": value} | parts
     else:
@@ -331,13 +359,23 @@ def _with_parts(source: str, key: str, value: Any, parts: dict[str, Any]) -> Any
     )
     if group == "teacher":
         check_teacher(settings, source, key)
+        if settings.stride == settings.window:  # one spelling for the same masks
+            settings = dataclasses.replace(settings, stride=None)
     if stored is None and of_stored:
-        stored = name_teacher(dataclasses.asdict(settings))
+        of_step = name_teacher(dataclasses.asdict(settings))
+        stored = {} if "preset" in of_stored else of_step
     if stored is not None:
         stored = _with_parts(source, f"{key}.stored", stored, of_stored)
         if stored != settings:
             settings = dataclasses.replace(settings, stored=stored)
     return settings
+
+
+def _without_windows(parts: dict[str, Any]) -> dict[str, Any]:
+    """Where `parts` take the windows of a preset or file away, they take its stride away too."""
+    if "window" in parts and parts["window"] is None:
+        return parts | {"stride": parts.get("stride")}
+    return parts
 
 
 def _similar(found: Any, names: Iterable[str]) -> str:
@@ -353,22 +391,28 @@ def save_config(config: Config, path: str | Path) -> None:
 
 
 def _check_windows(config: Config, source: str) -> None:
-    """Refuse windows that are larger than what the teacher sees."""
+    """Refuse windows that are larger than what the teacher sees.
+
+    Images have any shape, so that only `models.maskclip.check_images` knows them after short_side.
+    """
     stored = "teacher.stored" if config.teacher.stored else "teacher"
-    seen = [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
+    seen = []
+    if config.stored_teacher.short_side is None:
+        seen += [(stored, config.stored_teacher, "the images ('image_size')", config.image_size)]
     if config.views == "dual":
         seen += [("teacher", config.teacher, "the global view ('crop_size')", config.crop_size)]
     if config.views != "base":
-        local = tuple(round(side * config.local_resize[0]) for side in config.patch_size)
+        ratio = np.float32(config.local_resize[0])  # as `LocalViewSampler.view` in models/views.py
+        local = tuple(max(1, int(np.float32(side) * ratio)) for side in config.patch_size)
         view = "the smallest local view ('patch_size' x 'local_resize')"
         seen += [("teacher", config.teacher, view, local)]
     for key, teacher, view, size in seen:
-        larger = teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True))
-        if larger and teacher.short_side is None:
+        size = resized(size, teacher.short_side)
+        if teacher.window and any(w > s for w, s in zip(teacher.window, size, strict=True)):
             raise InputError(
                 f"{source}: '{key}' has window: {list(teacher.window)}: it is larger than {view}, "
-                f"{list(size)}; set {key}.window=null, a smaller one, or {key}.short_side, to "
-                "which the image is resized first"
+                f"{list(size)} where the teacher sees it; set {key}.window=null, a smaller one, or "
+                f"a larger {key}.short_side, to which the image is resized first"
             )
 
 

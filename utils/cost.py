@@ -30,9 +30,8 @@ def measured(items: Iterable[Item], file: Path, ranks: Ranks) -> Iterator[Item]:
         seconds.append(time.perf_counter() - start)
     if not (ranks.is_main and seconds[1:]):
         return
-    device = torch.cuda.get_device_name(ranks.device) if ranks.on_cuda else ranks.device.type
     content = {"images": len(seconds) - 1, "seconds_per_image": statistics.median(seconds[1:])}
-    content |= {"peak_memory": _peak_memory(ranks), "device": device}
+    content |= {"peak_memory": _peak_memory(ranks), "device": ranks.device_name}
     write_json(file, content | {"threads": torch.get_num_threads(), "processes": ranks.world_size})
 
 

@@ -29,6 +29,11 @@ class Ranks:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or cpu or mps."""
+        return torch.cuda.get_device_name(self.device) if self.on_cuda else self.device.type
+
 
 def setup(device: str | None = None) -> Ranks:
     """Join the group that torchrun started, or stay a single process.

@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import yaml
+
 from utils.config_values import plain, setting
 from utils.safe.errors import InputError
 
@@ -56,6 +58,14 @@ TEACHERS: dict[str, TeacherSettings] = {
 }
 
 
+def resized(size: tuple[int, int], short_side: int | None) -> tuple[int, int]:
+    """(height, width) of an image whose shorter side is resized to `short_side`; None: as it is."""
+    if short_side is None:
+        return size
+    factor = short_side / min(size)
+    return tuple(int(side * factor + 0.5) for side in size)
+
+
 def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
     """The preset with these parts, or a mapping: the nearest preset and the parts that differ.
 
@@ -70,7 +80,18 @@ def name_teacher(parts: dict[str, Any]) -> str | dict[str, Any]:
 
     nearest = min(TEACHERS, key=lambda preset: len(differing(preset)))
     others = differing(nearest)
+    if "window" in others or "stride" in others:  # null means the window's size: said in numbers
+        others["stride"] = plain(parts.get("stride") or parts.get("window"))
     return {"preset": nearest} | others if others else nearest
+
+
+def describe_teacher(parts: dict[str, Any]) -> str:
+    """`name_teacher` as one line of YAML, which --set takes: naclip, or {preset: naclip, ...}."""
+    name = name_teacher(parts)
+    if isinstance(name, str):
+        return name
+    line = yaml.safe_dump(name, sort_keys=False, default_flow_style=True, width=float("inf"))
+    return line.strip()
 
 
 def check_teacher(teacher: Any, source: str, key: str) -> None:
@@ -101,6 +122,8 @@ def check_teacher(teacher: Any, source: str, key: str) -> None:
             "the attention of middle blocks is mixed into qk, qq, kk or qq+kk; "
             f"set {key}.middle_blocks=[] {key}.middle_weight=0, or another attention",
         )
+    if len(set(teacher.middle_blocks)) < len(teacher.middle_blocks):
+        refuse(f"middle_blocks: {list(teacher.middle_blocks)}", "name each block once")
     if bool(teacher.middle_blocks) != (teacher.middle_weight > 0):
         refuse(
             f"middle_blocks: {list(teacher.middle_blocks)} with middle_weight: "
@@ -112,7 +135,22 @@ def check_teacher(teacher: Any, source: str, key: str) -> None:
     if teacher.stride and any(s > w for s, w in zip(teacher.stride, teacher.window, strict=True)):
         refuse(
             f"stride: {list(teacher.stride)} with window: {list(teacher.window)}",
-            "pixels between the windows would have no scores; a stride is at most the window",
+            "pixels between the windows would have no scores; a stride is at most the window: set "
+            f"{key}.stride too",
+        )
+    later = f"window: {list(teacher.window)}" if teacher.window else ""
+    later = later or (f"pamr_steps: {teacher.pamr_steps}" if teacher.pamr_steps else "")
+    if teacher.prompt_denoising > 0 and later:
+        refuse(
+            f"prompt_denoising: {teacher.prompt_denoising:g} with {later}",
+            "it removes classes by a score of -100, which would be averaged with cosines of other "
+            f"windows or pixels; set {key}.prompt_denoising=0",
+        )
+    if teacher.key_smoothing > 0 and later:
+        refuse(
+            f"key_smoothing: {teacher.key_smoothing:g} with {later}",
+            "its scores are sums of probabilities at some positions, whose scale differs from "
+            f"window to window and from pixel to pixel; set {key}.key_smoothing=0",
         )
     if teacher.window and teacher.short_side and min(teacher.window) > teacher.short_side:
         refuse(

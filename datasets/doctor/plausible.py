@@ -11,8 +11,9 @@ from datasets.doctor.sizes import median_size
 from datasets.mask_folder import read_made_from
 from datasets.transforms import fit_into
 from datasets.windows import Size
-from utils.config import Config, TeacherSettings, name_teacher
+from utils.config import Config
 from utils.made_from import changed, listed
+from utils.teacher_settings import TeacherSettings, describe_teacher
 
 CLIP_SIDE = 224  # smaller images should be enlarged: CLIP was trained at this size
 
@@ -84,18 +85,20 @@ def _teachers(config: Config) -> list[str]:
         )
     if config.views == "dual" and teacher.stored:
         found.append(
-            f"teacher.stored is {name_teacher(asdict(teacher.stored))}, but views: dual trains on "
-            "no stored masks, only on those that the teacher makes in training; views: local "
+            f"teacher.stored is {describe_teacher(asdict(teacher.stored))}, but views: dual trains "
+            "on no stored masks, only on those that the teacher makes in training; views: local "
             "trains on stored masks of the whole image"
         )
-    if config.views != "dual" and teacher.stored:
+    if config.views != "dual":
         options = read_made_from(Path(config.pseudo_masks or ""))[1].get("options")
         made = asdict(TeacherSettings()) | options if isinstance(options, dict) else {}
-        other = made and changed(made, asdict(teacher.stored))
+        other = made and changed(made, asdict(config.stored_teacher))
         if other:
+            key = "teacher.stored" if teacher.stored else "teacher"
             found.append(
-                f"the masks in {config.pseudo_masks} were made by another teacher than "
-                f"teacher.stored ({listed(other)}); make them again: gen_clip_masks.py --overwrite"
+                f"the masks in {config.pseudo_masks} were made by another teacher than {key} "
+                f"({listed(other)}); make them again with gen_clip_masks.py --overwrite, or name "
+                "their teacher in teacher.stored"
             )
     return found
 

@@ -20,7 +20,7 @@ def sample_sizes(images: Mapping[str, File], most: int = 200) -> list[Size]:
     """
     files = list(images.values())
     count = min(most, len(files))
-    sizes = (_size(files[i * len(files) // count]) for i in range(count))
+    sizes = (read_size(files[i * len(files) // count]) for i in range(count))
     return [size for size in sizes if size is not None]
 
 
@@ -32,7 +32,8 @@ def median_size(sizes: Sequence[Size]) -> Size:
     return (long, short) if 2 * portrait > len(sizes) else (short, long)
 
 
-def _size(file: File) -> Size | None:
+def read_size(file: File) -> Size | None:
+    """(height, width), upright, from the file's header; None where it can't be read."""
     if file.member is None and Path(file.path).is_file():
         with contextlib.suppress(Exception), Path(file.path).open("rb") as stream:
             return _upright(stream.read(_HEAD))

@@ -251,6 +251,27 @@ def test_training_starts_from_other_weights(tmp_path):
         main(["--out", str(tmp_path / "third.pt"), *SMALL, "--init", str(first)])
 
 
+def test_the_weights_it_started_from_are_read_once(tmp_path, monkeypatch):
+    """Another file in their place changes neither the training that goes on nor its log."""
+    first, out = tmp_path / "first.pt", tmp_path / "clip.pt"
+    main(["--out", str(first), *SMALL, "--steps", "1"])
+    arguments = ["--out", str(out), *SMALL, "--steps", "3", "--save-every", "1"]
+    arguments += ["--init", str(first)]
+    with monkeypatch.context() as patch:
+        patch.setattr("demo.train_clip.learning_rate", fail_at(2, learning_rate))
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments)
+    begun = json.loads((tmp_path / "clip.json").read_text())
+    assert begun["step"] == 2 and begun["init"]["sha256"] == sha256(first)
+    first.unlink()
+    (tmp_path / "first.json").write_text('{"steps": 9}')
+    with pytest.raises(InputError, match="other settings: --init was"):
+        main([*arguments, "--init", str(tmp_path / "elsewhere.pt")])
+    main(arguments)
+    ended = json.loads((tmp_path / "clip.json").read_text())
+    assert ended["step"] == 3 and ended["init"] == begun["init"]
+
+
 def test_diverged_training_writes_nothing(tmp_path):
     out = tmp_path / "clip.pt"
     with pytest.raises(InputError, match="not finite.*--lr"):

@@ -365,6 +365,39 @@ def test_masks_stand_beside_the_networks_that_learn_from_them(prepared, tmp_path
     assert "; 4 steps for every row; seeds 3, 4. " in lines[0]
 
 
+def test_masks_are_the_same_whatever_is_trained_on_them(prepared, tmp_path) -> None:
+    path = write_suite(
+        tmp_path, prepared / "config.yaml", rows={"A": {"stage": "masks"}}, contrasts={}
+    )
+    suite, folder = read_suite(str(path), []), tmp_path / "a-masks"
+    folder.mkdir()
+    config = suite.config_of(suite.rows["A"], 0).to_dict()
+    (folder / "meta.json").write_text(json.dumps({"config": config, "made_from": {}}))
+    (folder / "score.json").write_text('{"miou": 0.25}')
+    training = [
+        "steps=9",
+        "lr=0.1",
+        "batch_size=1",
+        "views=dual",
+        "arithmetic.ignore_padding=false",
+    ]
+    stored = ["teacher=fast", "teacher.stored=maskclip"]
+    for settings in (training, stored):
+        assert collect(read_suite(str(path), settings), tmp_path)["A"][0]["miou"] == 0.25
+    for setting in (
+        "teacher.stored.pamr_steps=1",
+        "image_size=[32, 32]",
+        "clip_model=other.pt",
+        "image_labels=other.json",
+        "prompt_templates=clip85",
+        "arithmetic.label_filter=multiply",
+        "arithmetic.clip_padding=stretch",
+    ):
+        key = setting.partition("=")[0].replace(".stored", "")
+        with pytest.raises(InputError, match=rf"a-masks holds .* settings \({key}: "):
+            collect(read_suite(str(path), [setting]), tmp_path)
+
+
 def test_refused_masks_stop_everything(prepared, tmp_path, monkeypatch) -> None:
     suite = write_suite(tmp_path, prepared / "config.yaml")
     started = []
