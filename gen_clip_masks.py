@@ -65,15 +65,15 @@ def main(argv: list[str]) -> None:
 
     # --- everything that decides the masks, and the images without one
     text = build_text_embeddings(config, classes, trust=trust)
-    rules = config.arithmetic
-    precision, made_from = "bf16" if arguments.bf16 else "fp32", {}
+    rules, precision, made_from = config.arithmetic, "bf16" if arguments.bf16 else "fp32", {}
     if ranks.is_main:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
         made_from |= build_mask_record(config, classes, text) | {"precision": precision}
         made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")}
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
     if ranks.is_main and todo:
-        print(f"teacher of the masks: {describe_teacher(vars(config.stored_teacher))}")
+        key = "teacher.stored" if config.teacher.stored else "teacher"
+        print(f"teacher of the masks ({key}): {describe_teacher(vars(config.stored_teacher))}")
 
     # --- masks, one by one, each at the original size of its image
     if todo:

@@ -300,7 +300,10 @@ def test_null_is_for_keys_that_may_be_without(null: str) -> None:
         ("teacher.stored=naclp", "'teacher.stored' must be .*; did you mean 'naclip'?"),
         ("teacher.stored.windw=1", "'teacher.stored.windw'; did you mean 'teacher.stored.window'"),
         ("teacher.stored={stored: fast}", "unknown key 'teacher.stored.stored'"),
-        ("teacher.attention=vv", "'teacher.attention' must be one of value, qk, qq, kk, qq.kk, c"),
+        (
+            "teacher.attention=nearest",
+            "'teacher.attention' must be one of value, qk, qq, kk, qq.kk, c",
+        ),
         ("teacher.window=224", "'teacher.window' must be a list of 2 whole numbers or null"),
         ("teacher.window=[0, 224]", "'teacher.window' must be at least 1"),
         ("teacher.middle_blocks=5", r"'teacher.middle_blocks' must be a list of whole .* or \[\]"),

@@ -198,7 +198,7 @@ def test_masks_from_before_there_were_other_teachers(generate):
 
 def test_stored_masks_are_made_by_their_own_teacher(generate, tmp_path, capsys):
     generate("--set", "teacher.mlp=false", "teacher.stored=maskclip_plain")
-    assert "teacher of the masks: maskclip_plain\n" in capsys.readouterr().out
+    assert "teacher of the masks (teacher.stored): maskclip_plain\n" in capsys.readouterr().out
     plain = tmp_path / "plain"
     generate("--set", "teacher=maskclip_plain", "--out", plain)
     for name, path in masks(plain).items():
@@ -245,7 +245,7 @@ def test_a_window_or_a_stride_alone(generate, tmp_path, capsys):
         out = tmp_path / str(number)
         generate(*arguments, *naclip, "--out", out)
         printed = capsys.readouterr().out
-        made = re.search("teacher of the masks: (.*)", printed)[1]
+        made = re.search(r"teacher of the masks \(.*?\): (.*)", printed)[1]
         assert made.endswith(windows)
         generate("--set", f"teacher={made}", "--out", out)  # nothing to make
         assert "5 masks, 0 of them new" in capsys.readouterr().out

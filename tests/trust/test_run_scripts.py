@@ -80,7 +80,10 @@ def test_stronger_teachers_have_a_run_folder_and_masks_of_their_own(copy, tmp_pa
     sets = [f"{key}={json.dumps(value)}" for key, value in changes.items()]
     done = run(copy, "--device=cpu", "--set", *sets, CONFIG="configs/strong/cityscapes.yaml")
     assert done.returncode == 0, done.stderr
-    assert "teacher of the masks: {'preset': 'strong', 'calibrated_blocks': [0, 1" in done.stdout
+    assert (
+        "teacher of the masks (teacher.stored): {preset: strong, calibrated_blocks: [0, 1"
+        in done.stdout
+    )
     assert len(list((copy / "data/cityscapes/clip_masks_strong").rglob("*.png"))) == 8
     trained = load_config(copy / "runs/strong/cityscapes/carb/config.yaml")
     assert (trained.teacher.attention, trained.stored_teacher.attention) == ("kk", "calibrated")
