@@ -204,9 +204,8 @@ def windows(
     stride = stride or window
     if min(window) < 1 or min(stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
         raise InputError(
-            f"the stride of the windows is {list(stride)}: expected at least 1 and at most the "
-            f"window, {list(window)} pixels (--stride and --window; for a teacher, its options "
-            "stride and window)"
+            f"--stride {list(stride)} must be within 1..--window {list(window)} (a teacher's "
+            "options stride and window)"
         )
     size = image.shape[-2:]
     height, width = map(min, window, size)
