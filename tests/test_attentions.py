@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from largest import Largest
 from tiny_clip import tiny_clip
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.attentions import attend, gaussian_bias, join_heads, last_attention, query_key_value
 from models.clip_features import (
@@ -205,16 +205,6 @@ def test_key_smoothing_takes_the_same_keys_with_each_attention(
 @pytest.mark.parametrize("kind", KINDS)
 def test_heads_have_no_matrix(visual: nn.Module, kind: str) -> None:
     """The bias is one matrix that all heads share; nothing is larger."""
-
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else [result]:
-                if isinstance(tensor, Tensor):
-                    self.numel = max(self.numel, tensor.numel())
-            return result
 
     image = random(1, 3, 8 * 40, 8 * 40)  # 1600 patches
     with torch.no_grad():

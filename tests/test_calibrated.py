@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from largest import Largest
 from tiny_clip import tiny_clip
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import calibrated
 from models.clip_features import MaskCLIPOptions, check_options, dense_features
@@ -295,16 +295,6 @@ def test_scores_under_autocast_are_close(visual: nn.Module) -> None:
 
 
 def test_no_patches_by_patches_matrix(block: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else [result]:
-                if isinstance(tensor, Tensor):
-                    self.numel = max(self.numel, tensor.numel())
-            return result
-
     monkeypatch.setattr(calibrated, "ROWS", 64)
     kinds = four_kinds(1, 1600)
     with torch.no_grad(), Largest() as largest:

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import golden_cases, load_golden
+from largest import Largest
 from tiny_clip import tiny_clip
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from datasets.labels import IGNORE_INDEX
 from models import maskclip as module
@@ -319,16 +319,6 @@ def test_clip_stays_as_it_was(vit):
 
 
 def test_no_tokens_by_tokens_matrix(vit):
-    class Largest(TorchDispatchMode):
-        numel = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else [result]:
-                if isinstance(tensor, torch.Tensor):
-                    self.numel = max(self.numel, tensor.numel())
-            return result
-
     image = random(1, 3, 8 * 40, 8 * 40)  # 1600 tokens
     with Largest() as largest:
         MaskCLIP(vit, text_rows(), replace(DEFAULT, key_smoothing=0.9)).scores(image)

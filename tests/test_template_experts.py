@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from largest import Largest
 from tiny_clip import tiny_clip
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import template_experts as module
 from models.clip_features import MaskCLIPOptions
@@ -115,18 +115,9 @@ def test_experts_like_the_average_change_nothing(clip):
 def test_one_expert_at_a_time(clip):
     """No map of classes x classes at the size of the image."""
 
-    class Largest(TorchDispatchMode):
-        values = 0
-
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            if isinstance(result, torch.Tensor) and result._base is None:
-                self.values = max(self.values, result.numel())
-            return result
-
-    with Largest() as largest:
+    with Largest(stored=True) as largest:
         teacher_of(clip, classes=19).upsampled_scores(random(1, 3, 32, 32), (96, 128))
-    assert largest.values == 19 * 96 * 128
+    assert largest.numel == 19 * 96 * 128
 
 
 @pytest.mark.parametrize("change", [{"key_smoothing": 0.5}, {"prompt_denoising": 0.5}])
