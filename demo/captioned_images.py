@@ -7,26 +7,22 @@ known from the ground truth, and the caption begins with its class.
 """
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from demo.make_scenes import generate, render_object
+from demo.make_scenes import drawn, generate
+from demo.object_images import PHOTOGRAPH, photographs
 from demo.scenes.canvas import CLASSES
-from utils.progress import progress
-from utils.seed import derive
 
 _STOCK, _STREET, _SUBJECT = "stock", "street", "subject"
 _KINDS, _SHARES = (_STOCK, _STREET, _SUBJECT), (0.25, 0.45, 0.3)
 _STREET_SIDES = (24, 128)  # pixels of the crop in the scene, before it is resized
 _SUBJECT_SIDES = (16, 72)
-_STOCK_SIDE = 96
 _VISIBLE = 0.01  # smallest share of the pixels for a class to be named
 _MOST_NAMES = 8
 _PHOTOGRAPHS = 1  # purpose of random numbers, see utils.seed.derive
@@ -59,11 +55,12 @@ class CaptionedImages:
     ) -> None:
         self.templates = templates
         self.side = side
-        scenes = list(_drawn(partial(generate, seed), num_scenes, workers, "drawing scenes"))
-        self.scenes = _stack([image for image, _ in scenes])
+        draw = partial(generate, seed)
+        scenes = list(drawn(draw, range(num_scenes), workers, "drawing scenes"))
+        stacked = torch.from_numpy(np.stack([image for image, _ in scenes]))
+        self.scenes = stacked.permute(0, 3, 1, 2).contiguous()
         self.masks = np.stack([mask for _, mask in scenes])
-        photographs = _drawn(partial(_photograph, seed), num_scenes, workers, "photographs")
-        self.photographs = _stack(list(photographs))
+        self.photographs, _ = photographs(num_scenes, seed, _PHOTOGRAPHS, "photographs", workers)
         self.classes = [np.unique(mask) for mask in self.masks]
         self.with_class = [
             np.flatnonzero([k in present for present in self.classes]) for k in range(len(CLASSES))
@@ -77,17 +74,17 @@ class CaptionedImages:
     def draw(self, size: int, rng: np.random.Generator) -> tuple[Crops, list[str]]:
         """Crops and captions of a batch of `size`, mirrored and recoloured at random."""
         kinds = rng.choice(len(_KINDS), size, p=_SHARES)
-        photographs, scenes, captions = [], [], []
+        stock, scenes, captions = [], [], []
         for kind in np.sort(kinds):  # photographs first
             if _KINDS[kind] == _STOCK:
                 box, names = self._photograph_crop(rng)
-                photographs.append(box)
+                stock.append(box)
             else:
                 box, names = self._scene_crop(rng, _KINDS[kind] == _SUBJECT)
                 scenes.append(box)
             captions.append(self._caption(names, rng))
         crops = Crops(
-            torch.tensor(photographs, dtype=torch.float32).view(-1, 5),
+            torch.tensor(stock, dtype=torch.float32).view(-1, 5),
             torch.tensor(scenes, dtype=torch.float32).view(-1, 5),
             torch.from_numpy(rng.random((size, 1, 1, 1)) < 0.5),
             torch.from_numpy(rng.uniform(0.8, 1.25, (size, 1, 1, 1))).float(),
@@ -111,8 +108,8 @@ class CaptionedImages:
         return roi_align(source[chosen].float(), boxes, self.side, aligned=True)
 
     def _photograph_crop(self, rng: np.random.Generator) -> tuple[list[float], list[str]]:
-        index, side = rng.integers(len(self.photographs)), int(rng.uniform(0.6, 1) * _STOCK_SIDE)
-        top, left = rng.integers(_STOCK_SIDE - side + 1, size=2)
+        index, side = rng.integers(len(self.photographs)), int(rng.uniform(0.6, 1) * PHOTOGRAPH)
+        top, left = rng.integers(PHOTOGRAPH - side + 1, size=2)
         return [index, left, top, left + side, top + side], [CLASSES[index % len(CLASSES)]]
 
     def _scene_crop(
@@ -150,26 +147,6 @@ class CaptionedImages:
     def _caption(self, names: list[str], rng: np.random.Generator) -> str:
         text = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
         return str(rng.choice(self.templates)).replace("{}", text)
-
-
-def _drawn(draw: Callable[[int], Any], count: int, workers: int, title: str) -> Iterator[Any]:
-    """`draw(i)` for i in 0..count, drawn by `workers` processes."""
-    if not workers:
-        yield from map(draw, progress(range(count), title))
-        return
-    with ProcessPoolExecutor(workers) as pool:
-        yield from progress(pool.map(draw, range(count), chunksize=16), title, total=count)
-
-
-def _photograph(seed: int, index: int) -> np.ndarray:
-    """Photograph `index`, of class index % number of classes: uint8 (96, 96, 3)."""
-    rng = np.random.default_rng(derive(seed, _PHOTOGRAPHS, index))
-    return render_object(CLASSES[index % len(CLASSES)], rng, (_STOCK_SIDE, _STOCK_SIDE))
-
-
-def _stack(images: list[np.ndarray]) -> Tensor:
-    """(H, W, 3) arrays -> (N, 3, H, W)."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[int, int]) -> int:

@@ -12,8 +12,11 @@ import argparse
 import functools
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -112,13 +115,17 @@ def write_dataset(
     ]
     write = functools.partial(_write, out=out, seed=seed, size=tuple(size))
     labels: ImageLabels = {}
-    if num_workers == 0:
-        labels.update(progress(map(write, tasks), "drawing", total=len(tasks)))
-    else:
-        with ProcessPoolExecutor(num_workers) as pool:
-            drawn = pool.map(write, tasks, chunksize=8)
-            labels.update(progress(drawn, "drawing", total=len(tasks)))
+    labels.update(drawn(write, tasks, num_workers, "drawing"))
     write_image_labels(out / "image_labels.json", labels)
+
+
+def drawn(
+    draw: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int, title: str
+) -> Iterator[Any]:
+    """`draw(task)` of each task, in order, by `num_workers` processes; 0: only this one."""
+    with ProcessPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
+        results = pool.map(draw, tasks, chunksize=8) if pool else map(draw, tasks)
+        yield from progress(results, title, total=len(tasks))
 
 
 def parse_counts(texts: list[str]) -> dict[str, int]:

@@ -4,6 +4,7 @@ The label of an image is the class that its photograph was drawn for; no mask is
 """
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import photometric
-from demo.make_scenes import render_object
+from demo.make_scenes import drawn, render_object
 from demo.scenes.canvas import CLASSES
-from utils.progress import progress
 from utils.seed import derive
 
 PHOTOGRAPH = 96  # pixels: height and width of a stock photograph
@@ -21,17 +21,24 @@ CANVAS = 64  # pixels: height and width of a training image
 _SIZES = (20, 96)  # pixels of a photograph on the canvas, whose edge cuts the larger ones
 
 
-def photographs(count: int, seed: int, purpose: int, title: str) -> tuple[Tensor, Tensor]:
+def photographs(
+    count: int, seed: int, purpose: int, title: str, num_workers: int = 0
+) -> tuple[Tensor, Tensor]:
     """`count` photographs, one class after another: uint8 (N,3,PHOTOGRAPH,PHOTOGRAPH), ids (N,).
 
-    `title` names the progress bar. Photograph i depends on (seed, purpose, i) only.
+    `title` names the progress bar; `num_workers` processes draw, 0: only this one. Photograph i
+    depends on (seed, purpose, i) only.
     """
     images = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
-    for i in progress(range(count), title):
-        rng = np.random.default_rng(derive(seed, purpose, i))
-        drawn = render_object(CLASSES[i % len(CLASSES)], rng, (PHOTOGRAPH, PHOTOGRAPH))
-        images[i] = torch.from_numpy(drawn).permute(2, 0, 1)
+    draw = partial(_photograph, seed, purpose)
+    for i, image in enumerate(drawn(draw, range(count), num_workers, title)):
+        images[i] = torch.from_numpy(image).permute(2, 0, 1)
     return images, torch.arange(count) % len(CLASSES)
+
+
+def _photograph(seed: int, purpose: int, index: int) -> np.ndarray:
+    rng = np.random.default_rng(derive(seed, purpose, index))
+    return render_object(CLASSES[index % len(CLASSES)], rng, (PHOTOGRAPH, PHOTOGRAPH))
 
 
 def compose(photograph: Tensor, ground: Tensor, rng: np.random.Generator) -> Tensor:
