@@ -118,28 +118,15 @@ def build_teacher(
 def build_maskclip_options(config: Config, stored: bool = False) -> MaskCLIPOptions:
     """How CLIP runs and how its scores become masks; `stored`: see `build_teacher`."""
     arithmetic, teacher = config.arithmetic, config.stored_teacher if stored else config.teacher
+    shared = {f.name for f in dataclasses.fields(MaskCLIPOptions)} & vars(teacher).keys()
     return MaskCLIPOptions(
         activation=arithmetic.clip_activation,
         layer_norm_eps=arithmetic.clip_layer_norm_eps,
-        residual=teacher.residual,
-        mlp=teacher.mlp,
         padding=arithmetic.clip_padding,
         position_embedding=arithmetic.clip_position_embedding,
-        key_smoothing=teacher.key_smoothing,
         key_smoothing_norm=arithmetic.key_smoothing_norm,
-        prompt_denoising=teacher.prompt_denoising,
         label_filter=arithmetic.label_filter,
-        attention=teacher.attention,
-        gaussian_std=teacher.gaussian_std,
-        middle_blocks=teacher.middle_blocks,
-        middle_weight=teacher.middle_weight,
-        calibrated_blocks=teacher.calibrated_blocks,
-        calibrated_beta=teacher.calibrated_beta,
-        pamr_steps=teacher.pamr_steps,
-        pamr_dilations=teacher.pamr_dilations,
-        short_side=teacher.short_side,
-        window=teacher.window,
-        stride=teacher.stride,
+        **{part: getattr(teacher, part) for part in shared},
     )
 
 
