@@ -8,13 +8,13 @@ of tensors.
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
 
 from benchmarks.harness import Options, Size, main_of
 from benchmarks.step_ways import official_way, our_way, setting
 from benchmarks.train_step import BF16, FP32
+from utils.cost import resident
 
 OURS = {"fp32": FP32, "bf16": BF16}
 TARGET = 0.6
@@ -58,17 +58,6 @@ def measure(way: str, options: Options) -> dict[str, float]:
         step()
     peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else resident("VmHWM") / 2**20
     return {"before": before, "peak": peak}
-
-
-def resident(key: str) -> int:
-    """Resident memory in bytes: current (VmRSS) or peak (VmHWM).
-
-    Not from getrusage, whose peak includes the parent process.
-    """
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no {key} in /proc/self/status")
 
 
 if __name__ == "__main__":

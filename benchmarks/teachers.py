@@ -24,13 +24,13 @@ import torch.nn.functional as F
 
 from benchmarks.harness import Options, timed
 from benchmarks.inputs import CLASSES, random_images, random_labels, random_visual
-from benchmarks.memory import resident
 from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread
 from datasets.transforms import normalize
 from experiments.figures.style import markdown
 from models.build import build_maskclip_options
 from models.maskclip import MaskCLIP
 from utils.config import PRESETS, load_config
+from utils.cost import resident
 from utils.distributed import setup
 from utils.safe.errors import InputError, run_script
 

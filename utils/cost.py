@@ -44,12 +44,15 @@ def _reset_peak(ranks: Ranks) -> None:
 
 
 def _peak_memory(ranks: Ranks) -> int | None:
-    """Bytes: on a GPU of torch's tensors, else of the whole process; None where not known.
+    """Bytes: on a GPU of torch's tensors, else of the whole process; None where not known."""
+    return torch.cuda.max_memory_allocated(ranks.device) if ranks.on_cuda else resident("VmHWM")
+
+
+def resident(key: str) -> int | None:
+    """Bytes of this process in memory: now (VmRSS) or at the peak (VmHWM); None but on Linux.
 
     Not from getrusage, whose peak includes the parent process.
     """
-    if ranks.on_cuda:
-        return torch.cuda.max_memory_allocated(ranks.device)
-    status = Path("/proc/self/status")  # Linux
+    status = Path("/proc/self/status")
     lines = status.read_text(encoding="utf-8").splitlines() if status.is_file() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), None)
