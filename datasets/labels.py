@@ -72,6 +72,14 @@ def load_classes(path: str | Path) -> ClassTable:
     return ClassTable(tuple(names), tuple(prompts), np.array(palette, np.uint8), tuple(small))
 
 
+def has_background(classes: ClassTable) -> bool:
+    """Whether class 0 is "background", as in Pascal VOC: pixels that belong to none of the others.
+
+    Driving scenes have none: each of their pixels belongs to a class.
+    """
+    return plain_name(classes.names[0]) == "background"
+
+
 def _palette(colors: list[list[int] | None]) -> list[list[int]]:
     """The colours of the file; for the other classes, colours that the file does not use."""
     usual = default_palette(2 * len(colors)).tolist()

@@ -1,7 +1,10 @@
 """Class names from two sides: other names, another order, and spellings that are the same."""
 
+from pathlib import Path
+
 import pytest
 
+from datasets.labels import has_background, load_classes
 from utils.class_names import compare_class_names
 from utils.safe.errors import InputError, InputWarning
 
@@ -27,3 +30,12 @@ def test_other_spellings_are_the_same(recwarn: pytest.WarningsRecorder) -> None:
     assert not recwarn
     with pytest.warns(InputWarning, match="'Traffic_Light'.*'traffic light'.*the same class"):
         compare_class_names(("Road ", "Traffic_Light", "sky")[1:], NAMES[1:], "it was made", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [("Background car", True), ("car background", False)]
+)
+def test_a_background_is_class_0(tmp_path: Path, names: str, expected: bool) -> None:
+    path = tmp_path / "classes.yaml"
+    path.write_text(f"classes: [{names.replace(' ', ', ')}]")
+    assert has_background(load_classes(path)) == expected
