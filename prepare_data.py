@@ -36,7 +36,13 @@ from datasets.doctor.point_check import statistics_of_points
 from datasets.doctor.point_source import check_point_options, make_points
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
-from datasets.doctor.survey import convert, extract_labels, survey, warn_of_truth
+from datasets.doctor.survey import (
+    convert,
+    extract_labels,
+    has_all_masks,
+    survey,
+    warn_of_truth,
+)
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import Place, label_keys, other_splits, without_problems
 from models.clip_miniature import check_prompts
@@ -83,9 +89,11 @@ def main(argv: list[str]) -> None:
         _check_out(Path(arguments.out), "--out", "image_labels.json")
     source = label_source(dataset, splits, classes, arguments)
     found: dict[Place, Inspection] = {}
+    is_for_points = arguments.points and not arguments.out  # then labels may be missing
+    has_labels = source is not None or not is_for_points or has_all_masks(dataset, splits)
     if arguments.check:
         found = _check(arguments, dataset, splits, classes, source)
-    elif source is None:
+    elif source is None and has_labels:
         found = survey(dataset, splits, len(classes), arguments.workers)
     if not (arguments.out or arguments.stats):
         return
@@ -93,11 +101,15 @@ def main(argv: list[str]) -> None:
         if arguments.check:
             warnings.simplefilter("ignore", InputWarning)  # --check has reported them
         images = other_splits(dataset, splits) | {split: dataset.images(split) for split in splits}
-        if source is None:
+        if not has_labels:
+            labels, unknown = {}, {}
+        elif source is None:
             labels, unknown = extract_labels(found, len(classes), arguments.min_pixels), {}
             warn_of_truth(found, classes)
         else:
             labels, _, unknown, _ = without_problems(source(images))
+    if arguments.stats and arguments.points:
+        of_points = statistics_of_points(Path(arguments.points), images, splits, classes)
     if arguments.out:
         keys = label_keys(images)
         write_labels(arguments, {keys[place]: labels[place] for place in labels} | unknown, classes)
@@ -108,8 +120,7 @@ def main(argv: list[str]) -> None:
             of_split = [labels[split, n] for n in images[split] if (split, n) in labels]
             print(f"\n{split}: {statistics(of_split, classes)}")
         if arguments.points:
-            texts = statistics_of_points(Path(arguments.points), images, splits, classes)
-            print(f"\nPoints\n\n{texts}")
+            print(f"\nPoints\n\n{of_points}")
 
 
 def _class_file(arguments: argparse.Namespace) -> Path:

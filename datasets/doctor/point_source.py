@@ -42,7 +42,7 @@ def make_points(
         path, tool = Path(arguments.import_points), arguments.points_format
         points, left_out = import_points(path, tool, images, classes, arguments.skip_unknown)
         for reason, count in left_out.items():
-            print(f"{count} points {reason} are left out")
+            print(f"points left out, {reason}: {count}")
         if not points:
             raise InputError(f"{path}: no point is left; nothing was written")
     else:
