@@ -22,7 +22,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         type=path,
         help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
-    add("--splits", nargs="+", help="default: all except test")
+    add("--splits", nargs="+", help="default: all except test; for --points: train")
     add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()

@@ -47,5 +47,5 @@ def point_targets() -> dict[str, Target]:
         "points-labelme": of_json(read_labelme, labelme),
         "points-labelstudio": of_json(read_label_studio, [task]),
         "points-voc": of_json(read_whats_the_point, voc),
-        "points-any": of_json(format_of, ours, labelme, [task], voc),
+        "points-any": of_json(format_of, labelme, [task], voc),
     }
