@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets.class_ids import class_ids, shown_json
+from datasets.class_ids import ClassIds, class_ids, shown_json
 from datasets.components import connected_components, erosion_depth
 from datasets.doctor.sizes import read_size
 from datasets.files import File
@@ -62,22 +62,11 @@ def read_entries(path: str | Path, classes: ClassTable) -> Points:
                 f"{path}: image '{name}': {len(rows)} points; expected at most {_MOST}, single "
                 "pixels and not whole masks"
             )
-        of_image = np.empty((len(rows), 3), np.int64)
-        for number, row in enumerate(rows):
-            where = f"{path}: image '{name}', point {number + 1}"
-            if not isinstance(row, list) or len(row) != 3:
-                raise InputError(f"{where}: expected [x, y, class], found {shown_json(row)}")
-            if not all(map(_is_place, row[:2])):
-                raise InputError(
-                    f"{where}: expected x and y in pixels, finite and not negative, found "
-                    f"{shown_json(row)}"
-                )
-            try:
-                k = known.class_id(row[2], from_one)
-            except ValueError as error:
-                raise InputError(f"{where}: {error}") from None
-            of_image[number] = int(row[0]), int(row[1]), k
-        points[key] = of_image
+        read = [
+            _read_point(row, known, from_one, f"{path}: image '{name}', point {number}")
+            for number, row in enumerate(rows, 1)
+        ]
+        points[key] = np.array(read, np.int64).reshape(-1, 3)
     return points
 
 
@@ -239,6 +228,20 @@ def _duplicate_error(path: str | Path, name: str) -> InputError:
     return InputError(
         f"{path}: the image '{name}' is listed twice; put all its points into one entry"
     )
+
+
+def _read_point(row: object, known: ClassIds, from_one: bool, where: str) -> tuple[int, int, int]:
+    """(x, y, class id). Raises InputError, which begins with `where`."""
+    if not isinstance(row, list) or len(row) != 3:
+        raise InputError(f"{where}: expected [x, y, class], found {shown_json(row)}")
+    if not all(map(_is_place, row[:2])):
+        raise InputError(
+            f"{where}: expected x and y in pixels, finite and not negative, found {shown_json(row)}"
+        )
+    try:
+        return int(row[0]), int(row[1]), known.class_id(row[2], from_one)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _is_place(value: object) -> bool:
