@@ -21,6 +21,7 @@ from tiny_run import COUNT, SIZE, save
 import eval as evaluation
 from baselines import points as method
 from baselines.points import WEIGHT, distance_scale, point_loss, point_losses
+from models.build import build_model
 from models.carb import RegionRules, upsample
 from models.point_masks import pseudo_mask
 from utils.checkpoint import load_checkpoint
@@ -262,6 +263,14 @@ def test_images_without_points_are_left_out_on_request(world, tmp_path, capsys) 
     with pytest.warns(UserWarning, match="1 of 6 images"):
         run(world, tmp_path / "run", "--allow-unpointed", *options)
     assert "data: 5 images" in capsys.readouterr().out
+
+
+def test_the_demos_config_starts_from_nothing() -> None:
+    config = load_config("demo/points.yaml")
+    assert config.norm == "group" and config.backbone_weights is None
+    assert distance_scale(config.steps, config.steps, min(config.crop_size)) < config.crop_size[0]
+    model = build_model(config, 12, None)
+    assert model(torch.zeros(1, 3, 32, 48)).shape == (1, 12, 8, 12)
 
 
 @needs_package
