@@ -54,7 +54,8 @@ class Run:
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
-        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or "supervised". end: the
+        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or the baseline with the
+        options that decide its result, without which no run resumes. end: the
         step at which the run is finished. classes: has `names` and `palette`. inputs: makes the
         record of the training data; called on rank 0. parts: name -> object with a `state_dict()`
         for the checkpoint: networks and optimisers, which are the same on all ranks, and others,
@@ -84,7 +85,7 @@ class Run:
         loader = training_loader(dataset, config, ranks, self.step, self.end)
         about, board = "", None
         if ranks.is_main and self.step < self.end:
-            about = describe(config, dataset, self.parts["model"], self.stage == "supervised")
+            about = describe(config, dataset, self.parts["model"], self.stage)
             if self.arguments.tensorboard:
                 from utils.tensorboard import Board  # optional package
 
@@ -112,16 +113,18 @@ class Run:
         """Pass this step's losses, image ids and learning rate to the log."""
         self._values = lr, {key: value.detach() for key, value in losses.items()}, names
 
-    def close(self) -> None:
+    def close(self, goes_on: bool = False) -> None:
         """Print the last step and leave the process group; exit if a signal came.
 
-        The script must delete DistributedDataParallel, which needs the group, first.
+        The script must delete DistributedDataParallel, which needs the group, first. goes_on: the
+        script has more work for the group, unless a signal came.
         """
         self._log.close()
         if self.ranks.is_main:
             path = self.folder / "last.pt"
             print(f"{self.title}: step {self.step} of {self.end} done, {path}")
-        cleanup()
+        if self._stop.signal or not goes_on:
+            cleanup()
         self._stop.exit_if_stopped()
 
     def save(self, keep: bool = False) -> None:

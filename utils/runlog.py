@@ -26,26 +26,29 @@ _LEGEND = (
 )
 
 
-def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = False) -> str:
+def describe(config: Config, dataset: Any, model: nn.Module, stage: str = "carb") -> str:
     """First lines of a run: data, labels and network.
 
-    dataset: a TrainingSet. supervised: its masks are ground truth.
+    dataset: a TrainingSet. stage: as for `utils.run.Run`.
     """
-    if supervised:
+    is_carb = stage in ("warmup", "carb")
+    if stage == "supervised":
         labels = "pixel by pixel, from ground truth"
+    elif not is_carb:
+        labels = f"image labels {config.image_labels}"
     elif dataset.masks is None:
         labels = f"image labels {config.image_labels}, masks made by CLIP in training"
     else:
         labels = f"image labels {config.image_labels}, masks {config.pseudo_masks}"
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    views = "" if supervised else f", views {config.views}"
+    views = f", views {config.views}" * is_carb
     lines = [
         f"data: {len(dataset)} images ({config.train_split} of {config.data_root}), "
         f"{dataset.num_classes} classes; {labels}",
         f"network: {config.backbone}, {millions:.1f} M parameters, {config.classifier} "
         f"classifier{views}, {config.precision}",
     ]
-    return "".join(f"{line}\n" for line in lines + [_LEGEND] * (not supervised))
+    return "".join(f"{line}\n" for line in lines + [_LEGEND] * is_carb)
 
 
 class RunLog:
@@ -190,6 +193,9 @@ class RunLog:
     def _line(line: dict[str, Any]) -> str:
         shown = {
             "loss": "loss",
+            "loss_cls": "L_cls",
+            "loss_rcm": "L_rcm",
+            "loss_mam": "L_mam",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
             "w": "w",
