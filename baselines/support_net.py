@@ -52,9 +52,16 @@ from datasets.mask_folder import check_no_inputs
 from datasets.training import TrainingSet, build_transform
 from datasets.transforms import normalize
 from models.build import build_network, build_optimizer
-from models.cam import build_cam_network, multi_scale_cams, network_sha256, normalize_cams
+from models.cam import (
+    build_cam_network,
+    classification_loss,
+    multi_scale_cams,
+    network_sha256,
+    normalize_cams,
+    rescale,
+)
 from models.carb import class_share
-from models.inference import resize, scaled
+from models.inference import resize
 from models.training import sgd_step
 from utils.cli import path, training_parser
 from utils.config import Config, load_config
@@ -80,11 +87,6 @@ MOMENTUM = 0.0
 RCM_START, MAM_START = 0.4, 0.7
 BACKGROUND_THRESHOLD = 0.25
 GROWTH = 100.0
-
-
-def classification_loss(cams: Tensor, labels: Tensor) -> Tensor:
-    """L_cls: binary cross-entropy of the mean of each map (B,C,h,w) with labels (B,C)."""
-    return F.binary_cross_entropy_with_logits(cams.mean((2, 3)), labels)
 
 
 def present_cams(cams: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
@@ -208,11 +210,6 @@ class Guard:
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
         self.start = list(state["start"])
-
-
-def rescale(image: Tensor, scale: float) -> Tensor:
-    """image (B,3,H,W) at `scale` times its size, bilinear."""
-    return resize(image, scaled(image.shape[-2:], scale))
 
 
 def main(argv: list[str]) -> None:

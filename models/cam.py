@@ -6,12 +6,13 @@ C counts the classes with a map, which the background (`datasets.labels.has_back
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.labels import IGNORE_INDEX
 from models.backbone_weights import load_backbone_weights
-from models.inference import multi_view_scores
+from models.inference import multi_view_scores, resize, scaled
 from models.resnet import initialize, named_resnet
 from utils.config import Config
 from utils.safe.errors import warn
@@ -70,6 +71,16 @@ def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNet
 def network_sha256(model: nn.Module) -> str:
     """Digest of all weights, which shows that another network made a mask."""
     return sha256(b"".join(t.cpu().numpy().tobytes() for t in model.state_dict().values()))
+
+
+def classification_loss(maps: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of the mean of each raw map (B,C,h,w) with labels (B,C)."""
+    return F.binary_cross_entropy_with_logits(maps.mean((2, 3)), labels)
+
+
+def rescale(image: Tensor, scale: float) -> Tensor:
+    """image (B,3,H,W) at `scale` times its size, bilinear."""
+    return resize(image, scaled(image.shape[-2:], scale))
 
 
 def multi_scale_cams(

@@ -21,7 +21,6 @@ from baselines.support_net import (
     Prototypes,
     attention_loss,
     attention_targets,
-    classification_loss,
     contrast_loss,
     main,
     present_cams,
@@ -31,7 +30,7 @@ from baselines.support_net import (
     update_support,
 )
 from datasets.labels import IGNORE_INDEX
-from models.cam import CAMNetwork, label_cams, multi_scale_cams
+from models.cam import CAMNetwork, classification_loss, label_cams, multi_scale_cams
 from models.resnet import named_resnet
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
