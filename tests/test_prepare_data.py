@@ -369,17 +369,17 @@ def test_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (r"1 +1", r"3 +1", r"sky +1 +1", r"building +2 +0", r"bicyclist +0 +2"):
         assert re.search(rf"^ +{line}$", train, re.MULTILINE), line
     assert re.search(r"^ +bicyclist +1 +0$", val, re.MULTILINE)
-    assert "a classifier of images learns nothing from building: in every image" in train
-    assert "learns nothing from sky, bicyclist: in every image" in val
+    assert "a classifier of images learns nothing: building\n" in train
+    assert "a classifier of images learns nothing: sky, bicyclist\n" in val
 
 
 def test_classes_of_almost_every_image() -> None:
     """Above 95 %, and not the background, which is no class of an image."""
     classes = load_classes("datasets/classes/camvid.yaml")
     labels = [(0, 1, 2)] * 96 + [(0, 1)] + [(0,)] * 3
-    assert "nothing from sky, building (97.0 %), pole (96.0 %):" in always_present(labels, classes)
+    assert always_present(labels, classes).endswith(": sky, building (97.0 %), pole (96.0 %)")
     background = dataclasses.replace(classes, names=("Background", *classes.names[1:]))
-    assert "from building (97.0 %), pole (96.0 %):" in always_present(labels, background)
+    assert always_present(labels, background).endswith(": building (97.0 %), pole (96.0 %)")
     assert always_present([(0, 1)] * 95 + [()] * 5, classes) == ""
 
 

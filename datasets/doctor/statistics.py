@@ -79,6 +79,6 @@ def always_present(labels: Sequence[tuple[int, ...]], classes: ClassTable) -> st
     if not named:
         return ""
     return (
-        f"a classifier of images learns nothing from {', '.join(named)}: in every image, or in "
-        f"more than {100 * _ALMOST_ALL:.0f} %, so there is nothing to tell apart"
+        f"classes in more than {100 * _ALMOST_ALL:.0f} % of the images, from which a classifier of "
+        f"images learns nothing: {', '.join(named)}"
     )
