@@ -84,7 +84,7 @@ QUEUE = 5  # prototypes per class
 # none: the config's momentum is not used. With 0.9, their rate of 0.01 is 0.1.
 MOMENTUM = 0.0
 # Ours: where L_RCM and L_MAM begin, as shares of the steps; background; growth that stops a run.
-RCM_START, MAM_START = 0.4, 0.7
+RCM_START, MAM_START = 0.6, 0.8
 BACKGROUND_THRESHOLD = 0.25
 GROWTH = 100.0
 

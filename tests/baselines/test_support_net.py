@@ -60,7 +60,7 @@ def make_data(folder: Path, names: list[str], images: dict[str, list[int]]) -> P
         "crop_size": list(SIZE),
         "patch_size": [8, 8],
         "carb": False,
-        "steps": 10,
+        "steps": 12,
         "log_every": 3,
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
@@ -319,7 +319,7 @@ def test_labels_with_and_without_a_background():
 
 def test_a_run_writes_all_losses_and_masks(trained, things):
     lines = tiny.read_metrics(trained / "run")
-    assert [line["step"] for line in lines][-1] == 10
+    assert [line["step"] for line in lines][-1] == 12
     first, last = lines[0], lines[-1]
     assert first["loss_rcm"] == first["loss_mam"] == 0 < last["loss_rcm"]
     assert last["loss_mam"] > 0 and 1 <= last["mam_weight"] <= 2 and last["cam_mean"] > 0
@@ -372,12 +372,12 @@ def test_the_same_command_skips_what_is_done(trained, things, tmp_path, capsys):
     (out / "masks/cams/t1.npz").unlink()
     run(things, out, "--score", "--save-cams", "--keep-checkpoints")
     shown = capsys.readouterr().out
-    assert "step 10, is finished" in shown and "6 masks, 2 of them new" in shown
+    assert "step 12, is finished" in shown and "6 masks, 2 of them new" in shown
     assert "do not choose the best value above" in " ".join(shown.split())
     assert_same_files(trained / "masks", out / "masks")
 
 
-@pytest.mark.parametrize("step", [2, 4, 6, 8])
+@pytest.mark.parametrize("step", [4, 8, 10])
 def test_a_resumed_run_is_the_same_bit_for_bit(trained, things, tmp_path, step):
     (tmp_path / "run").mkdir()
     for name in ("config.yaml", "inputs.json", "lock", "metrics.jsonl", "command.txt", "git.txt"):
@@ -442,10 +442,10 @@ def test_two_processes(scripts, things, tmp_path):
     assert not test_kill.same_value(*checkpoint["prototypes"])
     assert len(list((tmp_path / "a/masks").glob("t*.png"))) == 6
     shutil.copytree(tmp_path / "a/run", tmp_path / "b/run")
-    for name in ("step_000010.pt", "previous.pt"):
+    for name in ("step_000012.pt", "previous.pt"):
         (tmp_path / "b/run" / name).unlink()
-    (tmp_path / "b/run/step_000008.pt").replace(tmp_path / "b/run/last.pt")
-    shutil.copy(tmp_path / "b/run/last.pt", tmp_path / "b/run/step_000008.pt")
+    (tmp_path / "b/run/step_000010.pt").replace(tmp_path / "b/run/last.pt")
+    shutil.copy(tmp_path / "b/run/last.pt", tmp_path / "b/run/step_000010.pt")
     again = [*arguments, "--run-dir", tmp_path / "b/run", "--out", tmp_path / "b/masks", *keep]
     test_kill.finish(scripts, again, 2)
     shutil.copy(tmp_path / "a/run/previous.pt", tmp_path / "b/run/previous.pt")
