@@ -15,7 +15,7 @@ from models.backbone_weights import load_backbone_weights
 from models.inference import multi_view_scores, resize, scaled
 from models.resnet import initialize, named_resnet
 from utils.config import Config
-from utils.safe.errors import warn
+from utils.safe.errors import InputError, warn
 from utils.safe.files import sha256
 
 
@@ -56,7 +56,15 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNetwork:
-    """The network that the config's backbone gives, with its pretrained weights, on the CPU."""
+    """The network of the config's backbone with its pretrained weights, on the CPU.
+
+    Raises InputError where these have no batch norms to keep.
+    """
+    if config.norm != "batch":
+        raise InputError(
+            f"norm: {config.norm} is for networks that start from nothing; this classifier keeps "
+            "the batch norms of pretrained weights: set norm=batch"
+        )
     backbone = named_resnet(config.backbone, config.output_stride)
     if config.backbone_weights is None:
         warn(

@@ -54,13 +54,13 @@ class Run:
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
-        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or the baseline with the
-        options that decide its result, without which no run resumes. end: the
-        step at which the run is finished. classes: has `names` and `palette`. inputs: makes the
-        record of the training data; called on rank 0. parts: name -> object with a `state_dict()`
-        for the checkpoint: networks and optimisers, which are the same on all ranks, and others,
-        whose small states are gathered from the ranks. init: the checkpoint of --init, as read by
-        `load_warmup`. preview: draws the image uint8 (H, W, 3) for TensorBoard at each checkpoint.
+        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or a baseline's, with the
+        options that decide its result. end: the step at which the run is finished. classes: has
+        `names` and `palette`. inputs: makes the record of the training data; called on rank 0.
+        parts: name -> object with a `state_dict()` for the checkpoint: networks and optimisers,
+        which are the same on all ranks, and others, whose small states are gathered from the ranks.
+        init: the checkpoint of --init, as read by `load_warmup`. preview: draws the image uint8
+        (H, W, 3) for TensorBoard at each checkpoint.
 
         Raises InputError, on all ranks, when the folder holds another run or can't be written, when
         the data have changed, or when a checkpoint is damaged or does not fit.

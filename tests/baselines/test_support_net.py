@@ -503,6 +503,7 @@ def damage(part: str, value: object):
         (None, ("--set", "crop_size=[16,48]", "output_stride=8"), r"\[16, 48\].*less than 2 cells"),
         (None, ("--set", "steps=2"), "'steps' is 2, too few for three phases"),
         (None, ("--split", "trian"), "no split 'trian'"),
+        (None, ("--set", "norm=group"), "norm: group is for networks that start from nothing"),
         (
             lambda f: shutil.rmtree(f / "data/masks"),
             ("--score",),
