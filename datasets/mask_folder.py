@@ -3,10 +3,11 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -168,12 +169,13 @@ def score_masks(
     ranks: Ranks,
     scores: Path | None = None,
     vis: Path | None = None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Score the masks in `folder` against the ground truth of a split; draw them on the images.
 
-    scores: JSON file for the mIoU over the pixels that have a label in the masks, and for their
-    share. vis: folder for overlays and a legend. Without these, the ground truth or the images are
-    not read. Raises InputError when masks are missing or don't fit.
+    scores: JSON file for the mIoU over the pixels that have a label in the masks, for their share
+    and for `more`. vis: folder for overlays and a legend. Without these, the ground truth or the
+    images are not read. Raises InputError when masks are missing or don't fit.
     """
     images = dataset.images(split)
     masks = pseudo_mask_files(folder, images, classes.names, split)
@@ -199,7 +201,7 @@ def score_masks(
         content = {} if scores.parent == folder else {"masks": str(folder)}
         content |= {"split": split, "num_images": len(masks)}
         content["labelled_pixels"] = matrix.labelled_share()
-        report(matrix, classes.names, classes.small, scores, content)
+        report(matrix, classes.names, classes.small, scores, content | dict(more))
 
 
 def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:
@@ -210,13 +212,14 @@ def check_class_names(folder: Path, class_names: Sequence[str], split: str | Non
     parent, made_from = read_made_from(folder)
     if not made_from:
         return
-    remedy = "make them again: gen_clip_masks.py --overwrite"
+    maker = f"baselines.{made_from['method']}" if "method" in made_from else "gen_clip_masks.py"
+    remedy = f"make them again: {maker} --overwrite"
     what = f"the masks in {parent} were made"
     compare_class_names(made_from["class_names"], class_names, what, remedy)
     if split is not None and made_from.get("split", split) != split:
         raise InputError(
             f"the masks in {parent} belong to the split '{made_from['split']}', expected "
-            f"'{split}'; make these in another folder: gen_clip_masks.py --out"
+            f"'{split}'; make these in another folder: {maker} --out"
         )
 
 

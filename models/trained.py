@@ -54,6 +54,12 @@ def load_trained(
         else:
             config = load_config(config_path, overrides)
         names = tuple(content["class_names"])
+        parts = {str(key).partition(".")[0] for key in content["model"]}
+        if "backbone" in parts and "aspp" not in parts:
+            raise InputError(
+                f"{checkpoint} holds no segmentation network, only one that makes masks "
+                f"({content.get('stage')}); score the folder of its masks: eval.py --masks"
+            )
         if config.class_file == content["config"].get("class_file"):
             classes = _own_classes(content, config.class_file, checkpoint)
         else:

@@ -1,5 +1,7 @@
 """Forward pass over all ranks, and one step of SGD."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from utils.seed import DROPOUT, derive
 
 
 class TrainingNetwork:
-    """A network for training: network(image, step) -> logits.
+    """A network for training: network(image, step) -> what the network gives, logits mostly.
 
     It sets the memory format, compiles, joins the batch norms of all ranks and averages their
     gradients (DDP). `model` remains the plain network, whose state dict has no prefixes.
@@ -39,14 +41,16 @@ class TrainingNetwork:
                 model, device_ids=[ranks.device.index] if ranks.on_cuda else None
             )
 
-    def __call__(self, image: Tensor, step: int) -> Tensor:
+    def __call__(self, image: Tensor, step: int, *others: Tensor) -> Any:
         """Forward pass on a normalised image (B, 3, H, W): logits (B, K, h, w).
 
+        others: more images for a network that takes several, so that one backward pass follows
+        one call.
         Dropout depends on (seed, step, rank) only, so that a resumed run repeats it.
         """
         torch.manual_seed(derive(self.seed, DROPOUT, step, self.ranks.rank))
         with autocast(self.ranks.device, self.precision):
-            return self.module(image.to(memory_format=self.memory_format))
+            return self.module(*(x.to(memory_format=self.memory_format) for x in (image, *others)))
 
 
 def sgd_step(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,5 +1,6 @@
 """prepare_data.py, image-level labels, and the import of the authors' labels without pickle."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from test_datasets import camvid_original, id_map, picture, save, wilddash_relea
 import prepare_data
 from datasets import open_dataset
 from datasets.doctor.official_labels import import_official_labels
+from datasets.doctor.statistics import always_present
 from datasets.files import read_image, read_mask
 from datasets.image_labels import drop_suffix, read_image_labels, write_image_labels
 from datasets.labels import load_classes
@@ -367,6 +369,18 @@ def test_statistics(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (r"1 +1", r"3 +1", r"sky +1 +1", r"building +2 +0", r"bicyclist +0 +2"):
         assert re.search(rf"^ +{line}$", train, re.MULTILINE), line
     assert re.search(r"^ +bicyclist +1 +0$", val, re.MULTILINE)
+    assert "a classifier of images learns nothing: building\n" in train
+    assert "a classifier of images learns nothing: sky, bicyclist\n" in val
+
+
+def test_classes_of_almost_every_image() -> None:
+    """Above 95 %, and not the background, which is no class of an image."""
+    classes = load_classes("datasets/classes/camvid.yaml")
+    labels = [(0, 1, 2)] * 96 + [(0, 1)] + [(0,)] * 3
+    assert always_present(labels, classes).endswith(": sky, building (97.0 %), pole (96.0 %)")
+    background = dataclasses.replace(classes, names=("Background", *classes.names[1:]))
+    assert always_present(labels, background).endswith(": building (97.0 %), pole (96.0 %)")
+    assert always_present([(0, 1)] * 95 + [()] * 5, classes) == ""
 
 
 def test_check_of_good_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -166,6 +166,7 @@ class ConfusionMatrix:
             **{f"miou_{size}": _number(v) for size, v in self.miou_by_size(small).items()},
             "pixel_accuracy": _number(self.pixel_accuracy()),
             "mean_accuracy": _number(self.class_accuracy().nanmean().item()),
+            "mean_precision": _number(self.precision().nanmean().item()),
             "classes": {
                 name: {key: _number(column[k].item()) for key, column in columns.items()}
                 | {

@@ -54,12 +54,13 @@ class Run:
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
-        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or a baseline's. end: the
-        step at which the run is finished. classes: has `names` and `palette`. inputs: makes the
-        record of the training data; called on rank 0. parts: name -> object with a `state_dict()`
-        for the checkpoint: networks and optimisers, which are the same on all ranks, and others,
-        whose small states are gathered from the ranks. init: the checkpoint of --init, as read by
-        `load_warmup`. preview: draws the image uint8 (H, W, 3) for TensorBoard at each checkpoint.
+        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or a baseline's, with the
+        options that decide its result. end: the step at which the run is finished. classes: has
+        `names` and `palette`. inputs: makes the record of the training data; called on rank 0.
+        parts: name -> object with a `state_dict()` for the checkpoint: networks and optimisers,
+        which are the same on all ranks, and others, whose small states are gathered from the ranks.
+        init: the checkpoint of --init, as read by `load_warmup`. preview: draws the image uint8
+        (H, W, 3) for TensorBoard at each checkpoint.
 
         Raises InputError, on all ranks, when the folder holds another run or can't be written, when
         the data have changed, or when a checkpoint is damaged or does not fit.
@@ -112,16 +113,18 @@ class Run:
         """Pass this step's losses, image ids and learning rate to the log."""
         self._values = lr, {key: value.detach() for key, value in losses.items()}, names
 
-    def close(self) -> None:
+    def close(self, goes_on: bool = False) -> None:
         """Print the last step and leave the process group; exit if a signal came.
 
-        The script must delete DistributedDataParallel, which needs the group, first.
+        The script must delete DistributedDataParallel, which needs the group, first. goes_on: the
+        script has more work for the group, unless a signal came.
         """
         self._log.close()
         if self.ranks.is_main:
             path = self.folder / "last.pt"
             print(f"{self.title}: step {self.step} of {self.end} done, {path}")
-        cleanup()
+        if self._stop.signal or not goes_on:
+            cleanup()
         self._stop.exit_if_stopped()
 
     def save(self, keep: bool = False) -> None:

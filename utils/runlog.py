@@ -42,6 +42,8 @@ def describe(config: Config, dataset: Any, model: nn.Module, stage: str = "warmu
         number = sum(map(len, dataset.points.values()))
         labels, views = f"{number} points of {config.points}", ""
         legend = [_LEGEND_OF_POINTS]
+    elif stage not in ("warmup", "carb"):
+        labels, views, legend = f"image labels {config.image_labels}", "", []
     elif dataset.masks is None:
         labels = f"image labels {config.image_labels}, masks made by CLIP in training"
     else:
@@ -198,6 +200,9 @@ class RunLog:
     def _line(line: dict[str, Any]) -> str:
         shown = {
             "loss": "loss",
+            "loss_cls": "L_cls",
+            "loss_rcm": "L_rcm",
+            "loss_mam": "L_mam",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
             "loss_points": "L_point",

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from datasets.doctor.inspection import NOTE, Finding
+from datasets.doctor.statistics import always_present
 from datasets.files import File
 from datasets.image_labels import ImageLabels
-from datasets.labels import IGNORE_INDEX, ClassTable
+from datasets.labels import IGNORE_INDEX, ClassTable, has_background
 from datasets.split_labels import Images, LabelFile
+from utils.class_names import plain_name
 from utils.ground_truth import ONE_CLASS, absent_note, truth_notes
 from utils.safe.errors import InputError, note, warn
 
@@ -111,6 +113,39 @@ def check_trainable(classes: ClassTable, labels: ImageLabels | None = None) -> N
         )
     for odd in poor_labels(labels, classes):
         (note if odd.kind == NOTE else warn)(odd.text)
+
+
+def check_classifiable(
+    labels: ImageLabels, classes: ClassTable, where: str, trains: bool = True
+) -> None:
+    """Raise InputError where a classifier of images can't learn from labels, or use them.
+
+    Warns of classes that are in every image. Without a class "background" each image needs a class;
+    with one, an image may show it alone. where: the file of the labels. trains: these labels train
+    the classifier, so that each class must be in one of them.
+    """
+    if "background" in map(plain_name, classes.names[1:]):
+        raise InputError(
+            "the class 'background' must be class 0 or not exist, since a classifier of images "
+            "does not learn it; put it first in the class file (labels and masks follow its order)"
+        )
+    empty = [name for name, ids in labels.items() if not ids]
+    if empty and not has_background(classes):
+        raise InputError(
+            f"{where}: {len(empty)} images have no class, the first is '{empty[0]}'; without a "
+            "class 'background' each image shows one: add what it shows, or leave the image out"
+        )
+    if not trains:
+        return
+    seen = {0 if has_background(classes) else -1}.union(*labels.values())
+    unseen = [name for k, name in enumerate(classes.names) if k not in seen]
+    if unseen:
+        raise InputError(
+            f"{where}: no image has {', '.join(unseen)}, so a classifier of images can't learn it; "
+            "add images, or correct the class file"
+        )
+    if text := always_present(list(labels.values()), classes):
+        warn(text)
 
 
 def check_some_masks(

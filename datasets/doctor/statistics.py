@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from datasets.labels import ClassTable
+from datasets.labels import ClassTable, has_background
+
+_ALMOST_ALL = 0.95  # a class in a larger share of the images is as good as in all of them
 
 
 class LabelCounts(NamedTuple):
@@ -60,4 +62,23 @@ def statistics(labels: Sequence[tuple[int, ...]], classes: ClassTable) -> str:
     lines.append(f"  {'class':{width}}  present  absent")
     for name, count in zip(classes.names, counts.positive, strict=True):
         lines.append(f"  {name:{width}}  {count:7d}  {len(labels) - count:6d}")
-    return "\n".join(lines)
+    return "\n".join(filter(None, [*lines, always_present(labels, classes)]))
+
+
+def always_present(labels: Sequence[tuple[int, ...]], classes: ClassTable) -> str:
+    """A sentence that names the classes of (almost) every image; empty where there is none.
+
+    The background, which is no class of an image, is left out.
+    """
+    shares = count_labels(labels, len(classes)).positive / len(labels)
+    named = [
+        name if share == 1 else f"{name} ({100 * share:.1f} %)"
+        for k, (name, share) in enumerate(zip(classes.names, shares, strict=True))
+        if share > _ALMOST_ALL and not (k == 0 and has_background(classes))
+    ]
+    if not named:
+        return ""
+    return (
+        f"classes in more than {100 * _ALMOST_ALL:.0f} % of the images, from which a classifier of "
+        f"images learns nothing: {', '.join(named)}"
+    )

@@ -9,16 +9,18 @@ from own_data import CONFIG, cut, gone, swap, write
 from test_bad_input import MASK, MASK_1, Case, check, check_no_gpu, name_of
 from test_paths import paths_of
 
-from baselines import points, supervised
+from baselines import points, supervised, support_net
 
 MODULES = {
     "points": points,
     "supervised": supervised,
+    "support_net": support_net,
 }
 POINTS = json.dumps({f"t{i}": [[3, 5, "road"], [40, 20, i]] for i in range(4)})
 COMMANDS = {
     "points": (*CONFIG, "--run-dir", "run", "--set", "points=points.json"),
     "supervised": (*CONFIG, "--run-dir", "run"),
+    "support_net": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
 }
 
 # fmt: off
@@ -32,6 +34,14 @@ CASES = [
     Case("supervised", (write(MASK_1, MASK[:, :40]),), "t1.png is 48x40", "again", "run"),
     Case("supervised", (write(MASK_1, MASK + 200),), r"ids \[200\]", "0 to 3 or 255", "run"),
     Case("supervised", ("--set", "train_split=trian"), "no split 'trian'", "only train, val"),
+    Case("support_net", ("--run-dir", "warmup"), "warmup holds a run with other settings",
+         "another --run-dir"),
+    Case("support_net", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
+    Case("support_net", ("--out", "data/images/train"), "holds images", "name another folder"),
+    Case("support_net", ("--without", "cls"), "invalid choice: 'cls'", "mam"),
+    Case("support_net", ("--out", "masks"), "masks made with other method", "--overwrite", "run"),
+    Case("support_net", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
+    Case("support_net", (cut("data/images/train/t1.png"),), "t1.png.*truncated", "again", "run"),
     Case("points", ([*CONFIG, "--run-dir", "run"],), "config.yaml has points: null",
          "--set points=FILE .prepare_data"),
     Case("points", (), "no points at points.json", "points"),
@@ -75,6 +85,7 @@ def test_no_gpu(case, capfd, monkeypatch, script):
     [
         ("baselines.points", "--config --run-dir"),
         ("baselines.supervised", "--config --run-dir"),
+        ("baselines.support_net", "--config --run-dir --out"),
     ],
 )
 def test_every_option_that_is_a_path_is_read_as_one(monkeypatch, capsys, script, options):

@@ -1,0 +1,366 @@
+"""MainNet and SupportNet: CAMs sharpened by regional contrast (RCM) and widened over scales (MAM).
+
+Yoon, Kweon, Jeong, Kim and Yoon, "Exploring Pixel-level Self-supervision for Weakly Supervised
+Semantic Segmentation", arXiv 2112.05351: after the abstract, with details from the authors' later
+public repositories (KAIST-vilab/AEFT, sangrockEG/S2C). No number of the paper is claimed.
+
+Reads images and image-level labels; writes a run folder RUN_DIR and, when it is trained, a folder
+of pseudo-masks OUT/<image id>.png with meta.json, for `eval.py --masks` and a second stage:
+
+    python -m baselines.support_net --config C --run-dir runs/support_net --out masks --score \\
+        --set lr=0.01
+    python train_warmup.py --config C --run-dir runs/second --set views=base carb=false \\
+        classifier=conv pseudo_masks=masks
+
+Run the same command again to resume both; --overwrite starts both over. --without rcm mam is the
+plain CAM of as many steps. --score: OUT/score.json. --save-cams: OUT/cams/<image id>.npz.
+
+Deviations, and what the sources leave open:
+- the harness's ResNet in place of ResNet-38d, and its augmentation; one learning rate (theirs too,
+  in effect). Three phases of one schedule (L_cls, + L_RCM, + L_MAM) in place of three trainings.
+- prototypes come from a queue of the last 5, an option there; the other images of a batch, their
+  default, may not have the class. Under torchrun each process has its own queue.
+- losses on the grid of the features, not at image size; MAM on the first half of the images of each
+  process (of the batch there).
+- no background class (driving scenes): pixels of no region are left out of RCM, in place of a
+  background prototype; the label is the highest present class, without a threshold.
+- padding: part of the image for the logits, as there; it is in no region and its maps are 0.
+- images without a foreground class train the classifier only.
+- the threshold of the background is fixed; theirs is searched on ground truth.
+- a run whose maps grow a hundredfold in MAM stops.
+"""
+
+import utils.threads  # noqa: F401  # isort: skip
+import argparse
+import copy
+import dataclasses
+from collections import deque
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from baselines.common import CamMasks, load_split
+from datasets.doctor.label_check import check_trainable
+from datasets.fingerprint import fingerprint
+from datasets.ids import require
+from datasets.labels import IGNORE_INDEX, has_background, load_classes
+from datasets.mask_folder import check_no_inputs
+from datasets.training import TrainingSet, build_transform
+from datasets.transforms import normalize
+from models.build import build_network, build_optimizer
+from models.cam import (
+    build_cam_network,
+    classification_loss,
+    multi_scale_cams,
+    network_sha256,
+    normalize_cams,
+    rescale,
+)
+from models.carb import class_share
+from models.inference import resize
+from models.training import sgd_step
+from utils.cli import path, training_parser
+from utils.config import Config, load_config
+from utils.distributed import all_reduce, autocast, cleanup, setup
+from utils.run import Run
+from utils.safe.errors import InputError, run_script
+from utils.safe.files import check_folder
+from utils.schedule import poly_lr
+from utils.seed import WEIGHTS, derive
+
+# From KAIST-vilab/AEFT, train_moco.py and infer.py, where nothing else is said.
+CHANNELS = 256  # of the features
+TEMPERATURE = 2.0  # factor of the cosine in L_RCM
+REGION_THRESHOLD = 0.3
+EMA = 0.996  # of SupportNet's weights
+SUPPORT_SCALES = (1.0, 0.5, 1.5, 2.0)  # also those of the masks; 1 comes first
+MAIN_SCALES = (1.0, 0.5, 2.0)
+QUEUE = 5  # prototypes per class
+# Their SGD gets the weight decay, 5e-4, where it expects the momentum, so that it has practically
+# none: the config's momentum is not used. With 0.9, their rate of 0.01 is 0.1.
+MOMENTUM = 0.0
+# Ours: where L_RCM and L_MAM begin, as shares of the steps; background; growth that stops a run.
+RCM_START, MAM_START = 0.6, 0.8
+BACKGROUND_THRESHOLD = 0.25
+GROWTH = 100.0
+
+
+def present_cams(cams: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """relu of the maps (B,C,h,w) of present classes (B,C), on the grid of `valid` (B,hl,wl).
+
+    They are 0 on padding, where `valid` is False.
+    """
+    return resize(cams.relu(), valid.shape[-2:]) * labels[..., None, None] * valid[:, None]
+
+
+def region_masks(cams: Tensor, labels: Tensor, valid: Tensor, rest: int) -> Tensor:
+    """Regions (B,h,w) of maps (B,C,h,w) of present classes: the highest normalised map's class.
+
+    `rest` where none reaches REGION_THRESHOLD: C, a region of its own, or IGNORE_INDEX, no region.
+    No region on padding and in images without a class.
+    """
+    highest, region = normalize_cams(cams).max(1)
+    region = region.masked_fill(highest < REGION_THRESHOLD, rest)
+    used = valid & (labels.sum(1) > 0)[:, None, None]
+    return region.masked_fill(~used, IGNORE_INDEX)
+
+
+def region_vectors(features: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """v_bc: normalised sum of the normalised features (B,D,h,w) of each region of each image.
+
+    Returns (B,count,D), and (B,count) bool: whether the region exists.
+    """
+    inside = regions[:, None] == torch.arange(count, device=regions.device)[:, None, None]
+    sums = torch.einsum("bchw,bdhw->bcd", inside.to(features.dtype), F.normalize(features))
+    return F.normalize(sums, dim=2), inside.any(3).any(2)
+
+
+class Prototypes:
+    """P_c: normalised mean of the last QUEUE vectors of each region, over batches."""
+
+    def __init__(self, count: int, device: torch.device) -> None:
+        self.queues: list[deque[Tensor]] = [deque(maxlen=QUEUE) for _ in range(count)]
+        self.device = device
+
+    def add(self, vectors: Tensor, exists: Tensor) -> None:
+        """Add the vectors (B,count,D) of the regions that exist (B,count), image by image."""
+        for image, region in exists.nonzero().tolist():
+            self.queues[region].append(vectors[image, region].clone())
+
+    def vectors(self) -> tuple[Tensor, Tensor]:
+        """(count,D), and (count) bool: whether there is one; the others are 0."""
+        zero = torch.zeros(CHANNELS, device=self.device)
+        means = [torch.stack([*queue]).mean(0) if queue else zero for queue in self.queues]
+        known = torch.tensor([len(queue) > 0 for queue in self.queues], device=self.device)
+        return F.normalize(torch.stack(means), dim=1), known
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        return {str(i): [v.cpu() for v in queue] for i, queue in enumerate(self.queues)}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        sizes = [getattr(v, "shape", None) for queue in state.values() for v in queue]
+        if list(state) != list(self.state_dict()) or any(s != (CHANNELS,) for s in sizes):
+            raise InputError("the checkpoint holds prototypes of other regions; start over")
+        for queue, vectors in zip(self.queues, state.values(), strict=True):
+            queue.clear()
+            queue.extend(vector.to(self.device) for vector in vectors)
+
+
+def contrast_loss(features: Tensor, prototypes: Tensor, known: Tensor, regions: Tensor) -> Tensor:
+    """L_RCM: cross-entropy of TEMPERATURE times the cosines to the prototypes with the regions.
+
+    Mean over the pixels (B,h,w) of a region with a prototype; 0 where there is none.
+    """
+    used = (regions != IGNORE_INDEX) & known[regions.clamp(max=len(known) - 1)]
+    if not used.any():
+        return features.sum() * 0
+    cosines = torch.einsum("bdhw,cd->bchw", F.normalize(features), prototypes)
+    logits = (TEMPERATURE * cosines).masked_fill(~known[:, None, None], -torch.inf)
+    targets = regions.masked_fill(~used, IGNORE_INDEX)
+    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX)
+
+
+def attention_targets(main: list[Tensor], support: list[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """G_s = mean over r of w_sr A_r, w_sr = 2 - cos(M_s, A_r), per image and class.
+
+    main: the maps M_s (B,C,h,w) of MAIN_SCALES; support: A_r. Returns the targets, and the weights
+    (S,R,B,C). The cosine of a zero map is 0. Without gradient.
+    """
+    vectors = [torch.stack(maps).detach().flatten(3) for maps in (main, support)]
+    weights = 2 - F.cosine_similarity(vectors[0][:, None], vectors[1][None], dim=-1)
+    targets = torch.einsum("srbc,rbchw->sbchw", weights, torch.stack(support)) / len(support)
+    return list(targets.detach()), weights
+
+
+def attention_loss(main: list[Tensor], targets: list[Tensor]) -> Tensor:
+    """L_MAM: sum over scales of the mean absolute difference of map and target."""
+    return sum((m - g).abs().mean() for m, g in zip(main, targets, strict=True))
+
+
+@torch.no_grad()
+def update_support(support: nn.Module, main: nn.Module) -> None:
+    """theta_sup <- EMA theta_sup + (1 - EMA) theta_main, after each step."""
+    for ours, theirs in zip(support.parameters(), main.parameters(), strict=True):
+        ours.mul_(EMA).add_(theirs, alpha=1 - EMA)
+
+
+class Guard:
+    """Stop of a run whose maps grow: G_s is at least the mean map, SupportNet follows MainNet."""
+
+    def __init__(self) -> None:
+        self.start: list[float] = []  # cam_mean of the first step of MAM
+
+    def check(self, cam_mean: float, step: int) -> None:
+        """Raise InputError where cam_mean is more than GROWTH times its first value above 0."""
+        if not self.start and cam_mean > 0:
+            self.start = [cam_mean]
+        if self.start and cam_mean > GROWTH * self.start[0]:
+            raise InputError(
+                f"cam_mean is {cam_mean:.3g} at step {step}, {GROWTH:.0f} times what it was when "
+                f"MAM began ({self.start[0]:.3g}): the two networks raise each other's maps; "
+                "lower lr, raise weight_decay, or leave MAM out (--without mam)"
+            )
+
+    def state_dict(self) -> dict[str, list[float]]:
+        return {"start": self.start}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        self.start = list(state["start"])
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments, configuration, ranks, seed
+    arguments = parse_arguments(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    config = dataclasses.replace(config, momentum=MOMENTUM, classifier="conv")
+    without, out = sorted(set(arguments.without)), Path(arguments.out)
+    starts = phase_starts(config, without)
+    ranks = setup(arguments.device)
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+
+    # --- data
+    classes = load_classes(config.class_file)
+    check_trainable(classes)
+    train = load_split(config, config.train_split, classes, trains=True)
+    split = load_split(config, arguments.split or config.train_split, classes)
+    truths = split.data.ground_truth(split.name)
+    check_no_inputs(out, split.images, [*split.images.values(), *truths.values()])
+    check_folder(out, "--out")
+    if arguments.score:
+        require(split.images, truths, "ground truth", "leave out --score")
+    transform, cache = build_transform(config), config.image_cache
+    dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
+
+    # --- MainNet, SupportNet, optimiser
+    first = int(has_background(classes))  # id of the first class with a map
+    rest = len(classes) - 1 if first else IGNORE_INDEX
+    model = build_cam_network(config, len(classes) - first, CHANNELS).to(ranks.device)
+    support = copy.deepcopy(model).requires_grad_(False).eval()
+    prototypes, guard = Prototypes(len(classes), ranks.device), Guard()
+    optimizer = build_optimizer(config, model)
+    parts = {"model": model, "optimizer": optimizer, "support": support}
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage=" ".join(["support_net", *(["--without", *without] if without else [])]),
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(classes, dataset),
+        parts=parts | {"prototypes": prototypes, "guard": guard},
+    )
+    network = build_network(model, config, ranks)
+
+    # --- loop
+    for step, batch in run.steps(dataset):
+        image, labels, valid = prepare(batch, first, ranks.device)
+        use = {loss for loss, start in starts.items() if step >= start}
+        half = slice((len(image) + 1) // 2)
+        others = [rescale(image[half], scale) for scale in MAIN_SCALES[1:] if "mam" in use]
+        (features, cams), *at_scales = network(image, step, *others)
+        valid = on_grid(valid, cams)
+        of_main = present_cams(cams, labels, valid)
+        losses = {"loss_cls": classification_loss(cams, labels)}
+        losses |= dict.fromkeys(("loss_rcm", "loss_mam", "mam_weight"), cams.new_zeros(()))
+        regions = torch.full_like(valid, IGNORE_INDEX, dtype=torch.long)
+        if use:
+            if step == min(starts.values()):
+                support.load_state_dict(model.state_dict())
+            with torch.no_grad(), autocast(ranks.device, config.precision):
+                found = support(*(rescale(image, scale) for scale in SUPPORT_SCALES))
+            of_support = [present_cams(maps, labels, valid) for _, maps in found]
+        if "rcm" in use:
+            at_1 = region_masks(of_support[0], labels, valid, rest)
+            prototypes.add(*region_vectors(found[0][0], at_1, len(classes)))
+            regions = region_masks(sum(of_support), labels, valid, rest)
+            losses["loss_rcm"] = contrast_loss(features, *prototypes.vectors(), regions)
+        if "mam" in use:
+            maps = [present_cams(x, labels[half], valid[half]) for _, x in at_scales]
+            maps = [of_main[half], *maps]
+            targets, weights = attention_targets(maps, [x[half] for x in of_support])
+            losses["loss_mam"] = attention_loss(maps, targets)
+            losses["mam_weight"] = mean_of_present(weights, labels[half])
+        losses["loss"] = losses["loss_cls"] + losses["loss_rcm"] + losses["loss_mam"]
+        cam_mean = mean_of_present(of_main.detach().mean((2, 3)), labels)
+        cam_mean = all_reduce(cam_mean.clone()) / ranks.world_size
+        if "mam" in use:
+            guard.check(cam_mean.item(), step)
+        lr = poly_lr(step, config.steps, config.lr, config.min_lr, config.poly_power)
+        sgd_step(losses["loss"], optimizer, lr)
+        if use:
+            update_support(support, model)
+        shares = region_shares(regions, len(classes), first)
+        run.log(losses | {"cam_mean": cam_mean} | shares, batch["name"], lr)
+    del network  # before the process group: its destructor would wait for ever
+    run.close(goes_on=True)
+
+    # --- masks
+    cams_of = partial(multi_scale_cams, model.eval(), scales=SUPPORT_SCALES)
+    masks = CamMasks(cams_of, split, classes, BACKGROUND_THRESHOLD, config, ranks)
+    made_from = {"method": "support_net", "without": without, "scales": SUPPORT_SCALES}
+    made_from["network_sha256"] = network_sha256(model)
+    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
+    if arguments.score:
+        masks.score(out)
+    cleanup()
+
+
+def prepare(batch: dict[str, Any], first: int, device: torch.device) -> tuple[Tensor, ...]:
+    """Normalised image (B,3,H,W), labels of the classes with a map (B,C), valid (B,H,W)."""
+    image, labels, valid = (batch[key].to(device) for key in ("image", "image_labels", "valid"))
+    return normalize(image, "imagenet", valid), labels[:, first:], valid
+
+
+def on_grid(valid: Tensor, maps: Tensor) -> Tensor:
+    """valid (B,H,W) on the grid of `maps` (B,C,h,w): bool (B,h,w), nearest."""
+    return F.interpolate(valid[:, None].float(), maps.shape[-2:])[:, 0] > 0
+
+
+def mean_of_present(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean of values (...,B,C) over the present classes (B,C); 0 where there is none."""
+    total = (values * labels).sum() * labels.numel() / values.numel()
+    return total / labels.sum().clamp(min=1)
+
+
+def region_shares(regions: Tensor, num_classes: int, first: int) -> dict[str, Tensor]:
+    """Shares of the grid, for the log: of each class (K), background included, and of no region."""
+    ids = torch.where(regions == IGNORE_INDEX, num_classes, (regions + first) % num_classes)
+    shares = class_share(ids, num_classes + 1)
+    return {"class_share": shares[:-1], "no_region": shares[-1]}
+
+
+def phase_starts(config: Config, without: list[str]) -> dict[str, int]:
+    """The first step of L_RCM and of L_MAM, where used. Raises InputError where sizes don't do."""
+    starts = {"rcm": int(RCM_START * config.steps), "mam": int(MAM_START * config.steps)}
+    if not 0 < starts["rcm"] < starts["mam"] < config.steps:
+        raise InputError(
+            f"'steps' is {config.steps}, too few for three phases (from step 0, {starts['rcm']} "
+            f"and {starts['mam']}); the least is 3"
+        )
+    smallest = min(*MAIN_SCALES, *SUPPORT_SCALES)
+    cells = [side * smallest / config.output_stride for side in config.crop_size]
+    if min(cells) <= 1:
+        raise InputError(
+            f"'crop_size' {list(config.crop_size)} at scale {smallest} is less than 2 cells at "
+            f"output_stride {config.output_stride}; raise crop_size or lower output_stride"
+        )
+    return {loss: start for loss, start in starts.items() if loss not in without}
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    result = training_parser(__doc__)
+    add = result.add_argument
+    add("--out", type=path, required=True, help="folder of the masks")
+    add("--split", help="split of the masks (default: train_split of the config)")
+    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
+    add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
+    add("--without", nargs="+", choices=("rcm", "mam"), default=[], help="losses to leave out")
+    return result.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)
