@@ -28,11 +28,13 @@ def fingerprint(
     dataset: TrainingSet,
     mask_folder: str | None = None,
     clip: Mapping[str, str | None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Inputs:
     """Record of ids and sizes of the files; reading their content would take as long as training.
 
     For masks of gen_clip_masks.py in `mask_folder` it includes what they were made from. `clip` is
-    `MaskCLIP.sha256` of the CLIP that makes masks in training. Raises InputError.
+    `MaskCLIP.sha256` of the CLIP that makes masks in training. `options`: those of the command line
+    that decide the numbers. Raises InputError.
     """
     images, image_labels, masks = dataset.images, dataset.image_labels, dataset.masks
     parts: dict[str, Any] = {"prompts": classes.prompts, "images": file_sizes(images)}
@@ -50,8 +52,12 @@ def fingerprint(
                 )
         sizes = file_sizes({name: masks[name] for name in images})
         parts["masks"] = {"made_from": made_from, "sizes": sizes}
+    if dataset.points is not None:
+        parts["points"] = {name: dataset.points[name].tolist() for name in images}
     if clip is not None:
         parts["clip"] = dict(clip)
+    if options is not None:
+        parts["options"] = dict(options)
     return Inputs(list(classes.names), parts)
 
 

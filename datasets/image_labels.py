@@ -1,14 +1,13 @@
 """Image-level labels, the classes that are in an image, as JSON or CSV."""
 
-import difflib
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from datasets.class_ids import ClassIds, class_ids, shown_json
 from datasets.ids import drop_suffix
 from datasets.label_table import Row, parse_table, split_cell
 from utils.class_names import compare_class_names
@@ -57,9 +56,9 @@ def read_entries(
             "then 0001.jpg,road;car) and name it as image_labels"
         )
     text = _text(path)
-    file = _File(path, text, num_classes, names, {name.lower(): k for k, name in enumerate(names)})
+    file = _File(path, text, class_ids(names, num_classes))
     if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):
-        rows, is_decided = parse_table(path, text, num_classes, file.ids_of_names)
+        rows, is_decided = parse_table(path, text, num_classes, file.known.of_names)
     else:
         rows, is_decided = _parse_json(file), False
     if not rows:
@@ -76,9 +75,7 @@ class _File(NamedTuple):
 
     path: Path
     text: str
-    num_classes: int
-    names: Sequence[str]
-    ids_of_names: Mapping[str, int]  # in lower case
+    known: ClassIds
 
 
 def duplicate_error(path: str | Path, name: str) -> InputError:
@@ -154,30 +151,19 @@ def _parse_json(file: _File) -> list[Row]:
     rows: list[Row] = []
     for key, value in pairs:
         if isinstance(value, str):
-            value = split_cell(value, file.ids_of_names)
+            value = split_cell(value, file.known.of_names)
         elif isinstance(value, tuple) and all(_is_01(present) for _, present in value):
             value = [name for name, present in value if present]
         elif not isinstance(value, list):
-            value = InputError(f"{expected}, found {_shown(value)} for '{key}'")
+            value = InputError(f"{expected}, found {shown_json(value)} for '{key}'")
         rows.append((key, value))
     if rows and all(isinstance(value, InputError) for _, value in rows):
         raise rows[0][1]  # a different kind of file
     return rows
 
 
-def _shown(value: object) -> str:
-    """The beginning of a JSON value as written in the file."""
-    text = json.dumps(dict(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 40 else f"{text[:40]}..."
-
-
 def _is_01(value: object) -> bool:
     return isinstance(value, int | float) and value in (0, 1)
-
-
-def _is_number(text: str) -> bool:
-    """Whether it may be a class id. '01' is not: it may be 0s and 1s without separators."""
-    return text.isdecimal() and len(text) < 10 and (text[0] != "0" or text == "0")
 
 
 def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[str, list]]:
@@ -186,34 +172,35 @@ def _expand_vectors(file: _File, lists: list[tuple[str, list]]) -> list[tuple[st
     A list of 0s and 1s that has one of them twice can't be class ids. With two classes [0, 1] is
     ambiguous.
     """
+    num_classes, names, _ = file.known
     binary = [[_01[v] for v in values] if _only(values, _01) else None for _, values in lists]
     vector = next((i for i, v in enumerate(binary) if v and _is_vector(lists[i][1])), None)
     if vector is None:
-        is_doubtful = file.num_classes == 2 and all(v is not None and len(v) == 2 for v in binary)
+        is_doubtful = num_classes == 2 and all(v is not None and len(v) == 2 for v in binary)
         # The form of `image_labels_text` holds ids, as prepare_data.py writes them.
         if lists and is_doubtful and file.text != image_labels_text(dict(lists)):
             raise InputError(
                 f"{file.path}: {binary[0]} of '{lists[0][0]}' may be two class ids or one 0/1 for "
                 "each of the 2 classes, and so may all lists of the file; write class names"
-                + (f': ["{file.names[0]}", "{file.names[1]}"]' if file.names else "")
+                + (f': ["{names[0]}", "{names[1]}"]' if names else "")
             )
         return lists
     name, places = lists[vector][0], binary[vector]
-    shown = f"{_shown(places)} of '{name}' looks like one 0/1 for each class"
+    shown = f"{shown_json(places)} of '{name}' looks like one 0/1 for each class"
     ids = _ids_of(places)
-    if len(places) != file.num_classes:
+    if len(places) != num_classes:
         raise InputError(
-            f"{file.path}: {shown}, but has {len(places)} places for {file.num_classes} classes; "
-            f"expected class ids, here {ids}, or {file.num_classes} places"
+            f"{file.path}: {shown}, but has {len(places)} places for {num_classes} classes; "
+            f"expected class ids, here {ids}, or {num_classes} places"
         )
     for (key, values), other in zip(lists, binary, strict=True):
-        if other is None or len(other) != file.num_classes:
+        if other is None or len(other) != num_classes:
             raise InputError(
-                f"{file.path}: {shown} (ids {ids}), {_shown(values)} of '{key}' like class ids; "
-                "write one of the two in the whole file"
+                f"{file.path}: {shown} (ids {ids}), {shown_json(values)} of '{key}' like class "
+                "ids; write one of the two in the whole file"
             )
     warn(
-        f"{file.path}: its lists are read as one 0/1 for each of the {file.num_classes} classes, "
+        f"{file.path}: its lists are read as one 0/1 for each of the {num_classes} classes, "
         f"not as class ids ('{name}' has the classes {ids})"
     )
     return [(key, _ids_of(places)) for (key, _), places in zip(lists, binary, strict=True)]
@@ -244,16 +231,8 @@ def _to_ids(
     """Sorted class ids of each list, or what is wrong with it."""
     types = {type(value) for _, values in lists for value in values}
     found = {*chain.from_iterable(v for _, v in lists)} if types <= {int, str} else set()
-    numbers = [number for v in found if isinstance(number := _number(file, v), int)]
-    from_one = bool(numbers) and min(numbers) == 1 and max(numbers) == file.num_classes
-
-    def class_id(value: object) -> int:
-        """The class with this id or name. Raises ValueError."""
-        k = _number(file, value)
-        if isinstance(k, int) and not isinstance(k, bool) and 0 <= k < file.num_classes:
-            return k
-        raise ValueError(_no_class(file, value, from_one))
-
+    from_one = file.known.count_from_one(found)
+    class_id = functools.partial(file.known.class_id, from_one=from_one)
     of_text_or_int = functools.cache(class_id)  # a file has few distinct values
     entries: list[tuple[str, tuple[int, ...] | InputError]] = []
     for key, values in lists:
@@ -267,40 +246,13 @@ def _to_ids(
     return entries
 
 
-def _number(file: _File, value: object) -> object:
-    """The id of a name, or the number that a text holds; else the value."""
-    if not isinstance(value, str):
-        return value
-    return int(value) if _is_number(value) else file.ids_of_names.get(value.lower(), value)
-
-
-def _no_class(file: _File, value: object, from_one: bool) -> str:
-    """'expected a class id ..., found ...' and what may be meant."""
-    shown = _number(file, value)
-    near = difflib.get_close_matches(str(shown).lower(), file.ids_of_names, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    if from_one:
-        hint = (
-            "; the ids of the file seem to be counted from 1 (there is no 0): subtract 1, or write "
-            "class names"
-        )
-    if isinstance(value, str) and re.fullmatch(r"0\d+", value):
-        hint = f"; if it is an id, write {int(value)}"
-    if isinstance(value, str) and re.fullmatch("[01]{2,}", value):
-        shown = value
-        hint += f"; if it is one 0/1 for each class, separate them: {';'.join(value)}"
-    known = f"class id 0..{file.num_classes - 1}" + (" or a class file's name" * bool(file.names))
-    found = _shown(shown) if isinstance(shown, list | tuple) else repr(shown)
-    return f"expected a {known}, found {found}{hint}"
-
-
 def _check_repeated(path: Path, key: str, values: list) -> None:
     """Raise ValueError for a repeated number; names may repeat, as in a list of objects."""
     numbers = [value for value in values if not isinstance(value, str) or value.isdecimal()]
     repeated = next((value for value in numbers if numbers.count(value) > 1), None)
     if repeated is not None:
         raise ValueError(
-            f"{_shown(values)} has {repeated!r} twice; expected each class id once (and no counts "
-            "or 0/1 vectors)"
+            f"{shown_json(values)} has {repeated!r} twice; expected each class id once (and no "
+            "counts or 0/1 vectors)"
         )
     warn(f"{path}: some lists, e.g. of '{drop_suffix(key)}', name a class twice; it counts once")

@@ -26,6 +26,7 @@ from datasets.ids import require
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable, multi_hot
 from datasets.mask_folder import pseudo_mask_files
+from datasets.points import Points
 from datasets.split_labels import labels_of_split
 from datasets.transforms import TrainTransform, fit_into, resize_image
 from utils.batches import Draw
@@ -63,7 +64,7 @@ def build_transform(config: Config) -> TrainTransform:
 
 
 class TrainingSet(Dataset):
-    """Augmented images with image-level labels and, if given, masks."""
+    """Augmented images with image-level labels and, if given, masks and points."""
 
     def __init__(
         self,
@@ -74,14 +75,15 @@ class TrainingSet(Dataset):
         masks: dict[str, File] | None = None,
         read_masks: Callable[[File], np.ndarray] = read_mask,
         cache: str | Path | None = None,
+        points: Points | None = None,
     ) -> None:
         """Keep the files; nothing is read yet.
 
         image_labels: None where they are not used; a sample's label vector is then 0. masks: a
         mask file per image id: pseudo-masks, or ground truth for full supervision. cache: folder
-        for decoded images; None decodes them every time.
+        for decoded images; None decodes them every time. points: of each image.
 
-        Raises InputError when an image has no labels or no mask.
+        Raises InputError when an image has no labels, no mask or no entry in the points.
         """
         if image_labels is not None:
             require(images, image_labels, "image-level labels", "prepare_data.py makes them")
@@ -91,17 +93,21 @@ class TrainingSet(Dataset):
                 "(prepare_data.py --check)"
             )
             require(images, masks, "masks", advice)
+        if points is not None:
+            require(images, points, "points", "prepare_data.py --points simulates them")
         self.names = list(images)
         self.images, self.image_labels, self.num_classes = images, image_labels, num_classes
         self.transform, self.masks, self.read_masks = transform, masks, read_masks
         self.cache = None if cache is None else Path(cache)
+        self.points = points
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, if there are
-        masks, pseudo_mask int64 (h,w); (h,w) is the transform's crop size."""
+        """name, image uint8 (3,h,w), valid bool (h,w), image_labels float32 (K,) and, where they
+        are given, pseudo_mask int64 (h,w) and points float32 (n,3), rows (x, y, class), also those
+        outside the crop; (h,w) is the transform's crop size."""
         name = self.names[draw.index]
         labels = () if self.image_labels is None else self.image_labels[name]
         file = self.images[name]
@@ -118,6 +124,9 @@ class TrainingSet(Dataset):
         }
         if mask is not None:
             sample["pseudo_mask"] = mask.long()
+        if self.points is not None:
+            points = torch.from_numpy(self.points[name])
+            sample["points"] = self.transform.apply_points(points, augmentation, size)
         return sample
 
     def _mask(self, file: File, size: tuple[int, int]) -> torch.Tensor:

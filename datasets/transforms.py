@@ -121,6 +121,20 @@ class TrainTransform:
             mask = _pad(mask.flip(-1) if a.flip else mask, padding, IGNORE_INDEX)
         return _pad(image, padding, 0), mask, valid
 
+    def apply_points(
+        self, points: torch.Tensor, augmentation: Augmentation, size: Size
+    ) -> torch.Tensor:
+        """float32 (n,3), rows (x, y, class), of an image of `size` -> where `apply` puts them.
+
+        Whole numbers are the centres of pixels. Points outside the crop stay, with coordinates
+        outside it.
+        """
+        a, (top, left, _, width) = augmentation, self._window(augmentation)
+        x, y, ids = points.to(torch.float64).unbind(1)
+        x = (x + 0.5) * (a.size[1] / size[1]) - 0.5 - left
+        y = (y + 0.5) * (a.size[0] / size[0]) - 0.5 - top
+        return torch.stack([width - 1 - x if a.flip else x, y, ids], 1).float()
+
     def source(self, size: Size, augmentation: Augmentation) -> Window:
         """The window of an image of `size` that `apply` uses."""
         return source_window(size, augmentation.size, self._window(augmentation))

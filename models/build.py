@@ -22,6 +22,7 @@ from models.deeplabv3 import (
     DeepLabV3,
     TextClassifier,
 )
+from models.group_norm import use_group_norm
 from models.maskclip import MaskCLIP
 from models.resnet import named_resnet
 from models.text import build_text_embeddings, load_templates, model_name
@@ -60,11 +61,20 @@ def build_model(
         channels = CONV_CLASSIFIER_CHANNELS
         classifier = ConvClassifier(channels, num_classes)
     backbone = named_resnet(config.backbone, config.output_stride)
+    group_norm = config.norm == "group"
+    if pretrained and group_norm and config.backbone_weights is not None:
+        raise InputError(
+            f"norm: group trains from scratch, but backbone_weights is {config.backbone_weights}: "
+            "pretrained weights belong to batch norm; set backbone_weights=null, or norm=batch"
+        )
     if pretrained and config.backbone_weights is not None:
         load_backbone_weights(backbone, config.backbone_weights, config.backbone_weights_partial)
     aspp = (ASPPV3 if config.aspp == "v3" else ASPPV2)(
         backbone.out_channels, channels, config.aspp_dilations, config.dropout
     )
+    if group_norm:
+        use_group_norm(backbone)
+        use_group_norm(aspp)
     return DeepLabV3(backbone, aspp, classifier)
 
 

@@ -1,12 +1,12 @@
 """Image for TensorBoard: masks and predictions of one fixed batch."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from datasets.labels import IGNORE_INDEX, ClassTable
@@ -37,9 +37,7 @@ def build_preview(
     prediction of Eq. 4 and the consistent region, uint8 (H, W, 3) in all. The function has no
     side effects: `model` is in training mode afterwards, and no random generator is used.
     """
-    count = min(_IMAGES, config.batch_size, len(dataset))
-    places = [i * len(dataset) // count for i in range(count)]
-    draws = [Draw(place, derive(config.seed, AUGMENTATION, place)) for place in places]
+    draws = fixed_draws(len(dataset), config.batch_size, config.seed)
     if teacher is None:  # the masks come from files
         config = dataclasses.replace(config, views="base")
 
@@ -57,16 +55,36 @@ def build_preview(
         full_logits = upsample(logits, mask.shape[-2:])
         prediction = filtered_prediction(full_logits, labels, config.arithmetic.label_filter)
         consistent, _ = split_regions(mask, prediction)
-        maps = torch.stack([mask, prediction, mask.where(consistent, IGNORE_INDEX)], 1).cpu()
-        images = batch["image"].permute(0, 2, 3, 1)
-        rows = [
-            [image.numpy(), *(colourize(ids.numpy(), classes.palette) for ids in row)]
-            for image, row in zip(images, maps, strict=True)
-        ]
-        target = "ground truth" if supervised else "pseudo-mask"
-        titles = ["image", target, "prediction", "consistent region"]
-        names = [*classes.names, "inconsistent or ignored"]
-        palette = np.vstack([classes.palette, np.array([IGNORED_COLOR], np.uint8)])
-        return gallery(rows, titles, names, palette)
+        maps = {
+            "ground truth" if supervised else "pseudo-mask": mask,
+            "prediction": prediction,
+            "consistent region": mask.where(consistent, IGNORE_INDEX),
+        }
+        return draw_maps(batch["image"], maps, classes, "inconsistent or ignored")
 
     return draw
+
+
+def fixed_draws(num_images: int, batch_size: int, seed: int) -> list[Draw]:
+    """Up to four images and their augmentations, the same each time."""
+    count = min(_IMAGES, batch_size, num_images)
+    places = [i * num_images // count for i in range(count)]
+    return [Draw(place, derive(seed, AUGMENTATION, place)) for place in places]
+
+
+def draw_maps(
+    images: Tensor, maps: Mapping[str, Tensor], classes: ClassTable, ignored: str
+) -> np.ndarray:
+    """A row for each image, with its label maps under their titles: (H, W, 3) uint8.
+
+    images uint8 (B, 3, H, W); maps: title -> class ids (B, h, w). `ignored`: what black means.
+    """
+    rows = [
+        [
+            image.numpy(),
+            *(colourize(ids[i].cpu().numpy(), classes.palette) for ids in maps.values()),
+        ]
+        for i, image in enumerate(images.permute(0, 2, 3, 1))
+    ]
+    palette = np.vstack([classes.palette, np.array([IGNORED_COLOR], np.uint8)])
+    return gallery(rows, ["image", *maps], [*classes.names, ignored], palette)

@@ -153,6 +153,7 @@ def _config(**changes):
         "backbone": "resnet18_eighth",
         "output_stride": 8,
         "backbone_weights": None,
+        "norm": "batch",
         "backbone_weights_partial": False,
         "aspp": "v3",
         "aspp_dilations": (2, 4),

@@ -82,7 +82,8 @@ def test_the_first_step_of_each_start_is_shown_but_not_logged(config, tmp_path, 
 
 
 def test_a_run_begins_with_five_lines(config, tmp_path, capsys):
-    samples = type("Samples", (), {"num_classes": 3, "masks": {}, "__len__": lambda _: 30})()
+    samples = {"num_classes": 3, "masks": {}, "points": None}
+    samples = type("Samples", (), samples | {"__len__": lambda _: 30})()
     about = describe(config, samples, torch.nn.Linear(1000, 100))
     RunLog(tmp_path, config, Ranks(0, 1, CPU), 0, 8, "CARB", about=about).close()
     lines = capsys.readouterr().out.splitlines()

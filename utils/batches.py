@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from utils.config import Config
 from utils.distributed import Ranks
@@ -58,6 +58,12 @@ class StepSampler:
             yield draws
 
 
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples -> batch: everything stacked but "points", of which each image has its own number."""
+    points = [sample.pop("points") for sample in samples if "points" in sample]
+    return default_collate(samples) | ({"points": points} if points else {})
+
+
 def training_loader(
     dataset: Dataset, config: Config, ranks: Ranks, start: int, end: int
 ) -> DataLoader:
@@ -73,6 +79,7 @@ def training_loader(
         dataset,
         batch_sampler=sampler,
         num_workers=config.num_workers,
+        collate_fn=collate,
         pin_memory=ranks.on_cuda,
         worker_init_fn=leave_signals_to_parent,
     )

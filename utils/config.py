@@ -98,6 +98,7 @@ class Config:
     image_labels: str = _path("data/cityscapes/image_labels.json", of_data=True)
     pseudo_masks: str | None = _path("data/cityscapes/clip_masks", of_data=True)
     clip_text: str = _path("data/cityscapes/clip_text.pt", of_data=True)
+    points: str | None = _path(None)
     train_split: str = "train"
     val_split: str = "val"
 
@@ -138,6 +139,7 @@ class Config:
     backbone: str = "resnet50"
     backbone_weights: str | None = _path("imagenet", address=True)
     backbone_weights_partial: bool = False
+    norm: Literal["batch", "group"] = "batch"
     output_stride: Literal[4, 8, 16] = 8
     aspp: Literal["v3", "v2"] = "v3"
     aspp_dilations: tuple[int, ...] = setting((12, 24, 36), 1)

@@ -15,15 +15,18 @@ from utils.safe.errors import InputError
 from utils.safe.files import parse_json, replacing, sha256
 
 FILE = "inputs.json"
-# labels: id -> class ids; masks: what they were made from, and id -> bytes; prompts: of each class;
-# clip: sha256 of weights and text embeddings. What is not used is left out.
-_PARTS = ("images", "labels", "masks", "prompts", "clip")
+# labels: id -> class ids; masks: what they were made from, and id -> bytes; points: id -> rows
+# (x, y, class); prompts: of each class; clip: sha256 of weights and text embeddings; options: of
+# the command line. What is not used is left out.
+_PARTS = ("images", "labels", "masks", "points", "prompts", "clip", "options")
 _WORDS = {
     "images": "bytes of image",
     "labels": "labels of",
     "masks": "bytes of mask",
+    "points": "points of",
     "prompts": "prompts of",
     "clip": "sha256 of CLIP's",
+    "options": "--",
 }
 
 
@@ -108,6 +111,12 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
     )
     stored, now = checkpoint["inputs"], inputs.digests()
     parts = [part for part in now if stored.get(part, now[part]) != now[part]]
+    if parts == ["options"]:
+        old, new = read_parts(path.parent).get("options", {}), inputs.parts()["options"]
+        raise InputError(
+            f"{path.parent} holds a run with other options (--{listed(changed(old, new))}); give "
+            "the same options to resume, or choose another --run-dir"
+        )
     if parts:
         recorded = read_parts(path.parent)
         is_its_own = Inputs([], recorded).digests() == stored

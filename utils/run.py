@@ -54,7 +54,7 @@ class Run:
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
-        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or "supervised". end: the
+        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or a baseline's. end: the
         step at which the run is finished. classes: has `names` and `palette`. inputs: makes the
         record of the training data; called on rank 0. parts: name -> object with a `state_dict()`
         for the checkpoint: networks and optimisers, which are the same on all ranks, and others,
@@ -84,7 +84,7 @@ class Run:
         loader = training_loader(dataset, config, ranks, self.step, self.end)
         about, board = "", None
         if ranks.is_main and self.step < self.end:
-            about = describe(config, dataset, self.parts["model"], self.stage == "supervised")
+            about = describe(config, dataset, self.parts["model"], self.stage)
             if self.arguments.tensorboard:
                 from utils.tensorboard import Board  # optional package
 

@@ -24,28 +24,36 @@ _LEGEND = (
     "on a progress line: L_c, L_i: losses of the consistent and the inconsistent region (global "
     "view); w: weight of L_i (CARB); consistent: share of the pixels where mask and network agree"
 )
+_LEGEND_OF_POINTS = (
+    "on a progress line: L_point, L_mask: losses at the points and in the pseudo-masks; labelled: "
+    "share of the cells that the pseudo-masks label"
+)
 
 
-def describe(config: Config, dataset: Any, model: nn.Module, supervised: bool = False) -> str:
+def describe(config: Config, dataset: Any, model: nn.Module, stage: str = "warmup") -> str:
     """First lines of a run: data, labels and network.
 
-    dataset: a TrainingSet. supervised: its masks are ground truth.
+    dataset: a TrainingSet. stage: see `utils.run.Run`; the masks of "supervised" are ground truth.
     """
-    if supervised:
-        labels = "pixel by pixel, from ground truth"
+    views, legend = f", views {config.views}", [_LEGEND]
+    if stage == "supervised":
+        labels, views, legend = "pixel by pixel, from ground truth", "", []
+    elif dataset.points is not None:
+        number = sum(map(len, dataset.points.values()))
+        labels, views = f"{number} points of {config.points}", ""
+        legend = [_LEGEND_OF_POINTS]
     elif dataset.masks is None:
         labels = f"image labels {config.image_labels}, masks made by CLIP in training"
     else:
         labels = f"image labels {config.image_labels}, masks {config.pseudo_masks}"
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    views = "" if supervised else f", views {config.views}"
     lines = [
         f"data: {len(dataset)} images ({config.train_split} of {config.data_root}), "
         f"{dataset.num_classes} classes; {labels}",
         f"network: {config.backbone}, {millions:.1f} M parameters, {config.classifier} "
         f"classifier{views}, {config.precision}",
     ]
-    return "".join(f"{line}\n" for line in lines + [_LEGEND] * (not supervised))
+    return "".join(f"{line}\n" for line in lines + legend)
 
 
 class RunLog:
@@ -192,6 +200,9 @@ class RunLog:
             "loss": "loss",
             "loss_consistent": "L_c",
             "loss_inconsistent": "L_i",
+            "loss_points": "L_point",
+            "loss_masks": "L_mask",
+            "labelled_fraction": "labelled",
             "w": "w",
             "consistent_fraction": "consistent",
             "images_per_second": "images/s",

@@ -20,4 +20,4 @@ def generator(seed: int, *numbers: int) -> torch.Generator:
 
 
 # Purposes of random numbers: the second argument of `derive`.
-WEIGHTS, ORDER, AUGMENTATION, LOCAL_VIEWS, DROPOUT = range(5)
+WEIGHTS, ORDER, AUGMENTATION, LOCAL_VIEWS, DROPOUT, POINTS = range(6)

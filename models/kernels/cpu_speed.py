@@ -46,11 +46,11 @@ class DilatedConv2d(nn.Conv2d):
     def __init__(self, in_channels: int, out_channels: int, dilation: int):
         super().__init__(in_channels, out_channels, 3, 1, dilation, dilation, bias=False)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def _conv_forward(self, image: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # What torch's forward calls: models/group_norm.py gives it other weights than the stored.
         channels_last = image.is_contiguous(memory_format=torch.channels_last)
         if image.device.type != "cpu" or not self.training or not channels_last:
-            return super().forward(image)
-        weight = self.weight
+            return super()._conv_forward(image, weight, bias)
         if torch.is_autocast_enabled("cpu"):
             dtype = torch.get_autocast_dtype("cpu")
             image, weight = image.to(dtype), weight.to(dtype)
