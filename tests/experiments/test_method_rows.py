@@ -11,6 +11,7 @@ from experiments import ablation
 from experiments.figures.runs import read_inputs, run_of
 from experiments.figures.scored_runs import by_settings, exclusion_reason, read_scored_runs
 from experiments.figures.tables import suite_table
+from experiments.methods import METHODS
 from experiments.numbers import scores_of_method
 from experiments.suite_file import Suite, read_suite
 from experiments.table import collect, record_of
@@ -202,6 +203,19 @@ def test_missing_data_are_made_with_the_command_of_the_suite(tmp_path: Path) -> 
     assert str(found.value) == f"image_labels: no {labels}; make it: {command}"
     (tmp_path / "no labels.json").touch()
     suite.check_prepared()
+
+
+SUITES = [*Path("demo/suites").glob("*.yaml"), *Path("experiments/suites").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_commands_that_make_the_data_stand_at_the_top_of_the_suite(path: Path) -> None:
+    suite, text = read_suite(str(path), []), path.read_text(encoding="utf-8")
+    methods = {row.stage for row in suite.rows.values()} & METHODS.keys()
+    assert bool(suite.prepare) == bool(methods)
+    for command in suite.prepare.values():
+        filled = command.format_map(suite.config_of(next(iter(suite.rows.values())), 0).to_dict())
+        assert f"#   {filled}\n" in text
 
 
 BAD = {
