@@ -1,16 +1,21 @@
-"""Prepare a data set: image-level labels, checks, statistics, conversion.
+"""Prepare a data set: image-level labels, points, checks, statistics, conversion.
 
     python prepare_data.py camvid --root data/camvid --out data/camvid/image_labels.json --stats
     python prepare_data.py camvid --root data/camvid --labels data/camvid/image_labels.json --check
     python prepare_data.py cityscapes --root data/cityscapes \\
         --import-labels labels.npy --out data/cityscapes/image_labels.json
+    python prepare_data.py camvid --root data/camvid --points data/camvid/points.json
+    python prepare_data.py folder --root data/mydata \\
+        --import-points annotations.zip --points data/mydata/points.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
 Labels come from --import-labels (the official labels.npy), from --labels (JSON or CSV) or else
 from the ground truth, where a class is present if at least --min-pixels pixels have it; images
 without ground truth need a file of labels, which is found automatically in --root. Labels go to
---out; another file there is replaced only with --overwrite. --check reports all problems of the
+--out; another file there is replaced only with --overwrite. Points are simulated from the masks of
+'train' or come from CVAT, LabelMe, Label Studio or What's the Point (--import-points), and go to
+--points; with --check or --stats that file is read instead. --check reports all problems of the
 data, then exits with status 1 and writes no labels; oddities are warnings. With --config it also
 reports implausible settings. --write-config derives a config from the sizes and the number of the
 images. Runs without torchrun; --workers sets the number of processes.
@@ -18,22 +23,29 @@ images. Runs without torchrun; --workers sets the number of processes.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import os
 import sys
 import warnings
 from pathlib import Path
 
-from datasets import DATASETS, SegmentationData, open_dataset
+from datasets import SegmentationData, open_dataset
 from datasets.doctor.check import check_dataset, format_findings
 from datasets.doctor.inspection import Inspection
 from datasets.doctor.label_source import LabelSource, label_source, write_labels
+from datasets.doctor.options import build_parser
+from datasets.doctor.point_check import statistics_of_points
+from datasets.doctor.point_source import check_point_options, make_points
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
-from datasets.doctor.survey import convert, extract_labels, survey, warn_of_truth
+from datasets.doctor.survey import (
+    convert,
+    extract_labels,
+    has_all_masks,
+    survey,
+    warn_of_truth,
+)
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import Place, label_keys, other_splits, without_problems
 from models.clip_miniature import check_prompts
-from utils.cli import path
 from utils.config import load_config
 from utils.safe.errors import InputError, InputWarning, printable, run_script
 from utils.safe.files import check_folder
@@ -44,13 +56,15 @@ MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
 def main(argv: list[str]) -> None:
-    """Do what the command line asks for, in the order convert, check, labels, statistics."""
+    """Do what is asked for, in the order config, convert, points, check, labels, statistics."""
     if argv[:1] == ["synthetic"]:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
-    arguments = _parser().parse_args(argv)
-    tasks = ("out", "check", "stats", "convert", "write_config")
+    arguments = build_parser(__doc__).parse_args(argv)
+    tasks = ("out", "points", "check", "stats", "convert", "write_config")
     if not any(getattr(arguments, task) for task in tasks):
-        raise InputError("nothing to do; give --out, --check, --stats, --convert or --write-config")
+        options = "--out, --points, --check, --stats, --convert or --write-config"
+        raise InputError(f"nothing to do; give {options}")
+    check_point_options(arguments)
     if arguments.min_pixels < 1 or arguments.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
     if arguments.config and not arguments.check:
@@ -65,16 +79,21 @@ def main(argv: list[str]) -> None:
         _write_config(arguments, dataset, classes)
     if arguments.convert:
         _convert(arguments, dataset, splits, classes)
+    if arguments.points and not (arguments.check or arguments.stats):
+        _check_out(Path(arguments.points), "--points", "points.json")
+        make_points(dataset, classes, arguments)
     if not (arguments.out or arguments.check or arguments.stats):
         return
 
     if arguments.out:
-        _check_out(Path(arguments.out))
+        _check_out(Path(arguments.out), "--out", "image_labels.json")
     source = label_source(dataset, splits, classes, arguments)
     found: dict[Place, Inspection] = {}
+    is_for_points = arguments.points and not arguments.out  # then labels may be missing
+    has_labels = source is not None or not is_for_points or has_all_masks(dataset, splits)
     if arguments.check:
         found = _check(arguments, dataset, splits, classes, source)
-    elif source is None:
+    elif source is None and has_labels:
         found = survey(dataset, splits, len(classes), arguments.workers)
     if not (arguments.out or arguments.stats):
         return
@@ -82,11 +101,15 @@ def main(argv: list[str]) -> None:
         if arguments.check:
             warnings.simplefilter("ignore", InputWarning)  # --check has reported them
         images = other_splits(dataset, splits) | {split: dataset.images(split) for split in splits}
-        if source is None:
+        if not has_labels:
+            labels, unknown = {}, {}
+        elif source is None:
             labels, unknown = extract_labels(found, len(classes), arguments.min_pixels), {}
             warn_of_truth(found, classes)
         else:
             labels, _, unknown, _ = without_problems(source(images))
+    if arguments.stats and arguments.points:
+        of_points = statistics_of_points(Path(arguments.points), images, splits, classes)
     if arguments.out:
         keys = label_keys(images)
         write_labels(arguments, {keys[place]: labels[place] for place in labels} | unknown, classes)
@@ -96,39 +119,8 @@ def main(argv: list[str]) -> None:
         for split in splits:
             of_split = [labels[split, n] for n in images[split] if (split, n) in labels]
             print(f"\n{split}: {statistics(of_split, classes)}")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("dataset", choices=[*DATASETS])
-    add("--root", type=path, required=True, help="folder of the data set")
-    add(
-        "--class-file",
-        type=path,
-        help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
-    )
-    add("--splits", nargs="+", help="default: all except test")
-    add("--out", type=path, help="JSON file to write the labels to")
-    add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--import-labels", type=path, metavar="NPY", help="the official labels.npy")
-    source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
-    add("--check", action="store_true", help="check images, masks and labels")
-    add("--config", type=path, help="--check: also compare the sizes with this config's")
-    add("--stats", action="store_true", help="print statistics of the labels")
-    convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
-    add("--convert", type=path, metavar="OUT", help=convert_help)
-    config_help = "write a starting config, derived from the images"
-    add("--write-config", type=path, metavar="FILE", help=config_help)
-    miniature_help = "--write-config: for a dry run with the shipped miniature CLIP"
-    add("--miniature", action="store_true", help=miniature_help)
-    add("--overwrite", action="store_true", help="replace earlier output of these options")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
-    return parser
+        if arguments.points:
+            print(f"\nPoints\n\n{of_points}")
 
 
 def _class_file(arguments: argparse.Namespace) -> Path:
@@ -152,7 +144,9 @@ def _check(
     """Print problems and oddities; exit with status 1 if there are problems."""
     config = load_config(arguments.config) if arguments.config else None
     min_pixels, workers = arguments.min_pixels, arguments.workers
-    report = check_dataset(dataset, splits, classes, source, min_pixels, config, workers)
+    report = check_dataset(
+        dataset, splits, classes, source, min_pixels, config, workers, arguments.points
+    )
     for line in format_findings(report):
         print(printable(line))
     if report.problems:
@@ -160,11 +154,11 @@ def _check(
     return report.found
 
 
-def _check_out(out: Path) -> None:
-    """Raise InputError where labels can't be written, before the masks are read."""
+def _check_out(out: Path, option: str, usual: str) -> None:
+    """Raise InputError where a file can't be written, before the masks are read."""
     if out.is_dir():
-        raise InputError(f"--out {out} is a folder; name a file in it, {out / 'image_labels.json'}")
-    check_folder(out.parent, "--out")
+        raise InputError(f"{option} {out} is a folder; name a file in it, {out / usual}")
+    check_folder(out.parent, option)
 
 
 def _write_config(

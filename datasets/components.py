@@ -13,8 +13,10 @@ def connected_components(mask: np.ndarray) -> np.ndarray:
     starts[:, 1:] = mask[:, 1:] != mask[:, :-1]
     runs = np.cumsum(starts).reshape(mask.shape) - 1
     touch = mask[1:] == mask[:-1]
-    pairs = np.unique(np.stack([runs[:-1][touch], runs[1:][touch]]), axis=1)
-    root = _unite(int(runs[-1, -1]) + 1, pairs[0], pairs[1])
+    above, below = runs[:-1][touch], runs[1:][touch]
+    is_new = np.ones(len(above), bool)  # two runs touch in neighbouring pixels
+    is_new[1:] = (np.diff(above) != 0) | (np.diff(below) != 0)
+    root = _unite(int(runs[-1, -1]) + 1, above[is_new], below[is_new])
     return np.unique(root, return_inverse=True)[1].reshape(-1)[runs]
 
 

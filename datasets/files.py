@@ -74,6 +74,8 @@ class File:
             return _open_zip(self.path, os.getpid()).getinfo(self.member).file_size
         except OSError as error:
             raise InputError(f"cannot read {self}: {_why(Path(self.path), error)}") from None
+        except (KeyError, RuntimeError, zipfile.BadZipFile) as error:
+            raise InputError(f"cannot read {self}: {error}; download the zip again") from None
 
     def __str__(self) -> str:
         return self.path if self.member is None else f"{self.path}:{self.member}"

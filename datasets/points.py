@@ -12,6 +12,7 @@ from datasets.doctor.sizes import read_size
 from datasets.files import File
 from datasets.ids import drop_suffix, match_ids, require
 from datasets.labels import IGNORE_INDEX, ClassTable, has_background
+from datasets.windows import Size
 from utils.safe.errors import InputError, warn
 from utils.safe.file_kinds import stand_in
 from utils.safe.files import parse_json, replacing
@@ -128,7 +129,7 @@ def points_of_split(
             f"left out, the first is '{first}'"
         )
     for name, rows in pointed.items():
-        check_places(path, name, rows, images[name], classes)
+        check_places(path, name, rows, size_of(images[name]), classes)
     unseen = _unseen(pointed, classes)
     if unseen and unseen[0] == 0 and has_background(classes):
         raise InputError(
@@ -165,13 +166,18 @@ def match_points(
     return {name: points[keys[name]] for name in images if name in keys}, others
 
 
-def check_places(
-    path: str | Path, name: str, rows: np.ndarray, file: File, classes: ClassTable
-) -> None:
-    """Raise InputError where a point lies outside its image, or two classes share a pixel."""
+def size_of(file: File) -> Size:
+    """(height, width) of an image, from its header. Raises InputError where it can't be read."""
     size = read_size(file)
     if size is None:
         raise InputError(f"the size of {file} can't be read; prepare_data.py --check says why")
+    return size
+
+
+def check_places(
+    path: str | Path, name: str, rows: np.ndarray, size: Size, classes: ClassTable
+) -> None:
+    """Raise InputError where a point lies outside its image, or two classes share a pixel."""
     outside = np.flatnonzero((rows[:, 0] >= size[1]) | (rows[:, 1] >= size[0]))
     if len(outside):
         x, y, _ = rows[outside[0]].tolist()

@@ -4,20 +4,13 @@ Only for the statistics of Fig. 1: no images are read, and nothing trains on the
 """
 
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
+from datasets.doctor.point_formats import VOC_CLASSES
 from datasets.image_labels import ImageLabels
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json
+from utils.safe.xml_file import parse_xml
 
-# fmt: off
-VOC_CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)
-# fmt: on
 _VOC_LIST = "ImageSets/Segmentation/train.txt"
 
 
@@ -42,7 +35,7 @@ def read_voc(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     labels: ImageLabels = {}
     for name in (Path(line.split()[0]).stem for line in lines):  # or /JPEGImages/<name>.jpg
         file = annotations / f"{name}.xml"
-        names = {item.findtext("name", "").strip() for item in _read_xml(file).iterfind("object")}
+        names = _object_names(file)
         unknown = sorted(names - ids.keys())
         if unknown:
             raise InputError(f"{file}: {unknown} are no classes of PASCAL VOC")
@@ -76,19 +69,12 @@ def read_coco(path: str | Path) -> tuple[ImageLabels, tuple[str, ...]]:
     return labels, tuple(name for _, name in categories)
 
 
-class _PlainTree(ElementTree.TreeBuilder):
-    """A tree that refuses a document type, which can declare entities that expand endlessly."""
-
-    def doctype(self, name: str, public: Any, system: Any) -> None:
-        raise InputError("it has a document type (DTD), which no annotation has")
-
-
-def _read_xml(file: Path) -> ElementTree.Element:
-    parser = ElementTree.XMLParser(target=_PlainTree())
+def _object_names(file: Path) -> set[str]:
+    """The class names of the objects in an annotation of PASCAL VOC."""
     try:
-        parser.feed(file.read_bytes())
-        return parser.close()
+        objects = parse_xml(file.read_bytes()).iterfind("object")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}; every listed image needs one") from None
-    except (ElementTree.ParseError, ValueError, LookupError) as error:
+    except ValueError as error:
         raise InputError(f"{file} is not an annotation of PASCAL VOC: {error}") from None
+    return {item.findtext("name", "").strip() for item in objects}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from utils.batches import StepSampler, training_loader
+from utils.batches import StepSampler, collate, training_loader
 from utils.config import load_config
 from utils.distributed import Ranks
 from utils.safe.errors import InputError
@@ -39,3 +39,11 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
     config = load_config("configs/tiny_cpu.yaml", ["batch_size=3"])
     with pytest.raises(InputError, match="batch_size 3 can't be shared by 2 processes"):
         training_loader([0] * 5, config, Ranks(0, 2, torch.device("cpu")), 0, 2)
+
+
+def test_points_are_a_list_and_the_rest_is_stacked() -> None:
+    points = [torch.ones(n, 3) for n in (2, 0)]
+    samples = [{"name": f"t{i}", "image": torch.zeros(3, 4, 5)} for i in range(2)]
+    assert collate(samples)["image"].shape == (2, 3, 4, 5) and "points" not in collate(samples)
+    batch = collate([one | {"points": own} for one, own in zip(samples, points, strict=True)])
+    assert batch["name"] == ["t0", "t1"] and list(map(len, batch["points"])) == [2, 0]

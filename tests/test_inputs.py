@@ -170,7 +170,7 @@ def test_masks_are_known_by_what_they_were_made_from(tmp_path) -> None:
     masks = list_files(tmp_path / "data/masks/train")
     folder = tmp_path / "data/masks/train"
 
-    dataset = SimpleNamespace(images=images, image_labels=None, masks=masks)
+    dataset = SimpleNamespace(images=images, image_labels=None, masks=masks, points=None)
 
     def look() -> dict:
         return fingerprint(classes, dataset, str(folder)).parts()

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from conftest import shared_data
+from conftest import camvid_root
 
+import prepare_data
 from datasets import open_dataset
 from datasets.components import connected_components, erosion_depth
 from datasets.files import File, list_files
@@ -253,9 +254,8 @@ def test_draws_are_uniform() -> None:
 
 
 def test_points_of_camvid() -> None:
-    root = shared_data("camvid")
     classes = load_classes("datasets/classes/camvid.yaml")
-    dataset = open_dataset("camvid", root)
+    dataset = open_dataset("camvid", camvid_root())
     files = [*dataset.ground_truth("train").values()][::10]
     points = [
         simulate_points(dataset.read_ground_truth(file), "component", 50, np.random.default_rng(0))
@@ -264,3 +264,135 @@ def test_points_of_camvid() -> None:
     numbers = [len(rows) for rows in points]
     assert 30 < np.mean(numbers) < 45 and min(numbers) >= 5
     assert {k for rows in points for k in rows[:, 2]} == {*range(len(classes))}
+
+
+# ---------------------------------------------------------------- prepare_data.py
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two training images of blocks of all classes, one for validation, and their masks."""
+    rng = np.random.default_rng(0)
+    for name in ("train/a", "train/b", "val/c"):
+        ids = np.kron(rng.permutation([0, 1, 2] * 2).reshape(2, 3), np.ones((10, 12), int))
+        ids[0] = 255
+        tiny.save(tmp_path / f"data/masks/{name}.png", ids.astype(np.uint8))
+        picture = rng.integers(0, 256, (20, 36, 3), dtype=np.uint8)
+        tiny.save(tmp_path / f"data/images/{name}.png", picture)
+    (tmp_path / "data/classes.yaml").write_text("classes: [road, traffic light, Car]\n")
+    return tmp_path
+
+
+def prepare(root: Path, *options: object) -> Path:
+    """prepare_data.py with --points, the path of which is returned."""
+    out = root / "points.json"
+    command = ["folder", "--root", root / "data", "--points", out, "--workers", 0, *options]
+    prepare_data.main([*map(str, command)])
+    return out
+
+
+def checked(root: Path, capsys: pytest.CaptureFixture, status: int = 0) -> str:
+    """What --check says, without what it says of the images and labels."""
+    capsys.readouterr()
+    if status:
+        with pytest.raises(SystemExit):
+            prepare(root, "--check")
+    else:
+        prepare(root, "--check")
+    lines = capsys.readouterr().out.splitlines()
+    return "\n".join(line for line in lines if "point" in line)
+
+
+def test_simulated_points_depend_on_seed_id_and_mask_only(root: Path) -> None:
+    first = read_points(prepare(root), CLASSES)
+    assert first.keys() == {"a", "b"}
+    prepare(root)  # the same again
+    with pytest.raises(InputError, match="already holds something else.*--overwrite"):
+        prepare(root, "--points-seed", 1)
+    other = read_points(prepare(root, "--points-seed", 1, "--overwrite"), CLASSES)
+    assert not np.array_equal(first["a"][:, :2], other["a"][:, :2])
+    for kind in ("images", "masks"):
+        (root / f"data/{kind}/train/a.png").unlink()
+    again = read_points(prepare(root, "--splits", "val", "train", "--overwrite"), CLASSES)
+    assert again.keys() == {"b", "c"} and np.array_equal(again["b"], first["b"])
+
+
+def test_a_point_for_each_class_and_small_components(root: Path) -> None:
+    each = read_points(prepare(root, "--points-per", "class"), CLASSES)
+    assert [rows[:, 2].tolist() for rows in each.values()] == [[0, 1, 2]] * 2
+    # Components have 108 to 240 pixels, and less than that none: the largest of each class stays.
+    large = read_points(prepare(root, "--min-area", 1000, "--overwrite"), CLASSES)
+    assert [rows[:, 2].tolist() for rows in large.values()] == [[0, 1, 2]] * 2
+
+
+def test_points_are_written_with_the_split_where_two_splits_share_a_name(root: Path) -> None:
+    for kind in ("images", "masks"):
+        (root / f"data/{kind}/val/c.png").rename(root / f"data/{kind}/val/a.png")
+    out = prepare(root, "--splits", "train", "val")
+    assert read_points(out, CLASSES).keys() == {"train/a", "train/b", "val/a"}
+    images = list_files(root / "data/images/train")
+    assert points_of_split(out, images, CLASSES).keys() == {"a", "b"}
+
+
+def test_check_finds_nothing_in_simulated_points(root: Path, capsys: pytest.CaptureFixture) -> None:
+    prepare(root, "--splits", "train", "val")
+    assert checked(root, capsys) == ""
+
+
+def test_check_warns_of_points_outside_their_class(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = prepare(root)
+    points = read_points(out, CLASSES)
+    points["b"][0, 2] = (points["b"][0, 2] + 1) % 3
+    write_points(out, points, CLASSES)
+    total = sum(map(len, points.values()))
+    text = checked(root, capsys)
+    assert f"warning: {out}: 1 of {total} points lie outside their class" in text
+    assert "masks/train/b.png" in text
+
+
+def test_check_warns_of_points_made_for_a_smaller_image(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = prepare(root)
+    points = {name: rows // [2, 2, 1] for name, rows in read_points(out, CLASSES).items()}
+    write_points(out, points, CLASSES)
+    assert "upper left quarters of the images" in checked(root, capsys)
+
+
+def test_check_names_what_training_refuses(root: Path, capsys: pytest.CaptureFixture) -> None:
+    written(root / "points.json", {"a": [[0, 0, 0]], "z": [[0, 0, 0]]})
+    text = checked(root, capsys, status=1)
+    assert "there are points of 'z', but there is no such image" in text
+    assert "1 of 2 images have no point" in text
+    written(root / "points.json", {"a": [[0, 0, 0]], "b": [[0, 0, 2]]})
+    assert "no point of traffic light" in checked(root, capsys)
+    (root / "data/classes.yaml").write_text("classes: [background, traffic light, Car]\n")
+    written(root / "points.json", {"a": [[0, 0, 1]], "b": [[0, 0, 2]]})
+    assert "point at the background" in checked(root, capsys, status=1)
+
+
+def test_points_replace_labels_and_masks(root: Path, capsys: pytest.CaptureFixture) -> None:
+    prepare(root)
+    for path in (root / "data/masks").rglob("*.png"):
+        path.unlink()
+    assert checked(root, capsys) == ""
+    prepare(root, "--stats", "--splits", "train")
+    assert "no images with labels" in capsys.readouterr().out
+
+
+def test_statistics_count_points_per_image_and_class(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = written(root / "points.json", {"a": [[0, 0, 0], [5, 5, 0], [9, 9, 2]], "b": [[1, 1, 2]]})
+    content = out.read_bytes()
+    prepare(root, "--stats")
+    text = capsys.readouterr().out.partition("\nPoints\n")[2]
+    assert "train: 2 images with points, 2.0 points per image (1 to 3), 0.278%" in text
+    rows = {
+        line.rsplit(maxsplit=2)[0].strip(): line.split()[-2:] for line in text.splitlines() if line
+    }
+    assert rows["road"] == ["2", "1"] and rows["traffic light"] == ["0", "0"]
+    assert rows["Car"] == ["2", "2"] and "val: no images with points" in text
+    assert out.read_bytes() == content

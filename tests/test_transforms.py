@@ -320,3 +320,40 @@ def test_normalize() -> None:
         assert torch.equal(result[1, :, :, :2], result[0, :, :, :2])
     assert CLIP_MEAN[0] == pytest.approx(122.771, abs=1e-3)
     assert CLIP_STD[2] == pytest.approx(70.323, abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_points_land_on_the_class_of_the_equally_transformed_mask(seed: int) -> None:
+    """Wherever they lie a pixel or more inside their region, in the crop; none is lost."""
+    rng = np.random.default_rng(seed)
+    size = int(rng.integers(30, 70)), int(rng.integers(30, 70))
+    blocks = rng.integers(0, 9, (-(-size[0] // 10), -(-size[1] // 10)))
+    mask = np.kron(blocks, np.ones((10, 10), int))[: size[0], : size[1]]
+    x, y = rng.integers(0, size[1], 300), rng.integers(0, size[0], 300)
+    inside = [(a % 10 > 1) & (a % 10 < 8) for a in (x, y)]
+    x, y = x[inside[0] & inside[1]], y[inside[0] & inside[1]]
+    points = torch.from_numpy(np.stack([x, y, mask[y, x]], 1))
+    transform = TrainTransform((48, 56), (0.6, 2.0), (40, 44))
+    augmentation = transform.draw(size, torch.Generator().manual_seed(seed))
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    _, target, valid = transform.apply(image, torch.from_numpy(mask), augmentation)
+    found = transform.apply_points(points, augmentation, size)
+    assert found.dtype == torch.float32 and torch.equal(found[:, 2].long(), points[:, 2])
+    column, row = (found[:, i].add(0.5).floor().long() for i in (0, 1))
+    seen = (column >= 0) & (column < 44) & (row >= 0) & (row < 40)
+    column, row = column[seen], row[seen]
+    assert len(column) > 10 and valid[row, column].all()
+    assert torch.equal(target[row, column], found[seen, 2].long())
+
+
+def test_points_move_as_pixels_do() -> None:
+    transform = TrainTransform((8, 16), (1.0, 1.0), (4, 5))
+    points = torch.tensor([[0, 0, 3], [7, 3, 1]])
+    moved = transform.apply_points(points, Augmentation((8, 16), top=1, left=2), (4, 8))
+    assert moved.tolist() == [[-1.5, -0.5, 3], [12.5, 5.5, 1]]
+    flipped = transform.apply_points(points, Augmentation((8, 16), 1, 2, flip=True), (4, 8))
+    assert flipped.tolist() == [[5.5, -0.5, 3], [-8.5, 5.5, 1]]
+    narrow = transform.apply_points(points, Augmentation((4, 3), flip=True), (4, 8))  # padded
+    assert narrow[0, 0] == pytest.approx(3 - 1 - (0.5 * 3 / 8 - 0.5))
+    nothing = transform.apply_points(points[:0], Augmentation((4, 3)), (4, 8))
+    assert nothing.shape == (0, 3)

@@ -21,6 +21,7 @@ from datasets.doctor.label_check import (
     truth_findings,
 )
 from datasets.doctor.plausible import crop_to_reach, implausible
+from datasets.doctor.point_check import check_points
 from datasets.doctor.sizes import sample_sizes
 from datasets.doctor.survey import labels_from_counts
 from datasets.files import DuplicateError, File, walk
@@ -50,12 +51,14 @@ def check_dataset(
     min_pixels: int,
     config: Config | None,
     workers: int,
+    points: str | Path | None = None,
 ) -> Report:
     """Look at every image and every mask of the splits, once.
 
     given: reads labels to compare with images (of all splits) and masks; None takes them from the
     masks, where a class is present with `min_pixels` pixels. config: settings that are implausible
-    for these images are odd.
+    for these images are odd. points: a file of points to compare with images and masks; with it,
+    training images need no labels.
     """
     problems = [ONE_CLASS] if len(classes) == 1 else []
     with warnings.catch_warnings(record=True) as said:
@@ -96,7 +99,7 @@ def check_dataset(
         ids = labels.labels
     else:
         ids = labels_from_counts(found, len(classes), min_pixels)
-        if TRAIN in splits and images[TRAIN] and not masks[TRAIN]:
+        if TRAIN in splits and images[TRAIN] and not masks[TRAIN] and points is None:
             problems.append(
                 f"no image-level labels for '{TRAIN}', and no masks to take them from; write a CSV "
                 f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a "
@@ -119,6 +122,11 @@ def check_dataset(
     train = {name: ids[TRAIN, name] for name in images.get(TRAIN, ()) if (TRAIN, name) in ids}
     problems += empty_labels(train)
     odd += poor_labels(train, classes)
+    if points is not None:
+        read_mask = dataset.read_ground_truth
+        of_points = check_points(Path(points), images, masks, classes, read_mask, workers)
+        problems += of_points[0]
+        odd += of_points[1]
     return Report(list(dict.fromkeys(problems)), odd, found)
 
 

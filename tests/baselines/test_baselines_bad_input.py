@@ -1,19 +1,23 @@
 """Baselines with bad input: one message, exit status 2, nothing half-written."""
 
 import importlib
+import json
 
 import pytest
 import torch
-from own_data import CONFIG, cut, gone, write
+from own_data import CONFIG, cut, gone, swap, write
 from test_bad_input import MASK, MASK_1, Case, check, check_no_gpu, name_of
 from test_paths import paths_of
 
-from baselines import supervised
+from baselines import points, supervised
 
 MODULES = {
+    "points": points,
     "supervised": supervised,
 }
+POINTS = json.dumps({f"t{i}": [[3, 5, "road"], [40, 20, i]] for i in range(4)})
 COMMANDS = {
+    "points": (*CONFIG, "--run-dir", "run", "--set", "points=points.json"),
     "supervised": (*CONFIG, "--run-dir", "run"),
 }
 
@@ -28,6 +32,28 @@ CASES = [
     Case("supervised", (write(MASK_1, MASK[:, :40]),), "t1.png is 48x40", "again", "run"),
     Case("supervised", (write(MASK_1, MASK + 200),), r"ids \[200\]", "0 to 3 or 255", "run"),
     Case("supervised", ("--set", "train_split=trian"), "no split 'trian'", "only train, val"),
+    Case("points", ([*CONFIG, "--run-dir", "run"],), "config.yaml has points: null",
+         "--set points=FILE .prepare_data"),
+    Case("points", (), "no points at points.json", "points"),
+    Case("points", (write("points.json", POINTS), "norm=group", "backbone_weights=imagenet"),
+         "norm: group .*backbone_weights is imagenet", "set backbone_weights=null"),
+    Case("points", (write("points.json", POINTS), "--discs", "3", "--without", "distance"),
+         "--discs puts discs in place", "leave out --without distance"),
+    Case("points", ("--without", "masks", "refinement"), "makes no pseudo-masks at all",
+         "leave out its other parts"),
+    Case("points", ("--discs", "0"), "--discs.*found 0", "a number above 0"),
+    Case("points", ("--without", "mask"), "--without: .*'mask'", "choose from 'masks'"),
+    Case("points", (write("points.json", POINTS.replace("road", "rood")),),
+         "points.json: image 't0', point 1.*'rood'", "'road'"),
+    Case("points", (write("points.json", POINTS.replace("40", "64")),),
+         r"points.json: image 't0', point 2: .64, 20. lies outside", "another size"),
+    Case("points", (write("points.json", POINTS.replace("t2", "x")),), "points.json.*'t2'",
+         "--allow-unpointed"),
+    Case("points", (write("points.json", POINTS), swap("data/classes.yaml", "person", "[road]")),
+         "data/classes.yaml: class 3", "expected a name"),
+    Case("points", (write("points.json", "{}"), "--allow-unpointed"), "points.json", "point"),
+    Case("points", (write("points.json", POINTS), "lr=1e30"), "not finite at step", "Lower lr",
+         "run"),
 ]
 # fmt: on
 
@@ -47,6 +73,7 @@ def test_no_gpu(case, capfd, monkeypatch, script):
 @pytest.mark.parametrize(
     ("script", "options"),
     [
+        ("baselines.points", "--config --run-dir"),
         ("baselines.supervised", "--config --run-dir"),
     ],
 )

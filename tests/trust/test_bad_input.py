@@ -115,6 +115,12 @@ TEXT = torch.rand(4, 32)
 THEIRS = {"state_dict": {"decode_head.decode_module.a": torch.ones(1)}}
 MASK_1, IMAGE_1 = "data/masks/train/t1.png", "data/images/train/t1.png"
 
+READ = ("--points", "p.json", "--stats")  # reads the file, and POINTS writes it
+POINTS = ("--points", "p.json")
+LAUGHS = """<!DOCTYPE l [<!ENTITY l0 "ha">"""
+LAUGHS += "".join(f'<!ENTITY l{i + 1} "{f"&l{i};" * 10}">' for i in range(9))
+LAUGHS += "]><annotations><version>&l9;</version></annotations>"
+
 
 class Case(NamedTuple):
     script: str
@@ -137,7 +143,7 @@ CASES = [
          r"\. has no images of 'train'", "expected one of"),
     Case("prepare_data", (["cityscape", "--root", "data"],), "'cityscape'",
          "choose from 'cityscapes'"),
-    Case("prepare_data", (["folder", "--root", "data"],), "nothing to do", "--out, --check"),
+    Case("prepare_data", (["folder", "--root", "data"],), "nothing to do", "--out, --points"),
     Case("prepare_data", (gone("data/classes.yaml"),), "data/classes.yaml", "--class-file"),
     Case("prepare_data", (write("data/classes.yaml", "classes: [a, a]"),), "repeated: a", "rename"),
     Case("prepare_data", (write("data/classes.yaml", "classes: [road, {nam: car}]"),),
@@ -183,6 +189,34 @@ CASES = [
     Case("prepare_data",
          (saved("labels.npy", {"t0": np.ones(19)}), "--import-labels", "labels.npy"),
          "labels.npy has 19 classes, folder 4", "import the file of the same data set"),
+    Case("prepare_data", ("--points", "gone/p.json", "--stats"), "no points at gone/p.json",
+         "--points gone/p.json; or import"),
+    Case("prepare_data", (write("p.json", '{"t0": [[1, 1, "rood"]]}'), *READ),
+         "p.json: image 't0', point 1: .*found 'rood'", "did you mean 'road'"),
+    Case("prepare_data", (write("p.json", '{"t0": [[1, NaN, 0]]}'), *READ),
+         "p.json: image 't0', point 1", "finite and not negative"),
+    Case("prepare_data", (write("p.json", "[" * 100_000), *READ), "p.json is not valid JSON",
+         "--import-points"),
+    Case("prepare_data", (write("p.json", b"\x93NUMPY\xff"), *READ), "p.json is not valid JSON",
+         "--import-points"),
+    Case("prepare_data", (*POINTS, gone(MASK_1)), "'t1' of 'train' has no mask", "--import-points"),
+    Case("prepare_data", (*POINTS, write(MASK_1, MASK + 4)), rf"{MASK_1} holds the ids", "0 to 3"),
+    Case("prepare_data", (*POINTS, write("p.json", "{}")), "p.json already holds something else",
+         "--overwrite"),
+    Case("prepare_data", (["folder", "--root", "data", "--points", "data"],),
+         "--points data is a folder", "data/points.json"),
+    Case("prepare_data", (*POINTS, "--min-area", "0"), "--min-area", "at least 1"),
+    Case("prepare_data", (*POINTS, "--points-per", "pixel"), "--points-per", "component"),
+    Case("prepare_data", ("--import-points", "a.xml"), "--import-points", "needs --points FILE"),
+    Case("prepare_data", ("--skip-unknown",), "--skip-unknown", "for --import-points"),
+    Case("prepare_data", ("--import-points", "a.xml", *READ), "--check and --stats",
+         "import first"),
+    Case("prepare_data", (*POINTS, "--import-points", "gone.xml"), "no gone.xml",
+         "annotation tool"),
+    Case("prepare_data", (write("a.xml", LAUGHS), *POINTS, "--import-points", "a.xml"),
+         "a.xml.*document type", "export it again"),
+    Case("prepare_data", (write("a.json", "[" * 100_000), *POINTS, "--import-points", "a.json"),
+         "a.json is not valid JSON.*nested too deeply", "export it again"),
     Case("prepare_data", ("--min-pixels", "0"), "--min-pixels", "at least 1"),
     Case("prepare_data", ("--min-pixels", "many"), "--min-pixels", "invalid int value: 'many'"),
     Case("prepare_data", ("--workers", "-1"), "--workers", "at least 0"),

@@ -1,0 +1,56 @@
+"""Options of prepare_data.py."""
+
+import argparse
+import os
+
+from datasets import DATASETS
+from datasets.doctor.point_formats import FORMATS
+from datasets.points import PER
+from utils.cli import path
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The command line of prepare_data.py; `description` is the text above the options."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("dataset", choices=[*DATASETS])
+    add("--root", type=path, required=True, help="folder of the data set")
+    add(
+        "--class-file",
+        type=path,
+        help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
+    )
+    add("--splits", nargs="+", help="default: all except test; for --points: train")
+    add("--out", type=path, help="JSON file to write the labels to")
+    add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--import-labels", type=path, metavar="NPY", help="the official labels.npy")
+    source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
+    points_help = "JSON file of points: written, from the masks or from --import-points; with "
+    points_help += "--check or --stats it is read instead"
+    add("--points", type=path, metavar="FILE", help=points_help)
+    per_help = "simulate a point for each connected component or for each class (default component)"
+    add("--points-per", choices=PER, default=PER[0], help=per_help)
+    area_help = "pixels that a component needs for a simulated point (default 50)"
+    add("--min-area", type=int, default=50, help=area_help)
+    add("--points-seed", type=int, default=0, help="of the simulated points (default 0)")
+    import_help = "file or folder of an annotation tool; its points are written to --points"
+    add("--import-points", type=path, metavar="FILE", help=import_help)
+    add("--points-format", choices=[*FORMATS], help="the tool; told from the file where possible")
+    skip_help = "--import-points: leave out unknown labels and images instead of stopping"
+    add("--skip-unknown", action="store_true", help=skip_help)
+    add("--check", action="store_true", help="check images, masks, labels and points")
+    add("--config", type=path, help="--check: also compare the sizes with this config's")
+    add("--stats", action="store_true", help="print statistics of the labels and the points")
+    convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
+    add("--convert", type=path, metavar="OUT", help=convert_help)
+    config_help = "write a starting config, derived from the images"
+    add("--write-config", type=path, metavar="FILE", help=config_help)
+    miniature_help = "--write-config: for a dry run with the shipped miniature CLIP"
+    add("--miniature", action="store_true", help=miniature_help)
+    add("--overwrite", action="store_true", help="replace earlier output of these options")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
+    return parser

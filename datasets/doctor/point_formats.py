@@ -1,0 +1,259 @@
+"""Points in the files of annotation tools: what each file says, before it meets a data set.
+
+A read function returns one `ToolImage` per image, in the order of the file. Raises InputError
+naming the file, the image and the entry. Nothing in these files is executed.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from datasets.files import File, walk
+from utils.safe.errors import InputError
+from utils.safe.files import parse_json
+from utils.safe.xml_file import parse_xml
+
+# fmt: off
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)
+# fmt: on
+_XML_MEMBER = "annotations.xml"  # of CVAT's zip
+_LONGEST = 1 << 28  # bytes of that, unpacked
+_LARGEST = 2**31  # pixels
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before a file's name
+
+
+class ToolPoint(NamedTuple):
+    """A point as the tool has it: x and y in pixels, not rounded."""
+
+    x: float
+    y: float
+    label: str
+    where: str  # the entry, for messages
+
+
+class ToolImage(NamedTuple):
+    """The points of an image. names: what its file may be called, the likeliest first."""
+
+    names: tuple[str, ...]
+    size: tuple[int, int] | None  # (height, width), where the file says it
+    points: list[ToolPoint]
+
+
+def read_cvat(path: Path) -> list[ToolImage]:
+    """ "CVAT for images 1.1": annotations.xml, or the zip that holds it.
+
+    Only <points> right below an <image> are read; one element may hold several. Source:
+    docs.cvat.ai, "XML annotation format".
+    """
+    data = _bytes(path)
+    if data.startswith(b"PK"):
+        member = File(str(path), _XML_MEMBER)
+        if member.size() > _LONGEST:
+            raise InputError(f"{member} has {member.size()} bytes; expected at most {_LONGEST}")
+        data = member.read()
+    try:
+        root = parse_xml(data)
+    except ValueError as error:
+        raise InputError(f"{path} is not an XML file of CVAT: {error}; export it again") from None
+    version = (root.findtext("version") or "").strip()
+    if root.tag != "annotations" or version != "1.1":
+        found = f"<{root.tag}> of version {version!r}"
+        raise InputError(f"{path}: expected <annotations> of version 1.1, found {found}; {_CVAT}")
+    if root.find("track") is not None:
+        raise InputError(f"{path} holds tracks of a film; {_CVAT}")
+    images = []
+    for element in root.iterfind("image"):
+        name, where = element.get("name", ""), f"{path}: image '{element.get('name', '')}'"
+        if not name:
+            raise InputError(f"{path}: an <image> has no name; {_CVAT}")
+        texts = [element.get(side, "") for side in ("height", "width")]
+        if not all(re.fullmatch(r"[1-9]\d{0,8}", text) for text in texts):
+            raise InputError(f"{where}: expected height and width in pixels, found {texts}")
+        points = []
+        for number, one in enumerate(element.iterfind("points")):
+            entry, text = f"{where}, points {number + 1}", one.get("points", "")
+            for pair in text.split(";"):
+                try:
+                    x, y = map(float, pair.split(","))
+                except ValueError:
+                    raise InputError(
+                        f"{entry}: expected pairs x,y;x,y, found {text[:40]!r}"
+                    ) from None
+                points.append(ToolPoint(x, y, one.get("label", ""), entry))
+        images.append(ToolImage((name,), (int(texts[0]), int(texts[1])), points))
+    return images
+
+
+_CVAT = 'export the task as "CVAT for images 1.1"'
+
+
+def read_labelme(path: Path) -> list[ToolImage]:
+    """LabelMe (labelmeai/labelme): a folder with a JSON for each image, or one such JSON.
+
+    Only shapes of the type "point" are read.
+    """
+    files = [path]
+    if path.is_dir():
+        found = (Path(here, name) for here, names in walk(path) for name in names)
+        files = sorted(file for file in found if file.suffix.lower() == ".json")
+    if not files:
+        raise InputError(f"no JSON in {path}; LabelMe writes one beside each image")
+    images = []
+    for file in files:
+        content = _json(file)
+        name = _take(content, "imagePath", str, str(file))
+        height = _take(content, "imageHeight", int, str(file))
+        width = _take(content, "imageWidth", int, str(file))
+        points = []
+        for number, shape in enumerate(_take(content, "shapes", list, str(file))):
+            where = f"{file}, shape {number + 1}"
+            if _take(shape, "shape_type", object, where) != "point":
+                continue
+            pairs = _take(shape, "points", list, where)
+            is_pair = len(pairs) == 1 and isinstance(pairs[0], list) and len(pairs[0]) == 2
+            if not is_pair or not all(map(_is_number, pairs[0])):
+                raise InputError(f"{where}: expected one point, [[x, y]], found {str(pairs)[:40]}")
+            points.append(ToolPoint(*pairs[0], _take(shape, "label", str, where), where))
+        images.append(ToolImage((name,), (height, width), points))
+    return images
+
+
+def read_label_studio(path: Path) -> list[ToolImage]:
+    """Label Studio's JSON, with KeyPointLabels: places are in percent of the image.
+
+    Annotations that were cancelled are left out. Source: labelstud.io/tags/keypointlabels.
+    """
+    tasks = _json(path)
+    if not isinstance(tasks, list):
+        raise InputError(f'{path}: expected a list of tasks; export as "JSON"')
+    images = []
+    for number, task in enumerate(tasks):
+        where = f"{path}, task {number + 1}"
+        address = _take(_take(task, "data", dict, where), "image", str, where)
+        where += f" ({address[-60:]})"
+        key = "completions" if "completions" in task else "annotations"
+        points, sizes = [], set()
+        for annotation in _take(task, key, list, where):
+            if isinstance(annotation, dict) and annotation.get("was_cancelled"):
+                continue
+            for result in _take(annotation, "result", list, where):
+                if _take(result, "type", object, where) == "keypointlabels":
+                    point, size = _key_point(result, where)
+                    points.append(point)
+                    sizes.add(size)
+        if len(sizes) > 1:
+            raise InputError(f"{where}: one image has the sizes {sorted(sizes)} (height, width)")
+        # An upload is "/data/upload/1/1a2b3c4d-name.jpg", a local file "/data/local-files/?d=name".
+        name = unquote(re.split(r"[/\\=]", address.partition("?X-")[0])[-1].partition("?")[0])
+        names = tuple(dict.fromkeys((name, _UPLOADED.sub("", name, count=1))))
+        images.append(ToolImage(names, next(iter(sizes), None), points))
+    return images
+
+
+def _key_point(result: dict[str, Any], where: str) -> tuple[ToolPoint, tuple[int, int]]:
+    """A point of Label Studio, and (height, width) of its image."""
+    width = _take(result, "original_width", int, where)
+    height = _take(result, "original_height", int, where)
+    if not (0 < width < _LARGEST and 0 < height < _LARGEST):
+        raise InputError(
+            f"{where}: expected the size of the image in pixels, found {width}x{height}"
+        )
+    if result.get("image_rotation", 0) != 0:
+        raise InputError(
+            f"{where}: the image was rotated in Label Studio (image_rotation), so that its points "
+            "are not those of the stored image; save the rotated image and point at that"
+        )
+    value = _take(result, "value", dict, where)
+    x, y = (_take(value, axis, int | float, where) for axis in ("x", "y"))
+    if not (0 <= x <= 100 and 0 <= y <= 100):
+        raise InputError(f"{where}: expected x and y in percent, 0 to 100, found {x} and {y}")
+    labels = _take(value, "keypointlabels", list, where)
+    if len(labels) != 1 or not isinstance(labels[0], str):
+        raise InputError(f"{where}: expected one label a point, found {str(labels)[:40]}")
+    return ToolPoint(x / 100 * width, y / 100 * height, labels[0], where), (height, width)
+
+
+def read_whats_the_point(path: Path) -> list[ToolImage]:
+    """What's the Point (Bearman et al., ECCV 2016): points of PASCAL VOC 2012.
+
+    `cls` counts the classes from 1, alphabetically; there are no points of the background. The
+    form is described in the README of js-fan/PntWSSS.
+    """
+    content = _json(path)
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: expected {{"2007_000032": [{{"x", "y", "cls", "rank"}}]}}')
+    images = []
+    for name in content:
+        points = []
+        for number, entry in enumerate(_take(content, name, list, str(path))):
+            where = f"{path}: image '{name}', point {number + 1}"
+            x, y = (_take(entry, axis, int | float, where) for axis in ("x", "y"))
+            k = _take(entry, "cls", int, where)
+            if not 1 <= k <= len(VOC_CLASSES):
+                raise InputError(f"{where}: expected cls of 1 to {len(VOC_CLASSES)}, found {k}")
+            points.append(ToolPoint(x, y, VOC_CLASSES[k - 1], where))
+        images.append(ToolImage((name,), None, points))
+    return images
+
+
+FORMATS: dict[str, Callable[[Path], list[ToolImage]]] = {
+    "cvat": read_cvat,
+    "labelme": read_labelme,
+    "labelstudio": read_label_studio,
+    "whats-the-point": read_whats_the_point,
+}
+
+
+def format_of(path: Path) -> str:
+    """The tool that wrote a file, one of FORMATS. Raises InputError where that is unclear."""
+    if path.is_dir():
+        return "labelme"
+    if _bytes(path).lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"PK")):
+        return "cvat"
+    content = _json(path)
+    if isinstance(content, list):
+        return "labelstudio"
+    if isinstance(content, dict) and "shapes" in content:
+        return "labelme"
+    lists = [*content.values()] if isinstance(content, dict) else [None]
+    if all(isinstance(one, list) and all(isinstance(e, dict) for e in one) for one in lists):
+        return "whats-the-point"
+    raise InputError(
+        f"{path} is of no known tool; say which with --points-format {'|'.join(FORMATS)}"
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise InputError(f"no {path}; --import-points names the file that an annotation tool wrote")
+    return File(str(path)).read()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return parse_json(_bytes(path).decode("utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON: {error}; export it again") from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _take(content: object, key: str, kind: Any, where: str) -> Any:
+    """`content[key]`, of this type. Raises InputError saying what was found."""
+    if not isinstance(content, dict) or key not in content:
+        found = sorted(content)[:8] if isinstance(content, dict) else str(content)[:40]
+        raise InputError(f"{where}: expected '{key}', found {found}; export it again")
+    value = content[key]
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
+        kinds = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
+        expected = kinds.get(kind, "a number")
+        raise InputError(f"{where}: expected {expected} as '{key}', found {str(value)[:40]}")
+    return value
