@@ -1,10 +1,12 @@
-"""Draw synthetic street scenes for the demo and the tests.
+"""Draw synthetic scenes for the demo and the tests: streets, or things on a background.
 
-Perspective streets with weather, daylight, occlusion and small objects, drawn with numpy and
-Pillow. A scene depends only on (seed, index) and its size, not on the number of processes. The
-ground truth is for evaluation; training sees image-level labels only.
+Streets: perspective, weather, daylight, occlusion and small objects. Things: one to three things of
+the streets, large, on a ground of class 0, "background", as in Pascal VOC. They are drawn with
+numpy and Pillow. A scene depends only on (seed, index) and its size, not on the number of
+processes. The ground truth is for evaluation; training sees image-level labels only.
 
     python -m demo.make_scenes --root data/scenes --count train=200 val=50
+    python -m demo.make_scenes --kind things --root data/demo_things --count train=600 val=200
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,6 +29,7 @@ from datasets.labels import load_classes
 from demo.scenes.canvas import CLASSES
 from demo.scenes.layout import draw_scene
 from demo.scenes.stock import draw_object
+from demo.scenes.things import THING_CLASSES, draw_things
 from utils.cli import path
 from utils.made_from import changed, listed
 from utils.progress import progress
@@ -43,10 +46,33 @@ VERSION = 1  # of the drawing: scenes of two versions differ
 JPEG_QUALITY = 92
 
 
+class Kind(NamedTuple):
+    """What the scenes show."""
+
+    class_file: Path
+    classes: tuple[str, ...]
+    draw: Callable[[np.random.Generator, tuple[int, int]], tuple[np.ndarray, np.ndarray]]
+    size: tuple[int, int]  # (height, width)
+    made_from: dict[str, Any]  # in meta.json
+
+
+KINDS = {
+    "streets": Kind(CLASS_FILE, CLASSES, draw_scene, SIZE, {"version": VERSION}),
+    "things": Kind(
+        CLASS_FILE.with_name("classes_things.yaml"),
+        THING_CLASSES,
+        draw_things,
+        (128, 128),
+        {"kind": "things", "version": 1},
+    ),
+}
+
+
 def main(argv: list[str]) -> None:
     arguments = parse(argv)
     counts = parse_counts(arguments.count)
-    write_dataset(Path(arguments.root), counts, arguments.seed, num_workers=arguments.workers)
+    kind, workers = arguments.kind, arguments.workers
+    write_dataset(Path(arguments.root), counts, arguments.seed, num_workers=workers, kind=kind)
     print(f"wrote {arguments.root}: use it with dataset: folder")
 
 
@@ -58,6 +84,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = result.add_argument
     add("--root", type=path, required=True, help="folder of the data set")
+    add("--kind", choices=KINDS, default="streets", help="what the scenes show (default: streets)")
     add("--count", nargs="+", default=["train=200", "val=50"], help="images per split")
     add("--seed", type=int, default=0, help="which scenes")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
@@ -65,15 +92,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return result.parse_args(argv)
 
 
-def generate(seed: int, index: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """Street scene `index` of `seed`: image, uint8 (H,W,3) RGB, and ids of `CLASSES`, uint8 (H,W).
+def generate(
+    seed: int, index: int, size: tuple[int, int] = SIZE, kind: str = "streets"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scene `index` of `seed`: image, uint8 (H,W,3) RGB, and ids of its classes, uint8 (H,W).
 
     Raises InputError when `size` (H,W) is too small or a number is negative.
     """
     _check(seed, size)
     if index < 0:
         raise InputError(f"the index of a scene is 0 or more, found {index}")
-    return draw_scene(np.random.default_rng(np.random.SeedSequence((seed, index))), size)
+    return KINDS[kind].draw(np.random.default_rng(np.random.SeedSequence((seed, index))), size)
 
 
 def render_object(
@@ -94,26 +123,28 @@ def write_dataset(
     out: Path,
     counts: dict[str, int],
     seed: int = 0,
-    size: tuple[int, int] = SIZE,
+    size: tuple[int, int] | None = None,
     num_workers: int = 0,
+    kind: str = "streets",
 ) -> None:
     """Write scenes as a data set that `datasets.folder.Folder` reads.
 
-    `counts`: number of images in "train", "val" and "test". Writes images/<split>/*.jpg,
+    `counts`: number of images in "train", "val" and "test"; `size`: (H,W), of the kind if None;
+    `kind`: one of `KINDS`. Writes images/<split>/*.jpg,
     masks/<split>/*.png, classes.yaml, image_labels.json (every class with a pixel) and meta.json.
     Resumes an interrupted run. Raises InputError when `out` holds something else.
     """
-    out = Path(out)
+    out, size = Path(out), size or KINDS[kind].size
     _check(seed, size)
     _check_counts(counts)
-    made_from = {"seed": seed, "size": list(size), "counts": counts, "version": VERSION}
-    _open(out, made_from)
+    made_from = {"seed": seed, "size": list(size), "counts": counts} | KINDS[kind].made_from
+    _open(out, made_from, KINDS[kind])
     tasks = [
         (split, f"{split}_{i:06d}", FIRST_INDEX[split] + i)
         for split, count in counts.items()
         for i in range(count)
     ]
-    write = functools.partial(_write, out=out, seed=seed, size=tuple(size))
+    write = functools.partial(_write, out=out, seed=seed, size=tuple(size), kind=kind)
     labels: ImageLabels = {}
     labels.update(drawn(write, tasks, num_workers, "drawing"))
     write_image_labels(out / "image_labels.json", labels)
@@ -141,7 +172,7 @@ def parse_counts(texts: list[str]) -> dict[str, int]:
 
 
 def _write(
-    task: tuple[str, str, int], out: Path, seed: int, size: tuple[int, int]
+    task: tuple[str, str, int], out: Path, seed: int, size: tuple[int, int], kind: str
 ) -> tuple[str, tuple[int, ...]]:
     """Write one scene unless it exists; gives its name and the classes in it."""
     split, name, index = task
@@ -149,19 +180,20 @@ def _write(
     if image_path.exists() and mask_path.exists():
         mask = read_mask(File(str(mask_path)))
     else:
-        image, mask = generate(seed, index, size)
+        image, mask = generate(seed, index, size, kind)
         with replacing(image_path) as temporary:
             Image.fromarray(image).save(temporary, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        save_mask(mask_path, mask, load_classes(CLASS_FILE).palette)
+        save_mask(mask_path, mask, load_classes(KINDS[kind].class_file).palette)
     return name, tuple(np.unique(mask).tolist())
 
 
-def _open(out: Path, made_from: dict[str, object]) -> None:
+def _open(out: Path, made_from: dict[str, Any], kind: Kind) -> None:
     """Make the folders, or check that existing ones come from the same arguments."""
     meta = out / "meta.json"
     if meta.is_file():
         try:
-            other = changed(parse_json(meta.read_text(encoding="utf-8")), made_from)
+            saved = parse_json(meta.read_text(encoding="utf-8"))
+            other = changed(saved, {"kind": None} | made_from)  # streets have no entry
         except (ValueError, TypeError):
             raise InputError(f"{meta} can't be read; remove {out} and run again") from None
         if other:
@@ -173,8 +205,8 @@ def _open(out: Path, made_from: dict[str, object]) -> None:
     for split in made_from["counts"]:
         (out / "images" / split).mkdir(parents=True, exist_ok=True)
     with replacing(out / "classes.yaml") as temporary:
-        shutil.copyfile(CLASS_FILE, temporary)
-    write_json(meta, made_from | {"classes": list(CLASSES)})
+        shutil.copyfile(kind.class_file, temporary)
+    write_json(meta, made_from | {"classes": list(kind.classes)})
 
 
 def _check(seed: int, size: tuple[int, int]) -> None:

@@ -1,18 +1,19 @@
 """Train and score all rows of an ablation for several seeds, then print its tables.
 
 Reads a suite file (demo/suites/demo_ablation.yaml explains its keys) and the config it names;
-writes OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log), or for a row of
-masks OUT/<row>-masks/ (a folder of gen_clip_masks.py), OUT/ablation.json and OUT/ablation.md.
+writes OUT/<row>_<seed>/ (a run folder with eval_<split>/metrics.json and job.log; of a method that
+makes masks, with masks_<split>/score.json), or for a row of masks OUT/<row>-masks/ (a folder of
+gen_clip_masks.py), OUT/ablation.json and OUT/ablation.md.
 
     python -m experiments.ablation demo/suites/demo_ablation.yaml --out runs/demo_ablation --jobs 2
     python -m experiments.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m experiments.ablation ... --table-only
 
-The order is: pseudo-masks, rows without CARB (of masks too), rows with CARB. Rows that differ only
-in CARB's keys share one warm-up: the row without CARB that has the same settings, which is trained
-even if --rows leaves it out. Without such a row, OUT/<row>-start_<seed>/ is trained up to CARB's
-start. Run the same command again to resume; scored runs are skipped. The jobs share the GPUs of
-CUDA_VISIBLE_DEVICES.
+The order is: pseudo-masks, rows without CARB (of masks and methods too), rows with CARB and second
+stages. Rows that differ only in CARB's keys share one warm-up: the row without CARB that has the
+same settings, which is trained even if --rows leaves it out. Without such a row,
+OUT/<row>-start_<seed>/ is trained up to CARB's start. Run the same command again to resume; scored
+runs are skipped. The jobs share the GPUs of CUDA_VISIBLE_DEVICES.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -29,8 +30,9 @@ import torch
 
 from datasets import open_dataset
 from experiments.jobs import Job, run_jobs
+from experiments.methods import METHODS
 from experiments.suite_file import Row, Suite, as_arguments, check, check_seeds, read_suite
-from experiments.table import collect, read_scored, write_tables
+from experiments.table import collect, read_scored, record_of, write_tables
 from utils.cli import add_overrides, path
 from utils.safe.errors import InputError, run_script
 
@@ -39,7 +41,7 @@ SCRIPTS = {
     "start": ["train_warmup.py"],
     "warmup": ["train_warmup.py"],
     "carb": ["train_carb.py"],
-}
+} | {method: ["-m", f"baselines.{method}"] for method in METHODS}
 
 
 def main(argv: list[str]) -> None:
@@ -58,10 +60,12 @@ def main(argv: list[str]) -> None:
     failed = []
     if not arguments.table_only:
         config = suite.config_of(rows[0], seeds[0])  # a missing split is reported before training
+        suite.check_prepared()
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
         masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
-        print(f"{len(plain)} rows to run without CARB and {len(carb)} with it", flush=True)
+        second = " or on a method's masks" * any(row.learns_from is not None for row in rows)
+        print(f"{len(plain)} rows to run without CARB and {len(carb)} with it{second}", flush=True)
         if run_jobs(masks, parallel):
             raise InputError("nothing was trained: the pseudo-masks failed, see above")
         failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
@@ -99,7 +103,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def plan(
     suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
 ) -> tuple[list[Job], list[Job], list[Job]]:
-    """Jobs left to do: masks to train on; rows without CARB and warm-ups, seed by seed; with CARB.
+    """Jobs left to do: masks to train on; rows without CARB and warm-ups, seed by seed; rows with
+    CARB and second stages, which need what those before make.
 
     Raises InputError when a folder holds a run of other settings.
     """
@@ -107,18 +112,22 @@ def plan(
 
     def add(row: Row, seed: int, init: Path | None = None) -> None:
         folder = out / row.folder(seed)
-        if row.stage == "masks":
-            made = mask_command(suite, suite.settings_of(row, seed), folder)
-            todo[folder] = row, Job(folder.name, [made], folder / "job.log")
-            return
-        train = [*SCRIPTS[row.stage], "--config", suite.config]
-        train += as_arguments(suite.settings_of(row, seed))
-        train += ["--init", str(init)] * bool(init) + ["--run-dir", str(folder)]
-        train += ["--keep-checkpoints"] * keep
         # --overwrite: scores of an earlier step or of other inference options are of no use here
         score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
-        commands = [train] if row.stage == "start" else [train, [*score, "--overwrite"]]
-        todo[folder] = row, Job(folder.name, commands, folder / "job.log")
+        score += ["--overwrite"]
+        if row.stage == "masks":
+            commands = [mask_command(suite, suite.settings_of(row, seed), folder)]
+        elif row.is_masks:
+            commands = [method_command(suite, row, seed, out, suite.split, keep)]
+        else:
+            train = training_command(suite, row, seed, out)
+            train += ["--init", str(init)] * bool(init) + ["--keep-checkpoints"] * keep
+            commands = [train] if row.stage == "start" else [train, score]
+        if row.learns_from is not None:
+            of_masks, split = suite.rows[row.learns_from], train_split(suite)
+            commands = [method_command(suite, of_masks, seed, out, split, keep), *commands]
+        record = record_of(suite, row, seed)
+        todo[folder] = row, Job(folder.name, commands, folder / "job.log", record)
 
     for seed, row in product(seeds, rows):
         if read_scored(suite, row, seed, out):
@@ -132,8 +141,38 @@ def plan(
                 add(start, seed)
         add(row, seed, warmup)
     masks = mask_jobs(suite, [row for row, _ in todo.values()], out)
-    without = [job for row, job in todo.values() if row.stage != "carb"]
-    return masks, without, [job for row, job in todo.values() if row.stage == "carb"]
+    later, first = [], []
+    for row, job in todo.values():
+        needs_others = row.stage == "carb" or row.learns_from is not None
+        (later if needs_others else first).append(job)
+    return masks, first, later
+
+
+def train_split(suite: Suite) -> str:
+    """The split whose masks second stages learn from."""
+    return suite.config_of(next(iter(suite.rows.values())), 0).train_split
+
+
+def training_command(suite: Suite, row: Row, seed: int, out: Path) -> list[str]:
+    """The command that trains the network of a row, but for --init and --keep-checkpoints."""
+    settings = suite.settings_of(row, seed)
+    if row.learns_from is not None:
+        folder, split = suite.rows[row.learns_from].folder(seed), train_split(suite)
+        settings |= {"pseudo_masks": str(out / folder / f"masks_{split}")}
+    command = [*SCRIPTS[row.stage], "--config", suite.config, *as_arguments(settings)]
+    return [*command, "--run-dir", str(out / row.folder(seed)), *row.options]
+
+
+def method_command(
+    suite: Suite, row: Row, seed: int, out: Path, split: str, keep: bool = False
+) -> list[str]:
+    """The command of a method that makes masks: trains, unless it has, and makes those of a split.
+
+    It scores the masks of the suite's split.
+    """
+    command = training_command(suite, row, seed, out) + ["--keep-checkpoints"] * keep
+    command += ["--split", split, "--out", str(out / row.folder(seed) / f"masks_{split}")]
+    return command + ["--score"] * (split == suite.split)
 
 
 def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
@@ -147,7 +186,8 @@ def mask_jobs(suite: Suite, rows: list[Row], out: Path) -> list[Job]:
     command = ["gen_clip_masks.py", "--config", suite.config]
     train: list[list[str]] = []
     for row in rows:
-        if row.stage not in ("masks", "supervised") and suite.config_of(row, 0).views != "dual":
+        clip = row.stage in ("warmup", "start", "carb") and row.learns_from is None
+        if clip and suite.config_of(row, 0).views != "dual":
             settings = suite.settings_of(replace(row, stage="warmup"), 0) | {"views": "base"}
             one = command + as_arguments(settings)  # the same for all seeds and views
             train += [one] * (one not in train)

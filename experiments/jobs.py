@@ -10,24 +10,31 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from datasets.doctor.plausible import available_cores
+from utils.safe.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+RECORD = "row.json"
 _TAIL = 15  # lines of a failed job's log to show
 
 
 @dataclass(frozen=True)
 class Job:
-    """Commands run in order, each a script or "-m", module of this repository, and arguments."""
+    """Commands run in order, each a script or "-m", module of this repository, and arguments.
+
+    record: what is made, written beside the log before it is made.
+    """
 
     name: str
     commands: list[list[str]]
     log: Path
+    record: dict[str, Any] = field(default_factory=dict)
 
 
 def run_jobs(jobs: list[Job], parallel: int) -> list[str]:
@@ -81,6 +88,8 @@ class _Children:
     def run(self, job: Job, variables: dict[str, str]) -> bool:
         """Whether all commands of the job succeeded."""
         job.log.parent.mkdir(parents=True, exist_ok=True)
+        if job.record:
+            write_json(job.log.with_name(RECORD), job.record)
         _say(f"started {job.name}")
         with job.log.open("a", encoding="utf-8") as log:
             for command in job.commands:

@@ -9,6 +9,10 @@ from experiments.figures.style import markdown
 # Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
 MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
 
+# The same for the masks of a method; recall is the mean accuracy of the classes.
+OF_MASKS = {"precision": "mean_precision", "recall": "mean_accuracy"}
+THRESHOLD = "at threshold"  # heading: where the best mIoU of such masks is, 0 to 1
+
 Scores = dict[str, float | None]  # by heading, in percent
 
 
@@ -29,6 +33,17 @@ def scores_of(metrics: dict[str, Any]) -> Scores:
     return {heading: in_percent(metrics.get(key)) for heading, key in MEASURES.items()}
 
 
+def scores_of_method(score: dict[str, Any]) -> Scores:
+    """The score.json of a method's masks: `scores_of`, precision and recall (means over the
+    classes) and the best of its "thresholds", [{"threshold": 0..1, "miou": 0..1}, ...], if any."""
+    found = {heading: in_percent(score.get(key)) for heading, key in OF_MASKS.items()}
+    curve = [one for one in score.get("thresholds", []) if one["miou"] is not None]
+    if curve:
+        best = max(curve, key=lambda one: one["miou"])  # the first of equals
+        found |= {"best mIoU": in_percent(best["miou"]), THRESHOLD: best["threshold"]}
+    return scores_of(score) | {key: value for key, value in found.items() if value is not None}
+
+
 def mean_and_spread(values: Iterable[float | None]) -> Mean:
     """Mean and sample standard deviation of the values that are not None."""
     found = [value for value in values if value is not None]
@@ -37,8 +52,9 @@ def mean_and_spread(values: Iterable[float | None]) -> Mean:
 
 
 def means_of(scores: Sequence[Scores]) -> dict[str, Mean]:
-    """`mean_and_spread` over seeds, by heading."""
-    return {key: mean_and_spread(one[key] for one in scores) for key in MEASURES}
+    """`mean_and_spread` over seeds, by heading: `MEASURES`, then others that any seed has."""
+    headings = dict.fromkeys([*MEASURES, *(key for one in scores for key in one)])
+    return {key: mean_and_spread(one.get(key) for one in scores) for key in headings}
 
 
 def summary(by_seed: dict[str, Scores]) -> dict[str, Any]:
@@ -49,11 +65,15 @@ def summary(by_seed: dict[str, Scores]) -> dict[str, Any]:
 
 
 def difference(a: dict[str, Scores], b: dict[str, Scores]) -> dict[str, Any]:
-    """Summary of a minus b, over the seeds that both have."""
+    """Summary of a minus b, over the seeds that both have and the scores that both have."""
     pairs = {seed: (a[seed], b[seed]) for seed in a if seed in b}
     return summary(
         {
-            seed: {key: None if None in (x[key], y[key]) else x[key] - y[key] for key in MEASURES}
+            seed: {
+                key: None if None in (x[key], y[key]) else x[key] - y[key]
+                for key in x
+                if key in y and key != THRESHOLD
+            }
             for seed, (x, y) in pairs.items()
         }
     )
@@ -88,13 +108,12 @@ def suite_tables(content: dict[str, Any]) -> str:
     rows, masks = content["rows"], content.get("pseudo_masks")
     trained = [row for row in rows.values() if row["stage"] != "masks"]
     seeds = sorted({seed for row in trained for seed in row["seeds"]}, key=int)
-    first = []
+    first = {}
     if masks:
-        values = map(percent, scores_of(masks).values())
-        first = [["CLIP's pseudo-masks", "-", *values, *("" for _ in seeds)]]
-    parts = [_table("row", [*first, *_lines(rows, seeds)], seeds)]
+        first = {"CLIP's pseudo-masks": {"stage": "masks"} | summary({"0": scores_of(masks)})}
+    parts = [_table("row", first | rows, seeds)]
     for title, differences in content.get("contrasts", {}).items():
-        parts += [f"**{title}**", _table("difference", _lines(differences, seeds, "+"), seeds)]
+        parts += [f"**{title}**", _table("difference", differences, seeds, "+")]
     return "\n\n".join(parts)
 
 
@@ -108,20 +127,28 @@ def spread(mean: float | None, std: float | None, sign: str = "") -> str:
     return percent(mean, sign) + (f" ± {std:.1f}" if std is not None else "")
 
 
-def _lines(
-    summaries: dict[str, dict[str, Any]], seeds: list[str], sign: str = ""
-) -> list[list[Any]]:
+def _table(
+    heading: str, summaries: dict[str, dict[str, Any]], seeds: list[str], sign: str = ""
+) -> str:
     """Rows of name, number of seeds, means and each seed's mIoU; `summaries`: see `summary`."""
+    means = [line["mean"] for line in summaries.values() if line["seeds"]]
+    scores = [*dict.fromkeys([*MEASURES, *(key for mean in means for key in mean)])]
     lines = []
     for name, line in summaries.items():
         masks, cells = line.get("stage") == "masks", ["not run"]  # masks: one for all seeds
         if line["seeds"]:
-            cells = [spread(line["mean"].get(key), line["std"].get(key), sign) for key in MEASURES]
+            cells = [_cell(line, key, sign) for key in scores]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]
             cells += ["" if masks else percent(value, sign) for value in values]
         lines.append([name, "-" if masks else len(line["seeds"]), *cells])
-    return lines
+    return markdown([heading, "seeds", *scores, *(f"seed {seed}" for seed in seeds)], lines)
 
 
-def _table(heading: str, lines: list[list[Any]], seeds: list[str]) -> str:
-    return markdown([heading, "seeds", *MEASURES, *(f"seed {seed}" for seed in seeds)], lines)
+def _cell(line: dict[str, Any], key: str, sign: str) -> str:
+    """Mean and deviation of a score; empty for one that other rows have."""
+    if key not in MEASURES and key not in line["mean"]:
+        return ""
+    mean, std = line["mean"].get(key), line["std"].get(key)
+    if key == THRESHOLD and mean is not None:
+        return f"{mean:.2f}" + (f" ± {std:.2f}" if std is not None else "")
+    return spread(mean, std, sign)

@@ -2,10 +2,12 @@
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
+from experiments.methods import METHODS, SECOND_STAGE
 from utils.config import (
     CARB,
     Config,
@@ -21,6 +23,7 @@ from utils.safe.yaml_file import read_yaml
 
 STAGES = ("masks", "supervised", "warmup", "carb")
 KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
+OPTIONAL = ("prepare",)
 # Keys that a row may not set, and the reason.
 DECIDED = {
     "seed": "'seeds' of the suite and --seeds do",
@@ -31,11 +34,22 @@ DECIDED = {
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: its stage and the config values it changes."""
+    """One row of the table: its stage and the config values it changes.
+
+    stage: of `STAGES`, or a method of `METHODS`; options: of the method's command line;
+    learns_from: of a second stage (a warm-up without CARB), the row of its masks.
+    """
 
     name: str
     stage: str
     settings: dict[str, Any]
+    options: tuple[str, ...] = ()
+    learns_from: str | None = None
+
+    @property
+    def is_masks(self) -> bool:
+        """Whether masks are scored, not a network."""
+        return self.stage == "masks" or METHODS.get(self.stage) == "masks"
 
     @property
     def slug(self) -> str:
@@ -63,6 +77,7 @@ class Suite:
     rows: dict[str, Row]
     contrasts: dict[str, list[list[str]]]
     values: dict[str, Any]  # of the config file
+    prepare: dict[str, str] = field(default_factory=dict)  # config key -> command for its file
 
     def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
         """All values of the config file that a run changes.
@@ -81,7 +96,16 @@ class Suite:
 
     def making(self, row: Row) -> str:
         """A text that is equal for runs that differ only in the seed."""
-        return f"{row.stage} {json.dumps(self.config_of(row, 0).to_dict())}"
+        parts = [row.stage, *row.options, row.learns_from, self.config_of(row, 0).to_dict()]
+        return json.dumps(parts)
+
+    def check_prepared(self) -> None:
+        """Raise InputError, with the command to run, where a file of `prepare` is missing."""
+        config = self.config_of(next(iter(self.rows.values())), 0)
+        for key, command in self.prepare.items():
+            file = getattr(config, key)
+            command = command.format_map(config.to_dict())
+            check(Path(file).exists(), f"{key}: no {file}; make it: {command}")
 
     def start_row(self, row: Row) -> Row:
         """The row that makes the warm-up of `row`, a row with CARB.
@@ -109,7 +133,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     if isinstance(content.get("config"), str):
         content["config"] = expand(content["config"])
     keys = f"{path}: expected the keys {', '.join(KEYS)}; found {', '.join(content)}"
-    check(content.keys() == set(KEYS), keys)
+    check(set(KEYS) <= content.keys() <= {*KEYS, *OPTIONAL}, keys)
     for key, good, expected in (
         ("config", _is_file, "name a config file"),
         ("split", lambda v: v in ("train", "val", "test"), "be train, val or test"),
@@ -121,11 +145,13 @@ def read_suite(path: str, settings: list[str]) -> Suite:
         for name, row in _mapping(path, content["rows"], "'rows'").items()
     }
     check(bool(rows), f"{path}: 'rows' is empty")
+    _find_masks(path, rows)
     check_seeds(content["seeds"], f"{path}: 'seeds'")
     _check_contrasts(path, content["contrasts"], rows)
     values = read_settings(content["config"])
     content |= {"path": path, "settings": parse_overrides(settings), "rows": rows}
     suite = Suite(values=values, **content)
+    _check_prepare(suite)
     for key in suite.settings:
         owner = next((row.name for row in rows.values() if key in row.settings), None)
         reason = f"row '{owner}' of {path} does" if owner else DECIDED.get(key)
@@ -163,13 +189,60 @@ def check_seeds(seeds: Any, source: str) -> list[int]:
 
 
 def _row(path: str, name: str, values: dict[str, Any]) -> Row:
-    source, stage = f"{path}: row '{name}'", values.get("stage")
-    stages = ", ".join(STAGES)
-    check(stage in STAGES, f"{source}: 'stage' must be one of {stages}, found {stage}")
-    settings = {key: value for key, value in values.items() if key != "stage"}
+    """A row of `stage` or of `method`; `learns_from` of a second stage is still ""."""
+    source, settings = f"{path}: row '{name}'", dict(values)
+    stage, method = settings.pop("stage", None), settings.pop("method", None)
+    options, second = settings.pop("options", []), settings.pop("second_stage", False)
+    if method is None:
+        stages = ", ".join(STAGES)
+        check(stage in STAGES, f"{source}: 'stage' must be one of {stages}, found {stage}")
+        check(not options and not second, f"{source}: 'options' and 'second_stage' need a 'method'")
+    else:
+        known = ", ".join([*METHODS, "supervised"])
+        check(method in [*METHODS, "supervised"], f"{source}: no method {method}; known: {known}")
+        check(stage is None, f"{source} has 'stage' and 'method'; give one of them")
+        check(method in METHODS or not options, f"{source}: {method} takes no 'options'")
+        stage = method
+    good = isinstance(options, list) and all(isinstance(one, str | int | float) for one in options)
+    check(good, f"{source}: 'options' must be a list of words and numbers, found {options}")
+    makes_masks = METHODS.get(stage) == "masks"
+    check(not second or makes_masks, f"{source}: 'second_stage' needs a method that makes masks")
+    check(isinstance(second, bool), f"{source}: 'second_stage' must be true or false")
     for key in settings:
         check(key not in DECIDED, f"{source} can't decide {key}: {DECIDED.get(key)}")
-    return Row(name, stage, settings)
+    return Row(name, stage, settings, tuple(map(str, options)), "" if second else None)
+
+
+def _find_masks(path: str, rows: dict[str, Row]) -> None:
+    """Turn each row with `second_stage` into a warm-up without CARB on the masks of its own row."""
+    for name, row in rows.items():
+        if row.learns_from is None:
+            continue
+        same = (
+            one.name
+            for one in rows.values()
+            if one == replace(row, name=one.name, learns_from=None)
+        )
+        masks = next(same, None)
+        needed = "a row with the same method, options and keys, but without second_stage"
+        check(masks is not None, f"{path}: row '{name}' needs {needed}, whose masks it learns from")
+        rows[name] = Row(name, "warmup", SECOND_STAGE, (), masks)
+
+
+def _check_prepare(suite: Suite) -> None:
+    for key, command in _mapping(suite.path, suite.prepare, "'prepare'").items():
+        source = f"{suite.path}: 'prepare', {key}"
+        config = suite.config_of(next(iter(suite.rows.values())), 0).to_dict()
+        check(
+            isinstance(config.get(key), str), f"{source}: expected a key of the config with a path"
+        )
+        check(isinstance(command, str), f"{source}: expected a command, found {command}")
+        try:
+            named = {name for _, name, _, _ in Formatter().parse(command) if name is not None}
+        except ValueError:
+            named = {command}
+        unknown = ", ".join(sorted(named - config.keys()))
+        check(not unknown, f"{source}: braces hold keys of the config, found {unknown}")
 
 
 def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:

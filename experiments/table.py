@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from datasets.mask_folder import COST
-from experiments.numbers import difference, scores_of, suite_tables, summary
+from experiments.jobs import RECORD
+from experiments.methods import METHODS
+from experiments.numbers import (
+    Scores,
+    difference,
+    scores_of,
+    scores_of_method,
+    suite_tables,
+    summary,
+)
 from experiments.suite_file import Row, Suite, as_arguments
 from utils.checkpoint import versions
 from utils.config import UPKEEP, Config, config_from_dict, flatten, keys_of, load_config
@@ -20,6 +29,12 @@ _OF_MASKS = (  # beginnings of keys
     *("arithmetic.clip_", "arithmetic.key_smoothing_norm", "arithmetic.label_filter"),
 )
 
+_OF_METHODS = (
+    " Masks of a method: made with each image's labels; precision and recall are means over the "
+    "classes; the best mIoU is that of a threshold chosen on the scored images themselves, which "
+    "shows what the fixed one loses and is no result."
+)
+
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
 
 
@@ -27,35 +42,56 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
     """metrics.json of a run; None until the run is complete and its last.pt is scored.
 
     Of a row of masks: score.json, with cost.json as "cost". Raises InputError when the folder holds
-    a run with other settings; of masks only those count that decide them. Unlike for resuming, file
-    names count as settings: otherwise the table might mix data sets.
+    a run with other settings or options; of CLIP's masks only those settings count that decide
+    them. Unlike for resuming, file names count: otherwise the table might mix data sets.
     """
-    settings = _of_masks if row.stage == "masks" else _of_run
     config, folder = suite.config_of(row, seed), out / row.folder(seed)
+    metrics, last = folder / f"eval_{suite.split}" / "metrics.json", folder / "last.pt"
     if row.stage == "masks":
         metrics, last = folder / "score.json", folder / "meta.json"
+    elif row.is_masks:
+        metrics = folder / f"masks_{suite.split}" / "score.json"
+    record = record_of(suite, row, seed)
+    if row.stage == "masks":
         saved = read_json(last).get("config") if last.is_file() else None
         old = config_from_dict(saved, str(last)) if isinstance(saved, dict) else None
+        other = changed(_of_masks(old), _of_masks(config)) if old else {}
     else:
-        metrics, last = folder / f"eval_{suite.split}" / "metrics.json", folder / "last.pt"
-        saved = folder / "config.yaml"
-        made = saved.is_file() and (metrics.is_file() or any(folder.glob("*.pt")))
-        old = load_config(saved) if made else None
-    if old is not None:
-        other = changed(settings(old), settings(config))
-        if other:
-            raise InputError(
-                f"{folder} holds a run with other settings ({listed(other)}); choose another "
-                "--out, or remove that folder to run it again"
-            )
+        made = metrics.is_file() or any(folder.glob("*.pt"))
+        other = _other_settings(config, folder, record) if made else {}
+    if other:
+        raise InputError(
+            f"{folder} holds a run with other settings ({listed(other)}); choose another "
+            "--out, or remove that folder to run it again"
+        )
     stale = last.is_file() and metrics.is_file() and last.stat().st_mtime > metrics.stat().st_mtime
-    if stale or not metrics.is_file():
+    if stale or not metrics.is_file() or (record and not (folder / RECORD).is_file()):
         return None
     content = read_json(metrics)
-    if row.stage == "masks":
-        cost = folder / COST
+    if row.is_masks:
+        cost = metrics.with_name(COST)
         return content | ({"cost": read_json(cost)} if cost.is_file() else {})
     return content if content.get("step") == config.steps else None
+
+
+def record_of(suite: Suite, row: Row, seed: int) -> dict[str, Any]:
+    """What decides a run of a method or of a second stage; empty for others, whose folder says."""
+    if row.stage not in METHODS and row.learns_from is None:
+        return {}
+    made_by = {"method": row.stage, "options": list(row.options), "learns_from": row.learns_from}
+    return made_by | {"config": suite.config_of(row, seed).to_dict()}
+
+
+def _other_settings(config: Config, folder: Path, record: dict[str, Any]) -> dict[str, str]:
+    """The settings of the run in the folder that are others than those of `config` or `record`."""
+    file = folder / (RECORD if record else "config.yaml")
+    if not file.is_file():
+        return {}
+    if not record:
+        return changed(_of_run(load_config(file)), _of_run(config))
+    old = read_json(file)
+    settings = _of_run(config_from_dict(old.get("config", {}), str(file)))
+    return changed(old, record, {"config"}) | changed(settings, _of_run(config))
 
 
 def _of_run(config: Config) -> dict[str, Any]:
@@ -85,7 +121,7 @@ def collect(suite: Suite, out: Path) -> Scored:
                 continue
             scored[row.name][seed] = cell
             how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
-            one, usual = first.setdefault(row.stage == "masks", (folder, how))
+            one, usual = first.setdefault(row.is_masks, (folder, how))
             other = listed(changed(usual, how))
             if other:
                 raise InputError(
@@ -104,7 +140,7 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
     score = out / f"pseudo_masks_{suite.split}" / "score.json"
     rows = {
         name: asdict(suite.rows[name])
-        | summary({str(seed): scores_of(cell) for seed, cell in cells.items()})
+        | summary({str(seed): _scores(suite.rows[name], cell) for seed, cell in cells.items()})
         | {"metrics": cells}
         for name, cells in scored.items()
     }
@@ -130,6 +166,11 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
     return text
 
 
+def _scores(row: Row, metrics: dict[str, Any]) -> Scores:
+    of_method = row.is_masks and row.stage in METHODS
+    return scores_of_method(metrics) if of_method else scores_of(metrics)
+
+
 def _heading(suite: Suite, scored: Scored) -> str:
     """A sentence or two that say what the numbers are."""
     settings = ", ".join(as_arguments(suite.settings)[1::2])
@@ -144,4 +185,6 @@ def _heading(suite: Suite, scored: Scored) -> str:
         f"{data} ({images} images); {suite.config_of(trained[0], 0).steps} steps for every row; "
         f"seeds {', '.join(map(str, seeds)) or 'none yet'}. "
         "mIoU in percent: mean ± sample standard deviation over the seeds, then of each seed."
+        + _OF_METHODS
+        * any(row.is_masks and row.stage in METHODS for row in trained)
     )

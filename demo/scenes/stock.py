@@ -33,17 +33,23 @@ _HORIZON = {"road": 0.2, "sidewalk": 0.15, "building": 0.72, "sky": 0.95, "fence
 
 def draw_object(class_name: str, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
     """An image uint8 (H,W,3) that shows mostly this class; see `make_scenes.render_object`."""
-    light = draw_daylight(rng)
-    if rng.random() < 0.75:  # most photographers wait for better weather
-        while light.weather not in ("clear", "overcast"):
-            light = draw_daylight(rng)
-        light = replace(light, fog_length=2e3)
+    light = fair_daylight(rng)
     if class_name in _EXTENT:
         canvas = _thing(class_name, rng, size, light)
     else:
         canvas = _region(class_name, rng, size, light)
     image, _ = develop(canvas, rng)
     return image
+
+
+def fair_daylight(rng: np.random.Generator) -> Daylight:
+    """Random daylight: most photographers wait for better weather."""
+    light = draw_daylight(rng)
+    if rng.random() < 0.75:
+        while light.weather not in ("clear", "overcast"):
+            light = draw_daylight(rng)
+        light = replace(light, fog_length=2e3)
+    return light
 
 
 def _thing(
@@ -59,26 +65,39 @@ def _thing(
     horizon = height * rng.uniform(0.46, 0.54) + (middle - camera_height) * scale
     camera = Camera(scale * z, width * rng.uniform(0.42, 0.58), horizon, camera_height)
     canvas = Canvas(size, camera, light)
-    _backdrop(canvas, rng, horizon + camera_height * scale)
+    backdrop(canvas, rng, horizon + camera_height * scale)
+    if are_bollards:
+        paint_bollards(canvas, rng, 0.0, z)
+    else:
+        paint_thing(canvas, rng, class_name, 0.0, z)
+    return canvas
+
+
+def paint_thing(
+    canvas: Canvas, rng: np.random.Generator, class_name: str, x: float, z: float
+) -> None:
+    """Paint one thing of a class, turned at random, at (x, z) metres."""
     if class_name == "car":
-        car(canvas, rng, 0.0, z, rng.uniform(0, 2 * np.pi))
+        car(canvas, rng, x, z, rng.uniform(0, 2 * np.pi))
     elif class_name == "pedestrian":
-        pedestrian(canvas, rng, 0.0, z)
+        pedestrian(canvas, rng, x, z)
     elif class_name == "rider":
         turn, along = pick(rng, (-1, 1)), rng.random() < 0.45
-        rider(canvas, rng, 0.0, z, turn, along)
+        rider(canvas, rng, x, z, turn, along)
     elif class_name == "traffic light":
-        traffic_light(canvas, rng, 0.0, z, pick(rng, (-1, 1)), 0.0)
+        traffic_light(canvas, rng, x, z, pick(rng, (-1, 1)), 0.0)
     elif class_name == "traffic sign":
-        traffic_sign(canvas, rng, 0.0, z)
+        traffic_sign(canvas, rng, x, z)
     elif class_name == "tree":
-        tree(canvas, rng, 0.0, z, rng.uniform(5.0, 7.0))
-    elif are_bollards:
-        for i in range(3):
-            bollard(canvas, rng, 0.7 * i - 0.7, z - 0.4 * i)
+        tree(canvas, rng, x, z, rng.uniform(5.0, 7.0))
     else:
-        lamp_post(canvas, rng, 0.0, z, pick(rng, (-1, 1)))
-    return canvas
+        lamp_post(canvas, rng, x, z, pick(rng, (-1, 1)))
+
+
+def paint_bollards(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+    """Paint a row of three bollards around (x, z) metres."""
+    for i in range(3):
+        bollard(canvas, rng, x + 0.7 * i - 0.7, z - 0.4 * i)
 
 
 def _region(
@@ -101,7 +120,7 @@ def _region(
     )
     canvas = Canvas(size, camera, light)
     if class_name == "fence":
-        _backdrop(canvas, rng, horizon)
+        backdrop(canvas, rng, horizon)
         _fence(canvas, rng)
         return canvas
     if class_name == "sky" and rng.random() < 0.6:
@@ -139,13 +158,20 @@ def _fence(canvas: Canvas, rng: np.random.Generator) -> None:
     if rng.random() < 0.3:
         for u in np.arange(-6, 7, 1.5):
             tree(canvas, rng, u, z + 6, 3.0)
+    paint_fence_across(canvas, rng, z, angle, high, style)
+
+
+def paint_fence_across(
+    canvas: Canvas, rng: np.random.Generator, z: float, angle: float, high: float, style: int
+) -> None:
+    """Paint a fence across the image, z metres ahead and turned by `angle` (radians)."""
     direction = math.cos(angle), math.sin(angle)
     origin = -7 * direction[0], z - 7 * direction[1]
     face = Face(canvas, origin, direction, 14.0, high, z, canvas.light.facing(0, -1))
     paint_fence(face, rng, style, vary(rng, pick(rng, FENCE_COLORS)))
 
 
-def _backdrop(canvas: Canvas, rng: np.random.Generator, foot: float) -> None:
+def backdrop(canvas: Canvas, rng: np.random.Generator, foot: float) -> None:
     """A studio, lawn, room or blur, with the edge of the floor slightly above row `foot`."""
     width, height = (s // 4 for s in canvas.image.size)
     rows = np.arange(height, dtype=np.float32)[:, None, None]

@@ -152,18 +152,15 @@ def _work(words: list[str]) -> Work | None:
         suites = [word.removeprefix("SUITE=") for word in words if word.startswith("SUITE=")]
         name = f"demo/suites/{(suites or ['demo_ablation'])[0]}.yaml"
         suite = read_yaml(Path(given.get("experiments.ablation", name)))
-        config, rows = (
-            load_config(suite["config"]),
-            [row["stage"] for row in suite["rows"].values()],
-        )
-        number = (len(rows) - rows.count("masks")) * len(suite["seeds"])
+        config, rows = load_config(suite["config"]), suite["rows"].values()
+        number = sum(row.get("stage") != "masks" for row in rows) * len(suite["seeds"])
         if not number:
             images = open_dataset(config.dataset, config.data_root).images(suite["split"])
             what = f"masks of {count(len(images), 'image')} from {count(len(rows), 'teacher')}"
             return Work(config, len(rows) * len(images), what)
         what = f"at most {count(number, 'training')} of {config.steps} steps"
         return Work(config, number * config.steps * config.batch_size, what, True)
-    if script.startswith(("run_", "train_")) or "baselines.supervised" in words:
+    if script.startswith(("run_", "train_")) or any(w.startswith("baselines.") for w in words):
         name = f"configs/{script.removeprefix('run_')}.yaml"
         name = "demo/config.yaml" if script == "run_demo" else name
         config = load_config(given.get("--config", name))

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.methods import METHODS
 from experiments.numbers import MEASURES
 from experiments.suite_file import STAGES, Row
 from utils.config import CARB, Config, keys_of, load_config
@@ -13,7 +14,9 @@ from utils.safe.errors import InputError
 from utils.safe.files import parse_json, read_json
 
 DATA_SETS = {"cityscapes": "Cityscapes", "camvid": "CamVid", "wilddash2": "WildDash2"}
-TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"}
+TITLES = {"warmup": "warm-up", "carb": "CARB", "supervised": "supervised"} | {
+    method: method for method, makes in METHODS.items() if makes == "network"
+}
 
 
 class Stage(NamedTuple):
@@ -34,7 +37,7 @@ class Stage(NamedTuple):
 
 
 class Run(NamedTuple):
-    """The stages of one training: the folders RUN/{warmup,carb,supervised}, or RUN itself."""
+    """The stages of one training: the folders RUN/{warmup,carb,supervised,...}, or RUN itself."""
 
     label: str
     folder: Path
@@ -42,8 +45,8 @@ class Run(NamedTuple):
 
     @property
     def last(self) -> Stage:
-        """CARB if it exists, else the warm-up or the supervised network."""
-        return next(self.stages[n] for n in ("carb", "warmup", "supervised") if n in self.stages)
+        """CARB if it exists, else the warm-up, the supervised network or that of a method."""
+        return next(self.stages[name] for name in ("carb", *TITLES) if name in self.stages)
 
     @property
     def titled(self) -> dict[str, Stage]:
@@ -82,8 +85,8 @@ class Suite(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether any row is more than masks."""
-        return any(row["stage"] != "masks" for row in self.content["rows"].values())
+        """Whether any row is a network."""
+        return any(row["stage"] in TITLES for row in self.content["rows"].values())
 
     @property
     def slug(self) -> str:
@@ -119,7 +122,8 @@ def run_of(suite: Suite) -> Run | None:
     The first seed of "Dual + CARB", else of the first row with CARB, else of the first row.
     """
     rows = suite.content["rows"]
-    order = sorted(rows, key=lambda row: (row != "Dual + CARB", rows[row]["stage"] != "carb"))
+    networks = [row for row in rows if rows[row]["stage"] in TITLES]
+    order = sorted(networks, key=lambda row: (row != "Dual + CARB", rows[row]["stage"] != "carb"))
     found = (run_of_row(suite, row, seed) for row in order for seed in rows[row]["seeds"])
     return next(filter(None, found), None)
 
@@ -222,7 +226,7 @@ def _is_row(row: Any) -> bool:
     parts = ("settings", "seeds", "mean", "std", "metrics")
     return (
         isinstance(row, dict)
-        and row.get("stage") in list(STAGES)  # a list, say, has no hash
+        and row.get("stage") in [*STAGES, *METHODS]  # a list, say, has no hash
         and all(isinstance(row.get(part), dict) for part in parts)
         and all(seed.isdecimal() and seed.isascii() for seed in row["seeds"])
         and all(map(_are_measures, (row["mean"], row["std"], *row["seeds"].values())))
@@ -253,6 +257,5 @@ def _stage_name(folder: Path) -> str:
     path = folder / "command.txt"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     command = "".join(lines[-1:])
-    if re.search(r"(train_|baselines[./])supervised", command):
-        return "supervised"
-    return next((name for name in TITLES if f"train_{name}.py" in command), "warmup")
+    made_by = re.search(r"(?:train_|baselines[./])(\w+)", command)
+    return made_by[1] if made_by and made_by[1] in TITLES else "warmup"

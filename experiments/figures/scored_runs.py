@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.figures.runs import Run, Suite, is_miniature, read_stage
+from experiments.figures.runs import TITLES, Run, Suite, is_miniature, read_stage
+from experiments.methods import METHODS
 from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
 from utils.config import (
@@ -51,6 +52,8 @@ class ScoredRun(NamedTuple):
         """Its name in Table 1: "Dual + CARB"."""
         if self.stage == "supervised":
             return SUPERVISED
+        if self.stage in METHODS:
+            return self.stage
         name = VIEWS[self.config.views]
         if self.stage == "carb":
             return f"{name} + CARB"
@@ -65,6 +68,8 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
     found = []
     for suite in suites:
         for name, row in suite.content["rows"].items():
+            if row["stage"] not in TITLES:
+                continue  # masks
             for seed, metrics in row["metrics"].items():
                 folder = suite.folder / Row(name, row["stage"], {}).folder(int(seed))
                 if (folder / "config.yaml").is_file():
@@ -92,7 +97,8 @@ def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
     for run in runs:
         values = {k: v for k, v in run.config.to_dict().items() if k not in ignored}
         how = [run.metrics.get(key) for key in ("inference", "resize_to")]
-        group = found.setdefault(json.dumps([run.stage, values, how]), {})
+        options = [str(run.folder)] * (run.stage in METHODS)  # the config doesn't hold them
+        group = found.setdefault(json.dumps([run.stage, values, how, *options]), {})
         group.setdefault(str(run.metrics.get("split")), []).append(run)
     return list(found.values())
 
@@ -120,10 +126,11 @@ def exclusion_reason(run: ScoredRun) -> str:
     split, number = metrics.get("split"), metrics.get("num_images")
     if not images:
         return "another data set"
-    uses_masks = run.stage != "supervised"
+    uses_masks = run.stage in ("warmup", "carb")
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
+        "another method": run.stage in METHODS,
         "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
         "another teacher": uses_masks and any(t != _PAPERS_TEACHER for t in _teachers(c)),
@@ -163,7 +170,8 @@ def _has_clip_masks(config: Config) -> bool:
     meta = Path(config.pseudo_masks or "") / "meta.json"
     try:
         made = parse_json(meta.read_text(encoding="utf-8"))
-        return not is_miniature(made["config"]["clip_model"])
+        is_clips = "method" not in made.get("made_from", {})
+        return is_clips and not is_miniature(made["config"]["clip_model"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.figures import (
+    cams,
     classes,
     curves,
+    points,
     qualitative,
     regions,
     scales,
@@ -46,6 +48,8 @@ SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # figures of the run 
     "curves": lambda i: curves.draw(i.runs, i.suites, i.out),
     "scales": lambda i: scales.draw(i.shown[0], i.split, i.images, i.out),
     "teachers": lambda i: teachers.draw(i.suites, i.images, i.out),
+    "points": lambda i: points.draw(i.runs, i.suites, _number(i.images), i.out),
+    "cams": lambda i: cams.draw(i.suites, i.images, i.out),
     "statistics": lambda i: statistics.draw(i.sources, i.out),
     "sweeps": lambda i: sweeps.draw(i.suites, i.out),
     "tables": lambda i: tables.draw(i.runs, i.suites, i.out),

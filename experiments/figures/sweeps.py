@@ -21,6 +21,7 @@ from experiments.figures.style import (
     save_data,
     save_figure,
 )
+from experiments.methods import METHODS
 from experiments.numbers import MEASURES
 
 _LEAST = 3  # the fewest rows of a sweep
@@ -68,7 +69,7 @@ def find(suite: Suite, kind: Kind) -> list[Sweep]:
     groups: dict[str, Rows] = {}
     for name, row in suite.content["rows"].items():
         others = {key: value for key, value in row["settings"].items() if key not in kind.keys}
-        if row["seeds"] and row["stage"] != "supervised":
+        if row["seeds"] and row["stage"] not in ("supervised", *METHODS):
             same = json.dumps([row["stage"], others], sort_keys=True)
             groups.setdefault(same, {})[name] = row["settings"]
     sweeps = [kind.sort(rows) for rows in groups.values()]

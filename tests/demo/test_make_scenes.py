@@ -10,11 +10,19 @@ import prepare_data
 from datasets.files import read_image, read_mask
 from datasets.folder import Folder
 from datasets.image_labels import read_image_labels
-from datasets.labels import load_classes
+from datasets.labels import has_background, load_classes
 from demo import make_scenes as synthetic
-from demo.make_scenes import CLASS_FILE, FIRST_INDEX, generate, render_object, write_dataset
-from demo.scenes.canvas import CLASSES, Camera
+from demo.make_scenes import (
+    FIRST_INDEX,
+    KINDS,
+    generate,
+    render_object,
+    write_dataset,
+)
+from demo.scenes.canvas import CLASSES, SUPERSAMPLING, Camera, Canvas
 from demo.scenes.develop import _majority
+from demo.scenes.stock import fair_daylight
+from demo.scenes.things import THING_CLASSES, _ground
 from utils.safe.errors import InputError
 
 ID = {name: i for i, name in enumerate(CLASSES)}
@@ -34,25 +42,31 @@ def shares(masks: np.ndarray) -> np.ndarray:
     return np.stack(counts) / masks[0].size
 
 
-def test_class_file_names_the_ids() -> None:
-    assert load_classes(CLASS_FILE).names == CLASSES
+@pytest.mark.parametrize("kind", KINDS)
+def test_class_file_names_the_ids(kind: str) -> None:
+    classes = load_classes(KINDS[kind].class_file)
+    assert classes.names == KINDS[kind].classes
+    assert has_background(classes) == (kind == "things")
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(160, 320), (96, 128), (33, 71), (150, 100)])
-def test_form(size: tuple[int, int]) -> None:
-    image, mask = generate(0, 1, size)
+def test_form(size: tuple[int, int], kind: str) -> None:
+    image, mask = generate(0, 1, size, kind)
     assert image.shape == (*size, 3) and image.dtype == np.uint8
     assert mask.shape == size and mask.dtype == np.uint8
-    assert mask.max() < len(CLASSES)
+    assert mask.max() < len(KINDS[kind].classes)
     assert image.flags.c_contiguous and image.std() > 10
 
 
-def test_same_numbers_same_scene() -> None:
-    first = generate(5, 7)
-    generate(5, 8)  # what was drawn before does not matter
-    again = generate(5, 7)
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_numbers_same_scene(kind: str) -> None:
+    size = KINDS[kind].size
+    first = generate(5, 7, size, kind)
+    generate(5, 8, size, kind)  # what was drawn before does not matter
+    again = generate(5, 7, size, kind)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    for other in (generate(5, 8), generate(6, 7), generate(7, 5)):
+    for other in (generate(*numbers, size, kind) for numbers in ((5, 8), (6, 7), (7, 5))):
         assert not np.array_equal(first[0], other[0])
         assert not np.array_equal(first[1], other[1])
 
@@ -96,11 +110,51 @@ def test_places(masks: np.ndarray) -> None:
     assert (masks[:, 0] == ID["road"]).mean() == 0
 
 
-def test_image_and_mask_are_aligned() -> None:
+@pytest.fixture(scope="module")
+def things() -> np.ndarray:
+    """Pixels of each class: (scenes, classes)."""
+    masks = [generate(3, i, (128, 128), "things")[1].ravel() for i in range(SCENES)]
+    return np.stack([np.bincount(mask, minlength=len(THING_CLASSES)) for mask in masks])
+
+
+def test_things_leave_a_background(things: np.ndarray) -> None:
+    assert (things[:, 0] > 0.5 * 128 * 128).all()
+    assert (things[:, 1:].sum(1) > 0).all()
+    number = (things[:, 1:] > 0).sum(1)  # a sign and a light stand on a pole
+    assert number.min() >= 1 and number.max() <= 4 and 2 < number.mean() < 2.8
+
+
+def test_no_thing_is_in_every_image(things: np.ndarray) -> None:
+    present = dict(zip(THING_CLASSES, (things > 0).mean(0), strict=True))
+    assert present.pop("background") == 1 and 0.5 < present.pop("pole") < 0.8
+    assert all(0.15 < share < 0.4 for share in present.values()), present
+
+
+def test_things_are_large(things: np.ndarray) -> None:
+    """Those that the class file does not call small cover a fifteenth of their images or more."""
+    classes = load_classes(KINDS["things"].class_file)
+    for i, (name, small) in enumerate(zip(classes.names, classes.small, strict=True)):
+        share = things[things[:, i] > 0, i].mean() / 128**2
+        assert small == (share < 1 / 15), (name, share)
+
+
+def test_the_ground_holds_no_thing() -> None:
+    names = {ID[name] for name in THING_CLASSES[1:]}
+    for i in range(60):
+        rng = np.random.default_rng(i)
+        camera = Camera(200 * rng.uniform(1.3, 2.2), 64, 60, 1.3)
+        canvas = Canvas((64, 64), camera, fair_daylight(rng))
+        _ground(canvas, rng)
+        ids = set(np.unique(np.asarray(canvas.image.getchannel("A"))))
+        assert canvas.image.width == 64 * SUPERSAMPLING and not ids & names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_and_mask_are_aligned(kind: str) -> None:
     """Edges of the image are stronger along the mask's borders than beside them."""
     on, off = [], []
     for i in range(12):
-        image, mask = generate(11, i)
+        image, mask = generate(11, i, KINDS[kind].size, kind)
         grey = image.astype(float).mean(2)
         step = np.abs(np.diff(grey, axis=1))
         border = np.diff(mask.astype(int), axis=1) != 0
@@ -180,13 +234,34 @@ def test_dataset_goes_on_and_refuses_others(tmp_path: Path, monkeypatch: object)
         synthetic, "generate", lambda *which: drawn.append(which) or generate(*which)
     )
     write_dataset(tmp_path, {"train": 3}, seed=1, size=(32, 64))
-    assert drawn == [(1, 1, (32, 64))]
+    assert drawn == [(1, 1, (32, 64), "streets")]
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == files
     with pytest.raises(InputError, match="seed: 1 -> 2"):
         write_dataset(tmp_path, {"train": 3}, seed=2, size=(32, 64))
     (tmp_path / "meta.json").unlink()
     with pytest.raises(InputError, match="holds something else"):
         write_dataset(tmp_path, {"train": 3}, seed=1, size=(32, 64))
+
+
+def test_things_are_a_folder_of_their_own(tmp_path: Path) -> None:
+    out = str(tmp_path / "things")
+    arguments = ["--kind", "things", "--root", out, "--count", "train=4", "--workers", "0"]
+    synthetic.main(arguments)
+    files = {p: p.read_bytes() for p in Path(out).rglob("*") if p.is_file()}
+    (Path(out) / "images/train/train_000002.jpg").unlink()
+    synthetic.main(arguments)
+    assert {p: p.read_bytes() for p in Path(out).rglob("*") if p.is_file()} == files
+    classes = load_classes(f"{out}/classes.yaml")
+    labels = read_image_labels(f"{out}/image_labels.json", len(classes))
+    assert classes.names == THING_CLASSES and len(labels) == 4
+    for name, mask in Folder(out).ground_truth("train").items():
+        assert labels[name] == tuple(np.unique(read_mask(mask)))
+    meta = json.loads((Path(out) / "meta.json").read_text())
+    assert meta["kind"] == "things" and meta["version"] == 1 and meta["size"] == [128, 128]
+    with pytest.raises(InputError, match="holds other scenes.*kind"):
+        synthetic.main(arguments[2:])
+    with pytest.raises(InputError, match="holds other scenes.*seed"):
+        synthetic.main([*arguments, "--seed", "1"])
 
 
 def test_dataset_is_the_same_for_any_number_of_processes(tmp_path: Path) -> None:

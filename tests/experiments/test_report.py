@@ -388,15 +388,17 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
         "curves": (runs, suites, figures),
         "sweeps": (suites, figures),
         "teachers": (suites, 2, figures),
+        "points": (runs, suites, 2, figures),
+        "cams": (suites, 2, figures),
         "qualitative": (runs, "test", 2, figures),
         "classes": (runs, "test", figures),
         "tables": (runs, suites, figures),
     }
     said = capsys.readouterr().out.splitlines()
     assert said[:-1] == [f"Fig. 5: {name}" for name in SECTIONS]
-    assert said[-1] == f"{out / 'index.html'}: 10 figures drawn, 0 commands missing"
+    assert said[-1] == f"{out / 'index.html'}: 12 figures drawn, 0 commands missing"
     assert Page((out / "index.html").read_text()).all("section", "id") == list(SECTIONS)
-    assert (out / "report.md").read_text().count("\n## ") == 10
+    assert (out / "report.md").read_text().count("\n## ") == 12
 
 
 def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys):
@@ -413,10 +415,10 @@ def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys
 def test_images_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
-    assert list(parts) == ["curves", "teachers", "sweeps", "tables"]
+    assert list(parts) == ["curves", "teachers", "points", "cams", "sweeps", "tables"]
     page = Page((tmp_path / "empty/index.html").read_text())
     assert page.text.count(f"python -m experiments.ablation suite.yaml --out {suite}") == 2
-    assert "4 figures drawn, 1 command missing" in capsys.readouterr().out
+    assert "6 figures drawn, 1 command missing" in capsys.readouterr().out
 
     make_stage(suite / "dual_carb_2", range(1, 3), "train_carb.py", val_split="held_out")
     report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml", "b.json"])
@@ -466,7 +468,7 @@ def test_a_part_that_fails_does_not_lose_the_others(
     with pytest.raises(InputError, match=r"1 part failed:\n  classes: "):
         report.main([run, "--out", str(tmp_path / "out")])
     said = capsys.readouterr()
-    assert "9 figures drawn, 0 commands missing" in said.out
+    assert "11 figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
     assert page.all("section", "id") == list(SECTIONS)
@@ -479,8 +481,8 @@ def test_a_damaged_run_of_a_suite_costs_the_images_only(tmp_path, parts, capsys)
     (make_stage(suite / "dual_carb_1", range(1, 3)) / "metrics.jsonl").write_text("{x}\n")
     with pytest.raises(InputError, match=r"images: .*dual_carb_1/metrics.jsonl: expected one"):
         report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml"])
-    assert list(parts) == ["curves", "teachers", "statistics", "sweeps", "tables"]
-    assert "5 figures drawn, 0 commands missing" in capsys.readouterr().out
+    assert list(parts) == ["curves", "teachers", "points", "cams", "statistics", "sweeps", "tables"]
+    assert "7 figures drawn, 0 commands missing" in capsys.readouterr().out
 
 
 def test_only_what_is_asked_for(tmp_path, parts, run, monkeypatch):
