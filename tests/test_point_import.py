@@ -180,6 +180,11 @@ def test_the_tool_is_told_from_the_file(root: Path) -> None:
         imported(root, path, "--points-format", "labelme")
 
 
+def test_a_folder_is_read_as_labelme_only(root: Path) -> None:
+    with pytest.raises(InputError, match="data is a folder; expected the file"):
+        imported(root, root / "data", "--points-format", "cvat")
+
+
 # ---------------------------------------------------------------- labels, images, sizes
 
 

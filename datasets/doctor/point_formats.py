@@ -234,6 +234,8 @@ def format_of(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"no {path}; --import-points names the file that an annotation tool wrote")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected the file that the tool wrote")
     return File(str(path)).read()
 
 
