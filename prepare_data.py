@@ -60,11 +60,11 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["synthetic"]:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
     arguments = build_parser(__doc__).parse_args(argv)
+    check_point_options(arguments)
     tasks = ("out", "points", "check", "stats", "convert", "write_config")
     if not any(getattr(arguments, task) for task in tasks):
         options = "--out, --points, --check, --stats, --convert or --write-config"
         raise InputError(f"nothing to do; give {options}")
-    check_point_options(arguments)
     if arguments.min_pixels < 1 or arguments.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
     if arguments.config and not arguments.check:

@@ -138,6 +138,17 @@ def test_label_studio_names_local_files_behind_an_equals_sign(root: Path) -> Non
     assert [*imported(root, save(root / "export.json", tasks))] == ["b"]
 
 
+@pytest.mark.parametrize(
+    "address", ["https://a.org/c/b.png?sv=2020&sig=x%2Fy=", "https://a.org/o/c%2Fb.png?alt=media"]
+)
+def test_label_studio_names_files_in_a_cloud_before_the_question_mark(
+    root: Path, address: str
+) -> None:
+    tasks = label_studio()
+    tasks[0]["data"]["image"] = address
+    assert [*imported(root, save(root / "export.json", tasks))] == ["b"]
+
+
 def test_a_name_that_looks_like_an_upload_is_the_image_of_that_name(root: Path) -> None:
     image = root / "data/images/train/1a2b3c4d-road 1.png"
     image.write_bytes((root / "data/images/train/road 1.png").read_bytes())
@@ -167,6 +178,11 @@ def test_the_tool_is_told_from_the_file(root: Path) -> None:
     path = save(root / "file.json", cvat())
     with pytest.raises(InputError, match="not valid JSON"):
         imported(root, path, "--points-format", "labelme")
+
+
+def test_a_folder_is_read_as_labelme_only(root: Path) -> None:
+    with pytest.raises(InputError, match="data is a folder; expected the file"):
+        imported(root, root / "data", "--points-format", "cvat")
 
 
 # ---------------------------------------------------------------- labels, images, sizes

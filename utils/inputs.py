@@ -26,7 +26,7 @@ _WORDS = {
     "points": "points of",
     "prompts": "prompts of",
     "clip": "sha256 of CLIP's",
-    "options": "--",
+    "options": "option",
 }
 
 
@@ -114,7 +114,7 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
     if parts == ["options"]:
         old, new = read_parts(path.parent).get("options", {}), inputs.parts()["options"]
         raise InputError(
-            f"{path.parent} holds a run with other options (--{listed(changed(old, new))}); give "
+            f"{path.parent} holds a run with other options ({listed(changed(old, new))}); give "
             "the same options to resume, or choose another --run-dir"
         )
     if parts:

@@ -32,10 +32,10 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     points_help += "--check or --stats it is read instead"
     add("--points", type=path, metavar="FILE", help=points_help)
     per_help = "simulate a point for each connected component or for each class (default component)"
-    add("--points-per", choices=PER, default=PER[0], help=per_help)
+    add("--points-per", choices=PER, help=per_help)
     area_help = "pixels that a component needs for a simulated point (default 50)"
-    add("--min-area", type=int, default=50, help=area_help)
-    add("--points-seed", type=int, default=0, help="of the simulated points (default 0)")
+    add("--min-area", type=int, help=area_help)
+    add("--points-seed", type=int, help="of the simulated points (default 0)")
     import_help = "file or folder of an annotation tool; its points are written to --points"
     add("--import-points", type=path, metavar="FILE", help=import_help)
     add("--points-format", choices=[*FORMATS], help="the tool; told from the file where possible")

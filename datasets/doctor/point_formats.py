@@ -149,8 +149,10 @@ def read_label_studio(path: Path) -> list[ToolImage]:
                     sizes.add(size)
         if len(sizes) > 1:
             raise InputError(f"{where}: one image has the sizes {sorted(sizes)} (height, width)")
-        # An upload is "/data/upload/1/1a2b3c4d-name.jpg", a local file "/data/local-files/?d=name".
-        name = unquote(re.split(r"[/\\=]", address.partition("?X-")[0])[-1].partition("?")[0])
+        # An upload is "/data/upload/1/1a2b3c4d-name.jpg", a local file "/data/local-files/?d=name";
+        # what else follows a question mark is the key of a cloud, which may hold slashes.
+        name = address.rpartition("?d=")[2].partition("?")[0]
+        name = re.split(r"[/\\]", unquote(name))[-1]
         names = tuple(dict.fromkeys((name, _UPLOADED.sub("", name, count=1))))
         images.append(ToolImage(names, next(iter(sizes), None), points))
     return images
@@ -232,6 +234,8 @@ def format_of(path: Path) -> str:
 def _bytes(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"no {path}; --import-points names the file that an annotation tool wrote")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; expected the file that the tool wrote")
     return File(str(path)).read()
 
 

@@ -14,15 +14,27 @@ from datasets.doctor.label_check import TRAIN
 from datasets.doctor.point_import import import_points
 from datasets.files import File, check_mask
 from datasets.labels import ClassTable
-from datasets.points import points_text, simulate_points, size_of, write_points
+from datasets.points import PER, points_text, simulate_points, size_of, write_points
 from datasets.split_labels import Place, label_keys, other_splits
 from utils.safe.errors import InputError
 from utils.seed import POINTS, derive
 
+_SIMULATION = {"points_per": PER[0], "min_area": 50, "points_seed": 0}  # options, what they are
+_LEAST = {"min_area": 1, "points_seed": 0}
+
 
 def check_point_options(arguments: argparse.Namespace) -> None:
     """Raise InputError where options about points have no effect or a wrong value."""
-    if arguments.min_area < 1 or arguments.points_seed < 0:
+    simulates = arguments.points and not (
+        arguments.import_points or arguments.check or arguments.stats
+    )
+    given = [name for name in _SIMULATION if getattr(arguments, name) is not None]
+    if given and not simulates:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} is for simulated points: --points without "
+            "--import-points, --check and --stats"
+        )
+    if any(getattr(arguments, name) < least for name, least in _LEAST.items() if name in given):
         raise InputError("--min-area must be at least 1 and --points-seed at least 0")
     if arguments.import_points and not arguments.points:
         raise InputError("--import-points needs --points FILE, the file to write")
@@ -46,8 +58,9 @@ def make_points(
         if not points:
             raise InputError(f"{path}: no point is left; nothing was written")
     else:
-        how = (arguments.points_per, arguments.min_area, arguments.points_seed)
-        points = simulate_all(dataset, splits, len(classes), *how, arguments.workers)
+        given = {name: getattr(arguments, name) for name in _SIMULATION}
+        how = _SIMULATION | {name: value for name, value in given.items() if value is not None}
+        points = simulate_all(dataset, splits, len(classes), *how.values(), arguments.workers)
     keys = label_keys(other_splits(dataset, splits) | images)
     by_key = {keys[place]: rows for place, rows in points.items()}
     _write(Path(arguments.points), by_key, classes, arguments.overwrite)

@@ -12,13 +12,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
-from torch import Tensor
 
 from baselines.points import distance_scale, uses_masks
 from datasets.files import read_image
 from datasets.points import points_of_split
 from datasets.training import EvaluationSet
-from datasets.transforms import normalize
+from datasets.transforms import Augmentation, TrainTransform, normalize
 from experiments.figures.galleries import (
     chosen,
     open_split,
@@ -141,19 +140,14 @@ def pseudo_masks(
     scale = distance_scale(step, config.steps, min(config.crop_size))
     for sample in data:
         image, size = sample["image"][None], sample["size"]
+        new = tuple(image.shape[-2:])
         valid = torch.ones_like(image[:, 0], dtype=torch.bool)
-        own = resized(points[sample["name"]], size, tuple(image.shape[-2:]))
+        own = torch.from_numpy(points[sample["name"]])
+        own = TrainTransform(new, (1.0, 1.0), new).apply_points(own, Augmentation(new), size)
         logits = model(normalize(image, "imagenet", valid))
         mask = pseudo_mask(logits, image, valid, [own], scale, parts)
         large = F.interpolate(mask[None].float(), size, mode="nearest-exact")
         yield sample, large[0, 0].byte().numpy()
-
-
-def resized(rows: np.ndarray, size: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Points (n,3), rows (x, y, class), of an image of `size` (H,W) resized to `new`: float32."""
-    factors = np.array([new[1] / size[1], new[0] / size[0]])
-    places = (rows[:, :2] + 0.5) * factors - 0.5
-    return torch.from_numpy(np.concatenate([places, rows[:, 2:]], 1)).float()
 
 
 @torch.no_grad()

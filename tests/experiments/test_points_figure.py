@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_run
-import torch
 
 import report
 from datasets.files import File, read_image
-from experiments.figures.points import checkpoints, draw, painted, parts_of, resized
+from experiments.figures.points import checkpoints, draw, painted, parts_of
 from experiments.figures.runs import read_inputs
 from models.point_masks import Parts
 from utils.safe.errors import InputError
@@ -89,12 +88,6 @@ def test_dots_are_in_the_colour_of_the_class_at_the_point(run: Path) -> None:
     assert tuple(found[5, 7]) == (0, 0, 255) and tuple(found[12, 20]) == (0, 255, 0)
     assert tuple(found[5, 9]) == (255, 255, 255)  # the rim
     assert np.array_equal(found[20:], image[20:])
-
-
-def test_points_move_with_the_image() -> None:
-    rows = np.array([[0, 0, 1], [3, 1, 2]])
-    found = resized(rows, (2, 4), (4, 8))
-    assert torch.equal(found, torch.tensor([[0.5, 0.5, 1.0], [6.5, 2.5, 2.0]]))
 
 
 def test_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
