@@ -34,7 +34,6 @@ import utils.threads  # noqa: F401  # isort: skip
 import argparse
 import copy
 import dataclasses
-from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,11 +56,12 @@ from models.cam import (
     classification_loss,
     multi_scale_cams,
     network_sha256,
-    normalize_cams,
     rescale,
 )
 from models.carb import class_share
 from models.inference import resize
+from models.multiscale_attention import attention_loss, attention_targets
+from models.regional_contrast import Prototypes, contrast_loss, region_masks, region_vectors
 from models.training import sgd_step
 from utils.cli import path, training_parser
 from utils.config import Config, load_config
@@ -74,12 +74,9 @@ from utils.seed import WEIGHTS, derive
 
 # From KAIST-vilab/AEFT, train_moco.py and infer.py, where nothing else is said.
 CHANNELS = 256  # of the features
-TEMPERATURE = 2.0  # factor of the cosine in L_RCM
-REGION_THRESHOLD = 0.3
 EMA = 0.996  # of SupportNet's weights
 SUPPORT_SCALES = (1.0, 0.5, 1.5, 2.0)  # also those of the masks; 1 comes first
 MAIN_SCALES = (1.0, 0.5, 2.0)
-QUEUE = 5  # prototypes per class
 # Their SGD gets the weight decay, 5e-4, where it expects the momentum, so that it has practically
 # none: the config's momentum is not used. With 0.9, their rate of 0.01 is 0.1.
 MOMENTUM = 0.0
@@ -95,90 +92,6 @@ def present_cams(cams: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     They are 0 on padding, where `valid` is False.
     """
     return resize(cams.relu(), valid.shape[-2:]) * labels[..., None, None] * valid[:, None]
-
-
-def region_masks(cams: Tensor, labels: Tensor, valid: Tensor, rest: int) -> Tensor:
-    """Regions (B,h,w) of maps (B,C,h,w) of present classes: the highest normalised map's class.
-
-    `rest` where none reaches REGION_THRESHOLD: C, a region of its own, or IGNORE_INDEX, no region.
-    No region on padding and in images without a class.
-    """
-    highest, region = normalize_cams(cams).max(1)
-    region = region.masked_fill(highest < REGION_THRESHOLD, rest)
-    used = valid & (labels.sum(1) > 0)[:, None, None]
-    return region.masked_fill(~used, IGNORE_INDEX)
-
-
-def region_vectors(features: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """v_bc: normalised sum of the normalised features (B,D,h,w) of each region of each image.
-
-    Returns (B,count,D), and (B,count) bool: whether the region exists.
-    """
-    inside = regions[:, None] == torch.arange(count, device=regions.device)[:, None, None]
-    sums = torch.einsum("bchw,bdhw->bcd", inside.to(features.dtype), F.normalize(features))
-    return F.normalize(sums, dim=2), inside.any(3).any(2)
-
-
-class Prototypes:
-    """P_c: normalised mean of the last QUEUE vectors of each region, over batches."""
-
-    def __init__(self, count: int, device: torch.device) -> None:
-        self.queues: list[deque[Tensor]] = [deque(maxlen=QUEUE) for _ in range(count)]
-        self.device = device
-
-    def add(self, vectors: Tensor, exists: Tensor) -> None:
-        """Add the vectors (B,count,D) of the regions that exist (B,count), image by image."""
-        for image, region in exists.nonzero().tolist():
-            self.queues[region].append(vectors[image, region].clone())
-
-    def vectors(self) -> tuple[Tensor, Tensor]:
-        """(count,D), and (count) bool: whether there is one; the others are 0."""
-        zero = torch.zeros(CHANNELS, device=self.device)
-        means = [torch.stack([*queue]).mean(0) if queue else zero for queue in self.queues]
-        known = torch.tensor([len(queue) > 0 for queue in self.queues], device=self.device)
-        return F.normalize(torch.stack(means), dim=1), known
-
-    def state_dict(self) -> dict[str, list[Tensor]]:
-        return {str(i): [v.cpu() for v in queue] for i, queue in enumerate(self.queues)}
-
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
-        sizes = [getattr(v, "shape", None) for queue in state.values() for v in queue]
-        if list(state) != list(self.state_dict()) or any(s != (CHANNELS,) for s in sizes):
-            raise InputError("the checkpoint holds prototypes of other regions; start over")
-        for queue, vectors in zip(self.queues, state.values(), strict=True):
-            queue.clear()
-            queue.extend(vector.to(self.device) for vector in vectors)
-
-
-def contrast_loss(features: Tensor, prototypes: Tensor, known: Tensor, regions: Tensor) -> Tensor:
-    """L_RCM: cross-entropy of TEMPERATURE times the cosines to the prototypes with the regions.
-
-    Mean over the pixels (B,h,w) of a region with a prototype; 0 where there is none.
-    """
-    used = (regions != IGNORE_INDEX) & known[regions.clamp(max=len(known) - 1)]
-    if not used.any():
-        return features.sum() * 0
-    cosines = torch.einsum("bdhw,cd->bchw", F.normalize(features), prototypes)
-    logits = (TEMPERATURE * cosines).masked_fill(~known[:, None, None], -torch.inf)
-    targets = regions.masked_fill(~used, IGNORE_INDEX)
-    return F.cross_entropy(logits, targets, ignore_index=IGNORE_INDEX)
-
-
-def attention_targets(main: list[Tensor], support: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """G_s = mean over r of w_sr A_r, w_sr = 2 - cos(M_s, A_r), per image and class.
-
-    main: the maps M_s (B,C,h,w) of MAIN_SCALES; support: A_r. Returns the targets, and the weights
-    (S,R,B,C). The cosine of a zero map is 0. Without gradient.
-    """
-    vectors = [torch.stack(maps).detach().flatten(3) for maps in (main, support)]
-    weights = 2 - F.cosine_similarity(vectors[0][:, None], vectors[1][None], dim=-1)
-    targets = torch.einsum("srbc,rbchw->sbchw", weights, torch.stack(support)) / len(support)
-    return list(targets.detach()), weights
-
-
-def attention_loss(main: list[Tensor], targets: list[Tensor]) -> Tensor:
-    """L_MAM: sum over scales of the mean absolute difference of map and target."""
-    return sum((m - g).abs().mean() for m, g in zip(main, targets, strict=True))
 
 
 @torch.no_grad()
@@ -240,17 +153,17 @@ def main(argv: list[str]) -> None:
     rest = len(classes) - 1 if first else IGNORE_INDEX
     model = build_cam_network(config, len(classes) - first, CHANNELS).to(ranks.device)
     support = copy.deepcopy(model).requires_grad_(False).eval()
-    prototypes, guard = Prototypes(len(classes), ranks.device), Guard()
+    prototypes, guard = Prototypes(len(classes), CHANNELS, ranks.device), Guard()
     optimizer = build_optimizer(config, model)
     parts = {"model": model, "optimizer": optimizer, "support": support}
     run = Run(
         arguments,
         config,
         ranks,
-        stage=" ".join(["support_net", *(["--without", *without] if without else [])]),
+        stage="support_net",
         end=config.steps,
         classes=classes,
-        inputs=lambda: fingerprint(classes, dataset),
+        inputs=lambda: fingerprint(classes, dataset, options={"without": without}),
         parts=parts | {"prototypes": prototypes, "guard": guard},
     )
     network = build_network(model, config, ranks)

@@ -16,21 +16,11 @@ from test_kill import assert_same_files, assert_same_run
 import eval as evaluation
 import train_warmup
 from baselines import common, support_net
-from baselines.support_net import (
-    Guard,
-    Prototypes,
-    attention_loss,
-    attention_targets,
-    contrast_loss,
-    main,
-    present_cams,
-    region_masks,
-    region_shares,
-    region_vectors,
-    update_support,
-)
+from baselines.support_net import Guard, main, present_cams, region_shares, update_support
 from datasets.labels import IGNORE_INDEX
 from models.cam import CAMNetwork, classification_loss, label_cams, multi_scale_cams
+from models.multiscale_attention import attention_loss, attention_targets
+from models.regional_contrast import Prototypes, contrast_loss, region_masks, region_vectors
 from models.resnet import named_resnet
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
@@ -174,7 +164,6 @@ def by_hand(batch: dict, background: bool) -> dict[str, float]:
 
 @pytest.mark.parametrize("background", [True, False])
 def test_the_losses_of_a_batch_equal_those_by_hand(background, monkeypatch):
-    monkeypatch.setattr(support_net, "CHANNELS", 6)
     rng = np.random.default_rng(3)
     grids = {1.0: (4, 6), 0.5: (2, 3), 1.5: (6, 9), 2.0: (8, 12)}
     batch = {
@@ -194,7 +183,7 @@ def test_the_losses_of_a_batch_equal_those_by_hand(background, monkeypatch):
     features = as_tensor(batch["features"]).requires_grad_()
     of_support = [present_cams(as_tensor(x), labels, valid) for x in batch["support"]]
     rest = 4 if background else IGNORE_INDEX
-    prototypes = Prototypes(4 + background, torch.device("cpu"))
+    prototypes = Prototypes(4 + background, 6, torch.device("cpu"))
     at_1 = region_masks(of_support[0], labels, valid, rest)
     prototypes.add(*region_vectors(as_tensor(batch["support_features"]), at_1, 4 + background))
     regions = region_masks(sum(of_support), labels, valid, rest)
@@ -219,9 +208,8 @@ def test_the_losses_of_a_batch_equal_those_by_hand(background, monkeypatch):
 
 
 def test_without_a_region_or_a_prototype_the_contrast_is_zero(monkeypatch):
-    monkeypatch.setattr(support_net, "CHANNELS", 6)
     features = torch.randn(2, 6, 3, 4, requires_grad=True)
-    prototypes = Prototypes(3, torch.device("cpu"))
+    prototypes = Prototypes(3, 6, torch.device("cpu"))
     for regions in (torch.full((2, 3, 4), IGNORE_INDEX), torch.zeros(2, 3, 4, dtype=torch.long)):
         loss = contrast_loss(features, *prototypes.vectors(), regions)
         loss.backward()
@@ -232,8 +220,7 @@ def test_without_a_region_or_a_prototype_the_contrast_is_zero(monkeypatch):
 
 
 def test_a_prototype_is_the_mean_of_the_last_five_vectors(monkeypatch):
-    monkeypatch.setattr(support_net, "CHANNELS", 2)
-    prototypes = Prototypes(2, torch.device("cpu"))
+    prototypes = Prototypes(2, 2, torch.device("cpu"))
     angles = torch.arange(7) / 4
     for angle in angles:
         vector = torch.stack([angle.cos(), angle.sin()]).expand(1, 2, 2)
@@ -243,11 +230,11 @@ def test_a_prototype_is_the_mean_of_the_last_five_vectors(monkeypatch):
     mean = torch.stack([kept.cos().mean(), kept.sin().mean()])
     assert torch.allclose(vectors[0], mean / mean.norm())
     assert known.tolist() == [True, False] and (vectors[1] == 0).all()
-    copy = Prototypes(2, torch.device("cpu"))
+    copy = Prototypes(2, 2, torch.device("cpu"))
     copy.load_state_dict(prototypes.state_dict())
     assert torch.equal(copy.vectors()[0], vectors)
     with pytest.raises(InputError, match="prototypes of other regions"):
-        Prototypes(3, torch.device("cpu")).load_state_dict(prototypes.state_dict())
+        Prototypes(3, 2, torch.device("cpu")).load_state_dict(prototypes.state_dict())
 
 
 def test_the_support_follows_by_hand():
@@ -403,12 +390,14 @@ def test_without_both_losses_it_is_a_plain_cam(driving, tmp_path):
     run(driving, tmp_path, "--without", "rcm", "mam", "--split", "val", "--score")
     assert all(line["loss"] == line["loss_cls"] for line in tiny.read_metrics(tmp_path / "run"))
     checkpoint = load_checkpoint(tmp_path / "run/last.pt")
-    assert checkpoint["stage"] == "support_net --without mam rcm"
+    assert checkpoint["stage"] == "support_net"
     scores = json.loads((tmp_path / "masks/score.json").read_text())
     assert scores["labelled_pixels"] == 1 and "thresholds" not in scores
     for name, ids in (("v0", {0, 2}), ("v1", {1})):
         assert {*np.unique(Image.open(tmp_path / f"masks/{name}.png"))} <= ids
-    with pytest.raises(InputError, match=r"written by baselines.support_net --without mam rcm"):
+    with pytest.raises(
+        InputError, match=r"other options \(without: \['mam', 'rcm'\] -> \['rcm'\]\)"
+    ):
         run(driving, tmp_path, "--without", "rcm", "--split", "val")
 
 
