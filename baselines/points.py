@@ -11,10 +11,12 @@ classification task, masks made on the fly, refined and filtered in space. From 
 weights (``norm: group``), PAMR of 10 iterations with these dilations, a cut-off by class.
 
 Deviations, all ours: the form of the point loss; the distance weight and its schedule; a cut-off of
-0.5 (0.75 there); cells of 4 x 4 pixels; the step from which masks are used; the weight of their
-loss. The network is this project's DeepLabV3, without that repository's decoder, cue injection and
-stochastic gate; schedule and learning rate are the config's. A data set with a class 'background'
-needs points of it.
+0.5 (0.75 there), without their absolute floor (0.2, later 0), of the maximum over cells without
+padding; cells of 4 x 4 pixels; the step from which masks are used; the weight of their loss. The
+network is this project's DeepLabV3, without that repository's decoder, cue injection and stochastic
+gate, with an ordinary last convolution; schedule and learning rate are the config's. Under torchrun
+a loss is the mean of the processes' means, unless ``sync_region_stats: true``. A data set with a
+class 'background' needs points of it.
 
     python -m baselines.points --config demo/points.yaml --run-dir runs/points
     torchrun --nproc_per_node=2 -m baselines.points --config ... --run-dir ...

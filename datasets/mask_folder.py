@@ -201,7 +201,17 @@ def score_masks(
         content = {} if scores.parent == folder else {"masks": str(folder)}
         content |= {"split": split, "num_images": len(masks)}
         content["labelled_pixels"] = matrix.labelled_share()
+        more = more or _curve_of(scores, matrix.to_dict(classes.names)["confusion"])
         report(matrix, classes.names, classes.small, scores, content | dict(more))
+
+
+def _curve_of(scores: Path, confusion: list[list[int]]) -> dict[str, Any]:
+    """The curve that a method left in the file of scores, if the scored masks are the same."""
+    try:
+        old = parse_json(scores.read_text(encoding="utf-8"))
+        return {"thresholds": old["thresholds"]} if old["confusion"] == confusion else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:

@@ -132,6 +132,15 @@ def test_label_studio_gives_percent_of_the_image(root: Path) -> None:
     assert imported(root, path) == {"road 1": [[20, 19, 2]], "b": [[0, 19, 2]]}
 
 
+def test_a_point_that_two_annotators_set_counts_once(
+    root: Path, capsys: pytest.CaptureFixture
+) -> None:
+    tasks = label_studio()
+    tasks[0]["annotations"] *= 2
+    assert imported(root, save(root / "export.json", tasks)) == {"road 1": [[20, 19, 2]]}
+    assert "points left out, set twice: 1" in capsys.readouterr().out
+
+
 def test_label_studio_names_local_files_behind_an_equals_sign(root: Path) -> None:
     tasks = label_studio()
     tasks[0]["data"]["image"] = "/data/local-files/?d=b.png"

@@ -178,7 +178,7 @@ def _key_point(result: dict[str, Any], where: str) -> tuple[ToolPoint, tuple[int
     labels = _take(value, "keypointlabels", list, where)
     if len(labels) != 1 or not isinstance(labels[0], str):
         raise InputError(f"{where}: expected one label a point, found {str(labels)[:40]}")
-    return ToolPoint(x / 100 * width, y / 100 * height, labels[0], where), (height, width)
+    return ToolPoint(x * width / 100, y * height / 100, labels[0], where), (height, width)
 
 
 def read_whats_the_point(path: Path) -> list[ToolImage]:

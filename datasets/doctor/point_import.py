@@ -83,7 +83,9 @@ def import_points(
                     f"{size[1]} pixels wide and {size[0]} high; move the point and export again"
                 )
         if rows:
-            points[split, name] = np.array(rows, np.int64)
+            kept = list(dict.fromkeys(rows))  # two annotators may have set one point
+            left_out["set twice"] += len(rows) - len(kept)
+            points[split, name] = np.array(kept, np.int64)
             check_places(path, name, points[split, name], size, classes)
     return Imported(points, +left_out)
 

@@ -342,7 +342,12 @@ def test_eval_and_training_read_the_masks(trained, things, tmp_path, capsys):
     evaluation.main([*config, "--masks", masks, "--split", "train", "--out", str(tmp_path / "s")])
     scored = json.loads((tmp_path / "s/score.json").read_text())
     own = json.loads((trained / "masks/score.json").read_text())
-    assert scored["confusion"] == own["confusion"]
+    assert scored["confusion"] == own["confusion"] and "thresholds" not in scored
+    copy = tmp_path / "copy"
+    shutil.copytree(masks, copy)
+    evaluation.main([*config, "--masks", str(copy), "--split", "train"])
+    again = json.loads((copy / "score.json").read_text())
+    assert again["thresholds"] == own["thresholds"], "the curve of the method is kept"
     second = ["views=base", "carb=false", "classifier=conv", "steps=2", f"pseudo_masks={masks}"]
     train_warmup.main([*config, "--run-dir", str(tmp_path / "run"), "--set", *second])
     assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 2
@@ -395,9 +400,8 @@ def test_without_both_losses_it_is_a_plain_cam(driving, tmp_path):
     assert scores["labelled_pixels"] == 1 and "thresholds" not in scores
     for name, ids in (("v0", {0, 2}), ("v1", {1})):
         assert {*np.unique(Image.open(tmp_path / f"masks/{name}.png"))} <= ids
-    with pytest.raises(
-        InputError, match=r"other options \(without: \['mam', 'rcm'\] -> \['rcm'\]\)"
-    ):
+    message = r"other options \(without: \['mam', 'rcm'\] -> \['rcm'\]\)"
+    with pytest.raises(InputError, match=message):
         run(driving, tmp_path, "--without", "rcm", "--split", "val")
 
 
