@@ -126,7 +126,7 @@ EACH = [[0, 0, 0], [1, 0, 1], [2, 0, 2]]
         ({"a": [*EACH, [20, 0, 0]], "b": EACH}, "'a', point 4: .20, 0. lies outside .*20 .*wide"),
         ({"a": [*EACH, [0, 10, 0]], "b": EACH}, "'a', point 4: .0, 10. lies outside"),
         ({"a": [*EACH, [1, 0, 0]], "b": EACH}, r"pixel \(1, 0\) .*'traffic light' and 'road'"),
-        ({"a": EACH, "c": EACH}, "1 of 2 images have no point .*'b' .*'c'.*--allow-unpointed"),
+        ({"a": EACH, "c": EACH}, "1 of 2 .* no point .*'b' .*'c'.*points --allow-unpointed"),
         ({"a": EACH, "b": []}, "1 of 2 images have no point .*'b'"),
         ({"a": EACH, "train/a": EACH}, "'a' and 'train/a' both mean the image 'a'"),
         ({"./a": EACH, ".//a.png": EACH}, "both mean the image 'a'"),
