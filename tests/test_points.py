@@ -307,7 +307,7 @@ def test_simulated_points_depend_on_seed_id_and_mask_only(root: Path) -> None:
     first = read_points(prepare(root), CLASSES)
     assert first.keys() == {"a", "b"}
     prepare(root)  # the same again
-    with pytest.raises(InputError, match="already holds something else.*--overwrite"):
+    with pytest.raises(InputError, match="something else than these .* of 2 images.*--overwrite"):
         prepare(root, "--points-seed", 1)
     other = read_points(prepare(root, "--points-seed", 1, "--overwrite"), CLASSES)
     assert not np.array_equal(first["a"][:, :2], other["a"][:, :2])
