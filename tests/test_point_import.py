@@ -184,6 +184,8 @@ def test_the_tool_is_told_from_the_file(root: Path) -> None:
         assert format_of(save(root / "file.json", content)) == tool
     with pytest.raises(InputError, match="no known tool; say which with --points-format cvat"):
         format_of(save(root / "file.json", {"a": 1}))
+    with pytest.raises(InputError, match="file of points already.*--points, with --check"):
+        format_of(save(root / "file.json", {"b": [[3, 4, "car"]]}))
     path = save(root / "file.json", cvat())
     with pytest.raises(InputError, match="not valid JSON"):
         imported(root, path, "--points-format", "labelme")

@@ -226,6 +226,11 @@ def format_of(path: Path) -> str:
     lists = [*content.values()] if isinstance(content, dict) else [None]
     if all(isinstance(one, list) and all(isinstance(e, dict) for e in one) for one in lists):
         return "whats-the-point"
+    if all(isinstance(one, list) and all(isinstance(e, list) for e in one) for one in lists):
+        raise InputError(
+            f"{path} looks like a file of points already, not like an export of a tool; name it as "
+            "--points, with --check, or as points in the config"
+        )
     raise InputError(
         f"{path} is of no known tool; say which with --points-format {'|'.join(FORMATS)}"
     )
