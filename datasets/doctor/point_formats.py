@@ -135,6 +135,8 @@ def read_label_studio(path: Path) -> list[ToolImage]:
     images = []
     for number, task in enumerate(tasks):
         where = f"{path}, task {number + 1}"
+        if isinstance(task, dict) and "data" not in task and "image" in task:
+            raise InputError(f'{where} is of the form "JSON-MIN"; export as "JSON"')
         address = _take(_take(task, "data", dict, where), "image", str, where)
         where += f" ({address[-60:]})"
         key = "completions" if "completions" in task else "annotations"
