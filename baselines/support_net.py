@@ -16,8 +16,9 @@ Run the same command again to resume both; --overwrite starts both over. --witho
 plain CAM of as many steps. --score: OUT/score.json. --save-cams: OUT/cams/<image id>.npz.
 
 Deviations, and what the sources leave open:
-- the harness's ResNet in place of ResNet-38d, and its augmentation; one learning rate (theirs too,
-  in effect). Three phases of one schedule (L_cls, + L_RCM, + L_MAM) in place of three trainings.
+- the harness's ResNet in place of ResNet-38d, and its augmentation; one learning rate, and no
+  momentum (theirs too, in effect): the config's `momentum` and `classifier` are not read.
+  Three phases of one schedule (L_cls, + L_RCM, + L_MAM) in place of three trainings.
 - prototypes come from a queue of the last 5, an option there; the other images of a batch, their
   default, may not have the class. Under torchrun each process has its own queue.
 - losses on the grid of the features, not at image size; MAM on the first half of the images of each

@@ -37,5 +37,5 @@ def open_dataset(name: str, root: str | Path) -> SegmentationData:
     if name not in DATASETS:
         raise InputError(f"'dataset' must be one of {', '.join(DATASETS)}; found '{name}'")
     if not Path(root).is_dir():
-        raise InputError(f"no folder {root}; set data_root (--root) to where {name} lies")
+        raise InputError(f"no folder {root}; set data_root (--root) to the folder of the data set")
     return DATASETS[name](root)

@@ -51,7 +51,7 @@ class ClassIds(NamedTuple):
             shown = value
             hint += f"; if it is one 0/1 for each class, separate them: {';'.join(value)}"
         known = f"class id 0..{self.num_classes - 1}"
-        known += " or a class file's name" * bool(self.names)
+        known += " or a name of the class file" * bool(self.names)
         found = shown_json(shown) if isinstance(shown, list | tuple) else repr(shown)
         return f"expected a {known}, found {found}{hint}"
 

@@ -107,8 +107,8 @@ def points_of_split(
     """
     points, others = match_points(path, read_entries(path, classes), images, split)
     pointed = {name: rows for name, rows in points.items() if len(rows)}
-    advice = "point at them (prepare_data.py imports points), or leave these images out: "
-    advice += "--allow-unpointed"
+    advice = "point at them (prepare_data.py imports points), or leave these images out of the "
+    advice += "training: baselines.points --allow-unpointed"
     if not allow_unpointed or not pointed:
         require(images, pointed | others, f"point in {path}", advice)
     elif len(pointed) < len(images):

@@ -434,7 +434,7 @@ def test_labels_of_a_csv_file(data, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert sorted(line.split(";")[0] for line in lines[:-1]) == [
         f"{path}, line 11: expected 2 cells, found 3",
-        f"{path}: image 'x': expected a class id 0..3 or a class file's name, found 9",
+        f"{path}: image 'x': expected a class id 0..3 or a name of the class file, found 9",
         "there are labels for 'y', but there is no such image (ids look like 'clean0')",
     ]
     path.write_text("picture;labels\n")

@@ -184,6 +184,8 @@ def test_the_tool_is_told_from_the_file(root: Path) -> None:
         assert format_of(save(root / "file.json", content)) == tool
     with pytest.raises(InputError, match="no known tool; say which with --points-format cvat"):
         format_of(save(root / "file.json", {"a": 1}))
+    with pytest.raises(InputError, match="file of points already.*--points, with --check"):
+        format_of(save(root / "file.json", {"b": [[3, 4, "car"]]}))
     path = save(root / "file.json", cvat())
     with pytest.raises(InputError, match="not valid JSON"):
         imported(root, path, "--points-format", "labelme")
@@ -311,6 +313,7 @@ SECRET = '<!DOCTYPE a [<!ENTITY s SYSTEM "file:///etc/passwd">]>'
         ([{"data": {"img": "b.png"}}], r"expected 'image', found \['img'\]"),
         ([{"data": {"image": "b.png"}, "annotations": [3]}], "expected 'result', found 3"),
         ([3], "task 1: expected 'data', found 3"),
+        ([{"image": "b.png", "id": 1, "kp": []}], 'task 1 is of the form "JSON-MIN"; export as'),
         ([], "no point in it"),
         # What's the Point
         (whats_the_point(cls=0), "image 'b', point 1: expected cls of 1 to 20, found 0"),
@@ -324,7 +327,7 @@ SECRET = '<!DOCTYPE a [<!ENTITY s SYSTEM "file:///etc/passwd">]>'
         ('{"b": [' + "9" * 5000 + "]}", "not valid JSON"),
         ("\xff", "no known tool|not valid JSON"),
     ],
-    ids=range(57),
+    ids=range(58),
 )  # fmt: skip
 def test_a_wrong_export_is_refused_and_nothing_is_written(
     root: Path, content: object, message: str

@@ -135,6 +135,8 @@ def read_label_studio(path: Path) -> list[ToolImage]:
     images = []
     for number, task in enumerate(tasks):
         where = f"{path}, task {number + 1}"
+        if isinstance(task, dict) and "data" not in task and "image" in task:
+            raise InputError(f'{where} is of the form "JSON-MIN"; export as "JSON"')
         address = _take(_take(task, "data", dict, where), "image", str, where)
         where += f" ({address[-60:]})"
         key = "completions" if "completions" in task else "annotations"
@@ -226,6 +228,11 @@ def format_of(path: Path) -> str:
     lists = [*content.values()] if isinstance(content, dict) else [None]
     if all(isinstance(one, list) and all(isinstance(e, dict) for e in one) for one in lists):
         return "whats-the-point"
+    if all(isinstance(one, list) and all(isinstance(e, list) for e in one) for one in lists):
+        raise InputError(
+            f"{path} looks like a file of points already, not like an export of a tool; name it as "
+            "--points, with --check, or as points in the config"
+        )
     raise InputError(
         f"{path} is of no known tool; say which with --points-format {'|'.join(FORMATS)}"
     )

@@ -127,7 +127,7 @@ def _write(
         return
     if out.exists() and not overwrite:
         raise InputError(
-            f"{out} already holds something else ({count} now); name another --points, or "
+            f"{out} already holds something else than these {count}; name another --points, or "
             "--overwrite to replace it (with --check or --stats it is read)"
         )
     write_points(out, points, classes)
