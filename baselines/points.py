@@ -11,8 +11,8 @@ classification task, masks made on the fly, refined and filtered in space. From 
 weights (``norm: group``), PAMR of 10 iterations with these dilations, a cut-off by class.
 
 Deviations, all ours: the form of the point loss; the distance weight and its schedule; a cut-off of
-0.5 (0.75 there), without their absolute floor (0.2, later 0), of the maximum over cells without
-padding; cells of 4 x 4 pixels; the step from which masks are used; the weight of their loss. The
+0.5 times the highest score of the class outside padding (0.75 there, and at least 0.2, later 0);
+cells of 4 x 4 pixels; the step from which masks are used; the weight of their loss. The
 network is this project's DeepLabV3, without that repository's decoder, cue injection and stochastic
 gate, with an ordinary last convolution; schedule and learning rate are the config's. Under torchrun
 a loss is the mean of the processes' means, unless ``sync_region_stats: true``. A data set with a
@@ -177,7 +177,12 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     rows = {"nargs": "+", "default": [], "choices": ("masks", "refinement", "distance")}
     add("--without", **rows, help="parts to leave out; masks: train on the points only")
-    add("--discs", type=number(1e4), metavar="RADIUS", help="discs of RADIUS pixels as masks")
+    add(
+        "--discs",
+        type=number(1e4),
+        metavar="RADIUS",
+        help="discs of RADIUS pixels around the points in place of pseudo-masks",
+    )
     add("--allow-unpointed", action="store_true", help="leave out images without any point")
     return result.parse_args(argv)
 
