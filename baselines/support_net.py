@@ -19,8 +19,9 @@ Deviations, and what the sources leave open:
 - the harness's ResNet in place of ResNet-38d, and its augmentation; one learning rate, and no
   momentum (theirs too, in effect): the config's `momentum` and `classifier` are not read.
   Three phases of one schedule (L_cls, + L_RCM, + L_MAM) in place of three trainings.
-- prototypes come from a queue of the last 5, which is an option there. Their default takes them from
-  the other images of the batch, which may not have the class. Under torchrun each process has its own queue.
+- prototypes come from a queue of the last 5, which is an option there. Their default takes them
+  from the other images of the batch, which may not have the class. Under torchrun each process has
+  a queue of its own.
 - losses on the grid of the features, not at image size; MAM on the first half of the images of each
   process (of the batch there).
 - no background class (driving scenes): pixels of no region are left out of RCM, in place of a
