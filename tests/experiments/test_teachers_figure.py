@@ -194,12 +194,15 @@ def test_a_row_of_teachers_names_its_teacher(name) -> None:
         teachers.setdefault(teacher, {})[what] = suite.config_of(row, 0)
     folders = set()
     for name, found in teachers.items():
-        masks, base, carb = found.values()
-        assert list(found)[:2] == ["masks", "Base"] and "CARB" in list(found)[2]
-        assert masks.stored_teacher == base.stored_teacher, name
+        masks, base, *same, carb = found.values()
+        assert list(found)[:2] == ["masks", "Base"] and "CARB" in list(found)[-1]
+        assert list(found)[2:-1] == ["Base + CARB"] * len(same)
+        for one in (base, *same):  # Base + CARB goes on from Base
+            assert masks.stored_teacher == one.stored_teacher, name
+            assert one.views == "base" and one.pseudo_masks == base.pseudo_masks
         used = carb.teacher if carb.views == "dual" else carb.stored_teacher
         # In the step the demo's windows touch, for speed.
         assert replace(used, stride=None) == replace(masks.stored_teacher, stride=None), name
-        assert base.views == "base" and carb.carb and base.steps == carb.steps
+        assert all(one.carb for one in (*same, carb)) and base.steps == carb.steps
         folders.add(base.pseudo_masks)
     assert len(folders) == len(teachers)  # no two teachers' masks in one folder
