@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from demo.make_scenes import drawn, generate
+from datasets.doctor.inspection import parallel
+from demo.make_scenes import generate
 from demo.object_images import PHOTOGRAPH, photographs
 from demo.scenes.canvas import CLASSES
 
@@ -56,7 +57,7 @@ class CaptionedImages:
         self.templates = templates
         self.side = side
         draw = partial(generate, seed)
-        scenes = list(drawn(draw, range(num_scenes), workers, "drawing scenes"))
+        scenes = list(parallel(draw, range(num_scenes), workers, "drawing scenes"))
         stacked = torch.from_numpy(np.stack([image for image, _ in scenes]))
         self.scenes = stacked.permute(0, 3, 1, 2).contiguous()
         self.masks = np.stack([mask for _, mask in scenes])

@@ -14,15 +14,14 @@ import argparse
 import functools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from datasets.doctor.inspection import parallel
 from datasets.files import File, read_mask
 from datasets.image_labels import ImageLabels, write_image_labels
 from datasets.labels import load_classes
@@ -32,7 +31,6 @@ from demo.scenes.stock import draw_object
 from demo.scenes.things import THING_CLASSES, draw_things
 from utils.cli import path
 from utils.made_from import changed, listed
-from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import parse_json, replacing, write_json
 from utils.visualize import save_mask
@@ -146,17 +144,8 @@ def write_dataset(
     ]
     write = functools.partial(_write, out=out, seed=seed, size=tuple(size), kind=kind)
     labels: ImageLabels = {}
-    labels.update(drawn(write, tasks, num_workers, "drawing"))
+    labels.update(parallel(write, tasks, num_workers, "drawing"))
     write_image_labels(out / "image_labels.json", labels)
-
-
-def drawn(
-    draw: Callable[[Any], Any], tasks: Sequence[Any], num_workers: int, title: str
-) -> Iterator[Any]:
-    """`draw(task)` of each task, in order, by `num_workers` processes; 0: only this one."""
-    with ProcessPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
-        results = pool.map(draw, tasks, chunksize=8) if pool else map(draw, tasks)
-        yield from progress(results, title, total=len(tasks))
 
 
 def parse_counts(texts: list[str]) -> dict[str, int]:

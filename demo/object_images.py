@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets import photometric
-from demo.make_scenes import drawn, render_object
+from datasets.doctor.inspection import parallel
+from demo.make_scenes import render_object
 from demo.scenes.canvas import CLASSES
 from utils.seed import derive
 
@@ -31,7 +32,7 @@ def photographs(
     """
     images = torch.empty(count, 3, PHOTOGRAPH, PHOTOGRAPH, dtype=torch.uint8)
     draw = partial(_photograph, seed, purpose)
-    for i, image in enumerate(drawn(draw, range(count), num_workers, title)):
+    for i, image in enumerate(parallel(draw, range(count), num_workers, title)):
         images[i] = torch.from_numpy(image).permute(2, 0, 1)
     return images, torch.arange(count) % len(CLASSES)
 
