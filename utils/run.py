@@ -54,8 +54,8 @@ class Run:
     ) -> None:
         """Open the run folder; restore `parts` from its newest intact checkpoint, else from `init`.
 
-        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or a baseline's, with the
-        options that decide its result. end: the step at which the run is finished. classes: has
+        arguments: of `utils.cli.training_parser`. stage: "warmup", "carb" or the name of a
+        baseline. end: the step at which the run is finished. classes: has
         `names` and `palette`. inputs: makes the record of the training data; called on rank 0.
         parts: name -> object with a `state_dict()` for the checkpoint: networks and optimisers,
         which are the same on all ranks, and others, whose small states are gathered from the ranks.

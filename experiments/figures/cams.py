@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from baselines.common import CAMS
 from datasets.files import read_image
 from datasets.mask_folder import read_made_from
 from experiments.figures.galleries import (
@@ -38,7 +39,6 @@ from experiments.suite_file import Row
 from utils.config import load_config
 from utils.safe.errors import InputError
 
-_MAPS = "cams"  # folder in that of the masks
 _DIMMED = 0.6  # brightness of the image under the maps
 
 
@@ -144,7 +144,7 @@ def side_by_side(
     maps = {one: [split_data.truth(one)] * bool(split_data.ground_truth) for one in shown}
     missing = []
     for row in pair:
-        files = {one: row.folder / _MAPS / f"{one}.npz" for one in shown}
+        files = {one: row.folder / CAMS / f"{one}.npz" for one in shown}
         with_maps = all(file.is_file() for file in files.values())
         if not with_maps:
             missing.append(Missing(f"the maps of {row.name}", row.command))
