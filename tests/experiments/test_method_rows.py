@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import test_ablation
 import tiny
-import yaml
 
 from experiments import ablation
 from experiments.figures.runs import read_inputs, run_of
@@ -30,17 +30,10 @@ CONTRASTS = {"Both": [["+ both", "CAM"]]}
 
 
 def write_suite(folder: Path, **changes: object) -> str:
-    values = {
-        "config": str(tiny.make_config(folder, steps=4, warmup_steps=2)),
-        "split": "val",
-        "seeds": [0, 1],
-        "make_masks": False,
-        "rows": ROWS,
-        "contrasts": CONTRASTS,
-    }
-    path = folder / "suite.yaml"
-    path.write_text(yaml.safe_dump(values | changes, sort_keys=False), encoding="utf-8")
-    return str(path)
+    """A suite of methods on a tiny config, two seeds."""
+    ours = {"make_masks": False, "rows": ROWS, "contrasts": CONTRASTS}
+    config = tiny.make_config(folder, steps=4, warmup_steps=2)
+    return str(test_ablation.write_suite(folder, config, **(ours | changes)))
 
 
 def commands_of(suite: Suite, out: Path) -> tuple[dict[str, list], dict[str, list]]:
