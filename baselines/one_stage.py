@@ -1,10 +1,15 @@
 """1-Stage."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
+from datasets.transforms import normalize
+from models.inference import Size, resize
 from models.one_stage import resize_corners
 from models.pamr import pamr
 
@@ -86,3 +91,47 @@ def mask_losses(logits: Tensor, targets: Tensor, gate: Tensor) -> Tensor:
     weights = ((total - counts) / (1 + total) * targets).sum(1)
     losses = F.cross_entropy(logits, targets.argmax(1), reduction="none")
     return gate * (weights * losses).mean((1, 2))
+
+
+class View(NamedTuple):
+    """One view of an image: scale, mirrored or not, and where its pixels are in the container."""
+
+    scale: float
+    mirrored: bool
+    place: tuple[slice, slice]
+
+
+def padded_view(
+    image: np.ndarray, scale: float, mirrored: bool, container: Size
+) -> tuple[View, Tensor]:
+    """Image uint8 (H,W,3), bicubic at `scale`, amid a container of zeros: the view, (1,3,P,Q)."""
+    size = tuple(round(side * scale) for side in image.shape[:2])
+    pixels = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
+    pixels = pixels[:, ::-1] if mirrored else pixels
+    place = tuple(
+        slice((whole - side) // 2, (whole - side) // 2 + side)
+        for whole, side in zip(container, size, strict=True)
+    )
+    canvas = torch.zeros(1, 3, *container)
+    normalized = normalize(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], "imagenet")
+    canvas[(..., *place)] = normalized
+    return View(scale, mirrored, place), canvas
+
+
+def mask_of_view(masks: Tensor, view: View, container: Size, size: Size) -> Tensor:
+    """Masks (1,C,h,w) of a view at the `size` of the image, mirrored back: (C,H,W)."""
+    at_size = resize(resize_corners(masks, container)[(..., *view.place)], size)[0]
+    return at_size.flip(-1) if view.mirrored else at_size
+
+
+def merged(masks: Tensor, present: Tensor, background: bool, power: float) -> Tensor:
+    """Sum of masks (C,H,W) of the views / their number; absent classes 0, background ^ power."""
+    result = masks * present_channels(present[None], background)[0][:, None, None]
+    if background:
+        result[0] = result[0] ** power
+    return result
+
+
+def kept_classes(scores: Tensor, threshold: float) -> Tensor:
+    """Class scores (V,K) of the views -> 0 or 1 for each class: sigmoid > threshold in a view."""
+    return (scores.sigmoid() > threshold).any(0).float()

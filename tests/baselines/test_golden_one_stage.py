@@ -10,13 +10,17 @@ from baselines.one_stage import (
     cleaned,
     focal_penalty,
     gate_of,
+    kept_classes,
     mask_losses,
+    mask_of_view,
+    merged,
+    padded_view,
     present_channels,
     pseudo_labels,
     refine,
 )
 from models import one_stage as network
-from models.cam import classification_loss
+from models.cam import classification_loss, label_cams
 from models.one_stage import (
     GCI,
     OneStageHead,
@@ -175,3 +179,28 @@ def test_golden_head_layers():
     of_cases = {f"{c}/" for c in cases(HEAD, "conv3")}
     assert {key for key in golden.unread if not key.startswith(tuple(of_cases))} == set()
     assert present_channels(torch.tensor([[0.0, 1.0]]), True).tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("case", cases(INFER, "masks"))
+def test_golden_infer(case):
+    golden = Golden(INFER, case)
+    image, label = golden.array("img"), golden["label"]
+    container = tuple(golden["pad_size"].tolist())
+    views = [(scale, flip) for scale in golden["scales"].tolist() for flip in (False, True)]
+    total, size = 0, image.shape[:2]
+    for i, (scale, flip) in enumerate(views):
+        view, pixels = padded_view(image, scale, flip, container)
+        rows, columns = view.place
+        place = rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+        assert golden["pads_top_left_h_w"][i].tolist() == [*place]
+        if f"input_{i}" in golden:
+            golden.near(f"input_{i}", pixels[0])
+        total = total + mask_of_view(golden["masks"][i][None], view, container, size)
+    mean = total / len(views)
+    found = merged(mean, label, True, golden["bg_pow"].item())
+    golden.near("merged", found)
+    golden.same_labels("pred", label_cams(found, torch.ones(len(found)), None), found)
+    adapted = merged(mean[1:], label, False, 1)
+    golden.same_labels("adapted_pred", label_cams(adapted, label, None), adapted)
+    assert torch.equal(kept_classes(golden["cls"], 0.3), golden["kept_at_0.3"].float())
+    assert golden.unread == set()
