@@ -107,13 +107,13 @@ def normalize_cams(cams: Tensor) -> Tensor:
 
 
 def label_cams(cams: Tensor, present: Tensor, threshold: float | None) -> Tensor:
-    """Normalised maps (C,H,W), classes of the image (C) -> labels uint8 (H,W).
+    """Normalised maps (C,H,W), which may be negative, classes of the image (C) -> uint8 (H,W).
 
     threshold: where no map of a present class reaches it, the label is 0, background; the classes
     follow from 1. None: no background; the highest present class (the first of equals), and 255
     where the image has no class.
     """
-    highest, label = cams.masked_fill(present[:, None, None] == 0, -1).max(0)
+    highest, label = cams.masked_fill(present[:, None, None] == 0, -torch.inf).max(0)
     if threshold is not None:
         return torch.where(highest >= threshold, label + 1, 0).to(torch.uint8)
-    return label.masked_fill(highest < 0, IGNORE_INDEX).to(torch.uint8)
+    return label.masked_fill(highest == -torch.inf, IGNORE_INDEX).to(torch.uint8)
