@@ -28,34 +28,9 @@ from utils.distributed import Ranks, barrier, on_main
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
 from utils.safe.files import replacing
-from utils.schedule import poly_lr
 
 CAMS = "cams"  # folder of the maps, in the folder of the masks
 THRESHOLDS = tuple(step / 20 for step in range(1, 13))  # of the curve: 0.05, 0.10, ... 0.60
-
-
-# Of the SGD of jiwoon-ahn/irn, misc/torchutils.py, and of the methods that took it over.
-POLY_POWER = 0.9
-MOMENTUM = 0.9  # where the arithmetic is correct
-
-
-def poly_sgd(
-    groups: Iterable[dict[str, Any]], weight_decay: float, arithmetic: str
-) -> torch.optim.SGD:
-    """SGD of groups {"params", "lr"} and more, for `poly_rates`.
-
-    arithmetic "authors": momentum = weight_decay, that is practically none, since theirs passes the
-    weight decay where SGD takes the momentum; "correct": MOMENTUM.
-    """
-    momentum = {"authors": weight_decay, "correct": MOMENTUM}[arithmetic]
-    groups = [group | {"initial_lr": group["lr"]} for group in groups]
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
-
-
-def poly_rates(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
-    """Learning rates of a step from 0: lr (1 - step/steps)^POLY_POWER; constant after the last."""
-    for group in optimizer.param_groups:
-        group["lr"] = poly_lr(min(step, steps - 1), steps, group["initial_lr"], 0, POLY_POWER)
 
 
 def save_maps(file: Path, cams: Tensor, present: Tensor, first: int) -> None:

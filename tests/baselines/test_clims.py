@@ -11,14 +11,18 @@ from baselines import clims
 from baselines.clims import (
     area_loss,
     background_loss,
+    both_views,
     clims_losses,
+    full_maps,
     image_features,
     object_loss,
+    summed,
     suppression_loss,
 )
-from baselines.common import poly_rates, poly_sgd
+from models.cam import label_cams, normalize_cams
 from models.clip_loading import clip_from_state_dict
 from models.text import text_embeddings
+from models.training import poly_sgd, poly_step
 
 LOSSES, STEP, CAM, OPTIMISER = (
     f"weak/clims_{name}.npz" for name in ("losses", "step", "cam", "optimiser")
@@ -135,7 +139,7 @@ def test_golden_clims_training(clip: nn.Module, case: str) -> None:
             threshold=threshold,
             weights=weights,
         )
-        found["loss"].backward()
+        poly_step(found["loss"], optimizer, step, steps)
         here = f"{step:02d}"
         near(cam, take(f"{here}/cam"), "cam", 3e-5)
         for name in ("OTM", "BTM", "CBS", "REG"):
@@ -144,9 +148,6 @@ def test_golden_clims_training(clip: nn.Module, case: str) -> None:
         near(found["loss"], take(f"{here}/loss"), "loss", 1e-5 * max(1, abs(found["loss"].item())))
         gradient = take(f"{here}/grad_cam")
         near(cam.grad, gradient, "grad_cam", 3e-5 * np.abs(gradient).max())
-        poly_rates(optimizer, step, steps)
-        optimizer.step()
-        optimizer.zero_grad()
     for name, value in start("sd1").items():
         near(network.state_dict()[name], value.numpy(), f"sd1/{name}", 3e-5)
     assert not left
@@ -166,12 +167,11 @@ def test_golden_clims_optimiser() -> None:
     optimizer = poly_sgd(groups, decay, "authors")
     steps = take("max_step").item()
     for step in range(len({key[:2] for key in golden.files if key[:2].isdecimal()})):
-        for value, key in zip(values, "wv", strict=True):
-            value.grad = torch.from_numpy(take(f"{step:02d}/grad_{key}"))
-        poly_rates(optimizer, step, steps)
+        gradients = [torch.from_numpy(take(f"{step:02d}/grad_{key}")) for key in "wv"]
+        loss = sum((v * g).sum() for v, g in zip(values, gradients, strict=True))
+        poly_step(loss, optimizer, step, steps)
         rates = torch.tensor([group["lr"] for group in optimizer.param_groups])
         near(rates, take(f"{step:02d}/lr"), "lr")
-        optimizer.step()
         for value, key in zip(values, "wv", strict=True):
             near(value, take(f"{step:02d}/{key}"), f"{step} {key}")
     assert not left
@@ -191,3 +191,33 @@ def test_a_batch_without_a_class_has_the_area_loss_alone(clip: nn.Module) -> Non
     assert found["loss"].item() == pytest.approx(clims.WEIGHTS["reg"] * area_loss(maps).item())
     found["loss"].backward()
     assert maps.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("case", golden_cases(CAM) or ["none"])
+def test_golden_clims_maps(case: str) -> None:
+    golden = load_golden(CAM)
+    left = {key for key in golden.files if key.startswith(f"{case}/")}
+
+    def take(key: str) -> Tensor:
+        left.discard(f"{case}/{key}")
+        return torch.from_numpy(golden[f"{case}/{key}"])
+
+    if f"{case}/weight" in golden.files:
+        maps = F.conv2d(take("x"), take("weight")[:, :, None, None])
+        near(maps.sigmoid(), take("train_out").numpy(), "train_out")
+        near(both_views(*maps), take("cam_out").numpy(), "cam_out")
+        assert not left
+        return
+    size, present = tuple(take("size").tolist()), take("label")
+    keys = present.nonzero().flatten()
+    assert keys.tolist() == take("keys").tolist()
+    maps = [take(f"out{i}")[None] for i in range(len(clims.SCALES))]
+    low = normalize_cams(summed(maps, tuple((side - 1) // 4 + 1 for side in size)))
+    near(low[0, keys], take("cam").numpy(), "cam")
+    full = normalize_cams(full_maps(maps, size))[0]
+    near(full[keys], take("high_res").numpy(), "high_res")
+    (name,) = (key for key in left if "label_thr" in key)
+    threshold = float(name.partition("label_thr")[2])
+    found = label_cams(full, present, threshold)
+    assert torch.equal(found, take(name.partition("/")[2]))
+    assert not left
