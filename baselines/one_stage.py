@@ -9,8 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from datasets.transforms import normalize
-from models.inference import Size, resize
-from models.one_stage import resize_corners
+from models.inference import Size, resize, resize_corners
 from models.pamr import pamr
 
 DILATIONS, ITERATIONS = (1, 2, 4, 8, 12, 24), 10  # of PAMR

@@ -1,109 +1,82 @@
-"""SEAM."""
+"""SEAM: maps that agree over two sizes of an image, revised by the pixels' own similarity (PCM).
 
+Wang, Zhang, Kan, Shan and Chen, "Self-supervised Equivariant Attention Mechanism for Weakly
+Supervised Semantic Segmentation", CVPR 2020; formulas after YudeWang/SEAM @3212261 (MIT).
+
+Reads images and image-level labels; writes a run folder RUN_DIR and, when it is trained, a folder
+of pseudo-masks OUT/<image id>.png with meta.json, for `eval.py --masks` and a second stage:
+
+    python -m baselines.seam --config C --run-dir runs/seam --out masks --save-cams --score
+
+Run the same command again to resume both; --overwrite starts both over. --score: OUT/score.json.
+--save-cams: OUT/cams/<image id>.npz, at the working size; the maps may be negative.
+
+Memory at 512x1024: 2.5 GiB an image of a batch, of which 0.27 is PCM's affinity; a block of it at
+test time. 0.3 GiB for a ResNet-50 and its optimiser.
+
+Deviations:
+- the config's ResNet in place of ResNet-38, stride 8: conv4, conv5 and conv6 are its last three
+  stages, the stem and the first stage are frozen; it has no dropout of its own.
+- no background class (driving scenes): no channel 0 anywhere; the label is the highest map of the
+  image's classes. The minimum pooling presumes that a quarter of the pixels is background: its
+  weight is 0 (--min-pool 1 is the literal transfer). A data set with a background has channel 0,
+  the weight 1 and the constant score 0.26, as there.
+- crop_size is the working size: training images have a long side of 1 to 1.71 times its own (448 to
+  768 for crops of 448), and the maps are made at that size; image_size is not used.
+- steps and batch_size are the config's, the rates not. 10576 steps of 8 images there.
+- 20 % of the entries is counted with the classes of the data, not with 21.
+- --arithmetic authors (default): SGD with the momentum 5e-4, since the release passes the weight
+  decay in its place; correct: 0.9 with the same rates, ten times as aggressive.
+- the maps are the masks. There, an affinity network of other rates follows (baselines.psa).
+"""
+
+import utils.threads  # noqa: F401  # isort: skip
+import argparse
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.cam import classification_loss
-from models.inference import Size, multi_view_scores
+from baselines.cam import (
+    WorkingSizeMasks,
+    add_arguments,
+    load_splits,
+    long_sides,
+    of_method,
+    pairs,
+)
+from datasets.fingerprint import fingerprint
+from datasets.labels import has_background, load_classes, multi_hot
+from datasets.long_side import LongSideTransform
+from datasets.training import TrainingSet
+from datasets.transforms import normalize
+from models.build import build_network
+from models.cam import build_cam_backbone, classification_loss, network_sha256
+from models.inference import resize, resize_corners
+from models.seam import EPS, SEAMNetwork, ThreeStages, only_highest, with_rest
+from models.training import poly_sgd, poly_step
+from utils.cli import number, training_parser
+from utils.config import load_config
+from utils.distributed import cleanup, setup
+from utils.run import Run
+from utils.safe.errors import InputError, run_script
+from utils.seed import WEIGHTS, derive
 
+# From YudeWang/SEAM, train_SEAM.py, infer_SEAM.py and network/resnet38_SEAM.py.
+LR, NEW_LR, WEIGHT_DECAY = 0.01, 0.1, 5e-4
+LONG_SIDES = (1.0, 1.71)  # of the working size
 REDUCED = 0.3  # size of the second view
 SHARE, POOLED = 0.2, 4  # of the entries in ECR; 1 of 4 pixels in the minimum pooling
 SCALES = (0.5, 1.0, 1.5, 2.0)  # of the maps
-EPS = 1e-5
-SIDE = 8  # a tap's features have an eighth of its channels
-BLOCK = 4096  # columns of the affinity that exist at a time
-
-
-def resize_corners(maps: Tensor, size: Size) -> Tensor:
-    """Bilinear, align_corners=True, as everywhere in the authors' network and losses."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
-
-
-def only_highest(maps: Tensor, first: int) -> Tensor:
-    """H: maps (B,C,h,w) from channel `first` on, 0 except the highest of each pixel; its value."""
-    of_classes = maps[:, first:]
-    highest = of_classes.amax(1, keepdim=True)
-    return torch.cat([maps[:, :first], of_classes * (of_classes == highest)], 1)
-
-
-def with_rest(maps: Tensor, first: int) -> Tensor:
-    """Maps (B,C,h,w); where channel 0 is that of a background, it is 1 - the highest class."""
-    if not first:
-        return maps
-    return torch.cat([1 - maps[:, 1:].amax(1, keepdim=True), maps[:, 1:]], 1)
+BACKGROUND_THRESHOLD = 0.26
+STRIDE = 8
 
 
 def reduced(image: Tensor) -> Tensor:
     """The second view of images (B,3,H,W): REDUCED times their size, rounded down."""
     return resize_corners(image, tuple(int(side * REDUCED) for side in image.shape[-2:]))
-
-
-@torch.no_grad()
-def clean_cams(scores: Tensor, first: int) -> Tensor:
-    """d: scores z (B,C,h,w), positive ones divided by their maximum; the highest class alone."""
-    maps = scores.relu()
-    maps = (maps - EPS).relu() / (maps.amax((2, 3), keepdim=True) + EPS)
-    return only_highest(with_rest(maps, first), first)
-
-
-def pixel_correlation(cams: Tensor, features: Tensor, weight: Tensor) -> Tensor:
-    """PCM: cams d (B,C,.,.) averaged over alike pixels of features (B,D,h,w): (B,C,h,w).
-
-    q = f9(f) of unit length, A = relu(q^T q), its columns divided by (their sums + 1e-5), d A.
-    A is made BLOCK columns at a time.
-    """
-    size = features.shape[-2:]
-    queries = F.conv2d(features, weight)
-    queries = (queries / (queries.norm(dim=1, keepdim=True) + EPS)).flatten(2)
-    cams, parts = resize_corners(cams, size).flatten(2), []
-    for columns in queries.split(BLOCK, 2):
-        alike = (queries.transpose(1, 2) @ columns).relu()
-        parts.append(cams @ (alike / (alike.sum(1, keepdim=True) + EPS)))
-    return torch.cat(parts, 2).unflatten(2, size)
-
-
-class SEAMNetwork(nn.Module):
-    """Images (B,3,H,W), normalised -> for each of them cam and rv (B,C,H,W), float32.
-
-    taps: image -> three maps of stride 8 with `channels`. first: 1 where channel 0 is that of a
-    background. cam: raw maps; rv: PCM of the cleaned ones.
-    """
-
-    def __init__(
-        self, backbone: nn.Module, channels: tuple[int, int, int], count: int, first: int
-    ) -> None:
-        super().__init__()
-        self.backbone, self.first = backbone, first
-        conv4, conv5, conv6 = channels
-        sizes = conv4 // SIDE, conv5 // SIDE
-        self.dropout = nn.Dropout2d(0.5)
-        self.fc8 = nn.Conv2d(conv6, count, 1, bias=False)
-        self.f8_3 = nn.Conv2d(conv4, sizes[0], 1, bias=False)
-        self.f8_4 = nn.Conv2d(conv5, sizes[1], 1, bias=False)
-        self.f9 = nn.Conv2d(3 + sum(sizes), sum(sizes), 1, bias=False)
-        nn.init.xavier_uniform_(self.fc8.weight)
-        nn.init.kaiming_normal_(self.f8_3.weight)
-        nn.init.kaiming_normal_(self.f8_4.weight)
-        nn.init.xavier_uniform_(self.f9.weight, gain=4)
-
-    def features(self, image: Tensor, conv4: Tensor, conv5: Tensor) -> Tensor:
-        """f = [image ; relu(f8_3(conv4)) ; relu(f8_4(conv5))], no gradient into the taps."""
-        near, far = self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()
-        return torch.cat([resize_corners(image, conv5.shape[-2:]), near, far], 1)
-
-    def forward(self, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
-        found = []
-        for image in images:
-            conv4, conv5, conv6 = self.backbone(image)
-            scores = self.fc8(self.dropout(conv6)).float()
-            features = self.features(image, conv4, conv5).float()
-            revised = pixel_correlation(clean_cams(scores, self.first), features, self.f9.weight)
-            size = image.shape[-2:]
-            found.append((resize_corners(scores, size), resize_corners(revised, size)))
-        return found
 
 
 def max_norm(maps: Tensor) -> Tensor:
@@ -161,12 +134,15 @@ def seam_losses(
     return losses
 
 
-def revised_cams(network: Callable, image: Tensor, size: Size, first: int) -> Tensor:
-    """Sum of rv of the classes over SCALES and mirror images, at `size`: (B,3,h,w) -> (B,K,H,W)."""
-    views = 2 * len(SCALES)
-    return views * multi_view_scores(
-        lambda view, _: network(view)[0][1][:, first:], image, size, scales=SCALES, flip=True
-    )
+@torch.inference_mode()
+def revised_cams(network: Callable, image: Tensor, first: int) -> Tensor:
+    """Sum of rv of the classes over SCALES and mirror images: uint8 (3,h,w) -> (K,h,w)."""
+    size, total = image.shape[-2:], 0
+    for pair in pairs(image, SCALES):
+        [(_, revised)] = network(pair)
+        plain, mirrored = resize(revised[:, first:], size)
+        total = total + plain + mirrored.flip(-1)
+    return total
 
 
 def normalize_signed(cams: Tensor) -> Tensor:
@@ -178,3 +154,96 @@ def normalize_signed(cams: Tensor) -> Tensor:
     high, low = cams.amax((2, 3), keepdim=True), cams.amin((2, 3), keepdim=True)
     cams = torch.where(cams < low + EPS, 0, cams)
     return (cams - low - EPS) / (high - low + EPS)
+
+
+class SignedMasks(WorkingSizeMasks):
+    """Masks of maps that `normalize_signed` normalises."""
+
+    def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """M (C,h,w), negative for absent classes; classes (C)."""
+        labels, device = self.split.labels[sample["name"]], self.ranks.device
+        present = multi_hot(labels, len(self.classes))[self.first :].to(device)
+        image = sample["image"].to(device)
+        cams = self.cams_of(image, tuple(image.shape[-2:])) * present[:, None, None]
+        return normalize_signed(cams[None])[0], present
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments, configuration, ranks, seed
+    arguments = parse_arguments(argv)
+    config = load_config(arguments.config, arguments.overrides)
+    config = of_method(config, LR, WEIGHT_DECAY, STRIDE, arguments.arithmetic)
+    if min(config.crop_size) * REDUCED < 2:
+        raise InputError(
+            f"'crop_size' {list(config.crop_size)} leaves less than 2 pixels of a side in the "
+            f"second view, {REDUCED} times as large; raise crop_size"
+        )
+    out, ranks = Path(arguments.out), setup(arguments.device)
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+
+    # --- data
+    classes = load_classes(config.class_file)
+    train, split = load_splits(config, arguments, classes)
+    transform = LongSideTransform(long_sides(config, LONG_SIDES), config.crop_size, jitter=True)
+    cache, first = config.image_cache, int(has_background(classes))
+    dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
+
+    # --- network, optimiser
+    backbone = ThreeStages(build_cam_backbone(config, STRIDE))
+    model = SEAMNetwork(backbone, backbone.channels, len(classes), first).to(ranks.device)
+    rates = zip(model.groups(), (LR, NEW_LR), strict=True)
+    groups = [{"params": parameters, "lr": lr} for parameters, lr in rates]
+    optimizer = poly_sgd(groups, WEIGHT_DECAY, arguments.arithmetic)
+    min_pool = first if arguments.min_pool is None else arguments.min_pool
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="seam",
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(classes, dataset, options={"min_pool": min_pool}),
+        parts={"model": model, "optimizer": optimizer},
+    )
+    network = build_network(model, config, ranks)
+
+    # --- loop
+    for step, batch in run.steps(dataset):
+        keys = ("image", "image_labels", "valid")
+        image, labels, valid = (batch[key].to(ranks.device) for key in keys)
+        image = normalize(image, "imagenet", valid)
+        views = network(image, step, reduced(image))
+        losses = seam_losses(views, labels[:, first:], first, min_pool)
+        lr = poly_step(losses["loss"], optimizer, step, config.steps)
+        run.log(losses, batch["name"], lr)
+    del network  # before the process group: its destructor would wait for ever
+    run.close(goes_on=True)
+
+    # --- masks
+    model.eval()
+    masks = SignedMasks(
+        lambda image, _: revised_cams(model, image, first),
+        split,
+        classes,
+        BACKGROUND_THRESHOLD,
+        config,
+        ranks,
+    )
+    made_from = {"method": "seam", "arithmetic": arguments.arithmetic, "min_pool": min_pool}
+    made_from |= {"scales": SCALES, "network_sha256": network_sha256(model)}
+    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
+    if arguments.score:
+        masks.score(out)
+    cleanup()
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    result = training_parser(__doc__)
+    add_arguments(result)
+    weight = {"type": number(1e3, zero=True), "metavar": "WEIGHT"}
+    result.add_argument("--min-pool", **weight, help="of L_rvmin (default: 1 with a background)")
+    return result.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -5,9 +5,9 @@ visinf/1-stage-wseg @d905fca computes it; the head has that repository's paramet
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.inference import resize_corners
 from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import ResNet
 
@@ -15,11 +15,6 @@ DILATIONS = (12, 24, 36)  # theirs of output stride 8, used at stride 16 too
 PSI = 0.3  # of the stochastic gate
 WIDTH, SKIP = 256, 48  # channels
 DROPOUT = (0.5, 0.5, 0.1)  # after the ASPP, and twice in last_conv
-
-
-def resize_corners(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear, align_corners=True, as everywhere in the authors' network and losses."""
-    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
 
 
 def _conv1x1(channels: int, out: int) -> nn.Conv2d:

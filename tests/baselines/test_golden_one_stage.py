@@ -21,10 +21,10 @@ from baselines.one_stage import (
 )
 from models import one_stage as network
 from models.cam import classification_loss, label_cams
+from models.inference import resize_corners
 from models.one_stage import (
     GCI,
     OneStageHead,
-    resize_corners,
     stochastic_gate,
     with_background,
 )

@@ -8,18 +8,16 @@ from weak_golden import Golden, cases
 
 from baselines import seam
 from baselines.seam import (
-    SEAMNetwork,
-    clean_cams,
     max_norm,
     min_pool_loss,
     normalize_signed,
-    only_highest,
-    pixel_correlation,
     revised_cams,
     seam_losses,
 )
+from models import seam as network_module
 from models.cam import label_cams
 from models.resnet38 import ResNet38
+from models.seam import SEAMNetwork, clean_cams, only_highest, pixel_correlation
 
 FUNCTIONS, NET, PCM = "seam_functions.npz", "seam_net.npz", "seam_pcm.npz"
 LOSS, INFER = "seam_loss.npz", "seam_infer.npz"
@@ -46,10 +44,10 @@ def test_golden_functions(case):
     assert golden.unread == set()
 
 
-@pytest.mark.parametrize("block", [7, 10**6])
+@pytest.mark.parametrize("block", [1000, 10**6])
 @pytest.mark.parametrize("case", cases(PCM, "f9"))
 def test_golden_pcm(case, block, monkeypatch):
-    monkeypatch.setattr(seam, "BLOCK", block)
+    monkeypatch.setattr(network_module, "BLOCK", block)
     golden = Golden(PCM, case)
     features, weight = (golden[key].requires_grad_() for key in ("f", "f9"))
     found = pixel_correlation(golden["cam"], features, weight)
@@ -136,9 +134,11 @@ def test_golden_loss(case):
 def test_golden_infer(case):
     golden = Golden(INFER, case)
     label, size = golden["label"], tuple(golden["size"].tolist())
-    outputs = iter([golden[f"out_{i}"][None] for i in range(len(golden.names("out_")))])
-    cams = revised_cams(lambda view: [(None, next(outputs))], torch.zeros(1, 3, *size), size, 1)
-    maps = normalize_signed(cams * label[:, None, None])[0]
+    outputs = [golden[f"out_{i}"] for i in range(len(golden.names("out_")))]
+    pairs = map(torch.stack, zip(outputs[::2], outputs[1::2], strict=True))
+    image = torch.zeros(3, *size, dtype=torch.uint8)
+    cams = revised_cams(lambda _: [(None, next(pairs))], image, 1)
+    maps = normalize_signed((cams * label[:, None, None])[None])[0]
     keys = label.nonzero().flatten()
     assert golden["keys"].tolist() == keys.tolist()
     golden.near("norm_cam", maps)
