@@ -1,20 +1,84 @@
-"""1-Stage."""
+"""1-Stage: one network that learns from its own refined masks.
 
-from typing import NamedTuple
+Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR 2020; formulas
+after visinf/1-stage-wseg @d905fca (Apache-2.0).
 
-import numpy as np
+Reads images and image-level labels; writes a run folder RUN_DIR and, when it is trained, its
+predictions OUT/<image id>.png with meta.json: it is a mask method, since its own head, which
+injects global cues and mixes two depths, is no network that eval.py builds.
+
+    python -m baselines.one_stage --config C --run-dir runs/one_stage --out predictions \
+        --split val --score
+
+The training split is labelled among the classes of each image, other splits among those that the
+network finds; their image-level labels are not read. Run the same command again to resume both;
+--overwrite starts both over. --score: OUT/score.json. --save-cams: OUT/cams/<image id>.npz, the
+masks, at the working size.
+
+Memory at 512x1024: 2 GiB an image of a batch; PAMR of 20 classes at 128x256 0.3 GiB, without
+gradient; 0.5 GiB for a ResNet-50, head and optimiser.
+
+Deviations:
+- no background class (driving scenes): no constant logit; softmax, scores and masks of the classes.
+  The label is the highest mask of the image's classes, or of those whose score exceeds 0.1 in a
+  view (of all, if none does). A data set with a background has the constant, as there.
+- a mask loss needs a pixel of each of the image's classes, which ten classes an image almost never
+  have: gate_open in the log is the share of images with one. --gate none drops that condition.
+- crop_size is the working size: training images have a long side of 1 to 1.05 times its own, cut to
+  it; there RandomResizedCrop also changes the proportions. image_size is not used. Pixels beside
+  the image get no pseudo-label.
+- steps and batch_size are the config's; the masks' loss begins after 5 of 21 shares of them. 13881
+  steps of 16 images there. The last network is kept, not the best on ground truth.
+- the backbone is the config's, of stride 16; its last stage is dilated, there it is not. Rates are
+  those of the ResNet-50.
+- the container of the views is as large as the largest of them, not a square of 768 pixels; no CRF.
+"""
+
+import utils.threads  # noqa: F401  # isort: skip
+import argparse
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from baselines.common import CamMasks, Split, load_split
+from datasets import open_dataset
+from datasets.doctor.label_check import check_trainable
+from datasets.fingerprint import fingerprint
+from datasets.ids import require
+from datasets.labels import ClassTable, has_background, load_classes, multi_hot
+from datasets.long_side import LongSideTransform
+from datasets.mask_folder import check_no_inputs
+from datasets.training import TrainingSet
 from datasets.transforms import normalize
-from models.inference import Size, resize, resize_corners
+from models.build import build_network
+from models.cam import build_cam_backbone, classification_loss, label_cams, network_sha256
+from models.inference import resize, resize_corners
+from models.one_stage import OneStageNetwork, mask_of_view, padded_view
 from models.pamr import pamr
+from utils.cli import path, training_parser
+from utils.config import Config, load_config
+from utils.distributed import Ranks, cleanup, setup
+from utils.run import Run
+from utils.safe.errors import run_script
+from utils.safe.files import check_folder
+from utils.seed import WEIGHTS, derive
 
+# From visinf/1-stage-wseg, configs/voc_resnet50.yaml, core/config.py, models/mods/pamr.py.
+LR, NEW_LR, MOMENTUM, WEIGHT_DECAY = 5e-4, 5e-3, 0.9, 5e-4  # constant; no decay of biases
+MASK_START = 5 / 21  # share of the steps before the masks' loss
+LONG_SIDES = (1.0, 1.05)  # of the working size; theirs: 0.9 to 1 of the area
+STRIDE = 16
 DILATIONS, ITERATIONS = (1, 2, 4, 8, 12, 24), 10  # of PAMR
 FOREGROUND, BACKGROUND, FLOOR = 0.6, 0.7, 0.2  # f_c, f_0 and the least threshold of a pseudo-label
 FOCAL_POWER, FOCAL_EPS = 3, 0.01
+SCALES = (1.0, 0.75, 1.25, 1.5)  # of the predictions
+BACKGROUND_POWER = 3
+KEPT = 0.1  # the least probability of a class of an image without labels
 
 
 def focal_penalty(means: Tensor) -> Tensor:
@@ -92,35 +156,23 @@ def mask_losses(logits: Tensor, targets: Tensor, gate: Tensor) -> Tensor:
     return gate * (weights * losses).mean((1, 2))
 
 
-class View(NamedTuple):
-    """One view of an image: scale, mirrored or not, and where its pixels are in the container."""
+def one_stage_losses(
+    logits: Tensor, labels: Tensor, background: bool, targets: Tensor | None, gate: str
+) -> dict[str, Tensor]:
+    """L = L_cls + L_mask of logits (B,C,h,w), labels (B,K) and G (B,C,H,W); None: L_cls alone.
 
-    scale: float
-    mirrored: bool
-    place: tuple[slice, slice]
-
-
-def padded_view(
-    image: np.ndarray, scale: float, mirrored: bool, container: Size
-) -> tuple[View, Tensor]:
-    """Image uint8 (H,W,3), bicubic at `scale`, amid a container of zeros: the view, (1,3,P,Q)."""
-    size = tuple(round(side * scale) for side in image.shape[:2])
-    pixels = np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC))
-    pixels = pixels[:, ::-1] if mirrored else pixels
-    place = tuple(
-        slice((whole - side) // 2, (whole - side) // 2 + side)
-        for whole, side in zip(container, size, strict=True)
-    )
-    canvas = torch.zeros(1, 3, *container)
-    normalized = normalize(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None], "imagenet")
-    canvas[(..., *place)] = normalized
-    return View(scale, mirrored, place), canvas
-
-
-def mask_of_view(masks: Tensor, view: View, container: Size, size: Size) -> Tensor:
-    """Masks (1,C,h,w) of a view at the `size` of the image, mirrored back: (C,H,W)."""
-    at_size = resize(resize_corners(masks, container)[(..., *view.place)], size)[0]
-    return at_size.flip(-1) if view.mirrored else at_size
+    gate: "all", see `gate_of`, or "none". L_mask counts an image whose gate is shut as 0.
+    """
+    scores = class_scores(logits, background)
+    loss_cls = classification_loss(scores[..., None, None], labels)
+    loss_mask = opened = labelled = loss_cls.new_zeros(())
+    if targets is not None:
+        gates = gate_of(targets, labels, background)
+        opened, labelled = gates.mean(), targets.sum(1).mean()
+        gates = gates if gate == "all" else torch.ones_like(gates)
+        loss_mask = mask_losses(logits, targets, gates).mean()
+    losses = {"loss": loss_cls + loss_mask, "loss_cls": loss_cls, "loss_mask": loss_mask}
+    return losses | {"gate_open": opened, "labelled_fraction": labelled}
 
 
 def merged(masks: Tensor, present: Tensor, background: bool, power: float) -> Tensor:
@@ -134,3 +186,159 @@ def merged(masks: Tensor, present: Tensor, background: bool, power: float) -> Te
 def kept_classes(scores: Tensor, threshold: float) -> Tensor:
     """Class scores (V,K) of the views -> 0 or 1 for each class: sigmoid > threshold in a view."""
     return (scores.sigmoid() > threshold).any(0).float()
+
+
+class Predictions(CamMasks):
+    """Label maps of a split; `given`: among the image-level labels of each image."""
+
+    def __init__(
+        self,
+        network: OneStageNetwork,
+        split: Split,
+        classes: ClassTable,
+        config: Config,
+        ranks: Ranks,
+        given: bool,
+    ) -> None:
+        super().__init__(None, split, classes, None, config, ranks)
+        self.network, self.given = network, given
+        self.background, self.first = bool(self.first), 0  # the background has a mask too
+
+    @torch.inference_mode()
+    def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Masks (C,h,w) at the working size; channels that the image has (C)."""
+        image, masks, scores = sample["image"].to(self.ranks.device), 0, []
+        size = tuple(image.shape[1:])
+        container = tuple(max(1, round(side * max(SCALES))) for side in size)
+        for scale, mirrored in itertools.product(SCALES, (False, True)):
+            view, pixels = padded_view(image, scale, mirrored, container)
+            logits = self.network(pixels)
+            scores.append(class_scores(logits, self.background)[0])
+            masks = masks + mask_of_view(logits.softmax(1), view, container, size)
+        if self.given:
+            labels = multi_hot(self.split.labels[sample["name"]], len(self.classes))
+            present = labels[int(self.background) :].to(image.device)
+        else:
+            present = kept_classes(torch.stack(scores), KEPT)
+            if not self.background and not present.any():
+                present = torch.ones_like(present)
+        masks = merged(masks / (2 * len(SCALES)), present, self.background, BACKGROUND_POWER)
+        return masks, present_channels(present[None], self.background)[0]
+
+    def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
+        """The mask uint8 (H,W), at the image's own size."""
+        return label_cams(resize(cams[None], sample["size"])[0], present, None)
+
+
+def main(argv: list[str]) -> None:
+    # --- arguments, configuration, ranks, seed
+    arguments = parse_arguments(argv)
+    config = of_method(load_config(arguments.config, arguments.overrides))
+    out, ranks = Path(arguments.out), setup(arguments.device)
+    torch.manual_seed(derive(config.seed, WEIGHTS))
+
+    # --- data
+    classes = load_classes(config.class_file)
+    check_trainable(classes)
+    train = load_split(config, config.train_split, classes, trains=True)
+    split = train if arguments.split in (None, train.name) else unlabelled(config, arguments.split)
+    truths = split.data.ground_truth(split.name)
+    check_no_inputs(out, split.images, [*split.images.values(), *truths.values()])
+    check_folder(out, "--out")
+    if arguments.score:
+        require(split.images, truths, "ground truth", "leave out --score")
+    sides = tuple(round(share * max(config.crop_size)) for share in LONG_SIDES)
+    transform = LongSideTransform(sides, config.crop_size, jitter=True)
+    cache, background = config.image_cache, has_background(classes)
+    dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
+
+    # --- network, optimiser
+    backbone, first = build_cam_backbone(config, STRIDE), int(background)
+    model = OneStageNetwork(backbone, len(classes) - first, background).to(ranks.device)
+    optimizer = torch.optim.SGD(groups_of(model), LR, MOMENTUM, weight_decay=WEIGHT_DECAY)
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="one_stage",
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(classes, dataset, options={"gate": arguments.gate}),
+        parts={"model": model, "optimizer": optimizer},
+    )
+    network = build_network(model, config, ranks)
+
+    # --- loop
+    for step, batch in run.steps(dataset):
+        keys = ("image", "image_labels", "valid")
+        image, labels, valid = (batch[key].to(ranks.device) for key in keys)
+        labels, targets = labels[:, first:], None
+        logits = network(normalize(image, "imagenet", valid), step)
+        if step >= MASK_START * config.steps:
+            masks = refine(image / 255, logits.detach().softmax(1), labels, background)
+            targets = pseudo_labels(masks, background) * valid[:, None]
+        losses = one_stage_losses(logits, labels, background, targets, arguments.gate)
+        losses["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        run.log(losses, batch["name"], LR)
+    del network  # before the process group: its destructor would wait for ever
+    run.close(goes_on=True)
+
+    # --- predictions
+    masks = Predictions(model.eval(), split, classes, config, ranks, given=split is train)
+    made_from = {"method": "one_stage", "gate": arguments.gate, "scales": SCALES}
+    made_from["network_sha256"] = network_sha256(model)
+    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
+    if arguments.score:
+        masks.score(out)
+    cleanup()
+
+
+def of_method(config: Config) -> Config:
+    """The config as the method uses it, so that run folders and meta.json say what was done."""
+    return dataclasses.replace(
+        config,
+        lr=LR,
+        min_lr=LR,
+        momentum=MOMENTUM,
+        weight_decay=WEIGHT_DECAY,
+        output_stride=STRIDE,
+        image_size=config.crop_size,
+        classifier="conv",
+    )
+
+
+def unlabelled(config: Config, name: str) -> Split:
+    """A split whose image-level labels are not read."""
+    data = open_dataset(config.dataset, config.data_root)
+    images = data.images(name)
+    return Split(data, name, images, dict.fromkeys(images, ()))
+
+
+def groups_of(model: OneStageNetwork) -> list[dict[str, Any]]:
+    """Parameters of the backbone, of the head, and the biases of the head, with their rates."""
+    old = [p for p in model.backbone.parameters() if p.requires_grad]
+    named = {name: p for name, p in model.head.named_parameters() if p.requires_grad}
+    biases = [p for name, p in named.items() if name.endswith(".bias")]
+    weights = [p for name, p in named.items() if not name.endswith(".bias")]
+    return [
+        {"params": old},
+        {"params": weights, "lr": NEW_LR},
+        {"params": biases, "lr": NEW_LR, "weight_decay": 0.0},
+    ]
+
+
+def parse_arguments(argv: list[str]) -> argparse.Namespace:
+    result = training_parser(__doc__)
+    add = result.add_argument
+    add("--out", type=path, required=True, help="folder of the predictions")
+    add("--split", help="split of the predictions (default: train_split of the config)")
+    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
+    add("--save-cams", action="store_true", help="the masks too, to OUT/cams/<image id>.npz")
+    add("--gate", choices=("all", "none"), default="all", help="images with a masks' loss")
+    return result.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -4,10 +4,14 @@ Araslanov and Roth, "Single-Stage Semantic Segmentation from Image Labels", CVPR
 visinf/1-stage-wseg @d905fca computes it; the head has that repository's parameter names.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
-from models.inference import resize_corners
+from datasets.long_side import resize_bicubic
+from datasets.transforms import normalize
+from models.inference import Size, resize, resize_corners
 from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import ResNet
 
@@ -74,8 +78,9 @@ class GCI(nn.Module):
     def __init__(self, shallow: int, width: int) -> None:
         super().__init__()
         norm = nn.BatchNorm2d
+        # weight and bias of fc_skip's norm stay 1 and 0: theirs has none
         self.fc_deep = nn.Sequential(_conv1x1(width, 2 * width), norm(2 * width), nn.ReLU())
-        self.fc_skip = nn.Sequential(_conv1x1(shallow, width), norm(width, affine=False))
+        self.fc_skip = nn.Sequential(_conv1x1(shallow, width), norm(width).requires_grad_(False))
         self.fc_cls = nn.Sequential(_conv1x1(width, width), norm(width), nn.ReLU())
 
     def forward(self, shallow: Tensor, deep: Tensor) -> Tensor:
@@ -168,3 +173,33 @@ class OneStageNetwork(nn.Module):
 def with_background(logits: Tensor, background: bool) -> Tensor:
     """x = [1 ; z]: a constant channel in front of logits (B,K,h,w), where there is a background."""
     return torch.cat([torch.ones_like(logits[:, :1]), logits], 1) if background else logits
+
+
+class View(NamedTuple):
+    """One view of an image: scale, mirrored or not, and where its pixels are in the container."""
+
+    scale: float
+    mirrored: bool
+    place: tuple[slice, slice]
+
+
+def padded_view(
+    image: Tensor, scale: float, mirrored: bool, container: Size
+) -> tuple[View, Tensor]:
+    """Image uint8 (3,H,W), bicubic at `scale`, amid a container of zeros: the view, (1,3,P,Q)."""
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1:])
+    pixels = resize_bicubic(image, size)
+    pixels = pixels.flip(-1) if mirrored else pixels
+    place = tuple(
+        slice((whole - side) // 2, (whole - side) // 2 + side)
+        for whole, side in zip(container, size, strict=True)
+    )
+    canvas = torch.zeros(1, 3, *container, device=image.device)
+    canvas[(..., *place)] = normalize(pixels[None], "imagenet")
+    return View(scale, mirrored, place), canvas
+
+
+def mask_of_view(masks: Tensor, view: View, container: Size, size: Size) -> Tensor:
+    """Masks (1,C,h,w) of a view at the `size` of the image, mirrored back: (C,H,W)."""
+    at_size = resize(resize_corners(masks, container)[(..., *view.place)], size)[0]
+    return at_size.flip(-1) if view.mirrored else at_size
