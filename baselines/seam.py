@@ -11,8 +11,9 @@ of pseudo-masks OUT/<image id>.png with meta.json, for `eval.py --masks` and a s
 Run the same command again to resume both; --overwrite starts both over. --score: OUT/score.json.
 --save-cams: OUT/cams/<image id>.npz, at the working size; the maps may be negative.
 
-Memory at 512x1024: 2.5 GiB an image of a batch, of which 0.27 is PCM's affinity; a block of it at
-test time. 0.3 GiB for a ResNet-50 and its optimiser.
+Memory at 512x1024, counted, not measured: with a ResNet-38 2.5 GiB an image of a batch, and 0.27
+GiB for PCM's affinity; at test time 0.25 GiB of it at a time. 0.3 GiB for a ResNet-50 and its
+optimiser.
 
 Deviations:
 - the config's ResNet in place of ResNet-38, stride 8: conv4, conv5 and conv6 are its last three
@@ -194,7 +195,7 @@ def main(argv: list[str]) -> None:
     rates = zip(model.groups(), (LR, NEW_LR), strict=True)
     groups = [{"params": parameters, "lr": lr} for parameters, lr in rates]
     optimizer = poly_sgd(groups, WEIGHT_DECAY, arguments.arithmetic)
-    min_pool = first if arguments.min_pool is None else arguments.min_pool
+    min_pool = float(first) if arguments.min_pool is None else arguments.min_pool
     run = Run(
         arguments,
         config,
@@ -202,7 +203,7 @@ def main(argv: list[str]) -> None:
         stage="seam",
         end=config.steps,
         classes=classes,
-        inputs=lambda: fingerprint(classes, dataset, options={"min_pool": min_pool}),
+        inputs=lambda: fingerprint(classes, dataset, options={"min-pool": min_pool}),
         parts={"model": model, "optimizer": optimizer},
     )
     network = build_network(model, config, ranks)

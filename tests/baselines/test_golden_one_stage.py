@@ -210,3 +210,12 @@ def test_golden_infer(case):
     golden.same_labels("adapted_pred", label_cams(adapted, label, None), adapted)
     assert torch.equal(kept_classes(golden["cls"], 0.3), golden["kept_at_0.3"].float())
     assert golden.unread == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [(PAMR, "mask"), (GATE, "deep"), (FUNCTIONS, "mask"), (INJECTION, "deep"), (INFER, "masks")],
+)
+def test_golden_every_key_belongs_to_a_case(name, key):
+    read = tuple(f"{case}/" for case in [*cases(name, key), "sd"])
+    assert [one for one in Golden(name).unread if not one.startswith(read)] == []

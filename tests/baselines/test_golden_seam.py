@@ -152,3 +152,11 @@ def test_golden_infer(case):
         golden.near(f"crf_input_alpha{key}", torch.cat([rest, kept]))
     golden.same_labels("adapted_pred", label_cams(maps, label, None), kept)
     assert golden.unread == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(FUNCTIONS, "x"), (PCM, "f9"), (LOSS, "cam_rv1"), (INFER, "norm_cam")]
+)
+def test_golden_every_key_belongs_to_a_case(name, key):
+    read = tuple(f"{case}/" for case in [*cases(name, key), "sd"])
+    assert [one for one in Golden(name).unread if not one.startswith(read)] == []
