@@ -89,6 +89,10 @@ class CamMasks:
         cams = self.cams_of(image, tuple(sample["size"])) * present[:, None, None]
         return normalize_cams(cams)[0], present
 
+    def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
+        """The mask uint8 (H,W) of what `maps` returns for a sample."""
+        return label_cams(cams, present, self.threshold)
+
     def write(self, out: Path, made_from: dict[str, Any], overwrite: bool, save_cams: bool) -> None:
         """Write OUT/<image id>.png, and with `save_cams` OUT/cams/<image id>.npz (`save_maps`).
 
@@ -115,8 +119,7 @@ class CamMasks:
                 cams, present = self.maps(sample)
                 if save_cams:  # first: an image with a mask has its maps
                     save_maps(files[sample["name"]], cams, present, self.first)
-                mask = label_cams(cams, present, self.threshold)
-                write(sample["name"], mask.cpu().numpy())
+                write(sample["name"], self.labels(sample, cams, present).cpu().numpy())
         if ranks.is_main:
             print(f"{out}: {len(images)} masks, {len(todo)} of them new")
 
