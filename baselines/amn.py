@@ -431,20 +431,22 @@ def main(argv: list[str]) -> None:
     )
 
     # --- seeds
-    rule = partial(seed_labels, first=first)
-    maps_of = lambda sample, image, present: cams.read(sample["name"])[0].to(image.device)  # noqa: E731
-    seeds = Labels(maps_of, rule, train, *of_masks)
+    def stored(sample: dict[str, Any], image: Tensor, present: Tensor) -> Tensor:
+        """The CAMs of baselines.cam."""
+        return cams.read(sample["name"])[0].to(image.device)
+
+    seeds = Labels(stored, partial(seed_labels, first=first), train, *of_masks)
     seeds.write(run_dir / "seeds", {"method": "amn"} | made_of, arguments.overwrite, False)
     seed_files = pseudo_mask_files(run_dir / "seeds", train.images)
 
     # --- AMN
     network = build_network(model, config, ranks)
-    groups = (torch.arange(count, device=ranks.device) > 0).long() if first else torch.arange(count)
+    groups = torch.arange(count, device=ranks.device).clamp(max=1 if first else count)
     for step, batch in run.steps(data(masks=seed_files)):
         image, labels, label = prepare(batch, ranks.device)
         logits = network(image, step, labels[:, first:, None, None])
         label = centre_labels(label, logits.shape[-2:])
-        loss = balanced_loss(logits, label, groups.to(ranks.device))
+        loss = balanced_loss(logits, label, groups)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -482,10 +484,9 @@ def main(argv: list[str]) -> None:
     rule = partial(seed_labels, first=first, thresholds=IRN_THRESHOLDS)
     labels = Labels(partial(maps_at, 1), rule, train, *of_masks)
     labels.write(run_dir / "irn_labels", {"method": "amn"} | made_of, arguments.overwrite, False)
+    label_files = pseudo_mask_files(run_dir / "irn_labels", train.images)
     network = build_network(edges, config, ranks)
-    for step, batch in run.steps(
-        data(masks=pseudo_mask_files(run_dir / "irn_labels", train.images))
-    ):
+    for step, batch in run.steps(data(masks=label_files)):
         image, _, label = prepare(batch, ranks.device)
         edge = network(image, step)
         label = centre_labels(label, edge.shape[-2:])
