@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from weak_goldens import WeakGolden, margin_of, weak_cases
+from weak_golden import Golden, cases
 
 from models.random_walk import (
     BETA,
@@ -21,9 +21,9 @@ PATHS, WALK, LABEL = "cam_irn_paths.npz", "cam_irn_walk.npz", "cam_irn_label.npz
 TOLERANCE = 1e-4  # the authors' float32 squaring is up to 1.2e-4 from float64
 
 
-@pytest.mark.parametrize("case", weak_cases(PATHS, "destinations"))
+@pytest.mark.parametrize("case", cases(PATHS, "destinations"))
 def test_golden_irn_paths(case):
-    golden = WeakGolden(PATHS, case)
+    golden = Golden(PATHS, case)
     destinations = [tuple(one) for one in golden["destinations"].tolist()]
     radius = 1 + max(max(abs(dy), abs(dx)) for dy, dx in destinations)
     offsets = by_path_length(neighbours(radius))
@@ -35,7 +35,7 @@ def test_golden_irn_paths(case):
         path = path_cells(offset)
         assert {*path} == {*cells[bounds[i] : bounds[i + 1]]} and len({*path}) == len(path)
         assert path[0] == offset
-    golden.done()
+    assert golden.unread == set()
 
 
 def symmetric(affinities: torch.Tensor, offsets: list[tuple[int, int]]) -> torch.Tensor:
@@ -50,39 +50,39 @@ def symmetric(affinities: torch.Tensor, offsets: list[tuple[int, int]]) -> torch
     return dense
 
 
-@pytest.mark.parametrize("case", weak_cases(WALK, "exp_times"))
+@pytest.mark.parametrize("case", cases(WALK, "exp_times"))
 def test_golden_irn_walk(case):
-    golden = WeakGolden(WALK, case)
+    golden = Golden(WALK, case)
     cam, edge = golden["cam"], golden["edge"][0]
-    radius, beta, times = (golden.item(key) for key in ("radius", "beta", "exp_times"))
+    radius, beta, times = (golden[key].item() for key in ("radius", "beta", "exp_times"))
     offsets, cells = neighbours(radius), edge.numel()
     affinities = path_affinities(edge, offsets)
     dense = symmetric(affinities, offsets)
-    golden.near(dense, "affinity")
+    golden.near("affinity", dense)
     columns = dense**beta / (dense**beta).sum(0)
     for _ in range(times):  # as there, and with the rounding there
         columns = columns @ columns
-    golden.near(columns, "transition", TOLERANCE)
+    golden.near("transition", columns, TOLERANCE)
     exact = dense.double() ** beta
     exact = torch.linalg.matrix_power(exact / exact.sum(0), 2**times)
     identity = torch.eye(cells).view(cells, *edge.shape)
     products = walk(identity, transition(affinities, offsets, beta), 2**times).flatten(1)
     assert torch.allclose(products.double(), exact, rtol=0, atol=TOLERANCE)
-    golden.near(edge_walk(cam, edge, radius, beta, 2**times)[:, None], "rw", TOLERANCE)
-    golden.done()
+    golden.near("rw", edge_walk(cam, edge, radius, beta, 2**times)[:, None], TOLERANCE)
+    assert golden.unread == set()
 
 
-@pytest.mark.parametrize("case", weak_cases(LABEL, "rw_up_normalised"))
+@pytest.mark.parametrize("case", cases(LABEL, "rw_up_normalised"))
 def test_golden_irn_label(case):
-    golden = WeakGolden(LABEL, case)
+    golden = Golden(LABEL, case)
     walked = edge_walk(golden["cam"], golden["edge"][0])
-    scores = upsampled_walk(walked, golden.size())
-    golden.near(scores, "rw_up_normalised", TOLERANCE)
-    background = golden.item("bg")
+    scores = upsampled_walk(walked, tuple(golden["size"].tolist()))
+    golden.near("rw_up_normalised", scores, TOLERANCE)
+    background = golden["bg"].item()
     stack = torch.cat([torch.full_like(scores[:1], background), scores])
     found = walk_labels(scores, golden["keys"], background)
-    golden.same_labels(found, "pred", margin_of(stack))
-    golden.done()
+    golden.same_labels("pred", found, stack)
+    assert golden.unread == set()
 
 
 def test_products_equal_the_squared_dense_matrix():

@@ -4,51 +4,39 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from weak_goldens import WeakGolden, load_weights, weak_cases
+from weak_golden import Golden, cases
 
 from models.resnet38 import ResNet38
 
 FILE = "psa_resnet38_cls.npz"
 
 
-class Classifier(nn.Module):
-    """psa's classifier, with its names: ResNet-38, and fc8 without bias."""
-
-    def __init__(self, width: int, num_classes: int) -> None:
-        super().__init__()
-        for name, module in ResNet38(width).named_children():
-            self.add_module(name, module)
-        self.fc8 = nn.Conv2d(64 * width, num_classes, 1, bias=False)
-
-
-@pytest.mark.parametrize("case", weak_cases(FILE, "conv6"))
+@pytest.mark.parametrize("case", cases(FILE, "conv6"))
 def test_golden_resnet38(case):
-    golden = WeakGolden(FILE, case)
-    fc8 = golden.file["sd/fc8.weight"]
-    network = ResNet38(len(golden.file["sd/conv1a.weight"])).train()
-    whole = Classifier(len(golden.file["sd/conv1a.weight"]), len(fc8))
-    load_weights(whole, golden)
-    state = {k: v for k, v in whole.state_dict().items() if not k.startswith("fc8")}
-    network.load_state_dict(state)
+    golden = Golden(FILE, case)
+    state = Golden(FILE).state_dict()
+    classifier = nn.Parameter(state.pop("fc8.weight"))
+    network = ResNet38(len(state["conv1a.weight"])).train()
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    assert unexpected == [] and all(name.endswith("num_batches_tracked") for name in missing)
     for module in network.modules():
         if hasattr(module, "dropout"):
             module.dropout = 0.0  # off in the reference
-    classifier = nn.Parameter(torch.from_numpy(fc8))
     taps = network(golden["x"])
     for name, tap in taps._asdict().items():
-        golden.near(tap, name)
+        golden.near(name, tap)
     logits = F.conv2d(taps.conv6.mean((2, 3), keepdim=True), classifier)[..., 0, 0]
-    golden.near(logits, "logits")
-    golden.near(F.conv2d(taps.conv6, classifier).relu(), "cam")
+    golden.near("logits", logits)
+    golden.near("cam", F.conv2d(taps.conv6, classifier).relu())
     loss = F.binary_cross_entropy_with_logits(logits, golden["label"])
-    golden.near(loss, "loss")
+    golden.near("loss", loss)
     loss.backward()
     parameters = dict(network.named_parameters()) | {"fc8.weight": classifier}
-    for key in golden.keys("grad/"):
-        golden.near(parameters[key.removeprefix("grad/")].grad, key)
+    for name in golden.names("grad/"):
+        golden.near(f"grad/{name}", parameters[name].grad)
     frozen = {name for name, p in network.named_parameters() if p.grad is None}
     assert frozen == {*golden.file["frozen_weights"].tolist()}
-    golden.done()
+    assert golden.unread == set()
 
 
 def test_the_maps_have_stride_8_and_the_batch_norms_stay():
