@@ -44,8 +44,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.cam import LR as START_LR
-from baselines.cam import WEIGHT_DECAY as START_WEIGHT_DECAY
 from baselines.cam import (
     BACKGROUND_THRESHOLD,
     LONG_SIDES,
@@ -61,6 +59,8 @@ from baselines.cam import (
     train_classifier,
     without_dilation,
 )
+from baselines.cam import LR as START_LR
+from baselines.cam import WEIGHT_DECAY as START_WEIGHT_DECAY
 from datasets.fingerprint import fingerprint
 from datasets.labels import has_background, load_classes
 from datasets.long_side import LongSideTransform

@@ -8,6 +8,7 @@ from conftest import golden_cases, load_golden
 from torch import Tensor, nn
 
 from baselines import clims
+from baselines.cam import both_views, full_maps, low_maps, normalized
 from baselines.clims import (
     area_loss,
     background_loss,
@@ -16,7 +17,6 @@ from baselines.clims import (
     object_loss,
     suppression_loss,
 )
-from baselines.cam import both_views, full_maps, low_maps, normalized
 from models.cam import label_cams
 from models.clip_loading import clip_from_state_dict
 from models.text import text_embeddings
