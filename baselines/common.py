@@ -4,6 +4,7 @@ C counts the classes with a map: all K of the class file, or K - 1 where class 0
 (`datasets.labels.has_background`).
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -131,11 +132,14 @@ class CamMasks:
         matrices = [ConfusionMatrix(len(self.classes), self.ranks.device) for _ in THRESHOLDS]
         data, names = self.split.data, self.classes.names
         truths = data.ground_truth(self.split.name)
+        ways = [copy.copy(self) for _ in THRESHOLDS]
+        for way, threshold in zip(ways, THRESHOLDS, strict=True):
+            way.threshold = threshold
         for sample in progress(self.samples(self.split.images), "thresholds", self.ranks):
             cams, present = self.maps(sample)
             truth = torch.from_numpy(data.read_ground_truth(truths[sample["name"]]))
-            for threshold, matrix in zip(THRESHOLDS, matrices, strict=True):
-                matrix.update(label_cams(cams, present, threshold), truth)
+            for way, matrix in zip(ways, matrices, strict=True):
+                matrix.update(way.labels(sample, cams, present), truth)
         rows = []
         for threshold, matrix in zip(THRESHOLDS, matrices, strict=True):
             matrix.all_reduce()

@@ -38,9 +38,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -55,24 +53,41 @@ from baselines.cam import (
     pairs,
     train_classifier,
 )
-from baselines.common import CAMS, CamMasks, Split
-from datasets.fingerprint import fingerprint, images_sha256
+from baselines.common import CamMasks, Split
+from datasets.fingerprint import data_of_masks, fingerprint
 from datasets.labels import IGNORE_INDEX, ClassTable, has_background, load_classes, multi_hot
-from datasets.long_side import LongSideTransform, color_jitter, draw_jitter, draw_offsets, place
+from datasets.long_side import LongSideTransform, color_jitter, draw_jitter, draw_offsets
 from datasets.mask_folder import read_made_from
+from datasets.saved_maps import SavedMaps
 from datasets.training import EvaluationSet, TrainingSet
 from datasets.transforms import normalize
+from models.affinity import (
+    EPS,
+    RADIUS,
+    STRIDE,
+    AffinityHead,
+    Taps,
+    affinities,
+    affinity_labels,
+    affinity_losses,
+    affinity_sample,
+    as_planes,
+    pair_labels,
+    pooled,
+    summed_views,
+    to_multiple,
+    walked_scores,
+    with_background,
+)
 from models.build import build_network
 from models.cam import build_cam_backbone, network_sha256
 from models.inference import resize
 from models.pamr import pamr
-from models.random_walk import Offset, neighbours, transition, walk
 from models.training import poly_sgd, poly_step
 from utils.batches import Draw
 from utils.cli import path, training_parser
-from utils.class_names import compare_class_names
 from utils.config import Config, load_config
-from utils.distributed import Ranks, cleanup, on_main, setup
+from utils.distributed import Ranks, cleanup, setup
 from utils.run import Run
 from utils.safe.errors import InputError, run_script
 from utils.seed import WEIGHTS, derive
@@ -80,12 +95,9 @@ from utils.seed import WEIGHTS, derive
 # From jiwoon-ahn/psa, train_cls.py, train_aff.py, infer_cls.py, infer_aff.py, tool/imutils.py.
 LR, NEW_LR, WEIGHT_DECAY = 0.1, 1.0, 5e-4  # of pretrained and of new weights
 LONG_SIDES = (0.57, 1.14)  # of the working size
-STRIDE, RADIUS = 8, 5
-WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
 CHECK_THRESHOLD = 0.2  # of the classifier's own masks
 SURE_CLASS, SURE_BACKGROUND, WALK_BACKGROUND = 4, 32, 16  # alpha: powers of (1 - max M)
 WALK_BETA, WALK_STEPS = 8, 2**8
-EPS = 1e-5
 PAMR_STEPS, PAMR_DILATIONS = 10, (1, 2, 4, 8, 12, 24)  # ours, in place of the CRF
 
 
@@ -129,7 +141,7 @@ class AffinitySet(Dataset):
     """Images at random places in the crop, with labels of the cells for AffinityNet."""
 
     def __init__(
-        self, images: EvaluationSet, cams: SavedCams, crop_size: tuple[int, int], background: bool
+        self, images: EvaluationSet, cams: SavedMaps, crop_size: tuple[int, int], background: bool
     ) -> None:
         self.images, self.cams, self.crop_size = images, cams, crop_size
         self.background = background
@@ -141,17 +153,16 @@ class AffinitySet(Dataset):
         """name, image uint8 (3,h,w), 0 around it; labels uint8 (h/8,w/8)."""
         sample = self.images[draw.index]
         size = tuple(sample["image"].shape[-2:])
-        maps, _ = self.cams.read(sample["name"], size)
+        maps, present = self.cams.read(sample["name"])
+        maps = resize(maps[None], size)[0][present > 0]
         generator = torch.Generator().manual_seed(draw.seed)
         image = color_jitter(sample["image"], *draw_jitter(generator))
         offsets = draw_offsets(size, self.crop_size, generator)
         flip = torch.rand((), generator=generator).item() < 0.5
         powers = (SURE_CLASS, SURE_BACKGROUND) if self.background else (SURE_CLASS,)
-        stacks = (
-            torch.cat([with_background(maps, alpha) for alpha in powers]) if len(maps) else None
-        )
-        if stacks is None:  # the background alone
-            stacks = torch.ones(len(powers), *size)
+        stacks = torch.ones(len(powers), *size)  # of an image that shows the background alone
+        if len(maps):
+            stacks = torch.cat([with_background(maps, alpha) for alpha in powers])
         image, low = affinity_sample(image, stacks, self.crop_size, offsets, flip)
         refined = refine(image, low).chunk(len(powers))
         outside = low.amax(0) < EPS
@@ -167,7 +178,7 @@ def refine(image: Tensor, low: Tensor) -> Tensor:
 class WalkMasks(CamMasks):
     """Masks of the CAMs after the walk, over the affinities of a network (`cams_of`)."""
 
-    def __init__(self, saved: SavedCams, *arguments: Any) -> None:
+    def __init__(self, saved: SavedMaps, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.saved = saved
 
@@ -176,16 +187,18 @@ class WalkMasks(CamMasks):
         device, size = self.ranks.device, tuple(sample["image"].shape[-2:])
         labels = multi_hot(self.split.labels[sample["name"]], len(self.classes))
         present = labels[self.first :].to(device)
-        kept, numbers = self.saved.read(sample["name"], size)
-        maps = torch.zeros(len(present), *size, device=device)
-        maps[numbers] = kept.to(device)
-        maps = normalized(maps, present)
+        maps, _ = self.saved.read(sample["name"])
+        maps = normalized(resize(maps[None].to(device), size)[0], present)
         if self.first:
             maps = with_background(maps, WALK_BACKGROUND)
         scores = self.cams_of(sample["image"].to(device), maps)
         if self.first:
             scores = scores[1:] - scores[:1]
         return resize(scores[None], tuple(sample["size"]))[0], present
+
+    def curve(self) -> list[dict[str, float | None]]:
+        """No scores at thresholds: the background has a row of its own."""
+        return []
 
 
 @torch.inference_mode()
@@ -214,7 +227,7 @@ def main(argv: list[str]) -> None:
     if not folders:
         make_cams(arguments, config, ranks, classes, train, splits)
         folders = [cams_folder(arguments, name) for name in splits]
-    saved = on_main(ranks, lambda: find_cams(folders, splits, classes))
+    saved = find_cams(folders, splits, config.dataset, classes)
 
     # --- AffinityNet
     torch.manual_seed(derive(config.seed, WEIGHTS))
@@ -226,7 +239,7 @@ def main(argv: list[str]) -> None:
     cams_of = partial(walk_maps, model.eval())
     masks = WalkMasks(saved[split.name], cams_of, split, classes, threshold, config, ranks)
     made_from = {"method": "psa", "arithmetic": arguments.arithmetic}
-    made_from["cams"] = saved[split.name].made_from
+    made_from["cams"] = read_made_from(saved[split.name].folder)[1]
     made_from["network_sha256"] = network_sha256(model)
     masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
     if arguments.score:
@@ -266,13 +279,14 @@ def train_affinity(
     classes: ClassTable,
     split: Split,
     model: PSANetwork,
-    saved: SavedCams,
+    saved: SavedMaps,
 ) -> None:
     """Train AffinityNet in RUN_DIR/affinity for config.steps; resumes."""
     background = has_background(classes)
     images = EvaluationSet(split.images, config.image_size)
     dataset = AffinitySet(images, saved, config.crop_size, background)
     inputs = TrainingSet(split.images, split.labels, len(classes), None)  # for the record
+    options = {"cams": read_made_from(saved.folder)[1]}
     optimizer = poly_sgd(model.groups(), WEIGHT_DECAY, arguments.arithmetic)
     run = Run(
         part_of(arguments, "affinity"),
@@ -281,7 +295,7 @@ def train_affinity(
         stage="psa",
         end=config.steps,
         classes=classes,
-        inputs=lambda: fingerprint(classes, inputs, options={"cams": saved.made_from}),
+        inputs=lambda: fingerprint(classes, inputs, options=options),
         parts={"model": model, "optimizer": optimizer},
     )
     network = build_network(model, config, ranks)
@@ -302,19 +316,15 @@ def build_affinity_network(config: Config) -> PSANetwork:
 
 
 def find_cams(
-    folders: Sequence[Path], splits: Mapping[str, Split], classes: ClassTable
-) -> dict[str, SavedCams]:
-    """The maps of each split, from the folder that says it has them. Raises InputError."""
-    of_split = {read_made_from(folder)[1].get("split", ""): folder for folder in folders}
-    missing = [name for name in splits if name not in of_split]
-    if missing and len(folders) >= len(splits):
-        return {name: SavedCams(f, s, classes) for (name, s), f in zip(splits.items(), folders)}
-    if missing:
-        raise InputError(
-            f"--cams has no folder with maps of the split '{missing[0]}': baselines.cam --split "
-            f"{missing[0]} --save-cams makes them; name both folders"
-        )
-    return {name: SavedCams(of_split[name], split, classes) for name, split in splits.items()}
+    folders: Sequence[Path], splits: Mapping[str, Split], dataset: str, classes: ClassTable
+) -> dict[str, SavedMaps]:
+    """The maps of each split, from the folder that has them. Raises InputError where one lacks."""
+    of_split = {read_made_from(folder)[1].get("split"): folder for folder in folders}
+    first, found = int(has_background(classes)), {}
+    for name, split in splits.items():
+        data = data_of_masks(dataset, name, classes.names, split.images, split.labels)
+        found[name] = SavedMaps(of_split.get(name, folders[0]), split.images, data, first)
+    return found
 
 
 def check_size(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""AffinityNet (PSA): affinities of neighbouring cells, their labels and loss, and the walk over them.
+"""AffinityNet (PSA): affinities of neighbouring cells, their labels and loss, and the walk.
 
 Formulas after jiwoon-ahn/psa @9493e59 (MIT); baselines/psa.py trains with them.
 """
@@ -137,7 +137,7 @@ def as_planes(affinity: Tensor, size: tuple[int, int], radius: int = RADIUS) -> 
     """Affinities (P,n) of pairs on a map of `size` as `transition` reads them: (P,h,w)."""
     height, width = max(0, size[0] - radius + 1), max(0, size[1] - 2 * radius + 2)
     margin = radius - 1
-    return F.pad(affinity.view(-1, height, width), (margin, margin, 0, margin))
+    return F.pad(affinity.view(len(affinity), height, width), (margin, margin, 0, margin))
 
 
 def to_multiple(maps: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ class Taps(nn.Module):
         return self
 
     def _norms(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
 
 
 def affinity_sample(
@@ -196,5 +196,3 @@ def affinity_sample(
     if flip:
         image, stacks = image.flip(-1), stacks.flip(-1)
     return image, pooled(stacks)
-
-

@@ -1,4 +1,4 @@
-"""CLIP-ES, CLIMS and AMN as a user runs them: two steps, resumed, killed; the masks; bad input."""
+"""The mask methods as a user runs them: two steps, resumed, killed; the masks; bad input."""
 
 import importlib
 import json
@@ -26,8 +26,14 @@ from utils.safe.errors import InputError
 
 scripts = test_kill.scripts
 SIZE = (48, 80)  # the least for the pairs of IRN is 40 x 76
-METHODS = ("clip_es", "clims", "amn")
-RUNS = {"clip_es": (), "clims": ("cam", ""), "amn": ("", "irn")}  # run folders below RUN_DIR
+METHODS = ("cam", "psa", "clip_es", "clims", "amn")
+RUNS = {  # run folders below RUN_DIR
+    "cam": ("",),
+    "psa": ("classifier", "affinity"),
+    "clip_es": (),
+    "clims": ("cam", ""),
+    "amn": ("", "irn"),
+}
 
 
 def save_clip(path: Path, resnet: bool = False) -> None:
@@ -211,7 +217,24 @@ def of_other_classes(folder: Path) -> None:
     meta.write_text(meta.read_text().replace("car", "cat"))
 
 
+def with_cams(folder: Path) -> tuple[str, ...]:
+    return ("--cams", str(folder / "cam_masks"))
+
+
 BAD = [
+    ("cam", labels(lambda x: x | {"t0": []}), (), "1 images have no class.*'t0'"),
+    ("cam", labels(lambda x: x | {name: [0, 1] for name in x}), (), "no image has sky"),
+    ("cam", names("road"), (), "only one class"),
+    ("cam", None, ("--split", "trian"), "no split 'trian'"),
+    ("cam", None, ("--set", "norm=group"), "norm: group"),
+    ("cam", lambda f: shutil.rmtree(f / "data/masks"), ("--score",), "leave out --score"),
+    ("psa", names("road"), (), "only one class"),
+    ("psa", None, ("--set", "crop_size=[32,80]"), r"\[32, 80\] has no pair.*\[33, 65\]"),
+    ("psa", None, ("--set", "norm=group"), "norm: group"),
+    ("psa", damaged_cams(shutil.rmtree), with_cams, "baselines.cam --save-cams"),
+    ("psa", damaged_cams(lambda f: (f / "cams/t1.npz").unlink()), with_cams, "1 of 4 .*t1.npz"),
+    ("psa", damaged_cams(of_other_classes), with_cams, "other data .*car"),
+    ("psa", None, lambda f: (*with_cams(f), "--split", "val"), "other data .*split"),
     ("clip_es", lambda f: save_clip(f / "clip.pt", True), (), "ResNet; CLIP-ES needs .* ViT"),
     ("clip_es", lambda f: (f / "clip.pt").unlink(), (), "clip_model .* neither a file"),
     ("clip_es", names("road"), (), "only one class"),
@@ -238,6 +261,7 @@ def test_bad_input_ends_the_run_before_it_begins(
     folder = make_copy(driving, tmp_path / "copy")
     if change is not None:
         change(folder)
+    options = options(folder) if callable(options) else options
     with pytest.raises(InputError, match=told):
         run(method, folder, folder, *options)
     assert not (folder / "run").exists() and not (folder / "masks").exists()
@@ -248,6 +272,40 @@ def test_masks_among_the_images_are_refused(driving, tmp_path, method) -> None:
     more = ("--out", str(driving / "data/images/train"))
     with pytest.raises(InputError, match="holds images"):
         run(method, driving, tmp_path, *more)
+
+
+def test_psa_takes_the_maps_of_another_method(driving, tmp_path) -> None:
+    run("psa", driving, tmp_path, *with_cams(driving), "--set", "steps=2")
+    assert not (tmp_path / "run/classifier").exists()
+    meta = json.loads((tmp_path / "masks/meta.json").read_text())["made_from"]
+    assert meta["cams"]["method"] == "cam"
+    assert np.array(Image.open(tmp_path / "masks/t1.png")).shape == SIZE
+
+
+def test_psa_stops_at_maps_it_cannot_read(driving, tmp_path) -> None:
+    folder = make_copy(driving, tmp_path / "copy")
+    (folder / "cam_masks/cams/t2.npz").write_bytes(b"spoilt")
+    with pytest.raises(InputError, match=r"t2\.npz can't be read"):
+        run("psa", folder, tmp_path, *with_cams(folder), "--set", "steps=4", "num_workers=0")
+    assert not (tmp_path / "masks").exists()
+
+
+def test_psa_makes_maps_of_both_splits(driving, tmp_path) -> None:
+    run("psa", driving, tmp_path, "--split", "val", "--set", "steps=2")
+    assert {p.name for p in (tmp_path / "masks").glob("*.png")} == {"v0.png", "v1.png"}
+    assert len([*(tmp_path / "run/cams_train/cams").glob("t*.npz")]) == 4
+    assert {*np.unique(Image.open(tmp_path / "masks/v1.png"))} == {1}
+
+
+def test_maps_at_another_size_than_the_image(things, tmp_path) -> None:
+    """The working size is crop_size; masks, and their scores, have the size of the image."""
+    run("cam", things, tmp_path, "--score", "--save-cams", "--set", "crop_size=[24,40]", "steps=2")
+    with np.load(tmp_path / "masks/cams/t0.npz") as file:
+        assert file["cams"].shape == (1, 24, 40)
+    assert np.array(Image.open(tmp_path / "masks/t0.png")).shape == SIZE
+    scores = json.loads((tmp_path / "masks/score.json").read_text())
+    curve = {row["threshold"]: row["miou"] for row in scores["thresholds"]}
+    assert curve[0.15] == pytest.approx(scores["miou"])
 
 
 def test_adam_is_restored_from_a_checkpoint(trained) -> None:
