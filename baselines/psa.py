@@ -48,7 +48,6 @@ from baselines.cam import (
     add_arguments,
     load_splits,
     long_sides,
-    normalized,
     of_method,
     pairs,
     train_classifier,
@@ -188,7 +187,7 @@ class WalkMasks(CamMasks):
         labels = multi_hot(self.split.labels[sample["name"]], len(self.classes))
         present = labels[self.first :].to(device)
         maps, _ = self.saved.read(sample["name"])
-        maps = normalized(resize(maps[None].to(device), size)[0], present)
+        maps = resize(maps[None].to(device), size)[0] * present[:, None, None]
         if self.first:
             maps = with_background(maps, WALK_BACKGROUND)
         scores = self.cams_of(sample["image"].to(device), maps)
@@ -201,7 +200,7 @@ class WalkMasks(CamMasks):
         return []
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def walk_maps(network: nn.Module, image: Tensor, maps: Tensor) -> Tensor:
     """Maps (C,h,w) of an image uint8 (3,h,w) after the walk: (C,h,w)."""
     features = network(to_multiple(normalize(image[None], "imagenet")))
