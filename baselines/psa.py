@@ -139,11 +139,17 @@ def classifier_maps(network: nn.Module, image: Tensor, size: tuple[int, int]) ->
 class AffinitySet(Dataset):
     """Images at random places in the crop, with labels of the cells for AffinityNet."""
 
+    points = None  # as a `TrainingSet` without any
+
     def __init__(
-        self, images: EvaluationSet, cams: SavedMaps, crop_size: tuple[int, int], background: bool
+        self,
+        images: EvaluationSet,
+        cams: SavedMaps,
+        crop_size: tuple[int, int],
+        classes: ClassTable,
     ) -> None:
         self.images, self.cams, self.crop_size = images, cams, crop_size
-        self.background = background
+        self.num_classes, self.background = len(classes), has_background(classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -283,7 +289,7 @@ def train_affinity(
     """Train AffinityNet in RUN_DIR/affinity for config.steps; resumes."""
     background = has_background(classes)
     images = EvaluationSet(split.images, config.image_size)
-    dataset = AffinitySet(images, saved, config.crop_size, background)
+    dataset = AffinitySet(images, saved, config.crop_size, classes)
     inputs = TrainingSet(split.images, split.labels, len(classes), None)  # for the record
     options = {"cams": read_made_from(saved.folder)[1]}
     optimizer = poly_sgd(model.groups(), WEIGHT_DECAY, arguments.arithmetic)
