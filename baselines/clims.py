@@ -16,10 +16,10 @@ Memory at 512x1024: 1 GB an image of a batch for a ResNet-50 of stride 16, and 3
 of 224 pixels for the gradient of ViT-B/32, twice as many as the classes of the batch's images.
 
 Deviations:
-- the harness's ResNet, output stride and augmentation, and its bilinear resizing (PIL's bicubic
-  there). Crops may lack a class of their image; take crop_size near image_size.
-- the classifier of the start is trained here, for a third of the steps more, with the losses and
-  rates of jiwoon-ahn/irn: batch norms and the stages up to the second stay as they are.
+- the config's backbone, of stride 16 and without dilation; crop_size is the working size, as in
+  baselines/cam.py. A crop may lack a class of its image.
+- the classifier of the start is that of baselines/cam.py, trained here, a third of
+  the steps more.
 - no background class (driving scenes): the label is the highest map of the image's classes, without
   a threshold; a class whose map is zero is left out. L_CBS has the prompts that name no class of a
   street and is divided by the number of pairs: a street has many times the classes of a VOC image.
@@ -33,41 +33,52 @@ Deviations:
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
+import copy
+import dataclasses
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from baselines.common import CamMasks, load_split
-from datasets.doctor.label_check import check_trainable
+from baselines.cam import (
+    BACKGROUND_THRESHOLD,
+    LONG_SIDES,
+    SCALES,
+    STRIDE,
+    Classifier,
+    WorkingSizeMasks,
+    add_arguments,
+    load_splits,
+    long_sides,
+    of_method,
+    summed_maps,
+    train_classifier,
+    without_dilation,
+)
+from baselines.cam import LR as START_LR
+from baselines.cam import WEIGHT_DECAY as START_WEIGHT_DECAY
 from datasets.fingerprint import fingerprint
-from datasets.ids import require
 from datasets.labels import has_background, load_classes
-from datasets.mask_folder import check_no_inputs
-from datasets.training import TrainingSet, build_transform
+from datasets.long_side import LongSideTransform
+from datasets.training import TrainingSet
 from datasets.transforms import normalize
-from models.backbone_weights import load_backbone_weights
 from models.build import build_network
-from models.cam import classification_loss, network_sha256, rescale
+from models.cam import build_cam_backbone, network_sha256
 from models.clip_features import grid_stride, is_resnet
 from models.clip_loading import clip_sha256, load_clip
 from models.clip_miniature import KnownTokens, can_read
-from models.inference import resize
-from models.resnet import ResNet, named_resnet
 from models.text import load_templates, text_embeddings
 from models.training import poly_sgd, poly_step
-from utils.cli import path, training_parser
-from utils.config import Config, load_config
+from utils.cli import training_parser
+from utils.config import load_config
 from utils.distributed import cleanup, first_on_each_machine, setup
 from utils.run import Run
-from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder
-from utils.seed import WEIGHTS as DRAW_OF_WEIGHTS
+from utils.safe.errors import run_script
+from utils.seed import WEIGHTS as OF_WEIGHTS
 from utils.seed import derive
 
 # From CVI-SZU/CLIMS, README.md, clip_loss.py, step/train_clims.py.
@@ -88,10 +99,6 @@ PROMPTS = (
     "stone",
     "rocks",
 )
-SCALES = (1.0, 0.5, 1.5, 2.0)  # of the maps
-CELL = 16  # pixels; the maps have a size that is a multiple of it before they are cut
-BACKGROUND_THRESHOLD = 0.15
-START_LR, START_CLASSIFIER_LR = 0.1, 1.0  # of the classifier: jiwoon-ahn/irn, step/train_cam.py
 START_SHARE = 1 / 3  # of the steps: 5 epochs there, 15 here
 OF_STREETS = ("tree", "railway", "railroad", "track")  # ours: prompts that name what a street has
 
@@ -169,66 +176,26 @@ def clims_losses(
     return {"loss": loss} | {f"loss_{name}": term.detach() for name, term in terms.items()}
 
 
-class Classifier(nn.Module):
-    """Images (B,3,H,W), normalised -> raw maps W f (B,C,h,w), float32; their means are logits.
+class Network(Classifier):
+    """The classifier of baselines/cam.py; here only the stem has no gradient, and norms train."""
 
-    is_start: the batch norms, and all up to the second stage, keep what they start with (the
-    classifier of irn). Otherwise the stem alone has no gradient, and the norms' statistics move.
-    """
-
-    def __init__(self, backbone: ResNet, num_classes: int, is_start: bool) -> None:
-        super().__init__()
-        self.backbone, self.is_start = backbone, is_start
-        self.classifier = nn.Conv2d(backbone.out_channels, num_classes, 1, bias=False)
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__(backbone, num_classes)
         for name, parameter in backbone.named_parameters():
-            trained = ("layer3", "layer4") if is_start else "layer"
-            parameter.requires_grad_(name.startswith(trained))
+            parameter.requires_grad_(name.startswith("layer"))
 
-    def forward(self, image: Tensor) -> Tensor:
-        return self.classifier(self.backbone(image)).float()
+    def train(self, mode: bool = True) -> "Network":
+        return nn.Module.train(self, mode)
 
-    def train(self, mode: bool = True) -> "Classifier":
-        super().train(mode)
-        for module in self.modules() if self.is_start else ():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
-
-    def groups(self, lr: float, classifier_lr: float) -> list[dict]:
-        """Groups of parameters of an optimiser."""
-        trained = [p for p in self.backbone.parameters() if p.requires_grad]
-        rates = (trained, lr), ([self.classifier.weight], classifier_lr)
-        return [{"params": params, "lr": rate} for params, rate in rates]
+    def groups(self) -> list[dict[str, Any]]:
+        rates = (LR, CLASSIFIER_LR)
+        return [group | {"lr": lr} for group, lr in zip(super().groups(), rates, strict=True)]
 
 
-def both_views(maps: Tensor, of_mirrored: Tensor) -> Tensor:
-    """relu of the maps of an image plus those of its mirror image, mirrored back: all (...,h,w)."""
-    return maps.relu() + of_mirrored.relu().flip(-1)
-
-
-def summed(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """Sum of maps of several scales (B,C,.,.), each resized to `size`: (B,C,H,W)."""
-    return sum(resize(one, size) for one in maps)
-
-
-def full_maps(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
-    """`summed` at the next multiples of CELL, cut to `size`."""
-    whole = tuple(-(-side // CELL) * CELL for side in size)
-    return summed(maps, whole)[..., : size[0], : size[1]]
-
-
-@torch.inference_mode()
-def clims_cams(model: Classifier, image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (1,C,H,W) at `size` of an image (1,3,h,w), from SCALES and mirror images."""
-    views = [rescale(image, scale) for scale in SCALES]
-    maps = [both_views(model(view), model(view.flip(-1))) for view in views]
-    return resize(full_maps(maps, image.shape[-2:]), size)
-
-
-class Masks(CamMasks):
+class Masks(WorkingSizeMasks):
     """Masks in which a class whose map is zero has no part."""
 
-    def maps(self, sample: dict) -> tuple[Tensor, Tensor]:
+    def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
         cams, present = super().maps(sample)
         return cams, present * (cams.amax((1, 2)) > 0)
 
@@ -236,21 +203,16 @@ class Masks(CamMasks):
 def main(argv: list[str]) -> None:
     # --- arguments, configuration, ranks, seed
     arguments = parse_arguments(argv)
-    config = load_config(arguments.config, arguments.overrides)
-    out, ranks, arithmetic = Path(arguments.out), setup(arguments.device), arguments.arithmetic
-    torch.manual_seed(derive(config.seed, DRAW_OF_WEIGHTS))
+    config, arithmetic = load_config(arguments.config, arguments.overrides), arguments.arithmetic
+    config = of_method(config, LR, WEIGHT_DECAY, STRIDE, arithmetic)
+    ranks = setup(arguments.device)
+    torch.manual_seed(derive(config.seed, OF_WEIGHTS))
 
     # --- data
     classes = load_classes(config.class_file)
-    check_trainable(classes)
-    train = load_split(config, config.train_split, classes, trains=True)
-    split = load_split(config, arguments.split or config.train_split, classes)
-    truths = split.data.ground_truth(split.name)
-    check_no_inputs(out, split.images, [*split.images.values(), *truths.values()])
-    check_folder(out, "--out")
-    if arguments.score:
-        require(split.images, truths, "ground truth", "leave out --score")
-    transform, cache = build_transform(config), config.image_cache
+    train, split = load_splits(config, arguments, classes)
+    transform = LongSideTransform(long_sides(config, LONG_SIDES), config.crop_size)
+    cache = config.image_cache
     dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
     first = int(has_background(classes))  # id of the first class with a map
 
@@ -264,85 +226,76 @@ def main(argv: list[str]) -> None:
     prompts = (*classes.prompts[first:], *((word,) for word in words))
     rows = text_embeddings(clip_model, prompts, templates)
     text, rivals = rows.split([len(rows) - len(words), len(words)])
-
-    # --- networks, optimisers
-    start = build_classifier(config, len(text), is_start=True).to(ranks.device)
-    model = build_classifier(config, len(text), is_start=False).to(ranks.device)
-    stage = "clims" + (f" --arithmetic {arithmetic}" if arithmetic != "authors" else "")
     clip = {"weights": clip_sha256(config.clip_model)}
-    options = {"classes": classes, "inputs": lambda: fingerprint(classes, dataset, clip=clip)}
-    optimizer = poly_sgd(model.groups(LR, CLASSIFIER_LR), WEIGHT_DECAY, arithmetic)
-    parts = {"model": model, "optimizer": optimizer}
-    run = Run(arguments, config, ranks, stage=stage, end=config.steps, parts=parts, **options)
+
+    # --- network, optimiser
+    backbone = without_dilation(build_cam_backbone(config, STRIDE))
+    start = Classifier(backbone, len(text)).to(ranks.device)
+    model = Network(copy.deepcopy(backbone), len(text)).to(ranks.device)
+    optimizer = poly_sgd(model.groups(), WEIGHT_DECAY, arithmetic)
+    run = Run(
+        arguments,
+        config,
+        ranks,
+        stage="clims",
+        end=config.steps,
+        classes=classes,
+        inputs=lambda: fingerprint(classes, dataset, clip=clip),
+        parts={"model": model, "optimizer": optimizer},
+    )
 
     # --- the classifier that it starts from
-    steps = max(1, round(START_SHARE * config.steps))
-    start_optimizer = poly_sgd(
-        start.groups(START_LR, START_CLASSIFIER_LR), WEIGHT_DECAY, arithmetic
-    )
-    parts = {"model": start, "optimizer": start_optimizer}
     of_start = argparse.Namespace(**vars(arguments) | {"run_dir": f"{arguments.run_dir}/cam"})
-    start_run = Run(of_start, config, ranks, stage=stage, end=steps, parts=parts, **options)
-    network = build_network(start, config, ranks)
-    for step, batch in start_run.steps(dataset):
-        image, labels = prepare(batch, first, ranks.device)
-        loss = classification_loss(network(image, step), labels)
-        lr = poly_step(loss, start_optimizer, step, steps)
-        start_run.log({"loss": loss}, batch["name"], lr)
-    del network  # before the process group: its destructor would wait for ever
-    start_run.close(goes_on=True)
+    steps = max(1, round(START_SHARE * config.steps))
+    of_cam = of_method(config, START_LR, START_WEIGHT_DECAY, STRIDE, arithmetic)
+    train_classifier(
+        of_start,
+        dataclasses.replace(of_cam, steps=steps),
+        ranks,
+        classes,
+        train,
+        start,
+        poly_sgd(start.groups(), START_WEIGHT_DECAY, arithmetic),
+        transform,
+        "cam",
+    )
     if run.step == 0:
         model.load_state_dict(start.state_dict())
 
     # --- loop
     network = build_network(model, config, ranks)
     for step, batch in run.steps(dataset):
-        image, labels = prepare(batch, first, ranks.device)
+        keys = ("image", "image_labels", "valid")
+        image, labels, valid = (batch[key].to(ranks.device) for key in keys)
+        image, labels = normalize(image, "imagenet", valid), labels[:, first:]
         maps = network(image, step).sigmoid()
         losses = clims_losses(maps, image, labels, clip_model, text, rivals, is_mean=not first)
         lr = poly_step(losses["loss"], optimizer, step, config.steps)
         run.log(losses, batch["name"], lr)
-    del network
+    del network  # before the process group: its destructor would wait for ever
     run.close(goes_on=True)
 
     # --- masks
-    cams_of = partial(clims_cams, model.eval())
-    masks = Masks(cams_of, split, classes, BACKGROUND_THRESHOLD, config, ranks)
+    model.eval()
+    masks = Masks(
+        lambda image, _: summed_maps(model, image),
+        split,
+        classes,
+        BACKGROUND_THRESHOLD,
+        config,
+        ranks,
+    )
     made_from = {"method": "clims", "arithmetic": arithmetic, "scales": SCALES}
     made_from["network_sha256"] = network_sha256(model)
-    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
+    masks.write(Path(arguments.out), made_from, arguments.overwrite, arguments.save_cams)
     if arguments.score:
-        masks.score(out)
+        masks.score(Path(arguments.out))
     cleanup()
-
-
-def build_classifier(config: Config, num_classes: int, is_start: bool) -> Classifier:
-    """The network of the config's backbone with its pretrained weights, on the CPU."""
-    if config.norm != "batch":
-        raise InputError(
-            f"norm: {config.norm} is for networks that start from nothing; CLIMS keeps the batch "
-            "norms of pretrained weights: set norm=batch"
-        )
-    backbone = named_resnet(config.backbone, config.output_stride)
-    if config.backbone_weights is not None:
-        load_backbone_weights(backbone, config.backbone_weights, config.backbone_weights_partial)
-    return Classifier(backbone, num_classes, is_start)
-
-
-def prepare(batch: dict, first: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Normalised image (B,3,H,W), 0 on padding; labels of the classes with a map (B,C)."""
-    image, labels, valid = (batch[key].to(device) for key in ("image", "image_labels", "valid"))
-    return normalize(image, "imagenet", valid), labels[:, first:]
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
-    add = result.add_argument
-    add("--out", type=path, required=True, help="folder of the masks")
-    add("--split", help="split of the masks (default: train_split of the config)")
-    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
-    add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
-    add("--arithmetic", choices=("authors", "correct"), default="authors", help="of the momentum")
+    add_arguments(result)
     return result.parse_args(argv)
 
 

@@ -53,10 +53,11 @@ from datasets.labels import has_background, load_classes, multi_hot
 from datasets.long_side import LongSideTransform
 from datasets.training import TrainingSet
 from datasets.transforms import normalize
+from models.affinity import STRIDE, Taps
 from models.build import build_network
 from models.cam import build_cam_backbone, classification_loss, network_sha256
 from models.inference import resize, resize_corners
-from models.seam import EPS, SEAMNetwork, ThreeStages, only_highest, with_rest
+from models.seam import EPS, SEAMNetwork, only_highest, with_rest
 from models.training import poly_sgd, poly_step
 from utils.cli import number, training_parser
 from utils.config import load_config
@@ -72,7 +73,6 @@ REDUCED = 0.3  # size of the second view
 SHARE, POOLED = 0.2, 4  # of the entries in ECR; 1 of 4 pixels in the minimum pooling
 SCALES = (0.5, 1.0, 1.5, 2.0)  # of the maps
 BACKGROUND_THRESHOLD = 0.26
-STRIDE = 8
 
 
 def reduced(image: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ def main(argv: list[str]) -> None:
     dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
 
     # --- network, optimiser
-    backbone = ThreeStages(build_cam_backbone(config, STRIDE))
+    backbone = Taps(build_cam_backbone(config, STRIDE))
     model = SEAMNetwork(backbone, backbone.channels, len(classes), first).to(ranks.device)
     rates = zip(model.groups(), (LR, NEW_LR), strict=True)
     groups = [{"params": parameters, "lr": lr} for parameters, lr in rates]

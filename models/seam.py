@@ -5,13 +5,13 @@ Segmentation", CVPR 2020, as YudeWang/SEAM @3212261 computes it. `first` is 1 wh
 the maps is that of a background, else 0.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.inference import resize_corners
-from models.resnet import ResNet
 
 EPS = 1e-5
 DROPOUT = 0.5  # of whole channels of conv6
@@ -57,46 +57,15 @@ def pixel_correlation(cams: Tensor, features: Tensor, weight: Tensor) -> Tensor:
     return torch.cat(parts, 2).unflatten(2, size)
 
 
-class ThreeStages(nn.Module):
-    """image -> the last three stages of a ResNet: conv4, conv5, conv6, on the grid of the last.
-
-    Batch norms stay as they are; the stem and the first stage get no gradient.
-    """
-
-    def __init__(self, resnet: ResNet) -> None:
-        super().__init__()
-        self.resnet = resnet
-        whole = resnet.out_channels
-        self.channels = whole // 4, whole // 2, whole
-        frozen = {id(p) for module in self.norms() for p in module.parameters()}
-        for name, parameter in resnet.named_parameters():
-            trains = name.startswith(("layer2", "layer3", "layer4")) and id(parameter) not in frozen
-            parameter.requires_grad_(trains)
-
-    def norms(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, _BatchNorm)]
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        maps = self.resnet.stages(image)[-3:]
-        size = maps[2].shape[-2:]
-        return [one if one.shape[-2:] == size else resize_corners(one, size) for one in maps]
-
-    def train(self, mode: bool = True) -> "ThreeStages":
-        super().train(mode)
-        for norm in self.norms():
-            norm.eval()
-        return self
-
-
 class SEAMNetwork(nn.Module):
     """Images (B,3,H,W), normalised -> for each of them cam and rv (B,C,H,W), float32.
 
-    backbone: image -> conv4, conv5, conv6 with `channels`, on one grid. cam: raw maps; rv: PCM of
-    the cleaned ones.
+    backbone: image -> conv4, conv5, conv6 with `channels`; conv4 may be larger. cam: raw maps; rv:
+    PCM of the cleaned ones.
     """
 
     def __init__(
-        self, backbone: nn.Module, channels: tuple[int, int, int], count: int, first: int
+        self, backbone: nn.Module, channels: Sequence[int], count: int, first: int
     ) -> None:
         super().__init__()
         self.backbone, self.first = backbone, first
@@ -115,7 +84,9 @@ class SEAMNetwork(nn.Module):
     def features(self, image: Tensor, conv4: Tensor, conv5: Tensor) -> Tensor:
         """f = [image ; relu(f8_3(conv4)) ; relu(f8_4(conv5))], no gradient into the taps."""
         near, far = self.f8_3(conv4.detach()).relu(), self.f8_4(conv5.detach()).relu()
-        return torch.cat([resize_corners(image, conv5.shape[-2:]), near, far], 1)
+        size = conv5.shape[-2:]
+        near = near if near.shape[-2:] == size else resize_corners(near, size)
+        return torch.cat([resize_corners(image, size), near, far], 1)
 
     def forward(self, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
         found = []

@@ -8,18 +8,16 @@ from conftest import golden_cases, load_golden
 from torch import Tensor, nn
 
 from baselines import clims
+from baselines.cam import both_views, full_maps, low_maps, normalized
 from baselines.clims import (
     area_loss,
     background_loss,
-    both_views,
     clims_losses,
-    full_maps,
     image_features,
     object_loss,
-    summed,
     suppression_loss,
 )
-from models.cam import label_cams, normalize_cams
+from models.cam import label_cams
 from models.clip_loading import clip_from_state_dict
 from models.text import text_embeddings
 from models.training import poly_sgd, poly_step
@@ -205,16 +203,15 @@ def test_golden_clims_maps(case: str) -> None:
     if f"{case}/weight" in golden.files:
         maps = F.conv2d(take("x"), take("weight")[:, :, None, None])
         near(maps.sigmoid(), take("train_out").numpy(), "train_out")
-        near(both_views(*maps), take("cam_out").numpy(), "cam_out")
+        near(both_views(maps), take("cam_out").numpy(), "cam_out")
         assert not left
         return
     size, present = tuple(take("size").tolist()), take("label")
     keys = present.nonzero().flatten()
     assert keys.tolist() == take("keys").tolist()
-    maps = [take(f"out{i}")[None] for i in range(len(clims.SCALES))]
-    low = normalize_cams(summed(maps, tuple((side - 1) // 4 + 1 for side in size)))
-    near(low[0, keys], take("cam").numpy(), "cam")
-    full = normalize_cams(full_maps(maps, size))[0]
+    maps = [take(f"out{i}") for i in range(len(clims.SCALES))]
+    near(normalized(low_maps(maps, size), present)[keys], take("cam").numpy(), "cam")
+    full = normalized(full_maps(maps, size), present)
     near(full[keys], take("high_res").numpy(), "high_res")
     (name,) = (key for key in left if "label_thr" in key)
     threshold = float(name.partition("label_thr")[2])

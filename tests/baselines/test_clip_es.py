@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import golden_cases, golden_files, load_golden
+from tiny_clip import tiny_clip
 from torch import Tensor, nn
 
 from baselines import clip_es
@@ -21,6 +22,7 @@ from baselines.clip_es import (
     transition,
     with_background,
 )
+from datasets.labels import load_classes
 from models.attentions import query_key_value
 from models.clip_features import layer_norm
 from models.clip_loading import clip_from_state_dict
@@ -163,3 +165,55 @@ def test_golden_clip_es_text(clip: nn.Module) -> None:
     assert {*file.files} == {
         *("names", "template", "text", "templates2", "text2", "background_voc"),
     }
+
+
+# ---- its rules without a background
+
+
+def test_rivals_name_no_class_of_the_data_set() -> None:
+    """The lists of the specification."""
+    common = {"lake", "water", "river", "sea", "railway", "railroad", "keyboard", "helmet"}
+    common |= {"mountain", "ocean", "rock", "valley", "bridge"}
+    for name, more in (("cityscapes", set()), ("wilddash2", set()), ("camvid", {"wall", "grass"})):
+        found = clip_es.rivals(load_classes(f"datasets/classes/{name}.yaml"))
+        assert len(found) == len({*found}) and {*found} == common | more, name
+
+
+def test_boxes_may_cover_the_last_row_and_column() -> None:
+    cam = torch.zeros(5, 6)
+    cam[4, 1:3] = cam[1, 1] = 1
+    released, whole = (box_mask(cam, whole=whole) for whole in (False, True))
+    assert released.nonzero().tolist() == [[1, 1]]
+    assert whole.nonzero().tolist() == [[1, 1], [4, 1], [4, 2]]
+    cam[3, 3] = 1  # touches the row below by a corner: one component of eight neighbours
+    assert box_mask(cam, whole=True)[3:, 1:4].all()
+
+
+def test_one_class_without_rivals_has_a_map() -> None:
+    clip = tiny_clip()
+    image = torch.randn(1, 3, 32, 48)
+    tokens, attention = encode(clip.visual, image)
+    assert tokens.shape == (1, 25, 128) and attention.shape == (25, 25)
+    assert torch.allclose(attention.sum(1), torch.ones(25), atol=1e-5)
+    text = torch.randn(1, 64)
+    cam = class_maps(clip.visual, tokens, text, 1, 100.0)
+    assert cam.shape == (1, 24) and 0.99 < cam.max() < 1
+    assert not any(p.grad is not None for p in clip.parameters())
+
+
+def test_attention_in_blocks_of_rows_is_the_same(monkeypatch) -> None:
+    parts = torch.randn(3, 1, 2, 11, 4).unbind()
+    whole = attend(*parts)
+    monkeypatch.setattr(clip_es, "ROWS", 3)
+    for one, other in zip(attend(*parts), whole, strict=True):
+        assert torch.allclose(one, other, atol=1e-6)
+
+
+def test_unsure_pixels_have_no_label() -> None:
+    scores = torch.full((2, 16, 24), 1e-3)
+    scores[0, :, :12] = scores[1, :, 12:] = 1
+    image = torch.zeros(3, 16, 24)
+    image[:, :, 12:] = 255
+    rows = clip_es.confident_labels(scores, image)
+    assert (rows[:, :10] == 0).all() and (rows[:, 14:] == 1).all()
+    assert (clip_es.confident_labels(torch.ones_like(scores), image) == 255).all()

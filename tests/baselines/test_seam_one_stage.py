@@ -17,10 +17,11 @@ import eval as evaluation
 import train_warmup
 from baselines import one_stage, seam
 from baselines.one_stage import one_stage_losses
+from models.affinity import Taps
 from models.inference import resize_corners
 from models.one_stage import OneStageNetwork, draw_gate, stochastic_gate
 from models.resnet import named_resnet
-from models.seam import SEAMNetwork, ThreeStages, only_highest, with_rest
+from models.seam import SEAMNetwork, only_highest, with_rest
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.safe.errors import InputError
@@ -223,9 +224,9 @@ def test_the_highest_class_and_the_rest():
     assert torch.equal(with_rest(maps, 0), maps)
 
 
-@pytest.mark.parametrize(("name", "stride"), [("resnet18_eighth", 16), ("resnet18_quarter", 8)])
-def test_taps_of_seam_are_on_one_grid_and_its_norms_are_kept(name, stride):
-    backbone = ThreeStages(named_resnet(name, stride))
+@pytest.mark.parametrize("name", ["resnet18_eighth", "resnet18_quarter"])
+def test_taps_of_seam_end_on_one_grid_and_its_norms_are_kept(name):
+    backbone = Taps(named_resnet(name, 8))
     network = SEAMNetwork(backbone, backbone.channels, 3, 0).train()
     norms = {k: v.clone() for k, v in network.state_dict().items() if "bn" in k}
     image = torch.randn(2, 3, 40, 56)
@@ -233,7 +234,7 @@ def test_taps_of_seam_are_on_one_grid_and_its_norms_are_kept(name, stride):
     assert [x.shape[-2:] for view in views for x in view] == [(40, 56)] * 2 + [(12, 17)] * 2
     sum(x.sum() for view in views for x in view).backward()
     frozen = {k for k, p in network.named_parameters() if p.grad is None}
-    stem = ("backbone.resnet.conv1", "backbone.resnet.layer1")
+    stem = ("backbone.backbone.conv1", "backbone.backbone.layer1")
     expected = {k for k, _ in network.named_parameters()
                 if k.startswith(stem) or ".bn" in k or "downsample.1" in k}  # fmt: skip
     assert frozen == expected and frozen
