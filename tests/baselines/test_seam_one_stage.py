@@ -287,7 +287,7 @@ def test_bad_input_ends_the_run_before_training(driving, tmp_path, method, chang
 
 def test_crops_too_small_for_the_second_view_are_refused(driving, tmp_path):
     with pytest.raises(InputError, match=r"\[6, 48\] leaves less than 2 pixels.*raise crop_size"):
-        run("seam", driving, tmp_path, "--set", "crop_size=[6,48]")
+        run("seam", driving, tmp_path, "--set", "crop_size=[6,48]", "patch_size=[4,8]")
     assert not list(tmp_path.iterdir())
 
 
