@@ -26,6 +26,7 @@ from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.safe.errors import InputError
 
+scripts = test_kill.scripts
 METHODS = {"seam": seam, "one_stage": one_stage}
 QUICK = ("--set", "steps=2", "checkpoint_every=1", "log_every=1", "batch_size=2")
 
@@ -139,6 +140,16 @@ def test_a_background_is_channel_0(things, tmp_path, method):
     model = load_checkpoint(tmp_path / "run/last.pt")["model"]
     channels = {"seam": "fc8.weight", "one_stage": "head.last_conv.8.weight"}
     assert len(model[channels[method]]) == {"seam": 4, "one_stage": 3}[method]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_processes(scripts, driving, tmp_path, method):
+    """Also batch norms without a gradient in a head whose others are joined over the processes."""
+    command = [f"baselines/{method}.py", "--config", driving / "config.yaml", "--device", "cpu"]
+    places = ["--run-dir", tmp_path / "run", "--out", tmp_path / "masks"]
+    test_kill.finish(scripts, [*command, *QUICK, *places], 2)
+    assert load_checkpoint(tmp_path / "run/last.pt")["step"] == 2
+    assert len([*(tmp_path / "masks").glob("t*.png")]) == 3
 
 
 def test_seam_without_a_background_leaves_the_minimum_pooling_out(trained, things, tmp_path):
