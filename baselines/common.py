@@ -4,11 +4,11 @@ C counts the classes with a map: all K of the class file, or K - 1 where class 0
 (`datasets.labels.has_background`).
 """
 
+import copy
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable, has_background, multi_hot
 from datasets.loader import image_loader
 from datasets.mask_folder import mask_writer, open_mask_folder, score_masks
+from datasets.saved_maps import CAMS, save_maps
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
@@ -27,21 +28,8 @@ from utils.config import Config
 from utils.distributed import Ranks, barrier, on_main
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
-from utils.safe.files import replacing
 
-CAMS = "cams"  # folder of the maps, in the folder of the masks
 THRESHOLDS = tuple(step / 20 for step in range(1, 13))  # of the curve: 0.05, 0.10, ... 0.60
-
-
-def save_maps(file: Path, cams: Tensor, present: Tensor, first: int) -> None:
-    """Write the maps (C,H,W) of the classes in `present` (C): "classes" (ids), "cams" float16.
-
-    first: class id of the first map. Read it with numpy.load(file, allow_pickle=False).
-    """
-    kept = present.nonzero().flatten()
-    maps = cams[kept].half().cpu().numpy()
-    with replacing(file) as temporary, temporary.open("wb") as opened:
-        np.savez_compressed(opened, classes=(kept + first).cpu().numpy(), cams=maps)
 
 
 class Split(NamedTuple):
@@ -89,6 +77,10 @@ class CamMasks:
         cams = self.cams_of(image, tuple(sample["size"])) * present[:, None, None]
         return normalize_cams(cams)[0], present
 
+    def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
+        """The mask uint8 (H,W) of what `maps` returns for a sample."""
+        return label_cams(cams, present, self.threshold)
+
     def write(self, out: Path, made_from: dict[str, Any], overwrite: bool, save_cams: bool) -> None:
         """Write OUT/<image id>.png, and with `save_cams` OUT/cams/<image id>.npz (`save_maps`).
 
@@ -115,8 +107,7 @@ class CamMasks:
                 cams, present = self.maps(sample)
                 if save_cams:  # first: an image with a mask has its maps
                     save_maps(files[sample["name"]], cams, present, self.first)
-                mask = label_cams(cams, present, self.threshold)
-                write(sample["name"], mask.cpu().numpy())
+                write(sample["name"], self.labels(sample, cams, present).cpu().numpy())
         if ranks.is_main:
             print(f"{out}: {len(images)} masks, {len(todo)} of them new")
 
@@ -141,11 +132,14 @@ class CamMasks:
         matrices = [ConfusionMatrix(len(self.classes), self.ranks.device) for _ in THRESHOLDS]
         data, names = self.split.data, self.classes.names
         truths = data.ground_truth(self.split.name)
+        ways = [copy.copy(self) for _ in THRESHOLDS]
+        for way, threshold in zip(ways, THRESHOLDS, strict=True):
+            way.threshold = threshold
         for sample in progress(self.samples(self.split.images), "thresholds", self.ranks):
             cams, present = self.maps(sample)
             truth = torch.from_numpy(data.read_ground_truth(truths[sample["name"]]))
-            for threshold, matrix in zip(THRESHOLDS, matrices, strict=True):
-                matrix.update(label_cams(cams, present, threshold), truth)
+            for way, matrix in zip(ways, matrices, strict=True):
+                matrix.update(way.labels(sample, cams, present), truth)
         rows = []
         for threshold, matrix in zip(THRESHOLDS, matrices, strict=True):
             matrix.all_reduce()

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from datasets.labels import IGNORE_INDEX
 from models.backbone_weights import load_backbone_weights
 from models.inference import multi_view_scores, resize, scaled
-from models.resnet import initialize, named_resnet
+from models.resnet import ResNet, initialize, named_resnet
 from utils.config import Config
 from utils.safe.errors import InputError, warn
 from utils.safe.files import sha256
@@ -56,7 +56,13 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNetwork:
-    """The network of the config's backbone with its pretrained weights, on the CPU.
+    """The network of the config's backbone with its pretrained weights, on the CPU."""
+    backbone = build_cam_backbone(config, config.output_stride)
+    return CAMNetwork(backbone, num_classes, channels)
+
+
+def build_cam_backbone(config: Config, output_stride: int) -> ResNet:
+    """The config's backbone with its pretrained weights, on the CPU.
 
     Raises InputError where these have no batch norms to keep.
     """
@@ -65,7 +71,7 @@ def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNet
             f"norm: {config.norm} is for networks that start from nothing; this classifier keeps "
             "the batch norms of pretrained weights: set norm=batch"
         )
-    backbone = named_resnet(config.backbone, config.output_stride)
+    backbone = named_resnet(config.backbone, output_stride)
     if config.backbone_weights is None:
         warn(
             "backbone_weights: null with batch norms that are not trained: maps of a network that "
@@ -73,7 +79,7 @@ def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNet
         )
     else:
         load_backbone_weights(backbone, config.backbone_weights, config.backbone_weights_partial)
-    return CAMNetwork(backbone, num_classes, channels)
+    return backbone
 
 
 def network_sha256(model: nn.Module) -> str:
@@ -107,13 +113,13 @@ def normalize_cams(cams: Tensor) -> Tensor:
 
 
 def label_cams(cams: Tensor, present: Tensor, threshold: float | None) -> Tensor:
-    """Normalised maps (C,H,W), classes of the image (C) -> labels uint8 (H,W).
+    """Normalised maps (C,H,W), which may be negative, classes of the image (C) -> uint8 (H,W).
 
     threshold: where no map of a present class reaches it, the label is 0, background; the classes
     follow from 1. None: no background; the highest present class (the first of equals), and 255
     where the image has no class.
     """
-    highest, label = cams.masked_fill(present[:, None, None] == 0, -1).max(0)
+    highest, label = cams.masked_fill(present[:, None, None] == 0, -torch.inf).max(0)
     if threshold is not None:
         return torch.where(highest >= threshold, label + 1, 0).to(torch.uint8)
-    return label.masked_fill(highest < 0, IGNORE_INDEX).to(torch.uint8)
+    return label.masked_fill(highest == -torch.inf, IGNORE_INDEX).to(torch.uint8)

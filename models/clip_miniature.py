@@ -56,6 +56,16 @@ def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> N
         )
 
 
+def can_read(clip_model: nn.Module, text: str) -> bool:
+    """Whether CLIP knows every token of a text: all but a miniature do."""
+    from clip import tokenize
+
+    if not isinstance(clip_model.token_embedding, KnownTokens):
+        return True
+    known = {*clip_model.token_embedding.token_ids.tolist(), 0}
+    return known.issuperset(tokenize(text, truncate=True).flatten().tolist())
+
+
 def words(token_ids: list[int]) -> str:
     """Texts of tokens, for messages."""
     from clip.clip import _tokenizer  # not at the top: `models.clip_loading` checks the package

@@ -112,6 +112,11 @@ def resize(maps: Tensor, size: Size) -> Tensor:
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
+def resize_corners(maps: Tensor, size: Size) -> Tensor:
+    """Bilinear, align_corners=True, as in the networks and losses of SEAM and 1-Stage."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=True)
+
+
 def label_map(scores: Tensor) -> Tensor:
     """(B,K,H,W) -> uint8 (B,H,W), the class of the highest score; the first of equals.
 

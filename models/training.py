@@ -1,5 +1,6 @@
 """Forward pass over all ranks, and one step of SGD."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from models.kernels.rank_batch_norm import synchronize_batch_norms
 from utils.distributed import Ranks, autocast
+from utils.schedule import poly_lr
 from utils.seed import DROPOUT, derive
 
 
@@ -60,3 +62,34 @@ def sgd_step(loss: Tensor, optimizer: torch.optim.Optimizer, lr: float) -> None:
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()  # now, not before backward: the next forward pass needs the memory
+
+
+# Of the SGD of jiwoon-ahn/irn, misc/torchutils.py, which psa, SEAM, CLIMS and AMN have too.
+POLY_POWER = 0.9
+MOMENTUM = 0.9  # as it was meant
+
+
+def poly_sgd(
+    groups: Iterable[dict[str, Any]], weight_decay: float, arithmetic: str
+) -> torch.optim.SGD:
+    """SGD of groups {"params", "lr"}, for `poly_step`.
+
+    arithmetic "authors": momentum = weight_decay, that is practically none, since theirs passes the
+    weight decay where torch takes the momentum; "correct": MOMENTUM.
+    """
+    momentum = {"authors": weight_decay, "correct": MOMENTUM}[arithmetic]
+    groups = [group | {"initial_lr": group["lr"]} for group in groups]
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
+
+
+def poly_step(loss: Tensor, optimizer: torch.optim.SGD, step: int, steps: int) -> float:
+    """Backward and one step, counted from 0, of `poly_sgd`; returns the first group's rate.
+
+    The rates are lr (1 - step/steps)^POLY_POWER, and after `steps` steps the last of them.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = poly_lr(min(step, steps - 1), steps, group["initial_lr"], 0, POLY_POWER)
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer.param_groups[0]["lr"]

@@ -183,7 +183,7 @@ def load_weights(
 def load_optimizer(
     optimizer: torch.optim.Optimizer, state: dict[str, Any], source: str | Path
 ) -> None:
-    """Restore the momentum; everything else follows the config.
+    """Restore the momentum, and Adam's moments and steps; everything else follows the config.
 
     Raises InputError when the state belongs to another network.
     """
@@ -202,6 +202,6 @@ def load_optimizer(
 
 def _is_momentum(kept: Any, size: torch.Size) -> bool:
     return isinstance(kept, dict) and all(
-        value is None or (isinstance(value, torch.Tensor) and value.shape == size)
+        value is None or (isinstance(value, torch.Tensor) and value.shape in (size, ()))
         for value in kept.values()
     )

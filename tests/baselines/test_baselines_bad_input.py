@@ -9,15 +9,19 @@ from own_data import CONFIG, cut, gone, swap, write
 from test_bad_input import MASK, MASK_1, Case, check, check_no_gpu, name_of
 from test_paths import paths_of
 
-from baselines import points, supervised, support_net
+from baselines import one_stage, points, seam, supervised, support_net
 
 MODULES = {
+    "one_stage": one_stage,
     "points": points,
+    "seam": seam,
     "supervised": supervised,
     "support_net": support_net,
 }
 POINTS = json.dumps({f"t{i}": [[3, 5, "road"], [40, 20, i]] for i in range(4)})
 COMMANDS = {
+    "one_stage": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
+    "seam": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
     "points": (*CONFIG, "--run-dir", "run", "--set", "points=points.json"),
     "supervised": (*CONFIG, "--run-dir", "run"),
     "support_net": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
@@ -42,6 +46,20 @@ CASES = [
     Case("support_net", ("--out", "masks"), "masks made with other method", "--overwrite", "run"),
     Case("support_net", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
     Case("support_net", (cut("data/images/train/t1.png"),), "t1.png.*truncated", "again", "run"),
+    Case("seam", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
+    Case("seam", ("--out", "data/images/train"), "holds images", "name another folder"),
+    Case("seam", ("--min-pool", "-1"), "--min-pool.*found -1", "from 0 to"),
+    Case("seam", ("--set", "crop_size=[6,64]", "patch_size=[4,8]"), "less than 2 pixels",
+         "raise crop_size"),
+    Case("seam", ("--run-dir", "warmup"), "warmup holds a run with other settings",
+         "another --run-dir"),
+    Case("seam", (cut("data/images/train/t1.png"),), "t1.png.*truncated", "again", "run"),
+    Case("one_stage", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
+    Case("one_stage", ("--out", "data/images/val", "--split", "val"), "holds images",
+         "name another folder"),
+    Case("one_stage", ("--gate", "some"), "--gate: .*'some'", "choose from 'all'"),
+    Case("one_stage", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
+    Case("one_stage", (cut("data/images/train/t1.png"),), "t1.png.*truncated", "again", "run"),
     Case("points", ([*CONFIG, "--run-dir", "run"],), "config.yaml has points: null",
          "--set points=FILE .prepare_data"),
     Case("points", (), "no points at points.json", "points"),
@@ -84,6 +102,8 @@ def test_no_gpu(case, capfd, monkeypatch, script):
     ("script", "options"),
     [
         ("baselines.points", "--config --run-dir"),
+        ("baselines.one_stage", "--config --run-dir --out"),
+        ("baselines.seam", "--config --run-dir --out"),
         ("baselines.supervised", "--config --run-dir"),
         ("baselines.support_net", "--config --run-dir --out"),
     ],

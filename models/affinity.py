@@ -1,0 +1,198 @@
+"""AffinityNet (PSA): affinities of neighbouring cells, their labels and loss, and the walk.
+
+Formulas after jiwoon-ahn/psa @9493e59 (MIT); baselines/psa.py trains with them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from datasets.labels import IGNORE_INDEX
+from datasets.long_side import place
+from models.inference import resize
+from models.random_walk import Offset, neighbours, transition, walk
+
+# From tool/imutils.py, network/resnet38_aff.py.
+STRIDE, RADIUS = 8, 5
+WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
+EPS = 1e-5
+
+
+def summed_views(outputs: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
+    """Sum of CAMs (C,.,.) at `size` (h,w); the views are each scale's image and mirror image."""
+    resized = [resize(one[None], size)[0] for one in outputs]
+    return sum(one.flip(-1) if i % 2 else one for i, one in enumerate(resized))
+
+
+def with_background(maps: Tensor, alpha: int) -> Tensor:
+    """[(1 - max M)^alpha ; M] of normalised maps (k,h,w): (k+1,h,w)."""
+    return torch.cat([(1 - maps.amax(0, keepdim=True)) ** alpha, maps])
+
+
+def affinity_labels(low: Tensor, high: Tensor | None = None) -> Tensor:
+    """Labels uint8 (h,w) of channels (k+1,h,w): the highest, ignored where that is 0 or all are 0.
+
+    high: the channels with a surer background; it is 0 where they have it. Without them there is no
+    label 0.
+    """
+    highest = low.amax(0)
+    labels = low.argmax(0)
+    labels = labels.masked_fill(labels == 0, IGNORE_INDEX)
+    if high is not None:
+        labels = labels.masked_fill(high.argmax(0) == 0, 0)
+        highest = torch.maximum(highest, high.amax(0))
+    return labels.masked_fill(highest < EPS, IGNORE_INDEX).to(torch.uint8)
+
+
+def inner(maps: Tensor, radius: int = RADIUS, offset: Offset = (0, 0)) -> Tensor:
+    """The cells (...,h-r+1,w-2r+2) from which pairs start, moved by the offset of the other cell.
+
+    No pair starts in the last r - 1 rows or the outer r - 1 columns.
+    """
+    height, width = (
+        max(0, maps.shape[-2] - radius + 1),
+        max(0, maps.shape[-1] - 2 * radius + 2),
+    )
+    top, left = offset[0], radius - 1 + offset[1]
+    return maps[..., top : top + height, left : left + width]
+
+
+def pair_ends(size: tuple[int, int], radius: int = RADIUS) -> tuple[Tensor, Tensor]:
+    """Numbers of the cells from which pairs start (n), and of those where they end (P*n)."""
+    cells = torch.arange(size[0] * size[1]).view(size)
+    ends = [inner(cells, radius, offset).flatten() for offset in neighbours(radius)]
+    return inner(cells, radius).flatten(), torch.cat(ends)
+
+
+def pair_labels(labels: Tensor, radius: int = RADIUS) -> tuple[Tensor, Tensor, Tensor]:
+    """bg_pos, fg_pos and neg (...,P,n) of labels (...,h,w): pairs of the background, of a class,
+    and of different labels; none with an ignored end."""
+    start = inner(labels, radius).flatten(-2)[..., None, :]
+    ends = [inner(labels, radius, offset).flatten(-2) for offset in neighbours(radius)]
+    end = torch.stack(ends, -2)
+    valid = (start < IGNORE_INDEX) & (end < IGNORE_INDEX)
+    same = valid & (start == end)
+    return same & (start == 0), same & (start != 0), valid & (start != end)
+
+
+class AffinityHead(nn.Module):
+    """Taps -> f = ELU(f9([ELU(f8_3), ELU(f8_4), ELU(f8_5)])), all 1x1 without bias.
+
+    channels: of the taps. groups: of a group norm before each inner ELU (their VGG-16), or None.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int] = WIDTHS,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        for i, (one, width) in enumerate(zip(channels, widths, strict=True), 3):
+            setattr(self, f"f8_{i}", nn.Conv2d(one, width, 1, bias=False))
+            nn.init.kaiming_normal_(getattr(self, f"f8_{i}").weight)
+            norm = nn.Identity() if groups is None else nn.GroupNorm(groups[i - 3], width)
+            setattr(self, f"gn8_{i}", norm)
+        self.f9 = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
+        nn.init.xavier_uniform_(self.f9.weight, gain=4)
+
+    def forward(self, *taps: Tensor) -> Tensor:
+        parts = [
+            F.elu(getattr(self, f"gn8_{i}")(getattr(self, f"f8_{i}")(tap)))
+            for i, tap in enumerate(taps, 3)
+        ]
+        return F.elu(self.f9(torch.cat(parts, 1)))
+
+
+def affinities(features: Tensor, radius: int = RADIUS) -> Tensor:
+    """a_ij = exp(-mean over channels |f_i - f_j|) of features (B,D,h,w): (B,P,n)."""
+    start = inner(features, radius)
+    distances = [
+        (start - inner(features, radius, offset)).abs().mean(1) for offset in neighbours(radius)
+    ]
+    return torch.stack(distances, 1).flatten(2).neg().exp()
+
+
+def affinity_losses(affinity: Tensor, labels: Sequence[Tensor], background: bool) -> dict:
+    """L_bg/4 + L_fg/4 + L_neg/2, without a background L_fg/2 + L_neg/2; the terms for the log.
+
+    labels: bg_pos, fg_pos and neg, as affinity (B,P,n). L_x is the mean of -log(a + 1e-5), or of
+    -log(1 + 1e-5 - a) for neg, over the pairs of x; 0 where there are none.
+    """
+    near, far = -(affinity + EPS).log(), -(1 + EPS - affinity).log()
+    terms = [
+        (values * label).sum() / (label.sum() + EPS)
+        for values, label in zip((near, near, far), labels, strict=True)
+    ]
+    shares = (0.25, 0.25, 0.5) if background else (0.0, 0.5, 0.5)
+    loss = sum(share * term for share, term in zip(shares, terms, strict=True))
+    names = ("loss_background", "loss_class", "loss_negative")
+    return {"loss": loss} | dict(zip(names, (t.detach() for t in terms), strict=True))
+
+
+def as_planes(affinity: Tensor, size: tuple[int, int], radius: int = RADIUS) -> Tensor:
+    """Affinities (P,n) of pairs on a map of `size` as `transition` reads them: (P,h,w)."""
+    height, width = max(0, size[0] - radius + 1), max(0, size[1] - 2 * radius + 2)
+    margin = radius - 1
+    return F.pad(affinity.view(len(affinity), height, width), (margin, margin, 0, margin))
+
+
+def to_multiple(maps: Tensor) -> Tensor:
+    """maps (...,h,w) with zeros on the right and below, up to multiples of STRIDE."""
+    height, width = maps.shape[-2:]
+    return F.pad(maps, (0, -width % STRIDE, 0, -height % STRIDE))
+
+
+def pooled(maps: Tensor) -> Tensor:
+    """Means of blocks of STRIDE x STRIDE of maps (C,h,w), zeros around them: (C,h/8,w/8)."""
+    return F.avg_pool2d(to_multiple(maps)[None], STRIDE)[0]
+
+
+def walked_scores(
+    low: Tensor, planes: Tensor, size: tuple[int, int], beta: float, steps: int, radius: int
+) -> tuple[Tensor, Tensor]:
+    """`pooled` maps (C,h,w) after the walk, and these at `size`: (C,h,w), (C,H,W)."""
+    matrix = transition(planes, neighbours(radius), beta)
+    walked = walk(low, matrix, steps)
+    large = resize(walked[None], tuple(STRIDE * side for side in walked.shape[-2:]))[0]
+    return walked, large[:, : size[0], : size[1]]
+
+
+class Taps(nn.Module):
+    """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, parameter in backbone.named_parameters():
+            parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
+        for norm in self._norms():
+            norm.requires_grad_(False)
+        with torch.no_grad():
+            found = backbone.eval().stages(torch.zeros(1, 3, 64, 64))[-3:]
+        self.channels = [stage.shape[1] for stage in found]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.backbone.stages(image)[-3:]
+
+    def train(self, mode: bool = True) -> "Taps":
+        super().train(mode)
+        for norm in self._norms():
+            norm.eval()
+        return self
+
+    def _norms(self) -> list[nn.Module]:
+        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
+
+
+def affinity_sample(
+    image: Tensor, stacks: Tensor, crop_size: tuple[int, int], offsets: tuple[int, int], flip: bool
+) -> tuple[Tensor, Tensor]:
+    """The image uint8 (3,h,w) and its stacks (c,h,w) placed, flipped; the stacks are `pooled`."""
+    image, stacks = place(image, crop_size, offsets), place(stacks, crop_size, offsets)
+    if flip:
+        image, stacks = image.flip(-1), stacks.flip(-1)
+    return image, pooled(stacks)
