@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable, has_background, multi_hot
 from datasets.loader import image_loader
 from datasets.mask_folder import mask_writer, open_mask_folder, score_masks
+from datasets.saved_maps import CAMS, save_maps
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
@@ -27,21 +27,8 @@ from utils.config import Config
 from utils.distributed import Ranks, barrier, on_main
 from utils.metrics import ConfusionMatrix
 from utils.progress import progress
-from utils.safe.files import replacing
 
-CAMS = "cams"  # folder of the maps, in the folder of the masks
 THRESHOLDS = tuple(step / 20 for step in range(1, 13))  # of the curve: 0.05, 0.10, ... 0.60
-
-
-def save_maps(file: Path, cams: Tensor, present: Tensor, first: int) -> None:
-    """Write the maps (C,H,W) of the classes in `present` (C): "classes" (ids), "cams" float16.
-
-    first: class id of the first map. Read it with numpy.load(file, allow_pickle=False).
-    """
-    kept = present.nonzero().flatten()
-    maps = cams[kept].half().cpu().numpy()
-    with replacing(file) as temporary, temporary.open("wb") as opened:
-        np.savez_compressed(opened, classes=(kept + first).cpu().numpy(), cams=maps)
 
 
 class Split(NamedTuple):

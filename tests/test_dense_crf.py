@@ -5,8 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS, load_golden
+from conftest import load_golden
 from torch import Tensor
+from weak_golden import Golden, cases
 
 from models import dense_crf
 from models.dense_crf import (
@@ -21,24 +22,7 @@ from models.dense_crf import (
 )
 from utils.safe.errors import InputError
 
-FILE = "weak/clipes_crf.npz"
-
-
-def cases(key: str) -> list[str]:
-    """Every X for which the file has X/key; "none", which skips, where there is no file."""
-    if GOLDENS is None or not (GOLDENS / FILE).is_file():
-        return ["none"]
-    with np.load(GOLDENS / FILE, allow_pickle=False) as file:
-        return sorted(k.removesuffix(f"/{key}") for k in file.files if k.endswith(f"/{key}"))
-
-
-def read(case: str) -> dict[str, Tensor]:
-    file = load_golden(FILE)
-    return {
-        key.removeprefix(f"{case}/"): torch.from_numpy(file[key])
-        for key in file.files
-        if key.startswith(f"{case}/")
-    }
+FILE = "clipes_crf.npz"
 
 
 def planes(image: Tensor) -> Tensor:
@@ -56,39 +40,38 @@ def share(different: Tensor) -> float:
     return different.float().mean().item()
 
 
-@pytest.mark.parametrize("case", cases("cams"))
+@pytest.mark.parametrize("case", cases(FILE, "cams"))
 def test_golden_crf_of_clip_es(case: str) -> None:
-    golden = read(case)
-    image, cams = golden.pop("image"), golden.pop("cams")
-    prob, wrapped = golden.pop("prob"), golden.pop("crf_image")
+    golden = Golden(FILE, case)
+    image, cams, prob, wrapped = (golden[k] for k in ("image", "cams", "prob", "crf_image"))
     assert torch.equal(torch.cat([1 - cams.amax(0, keepdim=True), cams]), prob)
     assert torch.equal(clip_es_image(image), wrapped)
     unary = probability_unary(prob)  # float16, as released
     found = mean_field(unary.double(), planes(wrapped), CLIP_ES)
-    torch.testing.assert_close(found.float(), golden.pop("q_exact"), rtol=0, atol=1e-5)
+    golden.near("q_exact", found)
 
-    approximate = golden.pop("q_densecrf")
-    ids = torch.cat([torch.zeros(1), golden.pop("keys") + 1]).long()
+    approximate = golden["q_densecrf"]
+    ids = torch.cat([torch.zeros(1), golden["keys"] + 1]).long()
     label = ids[approximate.argmax(0)].masked_fill(approximate.amax(0) < 0.95, 255)
-    assert torch.equal(label.byte(), golden.pop("label_densecrf"))
+    assert torch.equal(label.byte(), golden["label_densecrf"])
     assert share(found.argmax(0) != approximate.argmax(0)) <= 0.02
-    assert not golden
+    assert golden.unread == set()
 
 
-@pytest.mark.parametrize("case", cases("n_labels"))
+@pytest.mark.parametrize("case", cases(FILE, "n_labels"))
 def test_golden_crf_of_label_maps(case: str) -> None:
-    golden = read(case)
-    unary = label_unary(golden.pop("label"), golden.pop("n_labels").item())
-    found = mean_field(unary.double(), planes(golden.pop("image")), IRN_LABELS)
-    torch.testing.assert_close(found.float(), golden.pop("q_exact"), rtol=0, atol=1e-5)
-    assert torch.equal(found.argmax(0).byte(), golden.pop("pred_exact"))
-    assert share(found.argmax(0) != golden.pop("pred_densecrf")) <= 0.02
-    assert not golden
+    golden = Golden(FILE, case)
+    unary = label_unary(golden["label"], golden["n_labels"].item())
+    found = mean_field(unary.double(), planes(golden["image"]), IRN_LABELS)
+    golden.near("q_exact", found)
+    assert torch.equal(found.argmax(0).byte(), golden["pred_exact"])
+    assert share(found.argmax(0) != golden["pred_densecrf"]) <= 0.02
+    assert golden.unread == set()
 
 
 def test_golden_every_case_is_of_one_of_the_two_kinds() -> None:
-    found = {key.split("/")[0] for key in load_golden(FILE).files}
-    assert found == {*cases("cams"), *cases("n_labels")}
+    found = {key.split("/")[0] for key in load_golden(f"weak/{FILE}").files}
+    assert found == {*cases(FILE, "cams"), *cases(FILE, "n_labels")}
 
 
 def example(size: tuple[int, int] = (5, 7), count: int = 3) -> tuple[Tensor, Tensor]:
