@@ -167,7 +167,7 @@ def test_golden_amn_maps(case: str) -> None:
     high, low = amn.IRN_THRESHOLDS
     found = [highest_row(maps, threshold) for threshold in (high, low)]
     for key, rows_of in zip(("fg_argmax", "bg_argmax"), found, strict=True):
-        assert torch.equal(rows[rows_of].byte(), golden[key])
+        assert torch.equal(rows_of.byte(), golden[key])
     labels = two_threshold_labels(*(rows[one] for one in found))
     assert torch.equal(labels.byte(), golden["ir_label2_nocrf"])
     image, count = golden["image"].permute(2, 0, 1), len(rows)
