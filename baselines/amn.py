@@ -132,7 +132,11 @@ def centre_labels(label: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def smoothed_targets(label: Tensor, count: int) -> Tensor:
-    """(B,h,w) -> (B,count,h,w): 1 - SMOOTHING at the label, SMOOTHING / (count - 1) elsewhere."""
+    """(B,h,w) -> (B,count,h,w): 1 - SMOOTHING at the label, SMOOTHING / (count - 1) elsewhere.
+
+    255 counts as class 0; the loss leaves its pixels out.
+    """
+    label = label.masked_fill(label == IGNORE_INDEX, 0)
     is_label = torch.arange(count, device=label.device)[:, None, None] == label[:, None]
     return torch.where(is_label, 1 - SMOOTHING, SMOOTHING / (count - 1))
 
@@ -146,7 +150,9 @@ def balanced_loss(logits: Tensor, label: Tensor, groups: Tensor, released: bool 
     losses = -(smoothed_targets(label, logits.shape[1]) * logits.log_softmax(1)).sum(1)
     group = groups[label.clamp(max=len(groups) - 1)].masked_fill(label == IGNORE_INDEX, -1)
     inside = [group == g for g in groups.unique()]
-    means = [losses[pixels].mean() for pixels in inside if released or pixels.any()]
+    means = [
+        (losses * pixels).sum() / pixels.sum() for pixels in inside if released or pixels.any()
+    ]
     return torch.stack(means).mean() if means else logits.sum() * 0
 
 

@@ -27,6 +27,8 @@ from models.random_walk import edge_walk, path_cells, upsampled_walk, walk_label
 from models.training import poly_sgd, poly_step
 
 CAM, IRN, LOSS, NET = (f"weak/amn_{name}.npz" for name in ("cam", "irn", "loss", "net"))
+# The walk of the reference files, by float32 squaring, is up to 3.3e-5 from one in float64.
+WALK = 1e-4
 SAME = 0.98  # share of the labels that agree with those of an approximate dense CRF
 
 
@@ -167,7 +169,7 @@ def test_golden_amn_maps(case: str) -> None:
     high, low = amn.IRN_THRESHOLDS
     found = [highest_row(maps, threshold) for threshold in (high, low)]
     for key, rows_of in zip(("fg_argmax", "bg_argmax"), found, strict=True):
-        assert torch.equal(rows[rows_of].byte(), golden[key])
+        assert torch.equal(rows_of.byte(), golden[key])
     labels = two_threshold_labels(*(rows[one] for one in found))
     assert torch.equal(labels.byte(), golden["ir_label2_nocrf"])
     image, count = golden["image"].permute(2, 0, 1), len(rows)
@@ -177,7 +179,7 @@ def test_golden_amn_maps(case: str) -> None:
     cams = golden["cam"][1:] ** amn.POWER
     golden.near("rw_in", cams)
     walked = edge_walk(cams, golden["edge"][0])
-    golden.near("rw", walked[:, None])
+    golden.near("rw", walked[:, None], WALK)
     scores = upsampled_walk(golden["rw"][:, 0], size)
     assert torch.equal(walk_labels(scores, keys), golden["sem_seg"])
     assert not golden.left
@@ -203,7 +205,7 @@ def test_golden_irn_affinities(case: str) -> None:
 def test_golden_irn_walk_of_amn(case: str) -> None:
     golden = Golden(IRN, case)
     cams, edge = golden["x"], golden["edge"][0]
-    golden.near("rw", edge_walk(cams, edge)[:, None])
+    golden.near("rw", edge_walk(cams, edge)[:, None], WALK)
     golden.near("rw_exp0", edge_walk(cams, edge, steps=1)[:, None])
     for key in sorted(key for key in golden.left if key.startswith("rw_beta")):
         beta, times = key.removeprefix("rw_beta").split("_exp")
