@@ -9,11 +9,12 @@ gen_clip_masks.py), OUT/ablation.json and OUT/ablation.md.
     python -m experiments.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m experiments.ablation ... --table-only
 
-The order is: pseudo-masks, rows without CARB (of masks and methods too), rows with CARB and second
-stages. Rows that differ only in CARB's keys share one warm-up: the row without CARB that has the
-same settings, which is trained even if --rows leaves it out. Without such a row,
-OUT/<row>-start_<seed>/ is trained up to CARB's start. Run the same command again to resume; scored
-runs are skipped. The jobs share the GPUs of CUDA_VISIBLE_DEVICES.
+The order is: pseudo-masks; then each row after those that it needs: CARB after its warm-up, a
+second stage after the masks it learns from, a method after the row whose maps it reads. Rows that
+differ only in CARB's keys share one warm-up: the row without CARB that has the same settings, which
+is trained even if --rows leaves it out. Without such a row, OUT/<row>-start_<seed>/ is trained up
+to CARB's start. Run the same command again to resume; scored runs are skipped. The jobs share the
+GPUs of CUDA_VISIBLE_DEVICES.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -30,7 +31,7 @@ import torch
 
 from datasets import open_dataset
 from experiments.jobs import Job, run_jobs
-from experiments.methods import METHODS
+from experiments.methods import METHODS, READS_CAMS
 from experiments.suite_file import Row, Suite, as_arguments, check, check_seeds, read_suite
 from experiments.table import collect, read_scored, record_of, write_tables
 from utils.cli import add_overrides, path
@@ -63,12 +64,11 @@ def main(argv: list[str]) -> None:
         suite.check_prepared()
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
-        masks, plain, carb = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
-        second = " or on a method's masks" * any(row.learns_from is not None for row in rows)
-        print(f"{len(plain)} rows to run without CARB and {len(carb)} with it{second}", flush=True)
+        masks, *rounds = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
+        print(f"{sum(map(len, rounds))} runs, in {len(rounds)} rounds", flush=True)
         if run_jobs(masks, parallel):
             raise InputError("nothing was trained: the pseudo-masks failed, see above")
-        failed = run_jobs(plain, parallel) + run_jobs(carb, parallel)
+        failed = [name for jobs in rounds for name in run_jobs(jobs, parallel)]
     print(write_tables(suite, out, shlex.join(["python", "-m", "experiments.ablation", *argv])))
     print(f"written to {out / 'ablation.md'} and {out / 'ablation.json'}")
     if failed:
@@ -102,50 +102,44 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def plan(
     suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
-) -> tuple[list[Job], list[Job], list[Job]]:
-    """Jobs left to do: masks to train on; rows without CARB and warm-ups, seed by seed; rows with
-    CARB and second stages, which need what those before make.
+) -> list[list[Job]]:
+    """Jobs left to do in rounds: pseudo-masks; rows that need no other, seed by seed; rows that
+    need these; and so on.
 
     Raises InputError when a folder holds a run of other settings.
     """
-    todo: dict[Path, tuple[Row, Job]] = {}
+    todo: dict[Path, tuple[int, Row, Job]] = {}
 
-    def add(row: Row, seed: int, init: Path | None = None) -> None:
-        folder = out / row.folder(seed)
-        # --overwrite: scores of an earlier step or of other inference options are of no use here
-        score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split]
-        score += ["--overwrite"]
-        if row.stage == "masks":
-            commands = [mask_command(suite, suite.settings_of(row, seed), folder)]
-        elif row.is_masks:
-            commands = [method_command(suite, row, seed, out, suite.split, keep)]
-        else:
-            train = training_command(suite, row, seed, out)
-            train += ["--init", str(init)] * bool(init) + ["--keep-checkpoints"] * keep
-            commands = [train] if row.stage == "start" else [train, score]
-        if row.learns_from is not None:
-            of_masks, split = suite.rows[row.learns_from], train_split(suite)
-            commands = [method_command(suite, of_masks, seed, out, split, keep), *commands]
-        record = record_of(suite, row, seed)
-        todo[folder] = row, Job(folder.name, commands, folder / "job.log", record)
-
-    for seed, row in product(seeds, rows):
-        if read_scored(suite, row, seed, out):
-            continue
-        warmup = None
+    def add(row: Row, seed: int, needed: bool = False) -> int:
+        """Plan a run after what it needs; gives its round. needed: for the masks of train."""
+        folder, init, after = out / row.folder(seed), None, 0
+        scored = bool(read_scored(suite, row, seed, out))
+        for name in row.needs:
+            after = max(after, 1 + add(suite.rows[name], seed, needed=True))
         if row.stage == "carb":
             start = suite.start_row(row)
-            warmup = out / start.folder(seed) / "warmup.pt"
-            scored = read_scored(suite, start, seed, out) or start.stage == "start"
-            if not (scored and warmup.is_file()):  # the scores may exist without the checkpoint
-                add(start, seed)
-        add(row, seed, warmup)
-    masks = mask_jobs(suite, [row for row, _ in todo.values()], out)
-    later, first = [], []
-    for row, job in todo.values():
-        needs_others = row.stage == "carb" or row.learns_from is not None
-        (later if needs_others else first).append(job)
-    return masks, first, later
+            init = out / start.folder(seed) / "warmup.pt"
+            made = start.stage == "start" or read_scored(suite, start, seed, out)
+            if not (made and init.is_file()):  # the scores may exist without the checkpoint
+                after = max(after, 1 + add(start, seed))
+        splits = [train_split(suite)] * needed + [suite.split] * (not scored)
+        splits = list(dict.fromkeys(splits))
+        if row.is_masks and row.stage != "masks":
+            commands = [method_command(suite, row, seed, out, split, keep) for split in splits]
+        else:
+            commands = network_commands(suite, row, seed, out, init, keep)
+        before = todo.get(folder)
+        if before is None or len(commands) > len(before[2].commands):
+            job = Job(folder.name, commands, folder / "job.log", record_of(suite, row, seed))
+            todo[folder] = after, row, job
+        return after
+
+    for seed, row in product(seeds, rows):
+        if not read_scored(suite, row, seed, out):
+            add(row, seed)
+    masks = mask_jobs(suite, [row for _, row, _ in todo.values()], out)
+    last = max((number for number, _, _ in todo.values()), default=-1)
+    return [masks] + [[j for number, _, j in todo.values() if number == n] for n in range(last + 1)]
 
 
 def train_split(suite: Suite) -> str:
@@ -153,14 +147,37 @@ def train_split(suite: Suite) -> str:
     return suite.config_of(next(iter(suite.rows.values())), 0).train_split
 
 
-def training_command(suite: Suite, row: Row, seed: int, out: Path) -> list[str]:
-    """The command that trains the network of a row, but for --init and --keep-checkpoints."""
-    settings = suite.settings_of(row, seed)
+def network_commands(
+    suite: Suite, row: Row, seed: int, out: Path, init: Path | None, keep: bool
+) -> list[list[str]]:
+    """The commands that train and score the network of a row, or make CLIP's masks."""
+    folder = out / row.folder(seed)
+    if row.stage == "masks":
+        return [mask_command(suite, suite.settings_of(row, seed), folder)]
+    train = training_command(suite, row, seed, out)
+    train += ["--init", str(init)] * bool(init) + ["--keep-checkpoints"] * keep
+    # --overwrite: scores of an earlier step or of other inference options are of no use here
+    score = ["eval.py", "--ckpt", str(folder / "last.pt"), "--split", suite.split, "--overwrite"]
+    return [train] if row.stage == "start" else [train, score]
+
+
+def training_command(
+    suite: Suite, row: Row, seed: int, out: Path, split: str | None = None
+) -> list[str]:
+    """The command that trains the network of a row, but for --init and --keep-checkpoints.
+
+    split: of the masks that a method makes.
+    """
+    settings, options = suite.settings_of(row, seed), list(row.options)
     if row.learns_from is not None:
-        folder, split = suite.rows[row.learns_from].folder(seed), train_split(suite)
-        settings |= {"pseudo_masks": str(out / folder / f"masks_{split}")}
+        folder = out / suite.rows[row.learns_from].folder(seed)
+        settings |= {"pseudo_masks": str(folder / f"masks_{train_split(suite)}")}
+    if row.cams is not None:
+        folder, names = out / suite.rows[row.cams].folder(seed), [train_split(suite)]
+        names += [split] if split and "scored" in READS_CAMS[row.stage] else []
+        options += ["--cams", *(str(folder / f"masks_{name}") for name in dict.fromkeys(names))]
     command = [*SCRIPTS[row.stage], "--config", suite.config, *as_arguments(settings)]
-    return [*command, "--run-dir", str(out / row.folder(seed)), *row.options]
+    return [*command, "--run-dir", str(out / row.folder(seed)), *options]
 
 
 def method_command(
@@ -170,7 +187,7 @@ def method_command(
 
     It scores the masks of the suite's split.
     """
-    command = training_command(suite, row, seed, out) + ["--keep-checkpoints"] * keep
+    command = training_command(suite, row, seed, out, split) + ["--keep-checkpoints"] * keep
     command += ["--split", split, "--out", str(out / row.folder(seed) / f"masks_{split}")]
     return command + ["--score"] * (split == suite.split)
 

@@ -1,8 +1,15 @@
 """The methods of baselines/ that a suite can run, and what each of them makes.
 
-"network": trains a network, whose last.pt eval.py reads; "masks": trains a network of its own and
-writes a folder of pseudo-masks, with --out, --split and --score.
+"network": trains a network, whose last.pt eval.py reads; "masks": writes a folder of pseudo-masks,
+with --out, --split and --score.
 """
 
-METHODS = {"points": "network", "support_net": "masks"}  # and "supervised", a stage of its own
-SECOND_STAGE = {"views": "base", "classifier": "conv"}  # of Base training on a method's masks
+MASKS = ("cam", "psa", "seam", "one_stage", "amn", "clims", "clip_es", "clustering", "support_net")
+METHODS = {"points": "network", "sec": "network"} | dict.fromkeys(MASKS, "masks")
+# Also "supervised", a stage of its own.
+SECOND_STAGE = {"views": "base", "classifier": "conv"}  # of a training on a method's masks
+# Methods that read the maps of another row (--cams): of the training split, of the scored one too.
+READS_CAMS = {"psa": ("train", "scored"), "amn": ("train",), "sec": ("train",)}
+READS_CAMS |= {"clustering": ("train",)}
+NEEDS_CAMS = ("amn", "sec")  # the others do without them, too
+SAVE_CAMS = "--save-cams"  # of a row whose maps another one reads

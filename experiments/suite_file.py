@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from experiments.methods import METHODS, SECOND_STAGE
+from experiments.methods import METHODS, NEEDS_CAMS, READS_CAMS, SAVE_CAMS, SECOND_STAGE
 from utils.config import (
     CARB,
     Config,
@@ -37,7 +37,8 @@ class Row:
     """One row of the table: its stage and the config values it changes.
 
     stage: of `STAGES`, or a method of `METHODS`; options: of the method's command line;
-    learns_from: of a second stage (a warm-up without CARB), the row of its masks.
+    learns_from: of a second stage (a warm-up or CARB), the row of its masks; cams: of a method that
+    reads maps of another, that row.
     """
 
     name: str
@@ -45,6 +46,17 @@ class Row:
     settings: dict[str, Any]
     options: tuple[str, ...] = ()
     learns_from: str | None = None
+    cams: str | None = None
+
+    @property
+    def of_method(self) -> bool:
+        """Whether a method's options or masks decide the run: its config does not say all."""
+        return self.stage in METHODS or self.learns_from is not None
+
+    @property
+    def needs(self) -> list[str]:
+        """The rows whose masks of the training split must be there first."""
+        return [name for name in (self.learns_from, self.cams) if name is not None]
 
     @property
     def is_masks(self) -> bool:
@@ -96,7 +108,8 @@ class Suite:
 
     def making(self, row: Row) -> str:
         """A text that is equal for runs that differ only in the seed."""
-        parts = [row.stage, *row.options, row.learns_from, self.config_of(row, 0).to_dict()]
+        config = self.config_of(row, 0).to_dict()
+        parts = [row.stage, *row.options, row.learns_from, row.cams, config]
         return json.dumps(parts)
 
     def check_prepared(self) -> None:
@@ -146,6 +159,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     }
     check(bool(rows), f"{path}: 'rows' is empty")
     _find_masks(path, rows)
+    _check_cams(path, rows)
     check_seeds(content["seeds"], f"{path}: 'seeds'")
     _check_contrasts(path, content["contrasts"], rows)
     values = read_settings(content["config"])
@@ -189,14 +203,16 @@ def check_seeds(seeds: Any, source: str) -> list[int]:
 
 
 def _row(path: str, name: str, values: dict[str, Any]) -> Row:
-    """A row of `stage` or of `method`; `learns_from` of a second stage is still ""."""
+    """A row of `stage` or of `method`; `learns_from` of a second stage is still its stage."""
     source, settings = f"{path}: row '{name}'", dict(values)
     stage, method = settings.pop("stage", None), settings.pop("method", None)
     options, second = settings.pop("options", []), settings.pop("second_stage", False)
+    cams = settings.pop("cams", None)
     if method is None:
         stages = ", ".join(STAGES)
         check(stage in STAGES, f"{source}: 'stage' must be one of {stages}, found {stage}")
-        check(not options and not second, f"{source}: 'options' and 'second_stage' need a 'method'")
+        free = not options and not second and cams is None
+        check(free, f"{source}: 'options', 'second_stage' and 'cams' need a 'method'")
     else:
         known = ", ".join([*METHODS, "supervised"])
         check(method in [*METHODS, "supervised"], f"{source}: no method {method}; known: {known}")
@@ -207,14 +223,16 @@ def _row(path: str, name: str, values: dict[str, Any]) -> Row:
     check(good, f"{source}: 'options' must be a list of words and numbers, found {options}")
     makes_masks = METHODS.get(stage) == "masks"
     check(not second or makes_masks, f"{source}: 'second_stage' needs a method that makes masks")
-    check(isinstance(second, bool), f"{source}: 'second_stage' must be true or false")
+    known = isinstance(second, bool) or second == "carb"
+    check(known, f"{source}: 'second_stage' must be true, false or carb, found {second}")
     for key in settings:
         check(key not in DECIDED, f"{source} can't decide {key}: {DECIDED.get(key)}")
-    return Row(name, stage, settings, tuple(map(str, options)), "" if second else None)
+    learns_from = {True: "warmup", "carb": "carb"}.get(second)
+    return Row(name, stage, settings, tuple(map(str, options)), learns_from, cams)
 
 
 def _find_masks(path: str, rows: dict[str, Row]) -> None:
-    """Turn each row with `second_stage` into a warm-up without CARB on the masks of its own row."""
+    """Turn each row with `second_stage` into a training on the masks of its own row."""
     for name, row in rows.items():
         if row.learns_from is None:
             continue
@@ -226,7 +244,22 @@ def _find_masks(path: str, rows: dict[str, Row]) -> None:
         masks = next(same, None)
         needed = "a row with the same method, options and keys, but without second_stage"
         check(masks is not None, f"{path}: row '{name}' needs {needed}, whose masks it learns from")
-        rows[name] = Row(name, "warmup", SECOND_STAGE, (), masks)
+        rows[name] = Row(name, row.learns_from, SECOND_STAGE, (), masks)
+
+
+def _check_cams(path: str, rows: dict[str, Row]) -> None:
+    """Raise InputError where `cams` names no row that saves maps, or a method lacks it."""
+    saving = [r.name for r in rows.values() if r.is_masks and SAVE_CAMS in r.options]
+    for row in rows.values():
+        source = f"{path}: row '{row.name}'"
+        if row.cams is None:
+            lacks = row.stage in NEEDS_CAMS
+            check(not lacks, f"{source}: {row.stage} needs 'cams', a row that has {SAVE_CAMS}")
+            continue
+        reads = ", ".join(READS_CAMS)
+        check(row.stage in READS_CAMS, f"{source}: 'cams' is for {reads}, found {row.stage}")
+        rows_with = f"a row of a method with the option {SAVE_CAMS} ({', '.join(saving)})"
+        check(row.cams in saving, f"{source}: 'cams' must name {rows_with}, found {row.cams}")
 
 
 def _check_prepare(suite: Suite) -> None:

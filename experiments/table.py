@@ -76,9 +76,10 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
 
 def record_of(suite: Suite, row: Row, seed: int) -> dict[str, Any]:
     """What decides a run of a method or of a second stage; empty for others, whose folder says."""
-    if row.stage not in METHODS and row.learns_from is None:
+    if not row.of_method:
         return {}
     made_by = {"method": row.stage, "options": list(row.options), "learns_from": row.learns_from}
+    made_by |= {"cams": row.cams} if row.cams else {}
     return made_by | {"config": suite.config_of(row, seed).to_dict()}
 
 

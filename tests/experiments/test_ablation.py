@@ -71,7 +71,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     command = [str(suite), "--out", str(out), "--jobs", "2"]
     ablation.main([*command, "--keep-checkpoints"])
     shown = capsys.readouterr().out
-    assert "2 rows to run without CARB and 2 with it" in shown
+    assert "4 runs, in 2 rounds" in shown
     content = json.loads((out / "ablation.json").read_text())
     for name, slug in (("Base", "base"), ("Base + CARB", "base_carb")):
         for seed in ("0", "1"):
@@ -101,7 +101,7 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
     logs = {path: path.read_text() for path in out.rglob("job.log")}
     ablation.main(command)
     shown = capsys.readouterr().out
-    assert "0 rows to run without CARB and 0 with it" in shown
+    assert "0 runs, in 0 rounds" in shown
     assert "0 of them new" in (out / "pseudo_masks_val.log").read_text()
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.pt")} == times
     assert {path: path.read_text() for path in out.rglob("job.log")} == logs
@@ -141,6 +141,12 @@ def test_a_failure_is_shown_and_the_others_go_on(prepared, tmp_path, capsys, one
     assert "finished supervised_3" in shown.out
     text = (out / "ablation.md").read_text()
     assert "| Broken | 0 | not run |" in text
+
+
+def planned(*arguments, **more) -> list[list]:
+    """The rounds of `ablation.plan`, with empty ones up to three."""
+    rounds = ablation.plan(*arguments, **more)
+    return rounds + [[]] * (3 - len(rounds))
 
 
 def rows_of(suite: Suite) -> list[Row]:
@@ -214,7 +220,7 @@ def test_shared_warm_ups(prepared, tmp_path) -> None:
     path = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={}, seeds=[5])
     suite = read_suite(str(path), ["batch_size=2"])
     out = tmp_path / "out"
-    masks, plain, carb = ablation.plan(suite, rows_of(suite), [5], out)
+    masks, plain, carb = planned(suite, rows_of(suite), [5], out)
     assert [job.name for job in masks] == ["pseudo_masks_val"]  # Dual makes its own
     assert [job.name for job in plain] == ["dual_5", "slow_5"]
     inits = {job.name: job.commands[0][job.commands[0].index("--init") + 1] for job in carb}
@@ -227,7 +233,7 @@ def test_shared_warm_ups(prepared, tmp_path) -> None:
     train = carb[0].commands[0]
     assert train[0] == "train_carb.py" and "region_weight=0.5" in train
     assert "batch_size=2" in train and "seed=5" in train and "--keep-checkpoints" not in train
-    for jobs in ablation.plan(suite, rows_of(suite), [5], out, keep=True)[1:]:
+    for jobs in planned(suite, rows_of(suite), [5], out, keep=True)[1:]:
         assert all("--keep-checkpoints" in job.commands[0] for job in jobs)
 
 
@@ -240,7 +246,7 @@ def test_rows_without_a_plain_row_have_a_warm_up_of_their_own(prepared, tmp_path
     }
     path = write_suite(tmp_path, prepared / "config.yaml", rows=rows, contrasts={})
     suite, out = read_suite(str(path), []), tmp_path / "out"
-    _, starts, carb = ablation.plan(suite, rows_of(suite), [4], out)
+    _, starts, carb = planned(suite, rows_of(suite), [4], out)
     assert [job.name for job in starts] == ["w_0-start_4", "slow-start_4"]
     for job in starts:
         assert len(job.commands) == 1 and job.commands[0][0] == "train_warmup.py"
@@ -253,12 +259,12 @@ def test_rows_without_a_plain_row_have_a_warm_up_of_their_own(prepared, tmp_path
     (out / start.folder(4)).mkdir(parents=True)
     (out / start.folder(4) / "warmup.pt").touch()
     save_config(suite.config_of(start, 4), out / start.folder(4) / "config.yaml")
-    _, starts, carb = ablation.plan(suite, rows_of(suite), [4], out)
-    assert [job.name for job in starts] == ["w_0-start_4"] and len(carb) == 3
+    _, starts, carb = planned(suite, rows_of(suite), [4], out)
+    assert [job.name for job in starts] == ["w_0-start_4", "slow_4"] and len(carb) == 2
     assert list(collect(suite, out)) == list(rows)
     other_suite = read_suite(str(path), ["batch_size=3"])
     with pytest.raises(InputError, match=r"slow-start_4 holds .*other settings \(batch_size"):
-        ablation.plan(other_suite, rows_of(other_suite), [4], out)
+        planned(other_suite, rows_of(other_suite), [4], out)
 
 
 @pytest.mark.slow
@@ -285,11 +291,11 @@ def test_masks_are_always_looked_at_and_made_where_something_trains_on_them(
     suite, out = read_suite(str(path), []), tmp_path / "out"
     (out / "pseudo_masks_val").mkdir(parents=True)
     (out / "pseudo_masks_val/score.json").write_text('{"miou": 0.5}')
-    train, score = ablation.plan(suite, rows_of(suite), [0, 1], out)[0]
+    train, score = planned(suite, rows_of(suite), [0, 1], out)[0]
     assert len(train.commands) == 1 and train.commands[0][0] == "gen_clip_masks.py"
     assert score.commands[0][-3:] == ["--out", str(out / "pseudo_masks_val"), "--score"]
     plant(path, out, {(name, seed): {"miou": 0.3} for name in rows for seed in (0, 1)})
-    masks, plain, carb = ablation.plan(suite, rows_of(suite), [0, 1], out)
+    masks, plain, carb = planned(suite, rows_of(suite), [0, 1], out)
     assert [job.name for job in masks] == ["pseudo_masks_val"] and carb == []
     assert plain == []
 
@@ -329,11 +335,11 @@ def test_rows_of_masks_are_made_scored_and_kept(prepared, tmp_path, capsys, one_
     assert "| row | seeds | mIoU | small | large |\n" in text
 
     read = read_suite(str(suite), [])
-    _, left, _ = ablation.plan(read, rows_of(read), [0, 1], out)
+    _, left, _ = planned(read, rows_of(read), [0, 1], out)
     assert [job.name for job in left] == ["refused-masks"]
     # masks made again after they were scored
     os.utime(out / "value-masks/meta.json", (2e9, 2e9))
-    _, left, _ = ablation.plan(read, rows_of(read), [0, 1], out)
+    _, left, _ = planned(read, rows_of(read), [0, 1], out)
     assert [job.name for job in left] == ["value-masks", "refused-masks"]
     # and those of another teacher
     rows = MASKS | {"Value": {"stage": "masks", "teacher": "fast"}}
@@ -346,7 +352,7 @@ def test_masks_stand_beside_the_networks_that_learn_from_them(prepared, tmp_path
     rows = {"A, masks": {"stage": "masks"}} | ROWS
     path = write_suite(tmp_path, prepared / "config.yaml", rows=rows)
     suite, out = read_suite(str(path), []), tmp_path / "out"
-    masks, plain, _ = ablation.plan(suite, rows_of(suite), [3, 4], out)
+    masks, plain, _ = planned(suite, rows_of(suite), [3, 4], out)
     assert [len(job.commands) for job in masks] == [1, 1]  # to train on; of the split
     assert [job.name for job in plain] == ["a_masks-masks", "base_3", "base_4"]
     command = plain[0].commands[0]
@@ -557,7 +563,7 @@ SUITES = sorted([*Path("experiments/suites").glob("*.yaml"), *Path("demo/suites"
 def test_the_shipped_suites_are_valid_and_can_be_planned(path) -> None:
     suite = read_suite(str(path), [])
     assert len(suite.seeds) in (1, 2, 3) and suite.contrasts
-    _, plain, carb = ablation.plan(suite, rows_of(suite), suite.seeds, Path("nowhere"))
+    _, plain, carb = planned(suite, rows_of(suite), suite.seeds, Path("nowhere"))
     assert len(carb) == sum(row.stage == "carb" for row in suite.rows.values()) * len(suite.seeds)
     assert plain
     # what it says how to run it with is itself, under the name that the report finds it by

@@ -38,7 +38,7 @@ def write_suite(folder: Path, **changes: object) -> str:
 
 def commands_of(suite: Suite, out: Path) -> tuple[dict[str, list], dict[str, list]]:
     """Job -> commands of the seed 1: first, later."""
-    masks, first, later = ablation.plan(suite, [*suite.rows.values()], [1], out)
+    masks, first, later = test_ablation.planned(suite, [*suite.rows.values()], [1], out)
     assert not masks
     return tuple({job.name: job.commands for job in jobs} for jobs in (first, later))
 
@@ -71,14 +71,53 @@ def test_second_stage_learns_from_the_masks_of_train(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first, later = commands_of(suite, out)
     assert suite.rows["+ both, second"].learns_from == "+ both"
-    make, train, score = later["both_second_1"]
+    make, masks_of_val = first["both_1"]
+    train, score = later["both_second_1"]
+    assert value(masks_of_val, "--split") == "val" and "--score" in masks_of_val
     assert value(make, "--out") == str(out / "both_1/masks_train") and "--score" not in make
-    assert value(make, "--run-dir") == value(first["both_1"][0], "--run-dir")
+    assert value(make, "--run-dir") == value(masks_of_val, "--run-dir")
     assert train[0] == "train_warmup.py" and value(train, "--run-dir") == str(out / "both_second_1")
     masks = json.dumps(str(out / "both_1/masks_train"))
     expected = {f"pseudo_masks={masks}", 'views="base"', 'classifier="conv"', "carb=false"}
     assert expected <= set(train)
     assert value(score, "--ckpt") == str(out / "both_second_1/last.pt")
+
+
+OF_MAPS = {
+    "CAM": {"method": "cam", "options": ["--save-cams"]},
+    "PSA": {"method": "psa", "cams": "CAM"},
+    "PSA, Base": {"method": "psa", "cams": "CAM", "second_stage": True},
+    "PSA, CARB": {"method": "psa", "cams": "CAM", "second_stage": "carb"},
+    "SEC": {"method": "sec", "cams": "CAM"},
+}
+
+
+def test_methods_read_the_maps_of_a_row_and_carb_learns_from_their_masks(tmp_path: Path) -> None:
+    suite = read_suite(write_suite(tmp_path, rows=OF_MAPS, contrasts={}), [])
+    out = tmp_path / "out"
+    rounds = ablation.plan(suite, [suite.rows["PSA, CARB"], suite.rows["SEC"]], [1], out)
+    names = [[job.name for job in jobs] for jobs in rounds]
+    assert names == [[], ["cam_1"], ["psa_1", "sec_1"], ["psa_base_1"], ["psa_carb_1"]]
+    _, (cam,), (psa, sec), (base,), (carb,) = rounds
+    maps = {split: str(out / f"cam_1/masks_{split}") for split in ("train", "val")}
+    of_train, of_val = cam.commands
+    assert [value(one, "--out") for one in cam.commands] == [*maps.values()]
+    assert "--save-cams" in of_train and "--save-cams" in of_val
+    of_train, of_val = psa.commands
+    at = of_val.index("--cams")
+    assert (
+        of_val[at + 1 : at + 3] == [*maps.values()] and value(of_train, "--cams") == maps["train"]
+    )
+    assert maps["val"] not in of_train
+    train, score = sec.commands
+    assert value(train, "--cams") == maps["train"] and "--out" not in train
+    assert score[0] == "eval.py"
+    masks = f"pseudo_masks={json.dumps(str(out / 'psa_1/masks_train'))}"
+    for job, script in ((base, "train_warmup.py"), (carb, "train_carb.py")):
+        assert job.commands[0][0] == script
+        assert {masks, 'views="base"', 'classifier="conv"'} <= set(job.commands[0])
+    assert value(carb.commands[0], "--init") == str(out / "psa_base_1/warmup.pt")
+    assert record_of(suite, suite.rows["PSA"], 1)["cams"] == "CAM"
 
 
 def plant(suite: Suite, out: Path, name: str, seed: int, scores: dict) -> Path:
@@ -143,7 +182,8 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         {job.name for job in jobs}
         for jobs in ablation.plan(suite, [*suite.rows.values()], [0, 1], out)[1:]
     )
-    assert first == {"discs_0", "discs_1", "all_pixels_0", "all_pixels_1"}
+    # both_1: its masks of train, which the second stage learns from
+    assert first == {"discs_0", "discs_1", "all_pixels_0", "all_pixels_1", "both_1"}
     assert later == {"both_second_1"}
 
 
@@ -212,9 +252,17 @@ def test_commands_that_make_the_data_stand_at_the_top_of_the_suite(path: Path) -
 
 
 BAD = {
-    "row 'A': no method point; known: points, support_net, supervised": {"method": "point"},
+    "row 'A': no method point; known: points, .*support_net, supervised": {"method": "point"},
     "row 'A' has 'stage' and 'method'": {"stage": "warmup", "method": "points"},
-    "row 'A': 'options' and 'second_stage' need a 'method'": {"stage": "carb", "options": ["-x"]},
+    "row 'A': 'options', .* need a 'method'": {"stage": "carb", "options": ["-x"]},
+    "row 'A': 'options', 'second_stage' and 'cams' need": {"stage": "carb", "cams": "CAM"},
+    "row 'A': amn needs 'cams', a row that has --save-cams": {"method": "amn"},
+    "row 'A': 'cams' is for psa, amn, sec, clustering, found seam": {"method": "seam", "cams": "A"},
+    "row 'A': 'cams' must name a row of a method with the option": {"method": "psa", "cams": "B"},
+    "row 'A': 'second_stage' must be true, false or carb, found 2": {
+        "method": "psa",
+        "second_stage": 2,
+    },
     "row 'A': supervised takes no 'options'": {"method": "supervised", "options": ["--x"]},
     "row 'A': 'options' must be a list of words": {"method": "points", "options": "--discs 8"},
     "row 'A': 'second_stage' needs a method that": {"method": "points", "second_stage": True},
