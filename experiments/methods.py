@@ -7,6 +7,7 @@ with --out, --split and --score.
 MASKS = ("cam", "psa", "seam", "one_stage", "amn", "clims", "clip_es", "clustering", "support_net")
 METHODS = {"points": "network", "sec": "network"} | dict.fromkeys(MASKS, "masks")
 # Also "supervised", a stage of its own.
+TRAINING_FREE = ("clip_es",)  # the same for all seeds, as CLIP's masks
 SECOND_STAGE = {"views": "base", "classifier": "conv"}  # of a training on a method's masks
 # Methods that read the maps of another row (--cams): of the training split, of the scored one too.
 READS_CAMS = {"psa": ("train", "scored"), "amn": ("train",), "sec": ("train",)}

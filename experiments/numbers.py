@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from experiments.figures.style import markdown
+from experiments.methods import TRAINING_FREE
 
 # Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
 MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
@@ -135,7 +136,10 @@ def _table(
     scores = [*dict.fromkeys([*MEASURES, *(key for mean in means for key in mean)])]
     lines = []
     for name, line in summaries.items():
-        masks, cells = line.get("stage") == "masks", ["not run"]  # masks: one for all seeds
+        masks, cells = (
+            line.get("stage") in ("masks", *TRAINING_FREE),
+            ["not run"],
+        )  # one for all seeds
         if line["seeds"]:
             cells = [_cell(line, key, sign) for key in scores]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]

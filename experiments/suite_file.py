@@ -7,7 +7,14 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from experiments.methods import METHODS, NEEDS_CAMS, READS_CAMS, SAVE_CAMS, SECOND_STAGE
+from experiments.methods import (
+    METHODS,
+    NEEDS_CAMS,
+    READS_CAMS,
+    SAVE_CAMS,
+    SECOND_STAGE,
+    TRAINING_FREE,
+)
 from utils.config import (
     CARB,
     Config,
@@ -54,6 +61,11 @@ class Row:
         return self.stage in METHODS or self.learns_from is not None
 
     @property
+    def seedless(self) -> bool:
+        """Whether all seeds give the same."""
+        return self.stage in ("masks", *TRAINING_FREE)
+
+    @property
     def needs(self) -> list[str]:
         """The rows whose masks of the training split must be there first."""
         return [name for name in (self.learns_from, self.cams) if name is not None]
@@ -69,9 +81,10 @@ class Row:
         return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
 
     def folder(self, seed: int) -> str:
-        """Name of the run folder; masks have one for all seeds."""
+        """Name of the run folder; what has no seed has one for all seeds."""
         if self.stage == "masks":
             return f"{self.slug}-masks"
+        seed = 0 if self.seedless else seed
         start = "-start" if self.stage == "start" else ""  # no slug has a '-'
         return f"{self.slug}{start}_{seed}"
 
@@ -98,7 +111,7 @@ class Suite:
         """
         both = self.settings | row.settings
         used = {k: v for k, v in both.items() if row.stage == "carb" or k not in keys_of(CARB)}
-        seed = 0 if row.stage == "masks" else seed
+        seed = 0 if row.seedless else seed
         return used | {"carb": row.stage in ("carb", "start"), "seed": seed}
 
     def config_of(self, row: Row, seed: int) -> Config:

@@ -116,7 +116,7 @@ def collect(suite: Suite, out: Path) -> Scored:
     names = [path.name.rpartition("_") for path in out.glob("*")]
     for row in suite.rows.values():
         seeds = sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal())
-        for seed in [0] if row.stage == "masks" else seeds:
+        for seed in [0] if row.seedless else seeds:
             cell, folder = read_scored(suite, row, seed, out), out / row.folder(seed)
             if cell is None:
                 continue
