@@ -8,6 +8,11 @@ MASKS = ("cam", "psa", "seam", "one_stage", "amn", "clims", "clip_es", "clusteri
 METHODS = {"points": "network", "sec": "network"} | dict.fromkeys(MASKS, "masks")
 # Also "supervised", a stage of its own.
 TRAINING_FREE = ("clip_es",)  # the same for all seeds, as CLIP's masks
+PREDICTS = ("one_stage",)  # its masks of another split are predictions, made without labels
+# The paper's names in Tables 2 to 4; "clustering" is after the abstract of the last.
+PAPERS_NAMES = {"cam": "CAM", "sec": "SEC", "psa": "AffinityNet", "seam": "SEAM"}
+PAPERS_NAMES |= {"one_stage": "1-Stage", "amn": "AMN", "clims": "CLIMS", "clip_es": "CLIP-ES"}
+PAPERS_NAMES |= {"clustering": "Wang, Ma, and You"}
 SECOND_STAGE = {"views": "base", "classifier": "conv"}  # of a training on a method's masks
 # Methods that read the maps of another row (--cams): of the training split, of the scored one too.
 READS_CAMS = {"psa": ("train", "scored"), "amn": ("train",), "sec": ("train",)}

@@ -24,6 +24,9 @@ class Mean(NamedTuple):
     std: float | None
 
 
+_NO_MEAN = Mean(None, None)
+
+
 def in_percent(value: float | None) -> float | None:
     """A value of 0..1 in percent; None stays None."""
     return None if value is None else 100 * value
@@ -104,6 +107,17 @@ def class_table(networks: dict[str, list[dict[str, Any]]]) -> str:
     return f"**IoU by class**\n\n{table}"
 
 
+def class_differences(a: str, b: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of the IoU by class of two rows, means over the seeds, and in how many a leads."""
+    found = iou_by_class({name: [*rows[name]["metrics"].values()] for name in (a, b)})
+    pairs = {name: (found[a][name].mean, found[b].get(name, _NO_MEAN).mean) for name in found[a]}
+    pairs = {name: pair for name, pair in pairs.items() if None not in pair}
+    lines = [[n, percent(x), percent(y), percent(x - y, "+")] for n, (x, y) in pairs.items()]
+    better = sum(x > y for x, y in pairs.values())
+    title = f"**{a} and {b} by class**: {a} is better in {better} of {len(pairs)} classes"
+    return f"{title}\n\n{markdown(['class', a, b, 'difference'], lines)}" if pairs else ""
+
+
 def suite_tables(content: dict[str, Any]) -> str:
     """Markdown of an ablation.json: pseudo-masks and rows, then a table for each contrast."""
     rows, masks = content["rows"], content.get("pseudo_masks")
@@ -115,7 +129,8 @@ def suite_tables(content: dict[str, Any]) -> str:
     parts = [_table("row", first | rows, seeds)]
     for title, differences in content.get("contrasts", {}).items():
         parts += [f"**{title}**", _table("difference", differences, seeds, "+")]
-    return "\n\n".join(parts)
+    parts += [class_differences(a, b, rows) for a, b in content.get("by_class", [])]
+    return "\n\n".join(filter(None, parts))
 
 
 def percent(value: float | None, sign: str = "") -> str:
@@ -136,10 +151,8 @@ def _table(
     scores = [*dict.fromkeys([*MEASURES, *(key for mean in means for key in mean)])]
     lines = []
     for name, line in summaries.items():
-        masks, cells = (
-            line.get("stage") in ("masks", *TRAINING_FREE),
-            ["not run"],
-        )  # one for all seeds
+        masks = line.get("stage") in ("masks", *TRAINING_FREE)  # one for all seeds
+        cells = ["not run"]
         if line["seeds"]:
             cells = [_cell(line, key, sign) for key in scores]
             values = [line["seeds"].get(seed, {}).get("mIoU") for seed in seeds]

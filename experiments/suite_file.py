@@ -30,7 +30,7 @@ from utils.safe.yaml_file import read_yaml
 
 STAGES = ("masks", "supervised", "warmup", "carb")
 KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
-OPTIONAL = ("prepare",)
+OPTIONAL = ("prepare", "by_class")
 # Keys that a row may not set, and the reason.
 DECIDED = {
     "seed": "'seeds' of the suite and --seeds do",
@@ -103,6 +103,7 @@ class Suite:
     contrasts: dict[str, list[list[str]]]
     values: dict[str, Any]  # of the config file
     prepare: dict[str, str] = field(default_factory=dict)  # config key -> command for its file
+    by_class: list[list[str]] = field(default_factory=list)  # [row, minus row] of IoU by class
 
     def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
         """All values of the config file that a run changes.
@@ -174,7 +175,9 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     _find_masks(path, rows)
     _check_cams(path, rows)
     check_seeds(content["seeds"], f"{path}: 'seeds'")
-    _check_contrasts(path, content["contrasts"], rows)
+    for title, pairs in _mapping(path, content["contrasts"], "'contrasts'").items():
+        _check_pairs(f"{path}: contrast '{title}'", pairs, rows)
+    _check_pairs(f"{path}: 'by_class'", content.get("by_class", []), rows)
     values = read_settings(content["config"])
     content |= {"path": path, "settings": parse_overrides(settings), "rows": rows}
     suite = Suite(values=values, **content)
@@ -291,14 +294,12 @@ def _check_prepare(suite: Suite) -> None:
         check(not unknown, f"{source}: braces hold keys of the config, found {unknown}")
 
 
-def _check_contrasts(path: str, contrasts: Any, rows: dict[str, Row]) -> None:
-    for title, pairs in _mapping(path, contrasts, "'contrasts'").items():
-        source = f"{path}: contrast '{title}'"
-        good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
-        check(good, f"{source} must be a list of [row, minus row], found {pairs}")
-        for name in (name for pair in pairs for name in pair):
-            known = isinstance(name, str) and name in rows
-            check(known, f"{source}: no row '{name}'; expected {', '.join(rows)}")
+def _check_pairs(source: str, pairs: Any, rows: dict[str, Row]) -> None:
+    good = isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs)
+    check(good, f"{source} must be a list of [row, minus row], found {pairs}")
+    for name in (name for pair in pairs for name in pair):
+        known = isinstance(name, str) and name in rows
+        check(known, f"{source}: no row '{name}'; expected {', '.join(rows)}")
 
 
 def _check_rows(suite: Suite) -> None:

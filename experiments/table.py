@@ -157,6 +157,7 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
             title: {f"{a} − {b}": difference(rows[a]["seeds"], rows[b]["seeds"]) for a, b in pairs}
             for title, pairs in suite.contrasts.items()
         },
+        "by_class": suite.by_class,
         "commit": git("rev-parse", "HEAD"),
         "versions": versions(),
     }

@@ -128,6 +128,16 @@ def run_of(suite: Suite) -> Run | None:
     return next(filter(None, found), None)
 
 
+def compared_run(suite: Suite) -> Run | None:
+    """The first seed of the network that learned from the masks of CLIP-ES, as in Fig. 7."""
+    rows = suite.content["rows"]
+    of_masks = {name for name, row in rows.items() if row["stage"] == "clip_es"}
+    for name, row in rows.items():
+        if row.get("learns_from") in of_masks and row["stage"] == "warmup" and row["seeds"]:
+            return run_of_row(suite, name, next(iter(row["seeds"])))
+    return None
+
+
 def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
     """One seed of a row; None if its folder doesn't exist.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.figures.runs import TITLES, Run, Suite, is_miniature, read_stage
-from experiments.methods import METHODS
+from experiments.methods import METHODS, PAPERS_NAMES, PREDICTS, SAVE_CAMS
 from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
 from utils.config import (
@@ -46,12 +46,15 @@ class ScoredRun(NamedTuple):
     folder: Path  # of the run
     config: Config
     metrics: dict[str, Any]
+    method: str = ""  # of Tables 2 to 4, that made the network or the masks it learned from
 
     @property
     def row(self) -> str:
-        """Its name in Table 1: "Dual + CARB"."""
+        """Its name in Table 1, "Dual + CARB", or in Tables 2 to 4, "CLIP-ES"."""
         if self.stage == "supervised":
             return SUPERVISED
+        if self.method:
+            return self.method + " + CARB" * (self.stage == "carb")
         if self.stage in METHODS:
             return self.stage
         name = VIEWS[self.config.views]
@@ -68,15 +71,16 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
     found = []
     for suite in suites:
         for name, row in suite.content["rows"].items():
-            if row["stage"] not in TITLES:
+            if row["stage"] not in (*TITLES, *PREDICTS):
                 continue  # masks
+            method = _method_of(name, suite.content["rows"])
             for seed, metrics in row["metrics"].items():
                 folder = suite.folder / Row(name, row["stage"], {}).folder(int(seed))
                 if (folder / "config.yaml").is_file():
                     stage = read_stage(folder)
                     scores = [metrics, *stage.scores.values()]  # other splits than the suite's too
                     one = f"{suite.label}: {name}", row["stage"], folder, stage.config
-                    found += [ScoredRun(*one, metrics) for metrics in scores]
+                    found += [ScoredRun(*one, metrics, method) for metrics in scores]
     found += [
         ScoredRun(run.label, name, stage.folder, stage.config, metrics)
         for run in runs
@@ -90,15 +94,27 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
     return list(once.values())
 
 
+def _method_of(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    """The paper's name of the method that made a row or its masks, with options; "" for others."""
+    row = rows[rows[name].get("learns_from") or name]
+    if row["stage"] not in PAPERS_NAMES:
+        return ""
+    options = [str(one) for one in row.get("options", []) if one != SAVE_CAMS]
+    return " ".join([PAPERS_NAMES[row["stage"]], *options])
+
+
 def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
     """Groups of runs that differ only in the seed and were scored in the same way, by split."""
     found: dict[str, dict[str, list[ScoredRun]]] = {}
     ignored = keys_of(UPKEEP) | {"seed"}
     for run in runs:
-        values = {k: v for k, v in run.config.to_dict().items() if k not in ignored}
+        # Where the masks of a method lie depends on the seed.
+        left = ignored | keys_of(PLACE) if run.method else ignored
+        values = {k: v for k, v in run.config.to_dict().items() if k not in left}
         how = [run.metrics.get(key) for key in ("inference", "resize_to")]
-        options = [str(run.folder)] * (run.stage in METHODS)  # the config doesn't hold them
-        group = found.setdefault(json.dumps([run.stage, values, how, *options]), {})
+        # The config doesn't hold the options of a method.
+        label = run.label if run.method else str(run.folder) * (run.stage in METHODS)
+        group = found.setdefault(json.dumps([run.stage, values, how, label]), {})
         group.setdefault(str(run.metrics.get("split")), []).append(run)
     return list(found.values())
 
@@ -126,11 +142,13 @@ def exclusion_reason(run: ScoredRun) -> str:
     split, number = metrics.get("split"), metrics.get("num_images")
     if not images:
         return "another data set"
-    uses_masks = run.stage in ("warmup", "carb")
+    uses_masks = run.stage in ("warmup", "carb") and not run.method  # of CLIP
+    tables = (t for name, t in PAPER.items() if name.startswith("table"))
+    papers = {row for t in tables if t["dataset"] == c.dataset for row in t["rows"]}
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
-        "another method": run.stage in METHODS,
+        "another method": (bool(run.method) or run.stage in METHODS) and run.row not in papers,
         "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
         "another teacher": uses_masks and any(t != _PAPERS_TEACHER for t in _teachers(c)),
@@ -152,6 +170,8 @@ def is_a_sweep(reason: str) -> bool:
 
 
 def _is_complete(run: ScoredRun) -> bool:
+    if run.stage in PREDICTS:
+        return True  # they are made when it is trained
     warmup = run.stage == "warmup" and run.config.carb
     end = run.config.warmup_steps if warmup else run.config.steps
     return run.metrics.get("step") == end

@@ -23,7 +23,7 @@ from experiments.figures import (
 )
 from experiments.figures.commands import training
 from experiments.figures.galleries import check_choice
-from experiments.figures.runs import Run, Suite, run_of
+from experiments.figures.runs import Run, Suite, compared_run, run_of
 from experiments.figures.style import Figure, Missing
 from utils.safe.errors import InputError
 
@@ -114,7 +114,8 @@ def _number(images: int | Sequence[str]) -> int:
 def shown_runs(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> list[Run]:
     """The runs whose images are shown, in the order of `inputs`.
 
-    All runs that were given, and for each data set the first suite, represented by `run_of`.
+    All runs that were given, and for each data set the first suite, represented by `run_of`, with
+    its network of CLIP-ES, if any.
     """
     found, seen = {run.folder: run for run in runs}, set()
     for suite in suites:
@@ -123,5 +124,9 @@ def shown_runs(inputs: Sequence[str], runs: list[Run], suites: list[Suite]) -> l
         if config and (data := (config.dataset, config.data_root)) not in seen:
             seen.add(data)
             found[suite.folder] = run
+            if other := compared_run(suite):
+                found[other.folder] = other
     places = {Path(name): place for place, name in enumerate(inputs)}
-    return [found[folder] for folder in sorted(found, key=lambda f: places.get(f, len(places)))]
+    last = len(places)
+    order = sorted(found, key=lambda f: places.get(f, places.get(f.parent, last)))
+    return [found[folder] for folder in order]

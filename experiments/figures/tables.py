@@ -22,6 +22,7 @@ from experiments.figures.scored_runs import (
     scores_over_seeds,
 )
 from experiments.figures.style import Figure, Missing, count, markdown, save_data
+from experiments.methods import PAPERS_NAMES, PREDICTS
 from experiments.numbers import (
     MEASURES,
     Mean,
@@ -175,16 +176,17 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
     rows, missing, content = [], [], []
     columns: dict[str, list[dict[str, Any]]] = {}  # of the table of IoU by class
     for method, stated in table["rows"].items():
-        row = method if name == "table1" else _OURS.get(method)
-        found = lines(comparable, dataset, row) if row else []
+        row = method if name == "table1" else _OURS.get(method, method)
+        found = lines(comparable, dataset, row)
         for i, line in enumerate(found or [{}]):
             values, settings = [], _settings(line)
             for split, value in zip(splits, [None] * len(stated) if i else stated, strict=True):
                 runs = line.get(split, [])
-                values += [percent(value), _value(runs) if runs else "not run" if row else "-"]
-                if row and not runs and not i:
+                stands = value is not None  # or the paper has no number either
+                values += [percent(value), _value(runs) if runs else "not run" if stands else "-"]
+                if not runs and stands:
                     what = f"{DATA_SETS[dataset]} {split}: {method}"
-                    missing += _not_run(what, dataset, split, row, line)
+                    missing += _not_run(what, name, split, row, line)
                 if runs:
                     column = f"{row}{', test' * (split == 'test')}{f', {settings}' * (i > 0)}"
                     columns[column] = [run.metrics for run in runs]
@@ -258,8 +260,18 @@ def _entry(method: str, split: str, stated: float | None, runs: list[ScoredRun])
     }
 
 
-def _not_run(what: str, dataset: str, split: str, row: str, line: Line) -> list[Missing]:
+def _not_run(what: str, table: str, split: str, row: str, line: Line) -> list[Missing]:
     """The command that fills a cell: a training, or the evaluation of an existing one."""
+    dataset = PAPER[table]["dataset"]
+    if row in PAPERS_NAMES.values():
+        runs = next(iter(line.values()), [])
+        if runs and runs[0].stage not in PREDICTS:
+            names = [shlex.quote(f"{run.folder}/last.pt") for run in runs]
+            return [Missing(what, f"python eval.py --ckpt {n} --split {split}") for n in names]
+        suite = f"{dataset}_{table}"
+        file = f"experiments/suites/{suite}.yaml"
+        run = ["python", "-m", "experiments.ablation", file, "--out", f"runs/{suite}"]
+        return [Missing(what, shlex.join(run))]
     networks = [shlex.quote(f"{run.folder}/last.pt") for run in next(iter(line.values()), [])]
     if networks and (dataset, split) == ("cityscapes", "test"):
         how = f"python eval.py --ckpt {networks[0]} --split test --export-submission FOLDER"

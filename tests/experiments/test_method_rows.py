@@ -187,6 +187,23 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert later == {"both_second_1"}
 
 
+def test_rows_are_compared_by_class(tmp_path: Path) -> None:
+    rows = {"A": {"stage": "supervised"}, "B": {"method": "points"}}
+    path = write_suite(tmp_path, rows=rows, contrasts={}, by_class=[["A", "B"]])
+    suite, out = read_suite(path, []), tmp_path / "out"
+    for name, values in {"A": (0.5, 0.2, None), "B": (0.3, 0.25, 0.1)}.items():
+        ious = zip(("road", "car", "train"), values, strict=True)
+        plant(suite, out, name, 0, {"miou": 0.3, "classes": {n: {"iou": v} for n, v in ious}})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    text = (out / "ablation.md").read_text(encoding="utf-8")
+    assert "**A and B by class**: A is better in 1 of 2 classes" in text
+    assert "| road | 50.0 | 30.0 | +20.0 |\n| car | 20.0 | 25.0 | -5.0 |" in text
+    assert "| train" not in text
+    bad = write_suite(tmp_path, rows=rows, contrasts={}, by_class=[["A", "C"]])
+    with pytest.raises(InputError, match="'by_class': no row 'C'; expected A, B"):
+        read_suite(bad, [])
+
+
 def test_runs_with_other_options_or_settings_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "out"
     suite = read_suite(write_suite(tmp_path), [])

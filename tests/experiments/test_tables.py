@@ -3,10 +3,12 @@
 import json
 import statistics
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from test_method_rows import plant
 
 from experiments import ablation
 from experiments.figures.runs import read_inputs
@@ -70,9 +72,9 @@ def test_the_papers_numbers_stand_there_and_all_of_ours_is_said_to_be_missing(tm
     ]
     rows = {row[0]: row[1:5] for row in table(figures["table2"])}
     assert len(rows) == 10 and rows["Ours"] == ["52.1", "not run", "51.8", "not run"]
-    assert rows["SEAM"] == ["17.3", "-", "-", "-"]  # of another method's code nothing is expected
+    assert rows["SEAM"] == ["17.3", "not run", "-", "-"]  # where the paper has a number
     rows = {row[0]: row[1:5] for row in table(figures["table3"])}
-    assert rows["CLIP-ES"] == ["41.7", "-", "39.6", "-"] and len(rows) == 9
+    assert rows["CLIP-ES"] == ["41.7", "not run", "39.6", "not run"] and len(rows) == 9
     assert [row[1] for row in table(figures["table4"])] == [
         *("54.0", "15.2", "18.8", "1.0", "24.7", "32.2")
     ]
@@ -176,7 +178,7 @@ def test_seeds_are_one_line_and_other_settings_another(tmp_path) -> None:
     assert len(test) == 1 and "server" in test[0].what and test[0].command == ""
     assert f"python eval.py --ckpt {tmp_path}/s0/carb/last.pt --split test" in test[0].what
     # a run is not there: no empty cell, and the figures keep their names
-    assert table(figures["table2"])[1] == ["AffinityNet", "8.2", "-", "-", "-", "-"]
+    assert table(figures["table2"])[1] == ["AffinityNet", "8.2", "not run", "-", "-", "-"]
     assert all(figure.data.stem == name for name, figure in figures.items())
 
 
@@ -189,6 +191,29 @@ def test_a_seed_that_was_trained_again_counts_once(tmp_path) -> None:
     figures = draw(*read_inputs([str(folder) for folder in folders]), tmp_path / "out")
     assert table(figures[0])[-1][2] == "52.0 ± 1.4 (2 seeds)"
     assert table(figures[1])[-1][2] == "52.0 ± 1.4 (2 seeds)"
+
+
+def test_other_methods_stand_in_the_papers_tables(tmp_path) -> None:
+    """Networks that learned from their masks, without CARB, and the predictions of 1-Stage."""
+    suite = read_suite("experiments/suites/cityscapes_table2.yaml", [])
+    scores = {"CAM, masks": 0.6, "CAM": 0.3, "CLIP-ES": 0.35, "CLIP-ES + CARB": 0.5, "1-Stage": 0.1}
+    for (name, miou), seed in product(scores.items(), (0, 1)):
+        row = suite.rows[name]
+        if not (row.seedless and seed):
+            plant(suite, tmp_path / "out", name, seed, SCORED | {"miou": miou, "num_images": 500})
+    ablation.main([suite.path, "--out", str(tmp_path / "out"), "--table-only"])
+    inputs = read_inputs([str(tmp_path / "out")])
+    [figure] = [one for one in draw(*inputs, tmp_path / "report") if one.name == "table2"]
+    rows = {row[0]: row[1:3] for row in table(figure)}
+    assert rows["CAM"] == ["33.0", "30.0 ± 0.0 (2 seeds)"]
+    assert rows["CLIP-ES"] == ["35.4", "35.0 ± 0.0 (2 seeds)"]
+    assert rows["1-Stage"] == ["11.8", "10.0 ± 0.0 (2 seeds)"]
+    assert rows["SEAM"] == ["17.3", "not run"] and rows["Ours"] == ["52.1", "not run"]
+    commands = {missing.what: missing.command for missing in figure.missing}
+    file = "experiments/suites/cityscapes_table2.yaml"
+    expected = f"python -m experiments.ablation {file} --out runs/cityscapes_table2"
+    assert commands["Cityscapes val: SEAM"] == expected
+    assert "eval.py" in commands["Cityscapes test: CAM"]
 
 
 def test_another_split_is_one_evaluation_away(tmp_path) -> None:
