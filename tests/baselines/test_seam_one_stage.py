@@ -17,7 +17,7 @@ import eval as evaluation
 import train_warmup
 from baselines import one_stage, seam
 from baselines.one_stage import one_stage_losses
-from models.affinity import Taps
+from models.affinity_network import Taps
 from models.inference import resize_corners
 from models.one_stage import OneStageNetwork, draw_gate, stochastic_gate
 from models.resnet import named_resnet
