@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     config, arithmetic = load_config(arguments.config, arguments.overrides), arguments.arithmetic
     config = of_method(config, LR, WEIGHT_DECAY, STRIDE, arithmetic)
-    check_size(config)
+    check_size(config.crop_size)
     ranks = setup(arguments.device)
 
     # --- data, CAMs
@@ -137,9 +137,9 @@ def main(argv: list[str]) -> None:
     if not folders:
         folders = make_cams(arguments, config, ranks, classes, splits)
     of_split = {read_made_from(folder)[1].get("split"): folder for folder in folders}
-    found = [of_split.get(one.name, folders[0]) for one in splits]
-    maps = [saved_cams(*pair, config, classes) for pair in zip(found, splits, strict=True)]
-    made_of = [read_made_from(folder)[1] for folder in found]
+    folders = [of_split.get(one.name, folders[0]) for one in splits]
+    maps = [saved_cams(*pair, config, classes) for pair in zip(folders, splits, strict=True)]
+    made_of = [read_made_from(folder)[1] for folder in folders]
 
     # --- AffinityNet
     torch.manual_seed(derive(config.seed, WEIGHTS))
@@ -199,13 +199,13 @@ def make_cams(
     return folders
 
 
-def check_size(config: Config) -> None:
+def check_size(size: tuple[int, int]) -> None:
     """Raise InputError where the map of a crop has no pairs."""
     least = STRIDE * (RADIUS - 1) + 1, STRIDE * (2 * RADIUS - 2) + 1
-    if config.crop_size[0] < least[0] or config.crop_size[1] < least[1]:
+    if size[0] < least[0] or size[1] < least[1]:
         raise InputError(
-            f"'crop_size' {list(config.crop_size)} has no pair of cells within {RADIUS} of each "
-            f"other; the least is {list(least)}"
+            f"'crop_size' {list(size)} has no pair of cells within {RADIUS} of each other; the "
+            f"least is {list(least)}"
         )
 
 

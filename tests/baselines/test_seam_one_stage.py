@@ -16,10 +16,10 @@ from test_support_net import SIZE, labels, make_copy, make_data, names
 import eval as evaluation
 import train_warmup
 from baselines import one_stage, seam
-from baselines.one_stage import one_stage_losses
 from models.affinity_network import Taps
 from models.inference import resize_corners
 from models.one_stage import OneStageNetwork, draw_gate, stochastic_gate
+from models.one_stage_losses import one_stage_losses
 from models.resnet import named_resnet
 from models.seam import SEAMNetwork, only_highest, with_rest
 from utils.checkpoint import load_checkpoint
