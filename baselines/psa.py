@@ -212,8 +212,7 @@ def check_size(size: tuple[int, int]) -> None:
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
     add_arguments(result)
-    told = "folders of maps of an earlier method"
-    result.add_argument("--cams", type=path, nargs="+", default=[], help=told)
+    result.add_argument("--cams", type=path, nargs="+", default=[], help="folders of earlier maps")
     return result.parse_args(argv)
 
 

@@ -75,6 +75,12 @@ def test_a_script_is_read_in_one_go(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.name, 200)
 
 
+@pytest.mark.parametrize("path", sorted(Path("baselines").glob("[!_]*.py")), ids=str)
+def test_a_method_is_read_in_one_go(path: Path) -> None:
+    limits = {"common": 180, "stages": 180, "amn": 550, "points": 240}
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.stem, 220)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_devices_come_from_one_place_and_nothing_unsafe_is_called(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

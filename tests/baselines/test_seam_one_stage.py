@@ -307,7 +307,7 @@ def test_crops_too_small_for_the_second_view_are_refused(driving, tmp_path):
 )
 def test_another_option_is_another_run(trained, driving, tmp_path, method, option):
     shutil.copytree(trained[method] / "run", tmp_path / "run")
-    with pytest.raises(InputError, match=rf"other options \({option[0]}"):
+    with pytest.raises(InputError, match=rf"other options \({option[0][2:]}"):
         run(method, driving, tmp_path, *option)
 
 
