@@ -28,40 +28,33 @@ Deviations:
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
-import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from baselines.common import CamMasks, Split, load_split
-from datasets.doctor.label_check import check_trainable
-from datasets.fingerprint import fingerprint
-from datasets.ids import require
-from datasets.labels import ClassTable, has_background, load_classes, multi_hot
-from datasets.long_side import LongSideTransform, resize_bicubic
-from datasets.mask_folder import check_no_inputs
-from datasets.training import TrainingSet
-from datasets.transforms import normalize
-from models.build import build_network
-from models.cam import (
-    build_cam_backbone,
-    classification_loss,
-    label_cams,
-    network_sha256,
-    normalize_cams,
+from baselines.common import WorkingSizeMasks
+from baselines.stages import (
+    add_arguments,
+    load_splits,
+    long_sides,
+    make_masks,
+    of_method,
+    train_classifier,
 )
+from datasets.labels import has_background, load_classes
+from datasets.long_side import LongSideTransform, resize_bicubic
+from datasets.transforms import normalize
+from models.cam import build_cam_backbone, network_sha256, normalize_cams
 from models.inference import resize
-from models.training import MOMENTUM, POLY_POWER, poly_sgd, poly_step
-from utils.cli import path, training_parser
-from utils.config import Config, load_config
-from utils.distributed import Ranks, cleanup, setup
-from utils.run import Run
+from models.training import poly_sgd
+from utils.cli import training_parser
+from utils.config import load_config
+from utils.distributed import cleanup, setup
 from utils.safe.errors import run_script
-from utils.safe.files import check_folder
 from utils.seed import WEIGHTS, derive
 
 # From jiwoon-ahn/irn, run_sample.py, step/train_cam.py, step/make_cam.py.
@@ -147,30 +140,12 @@ def summed_maps(network: nn.Module, image: Tensor) -> Tensor:
     return full_maps([both_views(network(pair)) for pair in pairs(image)], image.shape[-2:])
 
 
-class WorkingSizeMasks(CamMasks):
-    """Masks of maps that are made from uint8 images, at the working size: `config.image_size`.
-
-    cams_of: image uint8 (3,h,w), size (h,w) -> sums of maps (C,h,w).
-    """
-
-    def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Normalised maps (C,h,w), 0 for absent classes; classes (C)."""
-        labels, device = self.split.labels[sample["name"]], self.ranks.device
-        present = multi_hot(labels, len(self.classes))[self.first :].to(device)
-        image = sample["image"].to(device)
-        return normalized(self.cams_of(image, tuple(image.shape[-2:])), present), present
-
-    def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
-        """The mask uint8 (H,W), at the image's own size."""
-        return label_cams(resize(cams[None], sample["size"])[0], present, self.threshold)
-
-
 def main(argv: list[str]) -> None:
     # --- arguments, configuration, ranks, seed
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.overrides)
     config = of_method(config, LR, WEIGHT_DECAY, STRIDE, arguments.arithmetic)
-    out, ranks = Path(arguments.out), setup(arguments.device)
+    ranks = setup(arguments.device)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
@@ -186,105 +161,12 @@ def main(argv: list[str]) -> None:
     train_classifier(arguments, config, ranks, classes, train, model, optimizer, transform, "cam")
 
     # --- masks
-    model.eval()
-    masks = WorkingSizeMasks(
-        lambda image, _: summed_maps(model, image),
-        split,
-        classes,
-        BACKGROUND_THRESHOLD,
-        config,
-        ranks,
-    )
+    cams_of = partial(summed_maps, model.eval())
+    masks = WorkingSizeMasks(cams_of, split, classes, BACKGROUND_THRESHOLD, config, ranks)
     made_from = {"method": "cam", "arithmetic": arguments.arithmetic, "scales": SCALES}
     made_from["network_sha256"] = network_sha256(model)
-    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
-    if arguments.score:
-        masks.score(out)
+    make_masks(masks, arguments, made_from)
     cleanup()
-
-
-def of_method(
-    config: Config, lr: float, weight_decay: float, stride: int, arithmetic: str
-) -> Config:
-    """The config as the method uses it, so that run folders and meta.json say what was done."""
-    return dataclasses.replace(
-        config,
-        lr=lr,
-        min_lr=0.0,
-        poly_power=POLY_POWER,
-        momentum=MOMENTUM if arithmetic == "correct" else weight_decay,
-        weight_decay=weight_decay,
-        output_stride=stride,
-        image_size=config.crop_size,
-        classifier="conv",
-    )
-
-
-def long_sides(config: Config, shares: tuple[float, float]) -> tuple[int, int]:
-    """The least and the greatest long side, in shares of that of the working size."""
-    low, high = (max(1, round(share * max(config.crop_size))) for share in shares)
-    return low, high
-
-
-def load_splits(
-    config: Config, arguments: argparse.Namespace, classes: ClassTable
-) -> tuple[Split, Split]:
-    """The split to train on and that of the masks. Raises InputError where one of them fails."""
-    check_trainable(classes)
-    train = load_split(config, config.train_split, classes, trains=True)
-    split = load_split(config, arguments.split or config.train_split, classes)
-    truths, out = split.data.ground_truth(split.name), Path(arguments.out)
-    check_no_inputs(out, split.images, [*split.images.values(), *truths.values()])
-    check_folder(out, "--out")
-    if arguments.score:
-        require(split.images, truths, "ground truth", "leave out --score")
-    return train, split
-
-
-def train_classifier(
-    arguments: argparse.Namespace,
-    config: Config,
-    ranks: Ranks,
-    classes: ClassTable,
-    split: Split,
-    model: nn.Module,
-    optimizer: torch.optim.SGD,
-    transform: LongSideTransform,
-    stage: str,
-) -> None:
-    """Train a network that gives raw maps, in arguments.run_dir, for config.steps; resumes."""
-    cache, first = config.image_cache, int(has_background(classes))
-    dataset = TrainingSet(split.images, split.labels, len(classes), transform, cache=cache)
-    run = Run(
-        arguments,
-        config,
-        ranks,
-        stage=stage,
-        end=config.steps,
-        classes=classes,
-        inputs=lambda: fingerprint(classes, dataset),
-        parts={"model": model, "optimizer": optimizer},
-    )
-    network = build_network(model, config, ranks)
-    for step, batch in run.steps(dataset):
-        keys = ("image", "image_labels", "valid")
-        image, labels, valid = (batch[key].to(ranks.device) for key in keys)
-        maps = network(normalize(image, "imagenet", valid), step)
-        loss = classification_loss(maps, labels[:, first:])
-        lr = poly_step(loss, optimizer, step, config.steps)
-        run.log({"loss": loss}, batch["name"], lr)
-    del network  # before the process group: its destructor would wait for ever
-    run.close(goes_on=True)
-
-
-def add_arguments(result: argparse.ArgumentParser) -> None:
-    """The options of all methods that make masks and train by `poly_sgd`."""
-    add = result.add_argument
-    add("--out", type=path, required=True, help="folder of the masks")
-    add("--split", help="split of the masks (default: train_split of the config)")
-    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
-    add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
-    add("--arithmetic", choices=("authors", "correct"), default="authors", help="of the momentum")
 
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:

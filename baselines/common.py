@@ -24,6 +24,7 @@ from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.cam import label_cams, normalize_cams
+from models.inference import resize
 from utils.config import Config
 from utils.distributed import Ranks, barrier, on_main
 from utils.metrics import ConfusionMatrix
@@ -69,10 +70,14 @@ class CamMasks:
         self.first = int(has_background(classes))  # id of the first class with a map
         self.threshold = threshold if self.first else None
 
+    def present(self, sample: dict[str, Any]) -> Tensor:
+        """0 or 1 for each class with a map (C), of an image's labels."""
+        labels = multi_hot(self.split.labels[sample["name"]], len(self.classes))
+        return labels[self.first :].to(self.ranks.device)
+
     def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Normalised maps (C,H,W) at the image's own size, 0 for absent classes; classes (C)."""
-        labels = self.split.labels[sample["name"]]
-        present = multi_hot(labels, len(self.classes))[self.first :].to(self.ranks.device)
+        present = self.present(sample)
         image = normalize(sample["image"][None].to(self.ranks.device), "imagenet")
         cams = self.cams_of(image, tuple(sample["size"])) * present[:, None, None]
         return normalize_cams(cams)[0], present
@@ -153,3 +158,22 @@ class CamMasks:
         images = {name: self.split.images[name] for name in names}
         data = EvaluationSet(images, self.config.image_size)
         return image_loader(data, self.config.num_workers, self.ranks)
+
+
+class WorkingSizeMasks(CamMasks):
+    """Masks of maps that are made from uint8 images, at the working size: `config.image_size`.
+
+    cams_of: image uint8 (3,h,w) -> sums of maps (C,h,w).
+    """
+
+    normalized = staticmethod(normalize_cams)  # of maps (B,C,h,w), 0 for absent classes
+
+    def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Normalised maps (C,h,w); classes (C)."""
+        present, image = self.present(sample), sample["image"].to(self.ranks.device)
+        cams = self.cams_of(image) * present[:, None, None]
+        return self.normalized(cams[None])[0], present
+
+    def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
+        """The mask uint8 (H,W), at the image's own size."""
+        return label_cams(resize(cams[None], sample["size"])[0], present, self.threshold)

@@ -37,20 +37,16 @@ import argparse
 import copy
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from baselines.common import CamMasks, load_split
-from datasets.doctor.label_check import check_trainable
+from baselines.common import CamMasks
+from baselines.stages import add_arguments, inputs_of, labelled_images, load_splits, make_masks
 from datasets.fingerprint import fingerprint
-from datasets.ids import require
 from datasets.labels import IGNORE_INDEX, has_background, load_classes
-from datasets.mask_folder import check_no_inputs
-from datasets.training import TrainingSet, build_transform
+from datasets.training import build_transform
 from datasets.transforms import normalize
 from models.build import build_network, build_optimizer
 from models.cam import (
@@ -60,71 +56,35 @@ from models.cam import (
     network_sha256,
     rescale,
 )
-from models.carb import class_share
-from models.inference import resize
 from models.multiscale_attention import attention_loss, attention_targets
 from models.regional_contrast import Prototypes, contrast_loss, region_masks, region_vectors
+from models.support_net import (
+    Guard,
+    mean_of_present,
+    on_grid,
+    present_cams,
+    region_shares,
+    update_support,
+)
 from models.training import sgd_step
-from utils.cli import path, training_parser
+from utils.cli import training_parser
 from utils.config import Config, load_config
 from utils.distributed import all_reduce, autocast, cleanup, setup
 from utils.run import Run
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder
 from utils.schedule import poly_lr
 from utils.seed import WEIGHTS, derive
 
 # From KAIST-vilab/AEFT, train_moco.py and infer.py, where nothing else is said.
 CHANNELS = 256  # of the features
-EMA = 0.996  # of SupportNet's weights
 SUPPORT_SCALES = (1.0, 0.5, 1.5, 2.0)  # also those of the masks; 1 comes first
 MAIN_SCALES = (1.0, 0.5, 2.0)
 # Their SGD gets the weight decay, 5e-4, where it expects the momentum, so that it has practically
 # none: the config's momentum is not used. With 0.9, their rate of 0.01 is 0.1.
 MOMENTUM = 0.0
-# Ours: where L_RCM and L_MAM begin, as shares of the steps; background; growth that stops a run.
+# Ours: where L_RCM and L_MAM begin, as shares of the steps; background.
 RCM_START, MAM_START = 0.6, 0.8
 BACKGROUND_THRESHOLD = 0.25
-GROWTH = 100.0
-
-
-def present_cams(cams: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """relu of the maps (B,C,h,w) of present classes (B,C), on the grid of `valid` (B,hl,wl).
-
-    They are 0 on padding, where `valid` is False.
-    """
-    return resize(cams.relu(), valid.shape[-2:]) * labels[..., None, None] * valid[:, None]
-
-
-@torch.no_grad()
-def update_support(support: nn.Module, main: nn.Module) -> None:
-    """theta_sup <- EMA theta_sup + (1 - EMA) theta_main, after each step."""
-    for ours, theirs in zip(support.parameters(), main.parameters(), strict=True):
-        ours.mul_(EMA).add_(theirs, alpha=1 - EMA)
-
-
-class Guard:
-    """Stop of a run whose maps grow: G_s is at least the mean map, SupportNet follows MainNet."""
-
-    def __init__(self) -> None:
-        self.start: list[float] = []  # cam_mean of the first step of MAM
-
-    def check(self, cam_mean: float, step: int) -> None:
-        """Raise InputError where cam_mean is more than GROWTH times its first value above 0."""
-        if not self.start and cam_mean > 0:
-            self.start = [cam_mean]
-        if self.start and cam_mean > GROWTH * self.start[0]:
-            raise InputError(
-                f"cam_mean is {cam_mean:.3g} at step {step}, {GROWTH:.0f} times what it was when "
-                f"MAM began ({self.start[0]:.3g}): the two networks raise each other's maps; "
-                "lower lr, raise weight_decay, or leave MAM out (--without mam)"
-            )
-
-    def state_dict(self) -> dict[str, list[float]]:
-        return {"start": self.start}
-
-    def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        self.start = list(state["start"])
 
 
 def main(argv: list[str]) -> None:
@@ -132,23 +92,15 @@ def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     config = load_config(arguments.config, arguments.overrides)
     config = dataclasses.replace(config, momentum=MOMENTUM, classifier="conv")
-    without, out = sorted(set(arguments.without)), Path(arguments.out)
+    without = sorted(set(arguments.without))
     starts = phase_starts(config, without)
     ranks = setup(arguments.device)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
     classes = load_classes(config.class_file)
-    check_trainable(classes)
-    train = load_split(config, config.train_split, classes, trains=True)
-    split = load_split(config, arguments.split or config.train_split, classes)
-    truths = split.data.ground_truth(split.name)
-    check_no_inputs(out, split.images, [*split.images.values(), *truths.values()])
-    check_folder(out, "--out")
-    if arguments.score:
-        require(split.images, truths, "ground truth", "leave out --score")
-    transform, cache = build_transform(config), config.image_cache
-    dataset = TrainingSet(train.images, train.labels, len(classes), transform, cache=cache)
+    train, split = load_splits(config, arguments, classes)
+    dataset = labelled_images(config, train, classes, build_transform(config))
 
     # --- MainNet, SupportNet, optimiser
     first = int(has_background(classes))  # id of the first class with a map
@@ -218,34 +170,14 @@ def main(argv: list[str]) -> None:
     masks = CamMasks(cams_of, split, classes, BACKGROUND_THRESHOLD, config, ranks)
     made_from = {"method": "support_net", "without": without, "scales": SUPPORT_SCALES}
     made_from["network_sha256"] = network_sha256(model)
-    masks.write(out, made_from, arguments.overwrite, arguments.save_cams)
-    if arguments.score:
-        masks.score(out)
+    make_masks(masks, arguments, made_from)
     cleanup()
 
 
 def prepare(batch: dict[str, Any], first: int, device: torch.device) -> tuple[Tensor, ...]:
     """Normalised image (B,3,H,W), labels of the classes with a map (B,C), valid (B,H,W)."""
-    image, labels, valid = (batch[key].to(device) for key in ("image", "image_labels", "valid"))
+    image, labels, valid = inputs_of(batch, device)
     return normalize(image, "imagenet", valid), labels[:, first:], valid
-
-
-def on_grid(valid: Tensor, maps: Tensor) -> Tensor:
-    """valid (B,H,W) on the grid of `maps` (B,C,h,w): bool (B,h,w), nearest."""
-    return F.interpolate(valid[:, None].float(), maps.shape[-2:])[:, 0] > 0
-
-
-def mean_of_present(values: Tensor, labels: Tensor) -> Tensor:
-    """Mean of values (...,B,C) over the present classes (B,C); 0 where there is none."""
-    total = (values * labels).sum() * labels.numel() / values.numel()
-    return total / labels.sum().clamp(min=1)
-
-
-def region_shares(regions: Tensor, num_classes: int, first: int) -> dict[str, Tensor]:
-    """Shares of the grid, for the log: of each class (K), background included, and of no region."""
-    ids = torch.where(regions == IGNORE_INDEX, num_classes, (regions + first) % num_classes)
-    shares = class_share(ids, num_classes + 1)
-    return {"class_share": shares[:-1], "no_region": shares[-1]}
 
 
 def phase_starts(config: Config, without: list[str]) -> dict[str, int]:
@@ -268,12 +200,9 @@ def phase_starts(config: Config, without: list[str]) -> dict[str, int]:
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
-    add = result.add_argument
-    add("--out", type=path, required=True, help="folder of the masks")
-    add("--split", help="split of the masks (default: train_split of the config)")
-    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
-    add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
-    add("--without", nargs="+", choices=("rcm", "mam"), default=[], help="losses to leave out")
+    add_arguments(result, arithmetic=None)
+    parts = {"nargs": "+", "choices": ("rcm", "mam"), "default": []}
+    result.add_argument("--without", **parts, help="losses to leave out")
     return result.parse_args(argv)
 
 

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.labels import IGNORE_INDEX
-from datasets.long_side import place
+from datasets.transforms import normalize
 from models.inference import resize
 from models.random_walk import Offset, neighbours, transition, walk
 
-# From tool/imutils.py, network/resnet38_aff.py.
+# From tool/imutils.py, network/resnet38_aff.py, infer_aff.py.
 STRIDE, RADIUS = 8, 5
-WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
+WALK_BETA, WALK_STEPS = 8, 2**8
 EPS = 1e-5
 
 
@@ -78,35 +77,6 @@ def pair_labels(labels: Tensor, radius: int = RADIUS) -> tuple[Tensor, Tensor, T
     return same & (start == 0), same & (start != 0), valid & (start != end)
 
 
-class AffinityHead(nn.Module):
-    """Taps -> f = ELU(f9([ELU(f8_3), ELU(f8_4), ELU(f8_5)])), all 1x1 without bias.
-
-    channels: of the taps. groups: of a group norm before each inner ELU (their VGG-16), or None.
-    """
-
-    def __init__(
-        self,
-        channels: Sequence[int],
-        widths: Sequence[int] = WIDTHS,
-        groups: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__()
-        for i, (one, width) in enumerate(zip(channels, widths, strict=True), 3):
-            setattr(self, f"f8_{i}", nn.Conv2d(one, width, 1, bias=False))
-            nn.init.kaiming_normal_(getattr(self, f"f8_{i}").weight)
-            norm = nn.Identity() if groups is None else nn.GroupNorm(groups[i - 3], width)
-            setattr(self, f"gn8_{i}", norm)
-        self.f9 = nn.Conv2d(sum(widths), sum(widths), 1, bias=False)
-        nn.init.xavier_uniform_(self.f9.weight, gain=4)
-
-    def forward(self, *taps: Tensor) -> Tensor:
-        parts = [
-            F.elu(getattr(self, f"gn8_{i}")(getattr(self, f"f8_{i}")(tap)))
-            for i, tap in enumerate(taps, 3)
-        ]
-        return F.elu(self.f9(torch.cat(parts, 1)))
-
-
 def affinities(features: Tensor, radius: int = RADIUS) -> Tensor:
     """a_ij = exp(-mean over channels |f_i - f_j|) of features (B,D,h,w): (B,P,n)."""
     start = inner(features, radius)
@@ -161,38 +131,11 @@ def walked_scores(
     return walked, large[:, : size[0], : size[1]]
 
 
-class Taps(nn.Module):
-    """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone
-        for name, parameter in backbone.named_parameters():
-            parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
-        for norm in self._norms():
-            norm.requires_grad_(False)
-        with torch.no_grad():
-            found = backbone.eval().stages(torch.zeros(1, 3, 64, 64))[-3:]
-        self.channels = [stage.shape[1] for stage in found]
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        return self.backbone.stages(image)[-3:]
-
-    def train(self, mode: bool = True) -> "Taps":
-        super().train(mode)
-        for norm in self._norms():
-            norm.eval()
-        return self
-
-    def _norms(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
-
-
-def affinity_sample(
-    image: Tensor, stacks: Tensor, crop_size: tuple[int, int], offsets: tuple[int, int], flip: bool
-) -> tuple[Tensor, Tensor]:
-    """The image uint8 (3,h,w) and its stacks (c,h,w) placed, flipped; the stacks are `pooled`."""
-    image, stacks = place(image, crop_size, offsets), place(stacks, crop_size, offsets)
-    if flip:
-        image, stacks = image.flip(-1), stacks.flip(-1)
-    return image, pooled(stacks)
+@torch.no_grad()
+def walk_maps(network: nn.Module, image: Tensor, maps: Tensor) -> Tensor:
+    """Maps (C,h,w) of an image uint8 (3,h,w) after the walk: (C,h,w)."""
+    features = network(to_multiple(normalize(image[None], "imagenet")))
+    low = pooled(maps)
+    planes = as_planes(affinities(features)[0], low.shape[-2:])
+    size = tuple(image.shape[-2:])
+    return walked_scores(low, planes, size, WALK_BETA, WALK_STEPS, RADIUS)[1]

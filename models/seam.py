@@ -1,4 +1,4 @@
-"""Network of SEAM: maps of a classifier of images, and the pixel correlation module (PCM).
+"""SEAM: maps of a classifier of images, the pixel correlation module (PCM), losses of two views.
 
 Wang et al., "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
 Segmentation", CVPR 2020, as YudeWang/SEAM @3212261 computes it. `first` is 1 where channel 0 of
@@ -11,11 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.cam import classification_loss
 from models.inference import resize_corners
 
 EPS = 1e-5
 DROPOUT = 0.5  # of whole channels of conv6
 SIDE = 8  # a tap's features have an eighth of its channels: 64 and 128 there
+REDUCED = 0.3  # size of the second view
+SHARE, POOLED = 0.2, 4  # of the entries in ECR; 1 of 4 pixels in the minimum pooling
 BLOCK = 1 << 26  # values of the affinity that are made at a time; ours
 
 
@@ -105,3 +108,74 @@ class SEAMNetwork(nn.Module):
         """The trained parameters of the backbone and those of the new layers."""
         new = [self.fc8.weight, self.f8_3.weight, self.f8_4.weight, self.f9.weight]
         return [p for p in self.backbone.parameters() if p.requires_grad], new
+
+
+def reduced(image: Tensor) -> Tensor:
+    """The second view of images (B,3,H,W): REDUCED times their size, rounded down."""
+    return resize_corners(image, tuple(int(side * REDUCED) for side in image.shape[-2:]))
+
+
+def max_norm(maps: Tensor) -> Tensor:
+    """norm: relu of maps (B,C,h,w), from their minimum 0 to nearly 1; gradient through both ends.
+
+    relu(p - b - 1e-5) / (a - b + 1e-5).
+    """
+    maps = maps.relu()
+    high, low = (end((2, 3), keepdim=True) for end in (maps.amax, maps.amin))
+    return (maps - low - EPS).relu() / (high - low + EPS)
+
+
+def min_pool_loss(maps: Tensor) -> Tensor:
+    """Mean of the lowest quarter of the pixels' highest maps (B,C,H,W), in each image."""
+    highest = maps.amax(1).flatten(1)
+    count = highest.shape[1] // POOLED
+    return highest.topk(count, largest=False).values.relu().sum() / (count * len(maps))
+
+
+def ecr_loss(cams: Tensor, revised: Tensor, first: int) -> Tensor:
+    """ECR: mean of the largest fifth of |H(A) - R| (B,C,h,w), in each image; no gradient to A.
+
+    Absent classes and the background count.
+    """
+    errors = (only_highest(cams, first).detach() - revised).abs().flatten(1)
+    return errors.topk(int(errors.shape[1] * SHARE)).values.mean()
+
+
+def seam_losses(
+    views: list[tuple[Tensor, Tensor]], labels: Tensor, first: int, min_pool: float
+) -> dict[str, Tensor]:
+    """Losses of two views, (cam, rv) of each (B,C,.,.), the second smaller; labels (B,K).
+
+    L = mean of the two L_cls + min_pool mean of the two L_rvmin + L_er + L_ecr1 + L_ecr2.
+    """
+    channels = torch.cat([torch.ones_like(labels[:, :first]), labels], 1)[..., None, None]
+    size = views[1][0].shape[-2:]
+    losses, normed = {}, []
+    for i, (cam, revised) in enumerate(views, 1):
+        losses[f"loss_cls{i}"] = classification_loss(cam[:, first:], labels)
+        losses[f"loss_rvmin{i}"] = min_pool_loss((revised * channels)[:, first:])
+        # at full size first, then reduced, then filtered
+        normed.append([resize_corners(max_norm(maps), size) * channels for maps in (cam, revised)])
+    (cam1, revised1), (cam2, revised2) = normed
+    losses["loss_er"] = (cam1 - cam2)[:, first:].abs().mean()
+    cam1, cam2 = with_rest(cam1, first), with_rest(cam2, first)
+    losses["loss_ecr1"] = ecr_loss(cam2, revised1, first)
+    losses["loss_ecr2"] = ecr_loss(cam1, revised2, first)
+    losses["loss_cls"] = (losses["loss_cls1"] + losses["loss_cls2"]) / 2
+    losses["loss_rvmin"] = (losses["loss_rvmin1"] + losses["loss_rvmin2"]) / 2
+    losses["loss"] = losses["loss_cls"] + losses["loss_er"]
+    losses["loss"] = losses["loss"] + losses["loss_ecr1"] + losses["loss_ecr2"]
+    if min_pool:
+        losses["loss"] = losses["loss"] + min_pool * losses["loss_rvmin"]
+    return losses
+
+
+def normalize_signed(cams: Tensor) -> Tensor:
+    """M: maps (B,C,h,w) from their minimum b to nearly 1; what is below b + 1e-5 is negative.
+
+    (v - b - 1e-5) / (a - b + 1e-5) with v = 0 where v < b + 1e-5; not clamped, as the authors'.
+    """
+    cams = cams.relu()
+    high, low = cams.amax((2, 3), keepdim=True), cams.amin((2, 3), keepdim=True)
+    cams = torch.where(cams < low + EPS, 0, cams)
+    return (cams - low - EPS) / (high - low + EPS)

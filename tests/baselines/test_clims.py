@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from baselines import clims
 from baselines.cam import both_views, full_maps, low_maps, normalized
-from baselines.clims import (
+from models.cam import label_cams
+from models.clims import (
+    WEIGHTS,
     area_loss,
     background_loss,
     clims_losses,
@@ -17,7 +19,6 @@ from baselines.clims import (
     object_loss,
     suppression_loss,
 )
-from models.cam import label_cams
 from models.clip_loading import clip_from_state_dict
 from models.text import text_embeddings
 from models.training import poly_sgd, poly_step
@@ -117,7 +118,7 @@ def test_golden_clims_training(clip: nn.Module, case: str) -> None:
     rivals = text_of(clip, golden["background"].tolist())
     network, steps, lr = Small(start("sd0")), take("max_step").item(), take("lr").item()
     decay, threshold = take("weight_decay").item(), take("threshold").item()
-    weights = dict(zip(clims.WEIGHTS, take("weights_hyper").tolist(), strict=True))
+    weights = dict(zip(WEIGHTS, take("weights_hyper").tolist(), strict=True))
     parts = (network.back.parameters(), lr), (network.classifier.parameters(), 10 * lr)
     groups = [{"params": values, "lr": rate} for values, rate in parts]
     optimizer = poly_sgd(groups, decay, "authors")
@@ -186,7 +187,7 @@ def test_a_batch_without_a_class_has_the_area_loss_alone(clip: nn.Module) -> Non
     maps = torch.rand(1, 3, 4, 4, requires_grad=True)
     text = F.normalize(torch.randn(3, clip.visual.output_dim), dim=1)
     found = clims_losses(maps, torch.randn(1, 3, 64, 64), torch.zeros(1, 3), clip, text, text)
-    assert found["loss"].item() == pytest.approx(clims.WEIGHTS["reg"] * area_loss(maps).item())
+    assert found["loss"].item() == pytest.approx(WEIGHTS["reg"] * area_loss(maps).item())
     found["loss"].backward()
     assert maps.grad.isfinite().all()
 

@@ -7,8 +7,11 @@ from conftest import golden_cases, golden_files, load_golden
 from tiny_clip import tiny_clip
 from torch import Tensor, nn
 
-from baselines import clip_es
-from baselines.clip_es import (
+from baselines.clip_es import BACKGROUND, TEMPLATE, rivals
+from datasets.labels import load_classes
+from models import clip_es
+from models.attentions import query_key_value
+from models.clip_es import (
     attend,
     box_mask,
     class_gradient,
@@ -22,8 +25,6 @@ from baselines.clip_es import (
     transition,
     with_background,
 )
-from datasets.labels import load_classes
-from models.attentions import query_key_value
 from models.clip_features import layer_norm
 from models.clip_loading import clip_from_state_dict
 from models.inference import resize
@@ -157,8 +158,8 @@ def test_golden_clip_es_boxes(file: str, case: str) -> None:
 def test_golden_clip_es_text(clip: nn.Module) -> None:
     file = load_golden("weak/clipes_text.npz")
     names = [(name,) for name in file["names"].tolist()]
-    assert file["template"].item() == clip_es.TEMPLATE
-    assert tuple(file["background_voc"].tolist()) == clip_es.BACKGROUND
+    assert file["template"].item() == TEMPLATE
+    assert tuple(file["background_voc"].tolist()) == BACKGROUND
     for templates, key in (((file["template"].item(),), "text"), (file["templates2"], "text2")):
         found = text_embeddings(clip, names, tuple(map(str, templates)))
         np.testing.assert_allclose(found, file[key], rtol=0, atol=1e-5)
@@ -175,7 +176,7 @@ def test_rivals_name_no_class_of_the_data_set() -> None:
     common = {"lake", "water", "river", "sea", "railway", "railroad", "keyboard", "helmet"}
     common |= {"mountain", "ocean", "rock", "valley", "bridge"}
     for name, more in (("cityscapes", set()), ("wilddash2", set()), ("camvid", {"wall", "grass"})):
-        found = clip_es.rivals(load_classes(f"datasets/classes/{name}.yaml"))
+        found = rivals(load_classes(f"datasets/classes/{name}.yaml"))
         assert len(found) == len({*found}) and {*found} == common | more, name
 
 

@@ -1,22 +1,10 @@
-"""models/one_stage.py, baselines/one_stage.py, models/pamr.py against 1-Stage's code, all keys."""
+"""The network and losses of 1-Stage, and models/pamr.py, against 1-Stage's code, all keys."""
 
 import pytest
 import torch
 from torch import nn
 from weak_golden import Golden, cases
 
-from baselines.one_stage import (
-    class_scores,
-    cleaned,
-    focal_penalty,
-    gate_of,
-    kept_classes,
-    mask_losses,
-    merged,
-    present_channels,
-    pseudo_labels,
-    refine,
-)
 from models import one_stage as network
 from models.cam import classification_loss, label_cams
 from models.inference import resize_corners
@@ -27,6 +15,18 @@ from models.one_stage import (
     padded_view,
     stochastic_gate,
     with_background,
+)
+from models.one_stage_losses import (
+    class_scores,
+    cleaned,
+    focal_penalty,
+    gate_of,
+    kept_classes,
+    mask_losses,
+    merged,
+    present_channels,
+    pseudo_labels,
+    refine,
 )
 from models.pamr import pamr
 

@@ -11,11 +11,9 @@ from baselines.cam import normalized
 from baselines.psa import CHECK_THRESHOLD
 from datasets.transforms import normalize
 from models.affinity import (
-    AffinityHead,
     affinities,
     affinity_labels,
     affinity_losses,
-    affinity_sample,
     as_planes,
     pair_ends,
     pair_labels,
@@ -24,6 +22,8 @@ from models.affinity import (
     walked_scores,
     with_background,
 )
+from models.affinity_network import AffinityHead
+from models.affinity_set import affinity_sample
 from models.cam import label_cams
 from models.random_walk import neighbours
 from models.training import poly_sgd, poly_step

@@ -1,4 +1,4 @@
-"""baselines/seam.py against SEAM's code, on every key."""
+"""models/seam.py and baselines/seam.py against SEAM's code, on every key."""
 
 import re
 
@@ -6,18 +6,20 @@ import pytest
 import torch
 from weak_golden import Golden, cases
 
-from baselines import seam
-from baselines.seam import (
+from baselines.seam import revised_cams
+from models import seam
+from models.cam import label_cams
+from models.resnet38 import ResNet38
+from models.seam import (
+    SEAMNetwork,
+    clean_cams,
     max_norm,
     min_pool_loss,
     normalize_signed,
-    revised_cams,
+    only_highest,
+    pixel_correlation,
     seam_losses,
 )
-from models import seam as network_module
-from models.cam import label_cams
-from models.resnet38 import ResNet38
-from models.seam import SEAMNetwork, clean_cams, only_highest, pixel_correlation
 
 FUNCTIONS, NET, PCM = "seam_functions.npz", "seam_net.npz", "seam_pcm.npz"
 LOSS, INFER = "seam_loss.npz", "seam_infer.npz"
@@ -47,7 +49,7 @@ def test_golden_functions(case):
 @pytest.mark.parametrize("block", [1000, 10**6])
 @pytest.mark.parametrize("case", cases(PCM, "f9"))
 def test_golden_pcm(case, block, monkeypatch):
-    monkeypatch.setattr(network_module, "BLOCK", block)
+    monkeypatch.setattr(seam, "BLOCK", block)
     golden = Golden(PCM, case)
     features, weight = (golden[key].requires_grad_() for key in ("f", "f9"))
     found = pixel_correlation(golden["cam"], features, weight)

@@ -1,4 +1,4 @@
-"""baselines/sec.py against the layers of kolesman/SEC, all keys."""
+"""models/sec.py against the layers of kolesman/SEC, all keys."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from conftest import GOLDENS
 from torch import Tensor
 from weak_golden import Golden, cases
 
-from baselines.sec import (
+from models.sec import (
     constrain_loss,
     crf_targets,
     expand_loss,

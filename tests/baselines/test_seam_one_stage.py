@@ -16,10 +16,10 @@ from test_support_net import SIZE, labels, make_copy, make_data, names
 import eval as evaluation
 import train_warmup
 from baselines import one_stage, seam
-from baselines.one_stage import one_stage_losses
-from models.affinity import Taps
+from models.affinity_network import Taps
 from models.inference import resize_corners
 from models.one_stage import OneStageNetwork, draw_gate, stochastic_gate
+from models.one_stage_losses import one_stage_losses
 from models.resnet import named_resnet
 from models.seam import SEAMNetwork, only_highest, with_rest
 from utils.checkpoint import load_checkpoint
@@ -307,7 +307,7 @@ def test_crops_too_small_for_the_second_view_are_refused(driving, tmp_path):
 )
 def test_another_option_is_another_run(trained, driving, tmp_path, method, option):
     shutil.copytree(trained[method] / "run", tmp_path / "run")
-    with pytest.raises(InputError, match=rf"other options \({option[0]}"):
+    with pytest.raises(InputError, match=rf"other options \({option[0][2:]}"):
         run(method, driving, tmp_path, *option)
 
 

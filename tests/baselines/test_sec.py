@@ -14,10 +14,10 @@ from test_kill import assert_same_run
 import eval as evaluation
 from baselines import sec as method
 from baselines.common import load_split
-from baselines.sec import decays_of, seeds_of, without_padding
 from datasets.fingerprint import data_of_masks
 from datasets.labels import load_classes
 from datasets.saved_maps import save_maps
+from models.sec import decays_of, seeds_of, without_padding
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.safe.errors import InputError

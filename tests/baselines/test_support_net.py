@@ -16,12 +16,13 @@ from test_kill import assert_same_files, assert_same_run
 import eval as evaluation
 import train_warmup
 from baselines import common, support_net
-from baselines.support_net import Guard, main, present_cams, region_shares, update_support
+from baselines.support_net import main
 from datasets.labels import IGNORE_INDEX
 from models.cam import CAMNetwork, classification_loss, label_cams, multi_scale_cams
 from models.multiscale_attention import attention_loss, attention_targets
 from models.regional_contrast import Prototypes, contrast_loss, region_masks, region_vectors
 from models.resnet import named_resnet
+from models.support_net import Guard, present_cams, region_shares, update_support
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config
 from utils.safe.errors import InputError, InputWarning
