@@ -1,12 +1,11 @@
 """Region clustering, after the abstract of Wang et al.: tags -> clusters of regions -> a network.
 
 Wang, Ma and You, "Deep clustering for weakly-supervised semantic segmentation in autonomous driving
-scenes", Neurocomputing 381 (2020), 20-28. Neither the authors' code nor their formulas were found, only the
-abstract: tags recur over images, so regions are clustered with a deep network, clusters are related
-to tags, tags then supervise the segmentation, and the noisy supervision is refined iteratively.
-Everything below that is ours; no number of the paper is claimed, and the method must not go by the
-authors' name alone. Equations: models/superpixels.py and
-models/region_clusters.py.
+scenes", Neurocomputing 381 (2020), 20-28. Neither the authors' code nor their formulas were found,
+only the abstract: tags recur over images, so regions are clustered with a deep network, clusters
+are related to tags, tags then supervise the segmentation, and the noisy supervision is refined
+iteratively. All else here is ours: no number of the paper is claimed, and the method must not go by
+the authors' name alone. Equations: models/superpixels.py and models/region_clusters.py.
 
     python -m baselines.clustering --config C --run-dir runs/clustering --out masks --score \
         --cams CAMS
@@ -81,7 +80,13 @@ from models.region_clusters import (
     whitened,
     whitening,
 )
-from models.superpixels import region_features, region_means, superpixels
+from models.superpixels import (
+    map_means,
+    region_features,
+    region_means,
+    superpixels,
+    with_background,
+)
 from models.training import sgd_step
 from utils.cli import path, training_parser
 from utils.config import Config, load_config
@@ -162,14 +167,6 @@ def described(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor
     return regions, region_features(maps[0], regions, PLACE_WEIGHT), pi
 
 
-def cams_of_regions(cams: Tensor, regions: Tensor, background: bool) -> Tensor:
-    """Mean maps (R,C) of maps (C',h,w) of any size; that of the background is 1 - the highest."""
-    if background:
-        cams = torch.cat([1 - cams.amax(0, keepdim=True), cams])
-    grid = tuple(-(-side // STRIDE) for side in regions.shape)
-    return region_means(F.adaptive_avg_pool2d(cams, grid), regions)
-
-
 def find_clusters(labels: RegionLabels, cams: SavedMaps | None, t: int) -> Clusters:
     """The clusters of round t, of the regions of the training split; all processes call it.
 
@@ -185,7 +182,8 @@ def find_clusters(labels: RegionLabels, cams: SavedMaps | None, t: int) -> Clust
         total = [a + b for a, b in zip(total, moments(features[-1]), strict=True)]
         images.append(torch.full((len(found),), places[name]))
         if cams is not None:
-            maps.append(cams_of_regions(cams.read(name)[0], regions.cpu(), bool(labels.first)))
+            of_image = with_background(cams.read(name)[0]) if labels.first else cams.read(name)[0]
+            maps.append(map_means(of_image, regions.cpu(), STRIDE))
     total = [sum(parts) for parts in zip(*gather_objects(total), strict=True)]
     mean, matrix = on_main(ranks, lambda: whitening(*total, DIMS))
     features = [whitened(one, mean, matrix) for one in features]
