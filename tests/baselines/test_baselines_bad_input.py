@@ -9,9 +9,10 @@ from own_data import CONFIG, cut, gone, swap, write
 from test_bad_input import MASK, MASK_1, Case, check, check_no_gpu, name_of
 from test_paths import paths_of
 
-from baselines import one_stage, points, seam, supervised, support_net
+from baselines import clustering, one_stage, points, seam, supervised, support_net
 
 MODULES = {
+    "clustering": clustering,
     "one_stage": one_stage,
     "points": points,
     "seam": seam,
@@ -19,7 +20,9 @@ MODULES = {
     "support_net": support_net,
 }
 POINTS = json.dumps({f"t{i}": [[3, 5, "road"], [40, 20, i]] for i in range(4)})
+PAIRS = write("labels.json", json.dumps({f"t{i}": sorted([i, (i + 1) % 4]) for i in range(4)}))
 COMMANDS = {
+    "clustering": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
     "one_stage": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
     "seam": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
     "points": (*CONFIG, "--run-dir", "run", "--set", "points=points.json"),
@@ -46,6 +49,16 @@ CASES = [
     Case("support_net", ("--out", "masks"), "masks made with other method", "--overwrite", "run"),
     Case("support_net", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
     Case("support_net", (cut("data/images/train/t1.png"),), "t1.png.*truncated", "again", "run"),
+    Case("clustering", (), "no region gets a label.*tags", "maps of a classifier may: --cams"),
+    Case("clustering", (PAIRS, "--run-dir", "warmup"), "warmup holds a run with other settings",
+         "another --run-dir"),
+    Case("clustering", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
+    Case("clustering", ("--out", "data/images/train"), "holds images", "name another folder"),
+    Case("clustering", ("--cams", "masks"), "masks: its maps were made from other data|no maps",
+         "--save-cams"),
+    Case("clustering", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
+    Case("clustering", (PAIRS, cut("data/images/train/t1.png")), "t1.png.*truncated", "again",
+         "run"),
     Case("seam", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
     Case("seam", ("--out", "data/images/train"), "holds images", "name another folder"),
     Case("seam", ("--min-pool", "-1"), "--min-pool.*found -1", "from 0 to"),
@@ -103,6 +116,7 @@ def test_no_gpu(case, capfd, monkeypatch, script):
     [
         ("baselines.points", "--config --run-dir"),
         ("baselines.one_stage", "--config --run-dir --out"),
+        ("baselines.clustering", "--config --run-dir --out --cams"),
         ("baselines.seam", "--config --run-dir --out"),
         ("baselines.supervised", "--config --run-dir"),
         ("baselines.support_net", "--config --run-dir --out"),
