@@ -301,6 +301,10 @@ class Masks(CamMasks):
         ids = torch.cat([ids, ids.new_full((IGNORE_INDEX + 1 - len(ids),), IGNORE_INDEX)])
         return ids[rows].byte()
 
+    def curve(self) -> list[dict[str, float | None]]:
+        """Scores at thresholds, of which the CRF has none: its background is a row."""
+        return [] if self.crf else super().curve()
+
 
 def main(argv: list[str]) -> None:
     # --- arguments, configuration, ranks
