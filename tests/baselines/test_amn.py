@@ -1,4 +1,6 @@
-"""AMN and IRN's boundaries against the official code; training and masks as a user makes them."""
+"""AMN and IRN's boundaries against the official code, and what the reference cases don't show."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,29 +9,35 @@ from conftest import golden_cases, load_golden
 from torch import Tensor, nn
 
 from baselines import amn
-from baselines.amn import (
+from models.amn import (
     LabelHead,
     activations,
-    affinity_losses,
     balanced_loss,
+    seed_labels,
+    smoothed_targets,
+    stretched,
+)
+from models.cam import label_cams
+from models.dense_crf import IRN_LABELS, label_unary, mean_field, permutohedral
+from models.irn import (
+    PAIR_RADIUS,
+    affinity_losses,
     centre_labels,
     displacement_losses,
+    edge_losses,
     highest_row,
     merged_views,
     pair_affinities,
     pair_offsets,
-    smoothed_targets,
-    stretched,
     two_threshold_labels,
 )
-from models.dense_crf import IRN_LABELS, label_unary, mean_field
 from models.random_walk import edge_walk, path_cells, upsampled_walk, walk_labels
 from models.training import poly_sgd, poly_step
 
 CAM, IRN, LOSS, NET = (f"weak/amn_{name}.npz" for name in ("cam", "irn", "loss", "net"))
 # The walk of the reference files, by float32 squaring, is up to 3.3e-5 from one in float64.
 WALK = 1e-4
-SAME = 0.98  # share of the labels that agree with those of an approximate dense CRF
+OTHER = 0.02  # share of the labels by which an exact and an approximate dense CRF may differ
 
 
 class Golden:
@@ -107,8 +115,10 @@ def test_golden_amn_training(case: str) -> None:
         loss = balanced_loss(logits, found.long(), groups, released=True)
         golden.near(f"{step}/loss", loss)
         golden.near(f"{step}/grad", torch.autograd.grad(loss, logits)[0])
-        guarded = balanced_loss(stored, found.long(), groups)
-        assert guarded.isfinite()
+        guarded = balanced_loss(logits, found.long(), groups)
+        if stored.isfinite().all():  # the release goes on with weights that aren't numbers
+            assert guarded.isfinite()
+            assert torch.autograd.grad(guarded, logits)[0].isfinite().all()
         if loss.isfinite():
             assert guarded == loss
         if trains:
@@ -172,10 +182,15 @@ def test_golden_amn_maps(case: str) -> None:
         assert torch.equal(rows_of.byte(), golden[key])
     labels = two_threshold_labels(*(rows[one] for one in found))
     assert torch.equal(labels.byte(), golden["ir_label2_nocrf"])
-    image, count = golden["image"].permute(2, 0, 1), len(rows)
-    refined = [mean_field(label_unary(one, count), image, IRN_LABELS).argmax(0) for one in found]
-    labels = two_threshold_labels(*(rows[one] for one in refined))
-    assert (labels == golden["ir_label2_densecrf"]).float().mean() > SAME
+    # The label map joins two dense CRFs, each with its own errors: it shows where the first has
+    # which class, and where there is none, whether the second has one.
+    image, stored = golden["image"].permute(2, 0, 1), golden["ir_label2_densecrf"].long()
+    high, low = (
+        mean_field(label_unary(one, len(rows)), image, IRN_LABELS).argmax(0) for one in found
+    )
+    no_class = (stored == 0) | (stored == 255)
+    assert (rows[high] != stored.masked_fill(no_class, 0)).float().mean() <= OTHER
+    assert (no_class & ((low == 0) != (stored == 0))).float().mean() <= OTHER
     cams = golden["cam"][1:] ** amn.POWER
     golden.near("rw_in", cams)
     walked = edge_walk(cams, golden["edge"][0])
@@ -185,10 +200,23 @@ def test_golden_amn_maps(case: str) -> None:
     assert not golden.left
 
 
+@pytest.mark.parametrize("case", golden_cases(CAM) or ["none"])
+def test_golden_amn_labels_by_the_crf_of_the_release(case: str) -> None:
+    """Order and constants are the release's: with its approximate filter no label differs."""
+    pytest.importorskip("pydensecrf.densecrf", reason="pydensecrf2 is not installed")
+    golden = Golden(CAM, case)
+    image, keys = golden["image"].permute(2, 0, 1), golden["keys"].long()
+    rows = torch.cat([keys.new_zeros(1), keys + 1])
+    unaries = [label_unary(golden[key].long(), len(rows)) for key in ("fg_argmax", "bg_argmax")]
+    refined = [permutohedral(one, image, IRN_LABELS).argmax(0) for one in unaries]
+    labels = two_threshold_labels(*(rows[one] for one in refined))
+    assert torch.equal(labels.byte(), golden["ir_label2_densecrf"])
+
+
 @pytest.mark.parametrize("case", cases(IRN, "dst"))
 def test_golden_irn_affinities(case: str) -> None:
     golden = Golden(IRN, case)
-    edge, radius = golden["edge"][0, 0], int(case.removeprefix("radius"))
+    edge, radius = golden["edge"][0, 0], 1 + golden["dst"].abs().max().item()
     assert golden["size"].tolist() == list(edge.shape)
     offsets = pair_offsets(radius)
     assert offsets == [tuple(one) for one in golden["dst"].tolist()]
@@ -218,9 +246,10 @@ def test_golden_irn_walk_of_amn(case: str) -> None:
 def test_golden_irn_losses(case: str) -> None:
     golden = Golden(IRN, case)
     edge, field = (nn.Parameter(golden[key]) for key in ("edge_logits", "disp"))
-    label, radius = golden["label"], amn.RADIUS
+    label, radius = golden["label"], PAIR_RADIUS
     affinity = torch.stack([pair_affinities(one[0].sigmoid(), radius) for one in edge])
     losses = affinity_losses(affinity, label, radius, first=1)
+    assert all(torch.equal(losses[k], v) for k, v in edge_losses(edge, label, first=1).items())
     foreground, background = displacement_losses(field, label, radius)
     golden.near("pos_aff", losses["loss_pos"])
     golden.near("neg_aff", losses["loss_neg"])
@@ -237,6 +266,12 @@ def test_golden_irn_losses(case: str) -> None:
     assert not golden.left
 
 
+def test_golden_every_key_belongs_to_a_case_above() -> None:
+    for file, kinds in ((LOSS, ("00/logits",)), (CAM, ("rw_in",)), (IRN, ("dst", "rw", "pos_aff"))):
+        found = {key.split("/")[0] for key in load_golden(file).files}
+        assert found == {case for kind in kinds for case in cases(file, kind)}
+
+
 def test_every_class_that_occurs_counts_alike() -> None:
     """Without a background: the mean over classes of the means of their pixels."""
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 4, 3, 5))).float()
@@ -249,3 +284,50 @@ def test_every_class_that_occurs_counts_alike() -> None:
     loss = balanced_loss(nothing, torch.full_like(label, 255), torch.arange(4))
     loss.backward()
     assert loss == 0 and (nothing.grad == 0).all()
+
+
+def test_a_seed_without_a_background_is_high_and_leads() -> None:
+    rows = [0.9, 0.29, 0.5, 0.31, 0.1], [0.0, 0.1, 0.46, 0.2, 0.4], [1.0] * 5
+    maps = torch.tensor(rows)[:, None]
+    found = seed_labels(maps, torch.tensor([1.0, 1.0, 0.0]), None)
+    assert found.tolist() == [[0, 255, 255, 0, 1]]
+    assert (seed_labels(maps, torch.zeros(3), None) == 255).all()
+    alone = seed_labels(maps[:1], torch.ones(1), None)
+    assert alone.tolist() == [[0, 255, 0, 0, 255]]
+
+
+def test_a_seed_with_a_background_has_a_class_nothing_or_neither() -> None:
+    maps = torch.tensor([[[0.9, 0.2, 0.04]], [[0.0, 0.1, 0.01]]])
+    assert seed_labels(maps, torch.ones(2), amn.SEED_THRESHOLDS).tolist() == [[1, 255, 0]]
+    assert seed_labels(maps, torch.ones(2), amn.IRN_THRESHOLDS).tolist() == [[1, 255, 0]]
+    assert seed_labels(maps[:, :, 1:2], torch.ones(2), (0.15, 0.05)).tolist() == [[1]]
+
+
+def test_the_curve_of_scores_moves_the_threshold() -> None:
+    maps, sample = torch.tensor([[[0.1, 0.3, 0.9]]]), {"size": (1, 3)}
+    for threshold, expected in ((0.2, [0, 1, 1]), (0.5, [0, 0, 1]), (None, [0, 0, 0])):
+        masks = SimpleNamespace(rule=label_cams, threshold=threshold)
+        assert amn.Labels.labels(masks, sample, maps, torch.ones(1)).tolist() == [expected]
+
+
+def test_the_pairs_without_a_background_are_one_group() -> None:
+    """All equal pairs count alike; with a background those of label 0 are half of the loss."""
+    rng = np.random.default_rng(0)
+    edge = torch.from_numpy(rng.normal(size=(1, 1, 12, 24))).float()
+    label = torch.from_numpy(rng.integers(0, 2, (1, 12, 24)))
+    label[0, 0] = 255
+    losses = edge_losses(edge, label, first=0)
+    affinity = pair_affinities(edge[0, 0].sigmoid(), PAIR_RADIUS)
+    r, near, pairs = PAIR_RADIUS - 1, 0.0, 0
+    for (dy, dx), plane in zip(pair_offsets(PAIR_RADIUS), affinity, strict=True):
+        for y in range(12 - r):
+            for x in range(r, 24 - r):
+                ends = {label[0, y, x].item(), label[0, y + dy, x + dx].item()}
+                if len(ends) == 1 and 255 not in ends:
+                    near -= np.log(plane[y, x - r].item() + 1e-5)
+                    pairs += 1
+    assert pairs > 100 and losses["loss_pos"].item() == pytest.approx(near / pairs, rel=1e-4)
+    assert losses["loss"].item() == pytest.approx(
+        (losses["loss_pos"] + losses["loss_neg"]).item() / 2
+    )
+    assert edge_losses(edge, label, first=1)["loss_pos"] != losses["loss_pos"]

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,10 +27,11 @@ from utils.safe.errors import InputError
 
 scripts = test_kill.scripts
 SIZE = (48, 80)  # the least for the pairs of IRN is 40 x 76
-METHODS = ("cam", "psa", "clip_es", "clims", "amn")
+METHODS = ("cam", "psa", "seam", "clip_es", "clims", "amn")
 RUNS = {  # run folders below RUN_DIR
     "cam": ("",),
     "psa": ("classifier", "affinity"),
+    "seam": ("",),
     "clip_es": (),
     "clims": ("cam", ""),
     "amn": ("", "irn"),
@@ -91,7 +93,8 @@ def things(tmp_path_factory) -> Path:
 
 def arguments(method: str, folder: Path, out: Path, *more: str) -> list[str]:
     config = ["--config", str(folder / "config.yaml"), "--device", "cpu"]
-    config += ["--cams", str(folder / "cam_masks")] * (method == "amn")
+    if method == "amn":  # IRN's part takes 0.3 of the steps
+        config += ["--cams", str(folder / "cam_masks"), "--set", "steps=5"]
     return [*config, "--run-dir", str(out / "run"), "--out", str(out / "masks"), *more]
 
 
@@ -100,11 +103,16 @@ def run(method: str, folder: Path, out: Path, *more: str) -> None:
     main(arguments(method, folder, out, *more))
 
 
+def options(method: str) -> tuple[str, ...]:
+    """All that a method can write."""
+    return "--save-cams", "--score", *["--keep-checkpoints"] * bool(RUNS[method])
+
+
 @pytest.fixture(scope="module", params=METHODS)
 def trained(request, driving, tmp_path_factory) -> tuple[str, Path]:
     """A method, and the folders run and masks of an uninterrupted run of it."""
     out = tmp_path_factory.mktemp(request.param)
-    run(request.param, driving, out, "--save-cams", "--score", "--keep-checkpoints")
+    run(request.param, driving, out, *options(request.param))
     return request.param, out
 
 
@@ -120,7 +128,9 @@ def test_masks_have_the_form_of_the_interface(trained, driving) -> None:
             assert {*file["classes"]} <= {*present[name]}
             assert len(file["cams"]) == len(file["classes"])
             assert np.isfinite(file["cams"]).all()
-            assert file["cams"].min(initial=0) >= 0 and file["cams"].max(initial=0) <= 1
+            assert file["cams"].max(initial=0) <= 1
+            # SEAM's maps are negative below their minimum (`baselines.seam`).
+            assert method == "seam" or file["cams"].min(initial=0) >= 0
     assert 0 <= json.loads((out / "masks/score.json").read_text())["miou"] <= 1
     for folder in RUNS[method]:
         lines = tiny.read_metrics(out / "run" / folder)
@@ -134,7 +144,7 @@ def test_the_same_command_skips_what_is_done(trained, driving, tmp_path, capsys)
     shutil.copytree(before, out)
     (out / "masks/t1.png").unlink()
     (out / "masks/cams/t2.npz").unlink()
-    run(method, driving, out, "--save-cams", "--score", "--keep-checkpoints")
+    run(method, driving, out, *options(method))
     assert "4 masks, 2 of them new" in capsys.readouterr().out
     assert_same_files(before / "masks", out / "masks")
 
@@ -150,7 +160,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(trained, driving, tmp_path) -> No
         shutil.copy(
             tmp_path / "run" / folder / "step_000001.pt", tmp_path / "run" / folder / "last.pt"
         )
-    run(method, driving, tmp_path, "--save-cams", "--score", "--keep-checkpoints")
+    run(method, driving, tmp_path, *options(method))
     for folder in RUNS[method]:
         assert_same_run(before / "run" / folder, tmp_path / "run" / folder)
     assert_same_files(before / "masks", tmp_path / "masks")
@@ -159,14 +169,30 @@ def test_a_resumed_run_is_the_same_bit_for_bit(trained, driving, tmp_path) -> No
 @pytest.mark.slow
 def test_killed_anywhere_the_same_command_goes_on(scripts, trained, driving, tmp_path) -> None:
     method, before = trained
-    more = ("--save-cams", "--score", "--keep-checkpoints")
-    command = [f"baselines/{method}.py", *arguments(method, driving, tmp_path, *more)]
+    command = arguments(method, driving, tmp_path, *options(method))
+    command = [f"baselines/{method}.py", *command]
     for event in (20, 90, 160):
         scripts.run(*command, event=event)
     test_kill.finish(scripts, command)
     for folder in RUNS[method]:
         assert_same_run(before / "run" / folder, tmp_path / "run" / folder)
     assert_same_files(before / "masks", tmp_path / "masks")
+
+
+@pytest.mark.slow
+def test_amn_is_killed_in_each_of_its_parts(scripts, driving, tmp_path) -> None:
+    run("amn", driving, tmp_path / "whole", *options("amn"))
+    out = tmp_path / "killed"
+    command = ["baselines/amn.py", *arguments("amn", driving, out, *options("amn"))]
+    parts = ("run/seeds/t2", "run/step_000002", "run/irn_labels/t2", "run/irn/step_000001")
+    for part in (*parts, "masks/cams/t2", "masks/t3"):
+        (ended,) = scripts.run(*command, event=1, on=str(out / part))
+        assert ended.status == -signal.SIGKILL, (part, ended.printed)
+    test_kill.finish(scripts, command)
+    for folder in RUNS["amn"]:
+        assert_same_run(tmp_path / "whole/run" / folder, out / "run" / folder)
+    for folder in ("masks", "run/seeds", "run/irn_labels"):
+        assert_same_files(tmp_path / "whole" / folder, out / folder)
 
 
 def test_no_ground_truth_is_read(trained, driving, tmp_path) -> None:
