@@ -29,8 +29,8 @@ Deviations:
   the image get no pseudo-label.
 - steps and batch_size are the config's; the masks' loss begins after 5 of 21 shares of them. 13881
   steps of 16 images there. The last network is kept, not the best on ground truth.
-- the backbone is the config's, of stride 16; its last stage is dilated, there it is not. Rates are
-  those of the ResNet-50.
+- the backbone is the config's, of stride 16; its last stage is dilated, there it is not. The head
+  is no wider than the backbone. Rates are those of the ResNet-50.
 - the container of the views is as large as the largest of them, not a square of 768 pixels; no CRF.
 """
 

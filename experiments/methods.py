@@ -5,9 +5,10 @@ with --out, --split and --score.
 """
 
 MASKS = ("cam", "psa", "seam", "one_stage", "amn", "clims", "clip_es", "clustering", "support_net")
+MASKS += ("prior",)
 METHODS = {"points": "network", "sec": "network"} | dict.fromkeys(MASKS, "masks")
 # Also "supervised", a stage of its own.
-TRAINING_FREE = ("clip_es",)  # the same for all seeds, as CLIP's masks
+TRAINING_FREE = ("clip_es", "prior")  # the same for all seeds, as CLIP's masks
 PREDICTS = ("one_stage",)  # its masks of another split are predictions, made without labels
 # The paper's names in Tables 2 to 4; "clustering" is after the abstract of the last.
 PAPERS_NAMES = {"cam": "CAM", "sec": "SEC", "psa": "AffinityNet", "seam": "SEAM"}

@@ -20,7 +20,10 @@ WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
 
 
 class Taps(nn.Module):
-    """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too."""
+    """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too.
+
+    A stage that is finer than the last, as a ResNet of three stages has it, is averaged to its size.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
@@ -34,7 +37,9 @@ class Taps(nn.Module):
         self.channels = [stage.shape[1] for stage in found]
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.backbone.stages(image)[-3:]
+        stages = self.backbone.stages(image)[-3:]
+        size = stages[-1].shape[-2:]
+        return [x if x.shape[-2:] == size else F.adaptive_avg_pool2d(x, size) for x in stages]
 
     def train(self, mode: bool = True) -> "Taps":
         super().train(mode)

@@ -150,7 +150,8 @@ class OneStageNetwork(nn.Module):
         super().__init__()
         self.backbone, self.background = backbone, background
         conv3 = backbone.out_channels // 2 ** (backbone.num_layers - 1)
-        self.head = OneStageHead(conv3, backbone.out_channels, classes)
+        widths = min(WIDTH, backbone.out_channels), min(SKIP, conv3)  # theirs for a ResNet-50
+        self.head = OneStageHead(conv3, backbone.out_channels, classes, *widths)
         first = backbone.stem if backbone.deep_stem else backbone.conv1
         for module in (first, *self.kept()):
             module.requires_grad_(False)

@@ -77,7 +77,7 @@ def test_a_script_is_read_in_one_go(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(Path("baselines").glob("[!_]*.py")), ids=str)
 def test_a_method_is_read_in_one_go(path: Path) -> None:
-    limits = {"common": 180, "stages": 180, "amn": 550, "points": 240}
+    limits = {"common": 180, "stages": 180, "points": 240}
     assert len(path.read_text(encoding="utf-8").splitlines()) <= limits.get(path.stem, 220)
 
 
