@@ -22,7 +22,7 @@ WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
 class Taps(nn.Module):
     """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too.
 
-    A stage that is finer than the last, as a ResNet of three stages has it, is averaged to its size.
+    A stage finer than the last, as a ResNet of three stages has it, is averaged to its size.
     """
 
     def __init__(self, backbone: nn.Module) -> None:
