@@ -2,33 +2,77 @@
 
 import importlib
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from own_data import CONFIG, cut, gone, swap, write
+from own_data import CONFIG, Break, cut, gone, swap, write
+from PIL import Image
 from test_bad_input import MASK, MASK_1, Case, check, check_no_gpu, name_of
 from test_paths import paths_of
+from tiny_clip import tiny_clip
 
-from baselines import clustering, one_stage, points, seam, supervised, support_net
+from baselines.common import load_split
+from datasets.fingerprint import data_of_masks
+from datasets.labels import load_classes
+from datasets.saved_maps import save_maps
+from utils.config import load_config
 
-MODULES = {
-    "clustering": clustering,
-    "one_stage": one_stage,
-    "points": points,
-    "seam": seam,
-    "supervised": supervised,
-    "support_net": support_net,
-}
 POINTS = json.dumps({f"t{i}": [[3, 5, "road"], [40, 20, i]] for i in range(4)})
 PAIRS = write("labels.json", json.dumps({f"t{i}": sorted([i, (i + 1) % 4]) for i in range(4)}))
+MASKS = (*CONFIG, "--run-dir", "run", "--out", "new_masks")
 COMMANDS = {
-    "clustering": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
-    "one_stage": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
-    "seam": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
+    "amn": (*MASKS, "--cams", "cams", "--set", "crop_size=[48,80]"),  # its pairs need as much
+    "cam": MASKS,
+    "clims": MASKS,
+    "clip_es": MASKS,
+    "clustering": MASKS,
+    "one_stage": MASKS,
     "points": (*CONFIG, "--run-dir", "run", "--set", "points=points.json"),
+    "psa": (*MASKS, "--set", "crop_size=[48,80]"),
+    "prior": (*CONFIG, "--out", "new_masks"),
+    "seam": MASKS,
+    "sec": (*CONFIG, "--run-dir", "run", "--cams", "cams"),
     "supervised": (*CONFIG, "--run-dir", "run"),
-    "support_net": (*CONFIG, "--run-dir", "run", "--out", "new_masks"),
+    "support_net": MASKS,
 }
+MODULES = {name: importlib.import_module(f"baselines.{name}") for name in COMMANDS}
+OF_CAMS = ("amn", "cam", "clims", "one_stage", "psa", "seam", "sec", "support_net")
+
+
+def cams(**changes: object) -> Break:
+    """The folder that baselines.cam --save-cams leaves, with changes of what it was made from."""
+
+    def do() -> None:
+        config = load_config("config.yaml")
+        classes = load_classes(config.class_file)
+        split = load_split(config, "train", classes)
+        data = data_of_masks(config.dataset, "train", classes.names, split.images, split.labels)
+        Path("cams/cams").mkdir(parents=True)
+        write("cams/meta.json", json.dumps({"made_from": data | {"method": "cam"} | changes}))()
+        for name, ids in split.labels.items():
+            present = torch.zeros(len(classes))
+            present[list(ids)] = 1
+            save_maps(Path(f"cams/cams/{name}.npz"), torch.ones(len(classes), 6, 8), present, 0)
+
+    return do
+
+
+def first(method: str) -> tuple[Break, ...]:
+    """What a method needs beside the data."""
+    return (cams(),) if method in ("amn", "sec") else ()
+
+
+def clip_of_a_resnet() -> None:
+    Path("clip.pt").unlink()  # other cases have links to it
+    torch.save(tiny_clip(resnet=True).state_dict(), "clip.pt")
+
+
+ONE_CLASS = (write("data/classes.yaml", "classes: [road]"),
+             write("labels.json", json.dumps({f"t{i}": [0] for i in range(4)})))  # fmt: skip
+LACKS_ONE = write("labels.json", json.dumps({f"t{i}": [0, i] for i in range(1, 4)}))
+EMPTY_ONE = write("labels.json", json.dumps({f"t{i}": [0, i] * (i > 0) for i in range(4)}))
 
 # fmt: off
 CASES = [
@@ -59,6 +103,8 @@ CASES = [
     Case("clustering", ("--score", gone("data/masks")), "ground truth", "leave out --score"),
     Case("clustering", (PAIRS, cut("data/images/train/t1.png")), "t1.png.*truncated", "again",
          "run"),
+    Case("prior", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
+    Case("prior", (gone(MASK_1),), "have no ground truth.*'t1'", "the prior is counted in it"),
     Case("seam", (gone("labels.json"),), "no image labels at labels.json", "prepare_data"),
     Case("seam", ("--out", "data/images/train"), "holds images", "name another folder"),
     Case("seam", ("--min-pool", "-1"), "--min-pool.*found -1", "from 0 to"),
@@ -95,6 +141,32 @@ CASES = [
     Case("points", (write("points.json", "{}"), "--allow-unpointed"), "points.json", "point"),
     Case("points", (write("points.json", POINTS), "lr=1e30"), "not finite at step", "Lower lr",
          "run"),
+    Case("clip_es", (clip_of_a_resnet,), "clip.pt is a ResNet; CLIP-ES needs the attention",
+         "clip_model=ViT-B/16"),
+    Case("clip_es", (gone("clip.pt"),), "clip_model .clip.pt. is neither a file", "one of .*ViT-B"),
+    Case("clims", (gone("clip.pt"),), "clip_model .clip.pt. is neither a file", "one of .*ViT-B"),
+    Case("psa", ("crop_size=[32,80]",), r"\[32, 80\] has no pair", "the least is"),
+    Case("amn", (cams(), "crop_size=[32,80]"), r"\[32, 80\] is too small", "the least is"),
+    *(Case(name, (*first(name), "--set", "backbone_weights=gone.pth"), "no file at gone.pth",
+           "give a file, .*'imagenet'")
+      for name in OF_CAMS),
+    *(Case(name, (*first(name), LACKS_ONE), "have no labels in labels.json.*'t0'",
+           "prepare_data.py makes them")
+      for name in (*OF_CAMS, "clip_es")),
+    *(Case(name, (*first(name), EMPTY_ONE), "1 images have no class.*'t0'",
+           "add what it shows")
+      for name in (*OF_CAMS, "clip_es")),
+    *(Case(name, (*first(name), *ONE_CLASS), "only one class", "add a class")
+      for name in (*OF_CAMS, "clip_es")),
+    *(Case(name, (how, *more), f"--cams cams.*{says}", "baselines.cam --save-cams")
+      for name, more in (("amn", ()), ("psa", ("--cams", "cams")), ("sec", ()))
+      for how, says in ((lambda: None, "no meta.json"),
+                        (cams(dataset="voc"), "other data .dataset: voc -> folder"),
+                        (cams(class_names=["cat"]), "other data .class_names"),
+                        (cams(split="val"), "other data .split: val -> train"))),
+    *(Case(name, (cams(), gone("cams/cams/t1.npz"), *more), "1 of 4 images have no maps.*t1.npz",
+           "with --save-cams") for name, more in (("amn", ()), ("psa", ("--cams", "cams")),
+                                                  ("sec", ()))),
 ]
 # fmt: on
 
@@ -114,7 +186,14 @@ def test_no_gpu(case, capfd, monkeypatch, script):
 @pytest.mark.parametrize(
     ("script", "options"),
     [
+        ("baselines.amn", "--config --run-dir --out --cams"),
+        ("baselines.cam", "--config --run-dir --out"),
+        ("baselines.clims", "--config --run-dir --out"),
+        ("baselines.clip_es", "--config --run-dir --out"),
         ("baselines.points", "--config --run-dir"),
+        ("baselines.prior", "--config --run-dir --out"),
+        ("baselines.psa", "--config --run-dir --out --cams"),
+        ("baselines.sec", "--config --run-dir --cams"),
         ("baselines.one_stage", "--config --run-dir --out"),
         ("baselines.clustering", "--config --run-dir --out --cams"),
         ("baselines.seam", "--config --run-dir --out"),
@@ -125,3 +204,19 @@ def test_no_gpu(case, capfd, monkeypatch, script):
 def test_every_option_that_is_a_path_is_read_as_one(monkeypatch, capsys, script, options):
     main = importlib.import_module(script).main
     assert {*options.split()} <= paths_of(monkeypatch, main)
+
+
+@pytest.mark.parametrize("script", [*OF_CAMS, "clip_es"])
+def test_pictures_smaller_than_the_crop_are_no_bad_input(case, script):
+    """They lie in zeros, and their masks have their own size."""
+    for step in first(script):
+        step()
+    quick = ("--without", "crf") if script == "clip_es" else ()
+    settings = ("crop_size=[56,96]", "steps=3", "batch_size=2")
+    MODULES[script].main([*COMMANDS[script], *quick, "--set", *settings])
+    masks = [*Path("new_masks").glob("*.png")]
+    assert len(masks) == (0 if script == "sec" else 4)
+    for file in masks:
+        assert np.asarray(Image.open(file)).shape == (48, 64)
+    if script != "clip_es":
+        assert (Path("run") / {"psa": "affinity"}.get(script, "") / "last.pt").is_file()
