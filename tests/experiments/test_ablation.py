@@ -563,9 +563,11 @@ SUITES = sorted([*Path("experiments/suites").glob("*.yaml"), *Path("demo/suites"
 def test_the_shipped_suites_are_valid_and_can_be_planned(path) -> None:
     suite = read_suite(str(path), [])
     assert len(suite.seeds) in (1, 2, 3) and suite.contrasts
-    _, plain, carb = planned(suite, rows_of(suite), suite.seeds, Path("nowhere"))
-    assert len(carb) == sum(row.stage == "carb" for row in suite.rows.values()) * len(suite.seeds)
-    assert plain
+    _, first, *later = planned(suite, rows_of(suite), suite.seeds, Path("nowhere"))
+    jobs = [job.name for jobs in (first, *later) for job in jobs]
+    assert first and {r.folder(s) for r in rows_of(suite) for s in suite.seeds} <= set(jobs)
+    carb = {r.folder(s) for r in rows_of(suite) for s in suite.seeds if r.stage == "carb"}
+    assert carb <= {job.name for jobs in later for job in jobs}
     # what it says how to run it with is itself, under the name that the report finds it by
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"(?:experiments|demo)/suites/(\w+)\.yaml --out runs/(\w+)", text)
