@@ -31,7 +31,7 @@ import torch
 
 from datasets import open_dataset
 from experiments.jobs import Job, run_jobs
-from experiments.methods import METHODS, READS_CAMS
+from experiments.methods import METHODS, READS_CAMS, TRAINING_FREE
 from experiments.suite_file import Row, Suite, as_arguments, check, check_seeds, read_suite
 from experiments.table import collect, read_scored, record_of, write_tables
 from utils.cli import add_overrides, path
@@ -187,6 +187,7 @@ def method_command(
 
     It scores the masks of the suite's split.
     """
+    keep = keep and row.stage not in TRAINING_FREE
     command = training_command(suite, row, seed, out, split) + ["--keep-checkpoints"] * keep
     command += ["--split", split, "--out", str(out / row.folder(seed) / f"masks_{split}")]
     return command + ["--score"] * (split == suite.split)

@@ -120,6 +120,19 @@ def test_methods_read_the_maps_of_a_row_and_carb_learns_from_their_masks(tmp_pat
     assert record_of(suite, suite.rows["PSA"], 1)["cams"] == "CAM"
 
 
+def test_what_has_no_training_is_run_once_and_keeps_no_checkpoints(tmp_path: Path) -> None:
+    rows = {"CLIP-ES": {"method": "clip_es"}, "Base": {"method": "clip_es", "second_stage": True}}
+    suite = read_suite(write_suite(tmp_path, rows=rows, contrasts={}), [])
+    out = tmp_path / "out"
+    _, masks, networks = ablation.plan(suite, [*suite.rows.values()], [0, 3], out, keep=True)
+    assert [job.name for job in masks] == ["clip_es_0"]
+    assert [job.name for job in networks] == ["base_0", "base_3"]
+    assert all("seed=0" in c and "--keep-checkpoints" not in c for c in masks[0].commands)
+    folder = f"pseudo_masks={json.dumps(str(out / 'clip_es_0/masks_train'))}"
+    for job in networks:
+        assert {folder, "--keep-checkpoints"} <= set(job.commands[0])
+
+
 def plant(suite: Suite, out: Path, name: str, seed: int, scores: dict) -> Path:
     """The folder of a scored run."""
     row = suite.rows[name]
