@@ -282,7 +282,7 @@ def test_commands_that_make_the_data_stand_at_the_top_of_the_suite(path: Path) -
 
 
 BAD = {
-    "row 'A': no method point; known: points, .*support_net, supervised": {"method": "point"},
+    "row 'A': no method point; known: points, .*supervised": {"method": "point"},
     "row 'A' has 'stage' and 'method'": {"stage": "warmup", "method": "points"},
     "row 'A': 'options', .* need a 'method'": {"stage": "carb", "options": ["-x"]},
     "row 'A': 'options', 'second_stage' and 'cams' need": {"stage": "carb", "cams": "CAM"},
