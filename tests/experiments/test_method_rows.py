@@ -10,6 +10,7 @@ import tiny
 from experiments import ablation
 from experiments.figures.runs import read_inputs, run_of
 from experiments.figures.scored_runs import by_settings, exclusion_reason, read_scored_runs
+from experiments.figures.sections import shown_runs
 from experiments.figures.tables import suite_table
 from experiments.methods import METHODS
 from experiments.numbers import scores_of_method
@@ -198,6 +199,23 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     # both_1: its masks of train, which the second stage learns from
     assert first == {"discs_0", "discs_1", "all_pixels_0", "all_pixels_1", "both_1"}
     assert later == {"both_second_1"}
+
+
+def test_fig_7_has_a_column_of_the_network_of_clip_es(tmp_path: Path) -> None:
+    rows = {
+        "CLIP-ES, masks": {"method": "clip_es"},
+        "CLIP-ES + CARB": {"method": "clip_es", "second_stage": "carb"},
+        "CLIP-ES": {"method": "clip_es", "second_stage": True},
+        "Dual + CARB": {"stage": "carb"},
+    }
+    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
+    suite = read_suite(path, [])
+    for name in rows:
+        plant(suite, out, name, 0, {"miou": 0.3})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    shown = shown_runs([str(out)], *read_inputs([str(out)]))
+    assert [run.label for run in shown] == ["Dual + CARB, seed 0", "CLIP-ES, seed 0"]
+    assert [run.last.folder.name for run in shown] == ["dual_carb_0", "clip_es_0"]
 
 
 def test_rows_are_compared_by_class(tmp_path: Path) -> None:
