@@ -1,4 +1,4 @@
-"""Superpixels of an image (SLIC, Achanta et al., PAMI 2012), and what maps are in each of them.
+"""Superpixels of an image (SLIC, Achanta et al., PAMI 2012), and what maps and networks say there.
 
 R counts the regions of an image. All functions are deterministic.
 """
@@ -7,7 +7,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from datasets.transforms import normalize
+from models.deeplabv3 import DeepLabV3
+
+# Ours, of `described`.
+REGIONS, COMPACTNESS, LEAST_SIDE, ITERATIONS = 400, 10.0, 8, 10  # of an image
+PLACE_WEIGHT = 0.5  # of the coordinates in a feature
 
 _NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 # CIE 15: linear sRGB -> XYZ (rows), over the white of D65.
@@ -119,3 +126,21 @@ def map_means(maps: Tensor, regions: Tensor, stride: int) -> Tensor:
     """`region_means` (R,D) of maps (D,h,w) of any size, averaged over cells of `stride` pixels."""
     grid = tuple(-(-side // stride) for side in regions.shape)
     return region_means(F.adaptive_avg_pool2d(maps, grid), regions)
+
+
+@torch.inference_mode()
+def described(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Regions (h,w) of an image uint8 (3,h,w), features phi (R,D+2), mean probabilities (R,C).
+
+    network: a backbone, which has no probabilities; or a whole network, whose features are those
+    before the classifier. The results are on the CPU.
+    """
+    regions = superpixels(image, REGIONS, COMPACTNESS, LEAST_SIDE, ITERATIONS)
+    pixels, pi = normalize(image[None], "imagenet"), None
+    if isinstance(network, DeepLabV3):
+        maps = network.aspp(network.backbone(pixels))
+        pi = region_means(network.classifier(maps).softmax(1)[0], regions)
+    else:
+        maps = network(pixels)
+    features = region_features(maps[0], regions, PLACE_WEIGHT)
+    return regions.cpu(), features.cpu(), None if pi is None else pi.cpu()

@@ -19,18 +19,15 @@ from test_kill import assert_same_files, assert_same_run
 
 import eval as evaluation
 from baselines import clustering as method
-from models.region_clusters import (
+from models import region_labels
+from models.region_clusters import kmeans, moments, nearest, whitened, whitening
+from models.region_labels import (
     alike,
     cluster_means,
     first_labels,
-    kmeans,
     membership,
-    moments,
-    nearest,
     refined_labels,
     tag_scores,
-    whitened,
-    whitening,
 )
 from models.superpixels import (
     lab,
@@ -315,12 +312,13 @@ def test_another_split_has_the_classes_of_its_images(world, whole, tmp_path) -> 
 
 
 def die_at(monkeypatch, name: str, call: int) -> type[BaseException]:
-    """The function of the method dies at a call, counted from 0."""
+    """A function dies at a call, counted from 0."""
 
     class Killed(BaseException):
         pass
 
-    do: Callable = getattr(method, name)
+    module = method if hasattr(method, name) else region_labels
+    do: Callable = getattr(module, name)
     calls = iter(range(1000))
 
     def do_or_die(*given, **more):
@@ -328,7 +326,7 @@ def die_at(monkeypatch, name: str, call: int) -> type[BaseException]:
             raise Killed
         return do(*given, **more)
 
-    monkeypatch.setattr(method, name, do_or_die)
+    monkeypatch.setattr(module, name, do_or_die)
     return Killed
 
 
