@@ -26,8 +26,8 @@ Deviations:
 - the loss leaves out a group without a pixel in the batch; the released one is then not a number.
 - dropout is off at inference; the release leaves it on, so that its maps are random.
 - with a background: the maps of another split than that of --cams are stretched everywhere.
-- IRN: boundaries without displacements, which only instances need; a number of steps in the
-  proportion of the images seen (0.3 of AMN's); edges are not padded to a square.
+- IRN: boundaries without displacements, which only instances need; 0.3 of AMN's steps, as there (3
+  epochs of batches of 32, 5 of 16), but of batches as large as AMN's; edges are not padded.
 - --arithmetic authors (default): IRN's momentum is the weight decay, as released; correct: 0.9.
 """
 
