@@ -26,8 +26,8 @@ Deviations:
 - the loss leaves out a group without a pixel in the batch; the released one is then not a number.
 - dropout is off at inference; the release leaves it on, so that its maps are random.
 - with a background: the maps of another split than that of --cams are stretched everywhere.
-- IRN: boundaries without displacements, which only instances need; a number of steps in the
-  proportion of the images seen (0.3 of AMN's); edges are not padded to a square.
+- IRN: boundaries without displacements, which only instances need; 0.3 of AMN's steps, as there (3
+  epochs of batches of 32, 5 of 16), but of batches as large as AMN's; edges are not padded.
 - --arithmetic authors (default): IRN's momentum is the weight decay, as released; correct: 0.9.
 """
 
@@ -42,13 +42,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from baselines.cam import STRIDE, add_arguments, load_splits, of_method, pairs, without_dilation
+from baselines.cam import STRIDE, pairs, without_dilation
 from baselines.common import CamMasks
+from baselines.stages import add_arguments, load_splits, make_masks, of_method, part_of, saved_cams
 from datasets.files import read_mask
-from datasets.fingerprint import data_of_masks, fingerprint
-from datasets.labels import has_background, load_classes, multi_hot
+from datasets.fingerprint import fingerprint
+from datasets.labels import has_background, load_classes
 from datasets.mask_folder import pseudo_mask_files, read_made_from
-from datasets.saved_maps import SavedMaps
 from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform, normalize
 from models.amn import AMNNetwork, amn_maps, balanced_loss, seed_labels
@@ -94,9 +94,8 @@ class Labels(CamMasks):
         self.maps_of, self.rule = maps_of, rule
 
     def maps(self, sample: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        ids, device = self.split.labels[sample["name"]], self.ranks.device
-        present = multi_hot(ids, len(self.classes))[self.first :].to(device)
-        return self.maps_of(sample, sample["image"].to(device), present), present
+        present = self.present(sample)
+        return self.maps_of(sample, sample["image"].to(present.device), present), present
 
     def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
         maps = resize(cams[None].float(), tuple(sample["size"]))[0]
@@ -109,15 +108,14 @@ def main(argv: list[str]) -> None:
     config, arithmetic = load_config(arguments.config, arguments.overrides), arguments.arithmetic
     config = of_method(config, LR, WEIGHT_DECAY, STRIDE, arithmetic)
     check_pairs_fit(config.crop_size)
-    out, run_dir, ranks = Path(arguments.out), Path(arguments.run_dir), setup(arguments.device)
+    run_dir, ranks = Path(arguments.run_dir), setup(arguments.device)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data
     classes = load_classes(config.class_file)
     train, split = load_splits(config, arguments, classes)
     first, count = int(has_background(classes)), len(classes)
-    of_train = config.dataset, train.name, classes.names, train.images, train.labels
-    cams = SavedMaps(Path(arguments.cams), list(train.images), data_of_masks(*of_train), first)
+    cams = saved_cams(Path(arguments.cams), train, config, classes)
     size, cache = config.crop_size, config.image_cache
     transform = TrainTransform(size, SCALE_RANGE, size, photometric_distortion=False)
     data = partial(TrainingSet, train.images, train.labels, count, transform, cache=cache)
@@ -132,10 +130,9 @@ def main(argv: list[str]) -> None:
     edge_optimizer = poly_sgd([of_edges], WEIGHT_DECAY, arithmetic)
 
     # --- both trainings: a run that resumes, and the label maps it learns
-    made_of = {"cams": read_made_from(Path(arguments.cams))[1]}
+    made_of = {"cams": read_made_from(cams.folder)[1]}
 
-    def start(folder: Path, stage: str, end: int, **parts: Any) -> Run:
-        of_run = argparse.Namespace(**vars(arguments) | {"run_dir": str(folder)})
+    def start(of_run: argparse.Namespace, stage: str, end: int, **parts: Any) -> Run:
         inputs = lambda: fingerprint(classes, data(), options=made_of)  # noqa: E731
         more = {"stage": stage, "end": end, "classes": classes, "inputs": inputs}
         return Run(of_run, config, ranks, parts=parts, **more)
@@ -150,7 +147,7 @@ def main(argv: list[str]) -> None:
         """The CAMs of baselines.cam."""
         return cams.read(sample["name"])[0].to(image.device)
 
-    run = start(run_dir, "amn", config.steps, model=model, optimizer=optimizer)
+    run = start(arguments, "amn", config.steps, model=model, optimizer=optimizer)
     seeds = write(run_dir / "seeds", stored, SEED_THRESHOLDS)
     network = build_network(model, config, ranks)
     groups = torch.arange(count, device=ranks.device).clamp(max=1 if first else count)
@@ -176,7 +173,7 @@ def main(argv: list[str]) -> None:
 
     made_of |= {"amn_sha256": network_sha256(model)}
     steps = max(1, round(IRN_SHARE * config.steps))
-    run = start(run_dir / "irn", "irn", steps, model=edges, optimizer=edge_optimizer)
+    run = start(part_of(arguments, "irn"), "irn", steps, model=edges, optimizer=edge_optimizer)
     label_maps = write(run_dir / "irn_labels", partial(maps_at, 1), IRN_THRESHOLDS)
     network = build_network(edges, config, ranks)
     for step, batch in run.steps(data(masks=label_maps)):
@@ -195,9 +192,7 @@ def main(argv: list[str]) -> None:
 
     masks = Labels(walked, label_cams, split, classes, BACKGROUND, config, ranks)
     made_of |= {"irn_sha256": network_sha256(edges), "arithmetic": arithmetic, "scales": SCALES}
-    masks.write(out, {"method": "amn"} | made_of, arguments.overwrite, arguments.save_cams)
-    if arguments.score:
-        masks.score(out)
+    make_masks(masks, arguments, {"method": "amn"} | made_of)
     cleanup()
 
 

@@ -25,7 +25,8 @@ Deviations:
   street and is divided by the number of pairs: a street has many times the classes of a VOC image.
 - labels are not refined by a random walk (theirs: IRN).
 - a batch without a class has L_REG alone; one of a single pair is trained on. Theirs stop.
-- each masked image is encoded once, not twice; texts once, not in every step; CLIP in float32.
+- CLIP is the config's (theirs: ViT-B/32), in float32; each masked image is encoded once, not twice;
+  texts once, not in every step.
 - prompts of the class file in place of names. A miniature CLIP reads the templates of the config,
   and has those background prompts whose words it knows.
 - --arithmetic authors (default): the momentum is the weight decay, 1e-4, as released; correct: 0.9.

@@ -12,8 +12,9 @@ Run the same command again to resume, on any number of processes. Nothing is tra
 written to --run-dir, which all methods have. --without crf: the highest map is the label. --score:
 OUT/score.json. --save-cams: OUT/cams/<image id>.npz. Needs a CLIP with a ViT as image tower.
 
-Memory at 512x1024 (patches of 16: n = 2048): 17 MB a matrix of n x n, two or three at once; the
-dense CRF 268 MB at any size. At 1024x2048 (n = 8192): 268 MB a matrix.
+Images are seen at the config's image_size, theirs at their own. Memory at 512x1024 (patches of 16:
+n = 2048): 17 MB a matrix of n x n, two or three at once; the dense CRF 268 MB at any size. At
+1024x2048, Cityscapes' own size (n = 8192): 268 MB a matrix.
 
 Deviations:
 - no background class (driving scenes): rivals in the softmax are the words of the list that name no
@@ -163,7 +164,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = parser(__doc__)
     add = result.add_argument
     add("--run-dir", type=path, help="of no effect: nothing is trained")
-    add_arguments(result, "of the boxes")
+    add_arguments(result, "boxes without the last row and column, as released (default), or whole")
     add("--without", nargs="+", choices=("crf",), default=[], help="parts to leave out")
     add("--overwrite", action="store_true", help="make all masks again")
     add_trust(result)

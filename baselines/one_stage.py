@@ -212,7 +212,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
     add_arguments(result, arithmetic=None)
     gates = {"choices": ("all", "none"), "default": "all"}
-    result.add_argument("--gate", **gates, help="images with a masks' loss")
+    result.add_argument("--gate", **gates, help="what a masks' loss needs: all classes, or none")
     return result.parse_args(argv)
 
 

@@ -155,7 +155,9 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
     add_arguments(result)
     weight = {"type": number(1e3, zero=True), "metavar": "WEIGHT"}
-    result.add_argument("--min-pool", **weight, help="of L_rvmin (default: 1 with a background)")
+    result.add_argument(
+        "--min-pool", **weight, help="of L_rvmin (default: 1, without a background 0)"
+    )
     return result.parse_args(argv)
 
 

@@ -29,10 +29,10 @@ from utils.safe.files import check_folder
 
 # ---- options and settings
 
+MOMENTUM_OF = "momentum of SGD: the weight decay, by a mistake of the authors (default), or 0.9"
 
-def add_arguments(
-    result: argparse.ArgumentParser, arithmetic: str | None = "of the momentum"
-) -> None:
+
+def add_arguments(result: argparse.ArgumentParser, arithmetic: str | None = MOMENTUM_OF) -> None:
     """The options of all methods that make masks; arithmetic: what --arithmetic changes, if any."""
     add = result.add_argument
     add("--out", type=path, required=True, help="folder of the masks")

@@ -119,7 +119,8 @@ def plan(
         if row.stage == "carb":
             start = suite.start_row(row)
             init = out / start.folder(seed) / "warmup.pt"
-            made = start.stage == "start" or read_scored(suite, start, seed, out)
+            # reads even a start without a score: a folder of other settings is refused now
+            made = read_scored(suite, start, seed, out) or start.stage == "start"
             if not (made and init.is_file()):  # the scores may exist without the checkpoint
                 after = max(after, 1 + add(start, seed))
         splits = [train_split(suite)] * needed + [suite.split] * (not scored)

@@ -10,8 +10,9 @@ from experiments.methods import TRAINING_FREE
 # Column heading of a mean IoU -> its key in metrics.json; a data set may have no small classes.
 MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
 
-# The same for the masks of a method; recall is the mean accuracy of the classes.
-OF_MASKS = {"precision": "mean_precision", "recall": "mean_accuracy"}
+# The same for the masks of a method; recall is the mean accuracy of the classes. All but the share
+# of the labelled pixels are of these pixels alone.
+OF_MASKS = {"precision": "mean_precision", "recall": "mean_accuracy", "labelled": "labelled_pixels"}
 THRESHOLD = "at threshold"  # heading: where the best mIoU of such masks is, 0 to 1
 
 Scores = dict[str, float | None]  # by heading, in percent
@@ -39,7 +40,8 @@ def scores_of(metrics: dict[str, Any]) -> Scores:
 
 def scores_of_method(score: dict[str, Any]) -> Scores:
     """The score.json of a method's masks: `scores_of`, precision and recall (means over the
-    classes) and the best of its "thresholds", [{"threshold": 0..1, "miou": 0..1}, ...], if any."""
+    classes), the share of the labelled pixels, and the best of its "thresholds", if any:
+    [{"threshold": 0..1, "miou": 0..1}, ...]."""
     found = {heading: in_percent(score.get(key)) for heading, key in OF_MASKS.items()}
     curve = [one for one in score.get("thresholds", []) if one["miou"] is not None]
     if curve:

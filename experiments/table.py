@@ -30,9 +30,10 @@ _OF_MASKS = (  # beginnings of keys
 )
 
 _OF_METHODS = (
-    " Masks of a method: made with each image's labels; precision and recall are means over the "
-    "classes; the best mIoU is that of a threshold chosen on the scored images themselves, which "
-    "shows what the fixed one loses and is no result."
+    " Masks of a method: made with each image's labels; pixels that a mask leaves without a label "
+    "are in no score but the share 'labelled'; precision and recall are means over the classes; "
+    "the best mIoU is that of a threshold chosen on the scored images themselves, which shows what "
+    "the fixed one loses and is no result."
 )
 
 Scored = dict[str, dict[int, dict[str, Any]]]  # metrics.json by row and seed
@@ -80,7 +81,18 @@ def record_of(suite: Suite, row: Row, seed: int) -> dict[str, Any]:
         return {}
     made_by = {"method": row.stage, "options": list(row.options), "learns_from": row.learns_from}
     made_by |= {"cams": row.cams} if row.cams else {}
+    made_by |= {"needs": needs} if (needs := _needed(suite, row)) else {}
     return made_by | {"config": suite.config_of(row, seed).to_dict()}
+
+
+def _needed(suite: Suite, row: Row) -> dict[str, Any]:
+    """What makes the masks and maps that a row learns from: a row of the same name may change."""
+    rows = {name: suite.rows[name] for name in row.needs}
+    return {
+        name: {"method": one.stage, "options": list(one.options), "settings": one.settings}
+        | {"needs": _needed(suite, one)}
+        for name, one in rows.items()
+    }
 
 
 def _other_settings(config: Config, folder: Path, record: dict[str, Any]) -> dict[str, str]:
@@ -92,7 +104,8 @@ def _other_settings(config: Config, folder: Path, record: dict[str, Any]) -> dic
         return changed(_of_run(load_config(file)), _of_run(config))
     old = read_json(file)
     settings = _of_run(config_from_dict(old.get("config", {}), str(file)))
-    return changed(old, record, {"config"}) | changed(settings, _of_run(config))
+    ignored = {"config"} | ({"needs"} - old.keys())  # earlier records have none
+    return changed(old, record, ignored) | changed(settings, _of_run(config))
 
 
 def _of_run(config: Config) -> dict[str, Any]:

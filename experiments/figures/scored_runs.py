@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.figures.runs import TITLES, Run, Suite, is_miniature, read_stage
-from experiments.methods import METHODS, PAPERS_NAMES, PREDICTS, SAVE_CAMS
+from experiments.methods import METHODS, PAPERS_NAMES, PREDICTS, READS_CLIP, SAVE_CAMS
 from experiments.numbers import Mean, means_of, scores_of
 from experiments.suite_file import Row
 from utils.config import (
@@ -95,12 +95,16 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
 
 
 def _method_of(name: str, rows: dict[str, dict[str, Any]]) -> str:
-    """The paper's name of the method that made a row or its masks, with options; "" for others."""
+    """The paper's name of the method that made a row or its masks; "" for others.
+
+    With the options and settings of its row: a network's config does not hold those of its masks.
+    """
     row = rows[rows[name].get("learns_from") or name]
     if row["stage"] not in PAPERS_NAMES:
         return ""
     options = [str(one) for one in row.get("options", []) if one != SAVE_CAMS]
-    return " ".join([PAPERS_NAMES[row["stage"]], *options])
+    settings = [f"{key}={value}" for key, value in row.get("settings", {}).items()]
+    return " ".join([PAPERS_NAMES[row["stage"]], *options, *settings])
 
 
 def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:
@@ -143,13 +147,14 @@ def exclusion_reason(run: ScoredRun) -> str:
     if not images:
         return "another data set"
     uses_masks = run.stage in ("warmup", "carb") and not run.method  # of CLIP
+    uses_clip = uses_masks or run.method in [PAPERS_NAMES[one] for one in READS_CLIP]
     tables = (t for name, t in PAPER.items() if name.startswith("table"))
     papers = {row for t in tables if t["dataset"] == c.dataset for row in t["rows"]}
     inference = metrics.get("inference", {})
     swept = ", ".join(key for key in _SWEPT if key in differences(c)[1])
     reasons = {
         "another method": (bool(run.method) or run.stage in METHODS) and run.row not in papers,
-        "the miniature CLIP": uses_masks and is_miniature(c.clip_model),
+        "the miniature CLIP": uses_clip and is_miniature(c.clip_model),
         "masks not known to be CLIP's": uses_masks and not _has_clip_masks(c),
         "another teacher": uses_masks and any(t != _PAPERS_TEACHER for t in _teachers(c)),
         "another backbone": c.backbone not in ("resnet50", "resnet50_v1c"),

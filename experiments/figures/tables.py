@@ -47,6 +47,10 @@ _RESULTS = {
     "CamVid, Dual + CARB": ("table3", "Ours"),
     "WildDash2, Dual + CARB": ("table4", "Ours"),
 }
+_OUR_DESIGN = (
+    f" {PAPERS_NAMES['clustering']}: here a clustering of regions of our own design, after their "
+    "abstract; they published no code."
+)
 
 Line = dict[str, list[ScoredRun]]  # runs of equal settings but for the seed, by split
 
@@ -199,6 +203,9 @@ def paper_table(name: str, comparable: list[ScoredRun], out: Path) -> Figure:
         "(last checkpoint; mean ± sample standard deviation over the seeds)."
     )
     caption += " IoU by class in %: of this code; the paper gives none." * bool(columns)
+    caption += _OUR_DESIGN * any(
+        column.startswith(PAPERS_NAMES["clustering"]) for column in columns
+    )
     return Figure(
         name,
         f"{table['place']}: {table['title']}",
@@ -263,23 +270,16 @@ def _entry(method: str, split: str, stated: float | None, runs: list[ScoredRun])
 def _not_run(what: str, table: str, split: str, row: str, line: Line) -> list[Missing]:
     """The command that fills a cell: a training, or the evaluation of an existing one."""
     dataset = PAPER[table]["dataset"]
-    if row in PAPERS_NAMES.values():
-        runs = next(iter(line.values()), [])
-        if runs and runs[0].stage not in PREDICTS:
-            names = [shlex.quote(f"{run.folder}/last.pt") for run in runs]
-            return [Missing(what, f"python eval.py --ckpt {n} --split {split}") for n in names]
-        suite = f"{dataset}_{table}"
-        file = f"experiments/suites/{suite}.yaml"
-        run = ["python", "-m", "experiments.ablation", file, "--out", f"runs/{suite}"]
-        return [Missing(what, shlex.join(run))]
-    networks = [shlex.quote(f"{run.folder}/last.pt") for run in next(iter(line.values()), [])]
+    runs = [run for run in next(iter(line.values()), []) if run.stage not in PREDICTS]
+    networks = [shlex.quote(f"{run.folder}/last.pt") for run in runs]
     if networks and (dataset, split) == ("cityscapes", "test"):
         how = f"python eval.py --ckpt {networks[0]} --split test --export-submission FOLDER"
         return [Missing(f"{what}: the benchmark server scores a zip; make it: {how}")]
     if networks:
         return [Missing(what, f"python eval.py --ckpt {n} --split {split}") for n in networks]
-    if dataset != "wilddash2":
-        suite = f"{dataset}_table1"
+    of_method = row in PAPERS_NAMES.values()
+    if of_method or dataset != "wilddash2":
+        suite = f"{dataset}_{table if of_method else 'table1'}"
         file = f"experiments/suites/{suite}.yaml"
         command = f"python -m experiments.ablation {file} --out runs/{suite}"
     elif row == SUPERVISED:

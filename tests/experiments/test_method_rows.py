@@ -161,6 +161,7 @@ def test_scores_of_a_methods_masks() -> None:
         {"mIoU": 40, "small": None, "large": None, "precision": 60, "recall": 30}
         | {"best mIoU": 50, "at threshold": 0.2}
     )
+    assert scores_of_method(score | {"labelled_pixels": 0.7})["labelled"] == pytest.approx(70)
     assert list(scores_of_method({"miou": 0.4})) == ["mIoU", "small", "large"]
 
 
@@ -245,6 +246,15 @@ def test_runs_with_other_options_or_settings_are_refused(tmp_path: Path) -> None
     other = ROWS | {"Points": ROWS["Points"] | {"lr": 0.5}}
     with pytest.raises(InputError, match=r"points_0 holds .*\(lr: 0.02 -> 0.5\)"):
         collect(read_suite(write_suite(tmp_path, rows=other), []), out)
+    suite = read_suite(write_suite(tmp_path), [])
+    second = plant(suite, out, "+ both, second", 0, {"miou": 0.25}) / "row.json"
+    changes = {"options": ["--without", "mam"]}  # of the masks that it learned from
+    other = ROWS | {name: ROWS[name] | changes for name in ("+ both", "+ both, second")}
+    with pytest.raises(InputError, match="both_second_0 holds .*needs: .*mam"):
+        collect(read_suite(write_suite(tmp_path, rows=other), []), out)
+    record = json.loads(second.read_text())
+    second.write_text(json.dumps({key: record[key] for key in record if key != "needs"}))
+    collect(read_suite(write_suite(tmp_path, rows=other), []), out)  # of an earlier version
     suite = read_suite(write_suite(tmp_path), [])
     assert list(collect(suite, out)["Points"]) == [0]
     (folder / "row.json").unlink()  # not known how it was made: it is run, and thereby checked

@@ -12,7 +12,12 @@ from test_method_rows import plant
 
 from experiments import ablation
 from experiments.figures.runs import read_inputs
-from experiments.figures.scored_runs import PAPER, ScoredRun, exclusion_reason
+from experiments.figures.scored_runs import (
+    PAPER,
+    ScoredRun,
+    exclusion_reason,
+    read_scored_runs,
+)
 from experiments.figures.tables import draw, readme_tables
 from experiments.numbers import suite_tables
 from experiments.suite_file import read_suite
@@ -197,6 +202,7 @@ def test_other_methods_stand_in_the_papers_tables(tmp_path) -> None:
     """Networks that learned from their masks, without CARB, and the predictions of 1-Stage."""
     suite = read_suite("experiments/suites/cityscapes_table2.yaml", [])
     scores = {"CAM, masks": 0.6, "CAM": 0.3, "CLIP-ES": 0.35, "CLIP-ES + CARB": 0.5, "1-Stage": 0.1}
+    scores |= {"Wang, Ma, and You": 0.2}
     for (name, miou), seed in product(scores.items(), (0, 1)):
         row = suite.rows[name]
         if not (row.seedless and seed):
@@ -209,11 +215,38 @@ def test_other_methods_stand_in_the_papers_tables(tmp_path) -> None:
     assert rows["CLIP-ES"] == ["35.4", "35.0 ± 0.0 (2 seeds)"]
     assert rows["1-Stage"] == ["11.8", "10.0 ± 0.0 (2 seeds)"]
     assert rows["SEAM"] == ["17.3", "not run"] and rows["Ours"] == ["52.1", "not run"]
+    assert rows["Wang, Ma, and You"] == ["24.2", "20.0 ± 0.0 (2 seeds)"]
+    assert "after their abstract" in figure.caption
     commands = {missing.what: missing.command for missing in figure.missing}
     file = "experiments/suites/cityscapes_table2.yaml"
     expected = f"python -m experiments.ablation {file} --out runs/cityscapes_table2"
     assert commands["Cityscapes val: SEAM"] == expected
-    assert "eval.py" in commands["Cityscapes test: CAM"]
+    [of_test] = [what for what in commands if what.startswith("Cityscapes test: CAM")]
+    assert "benchmark server" in of_test and "--export-submission" in of_test
+
+
+def test_methods_with_settings_of_their_own_are_no_rows_of_the_paper(tmp_path) -> None:
+    """The config of the second stage holds none of them."""
+    rows = {"masks": {"method": "cam", "lr": 0.5}, "CAM": {"method": "clip_es"}}
+    rows |= {"second": rows["masks"] | {"second_stage": True}}
+    rows |= {"CLIP-ES": rows["CAM"] | {"second_stage": True}}
+    values = {"config": CITY, "split": "val", "seeds": [0], "make_masks": False, "contrasts": {}}
+    path, out = tmp_path / "suite.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(values | {"rows": rows}, sort_keys=False))
+    suite = read_suite(str(path), ["clip_model=demo/weights/clip.pt"])
+    for name in ("second", "CLIP-ES"):
+        plant(suite, out, name, 0, SCORED | {"miou": 0.3, "num_images": 500})
+    command = [
+        str(path),
+        "--out",
+        str(out),
+        "--table-only",
+        "--set",
+        "clip_model=demo/weights/clip.pt",
+    ]
+    ablation.main(command)
+    found = {run.row: exclusion_reason(run) for run in read_scored_runs(*read_inputs([str(out)]))}
+    assert found == {"CAM lr=0.5": "another method", "CLIP-ES": "the miniature CLIP"}
 
 
 def test_another_split_is_one_evaluation_away(tmp_path) -> None:
