@@ -15,7 +15,7 @@ PAPERS_NAMES = {"cam": "CAM", "sec": "SEC", "psa": "AffinityNet", "seam": "SEAM"
 PAPERS_NAMES |= {"one_stage": "1-Stage", "amn": "AMN", "clims": "CLIMS", "clip_es": "CLIP-ES"}
 PAPERS_NAMES |= {"clustering": "Wang, Ma, and You"}
 READS_CLIP = ("clims", "clip_es")
-SECOND_STAGE = {"views": "base", "classifier": "conv"}  # of a training on a method's masks
+SECOND_STAGE = {"views": "base"}  # of a training on a method's masks, else as Base
 # Methods that read the maps of another row (--cams): of the training split, of the scored one too.
 READS_CAMS = {"psa": ("train", "scored"), "amn": ("train",), "sec": ("train",)}
 READS_CAMS |= {"clustering": ("train",)}
