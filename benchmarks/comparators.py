@@ -52,11 +52,11 @@ class Work:
 class Sizes:
     """The least work, and the larger numbers; `many` masks of what is cheap."""
 
-    least: Work = Work(3, 4, 12)  # twelve scenes show all classes
+    least: Work = Work(3, 2, 9)  # nine scenes show all classes
     steps: int = 13
-    masks: int = 12
-    many: int = 84
-    images: int = 20
+    masks: int = 10
+    many: int = 82
+    images: int = 13
 
     def more(self, cost: str, row: "Row") -> Work:
         """The least work but for one number."""
@@ -65,7 +65,7 @@ class Sizes:
         return replace(self.least, **numbers[cost])
 
 
-QUICK = Sizes(steps=4, masks=5, many=5, images=13)
+QUICK = Sizes(steps=4, masks=3, many=3, images=10)
 
 
 @dataclass(frozen=True)
