@@ -134,7 +134,10 @@ def test_unknown_methods_are_refused(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_the_page_holds_the_table_of_the_results() -> None:
-    report = read_json(ROOT / "benchmarks" / "results" / "comparators_cpu.json")
+    file = ROOT / "benchmarks" / "results" / "comparators_cpu.json"
+    if not file.exists():
+        pytest.skip("not measured yet: python -m benchmarks.comparators --json FILE --write")
+    report = read_json(file)
     assert comparators.table(report) in PAGE.read_text(encoding="utf-8")
     measured = {one["method"]: {*one} - {"method"} for one in report["results"]}
     assert measured == {one.name: {*one.costs} for one in ROWS}
