@@ -16,8 +16,7 @@ in CPU-seconds between two such processes, so that their start cancels out:
 Not counted: the maps of baselines.cam that amn, sec and clustering read; the stored masks of base;
 the warm-up of carb. CLIMS and CLIP-ES have the demo's ViT, the others the demo's ResNet of CLIP, if
 any. The ratios are those to `base` (training) and `clip_masks` (masks) in the same round. --write
-puts the table into benchmarks/RESULTS.md. A round takes some seven CPU-minutes, half of them for
-`clustering` and `clip_es`.
+puts the table into benchmarks/RESULTS.md.
 """
 
 import contextlib
