@@ -12,8 +12,9 @@ stage:
 Run the same command again to resume; finished parts are skipped; --overwrite starts over. --score:
 OUT/score.json. --save-cams: OUT/cams/<image id>.npz.
 
-Memory at 512x1024: 1 GB an image of a batch for a ResNet-50 of stride 16, and 30 MB a masked image
-of 224 pixels for the gradient of ViT-B/32, twice as many as the classes of the batch's images.
+Memory at 512x1024: 1 GB an image of a batch for a ResNet-50 of stride 16, and about
+120 MB a masked image of 224 pixels for the gradient of ViT-B/16 (30 of ViT-B/32), twice as many as
+the classes of the batch's images.
 
 Deviations:
 - the config's backbone, of stride 16 and without dilation; crop_size is the working size, as in

@@ -9,8 +9,9 @@ and a second stage:
     python -m baselines.clip_es --config C --run-dir runs/clip_es --out masks --score
 
 Run the same command again to resume, on any number of processes. Nothing is trained, and nothing is
-written to --run-dir, which all methods have. --without crf: the highest map is the label. --score:
-OUT/score.json. --save-cams: OUT/cams/<image id>.npz. Needs a CLIP with a ViT as image tower.
+written to --run-dir, which all methods have. --crf none: the highest map is the label; --crf
+package: pydensecrf2, at the image's size. --score: OUT/score.json. --save-cams:
+OUT/cams/<image id>.npz. Needs a CLIP with a ViT as image tower.
 
 Images are seen at the config's image_size, theirs at their own. Memory at 512x1024 (patches of 16:
 n = 2048): 17 MB a matrix of n x n, two or three at once; the dense CRF 268 MB at any size. At
@@ -85,10 +86,11 @@ class Masks(CamMasks):
         text: Tensor,
         more: Tensor,
         whole: bool,
-        crf: bool,
+        crf: str,
         *of_masks: Any,
     ) -> None:
-        """text: rows of the classes with a map (C,E); more: of the rivals; whole: of `box_mask`."""
+        """text: rows of the classes with a map (C,E); more: of the rivals; whole: of `box_mask`;
+        crf: exact, package or none."""
         super().__init__(None, *of_masks)
         self.visual, self.scale = clip_model.visual, clip_model.logit_scale.exp().item()
         self.text, self.more, self.whole, self.crf = text, more, whole, crf
@@ -107,19 +109,19 @@ class Masks(CamMasks):
 
     def labels(self, sample: dict[str, Any], cams: Tensor, present: Tensor) -> Tensor:
         """Label map uint8 (H,W)."""
-        if not self.crf or not present.any():
+        if self.crf == "none" or not present.any():
             return super().labels(sample, cams, present)
         ids = present.nonzero().flatten() + self.first
         scores = cams[ids - self.first]
         if self.first:
             ids, scores = torch.cat([ids.new_zeros(1), ids]), with_background(scores)
-        rows = confident_labels(scores, sample["image"].to(cams.device))
+        rows = confident_labels(scores, sample["image"].to(cams.device), self.crf == "exact")
         ids = torch.cat([ids, ids.new_full((IGNORE_INDEX + 1 - len(ids),), IGNORE_INDEX)])
         return ids[rows].byte()
 
     def curve(self) -> list[dict[str, float | None]]:
         """Scores at thresholds, of which the CRF has none: its background is a row."""
-        return [] if self.crf else super().curve()
+        return super().curve() if self.crf == "none" else []
 
 
 def main(argv: list[str]) -> None:
@@ -150,7 +152,7 @@ def main(argv: list[str]) -> None:
     text, more = rows.split([len(prompts), len(words)])
 
     # --- masks
-    whole, crf = arguments.arithmetic == "correct", "crf" not in arguments.without
+    whole, crf = arguments.arithmetic == "correct", arguments.crf
     # With exponent 1 the background wins where the highest map is below a half.
     masks = Masks(clip_model, text, more, whole, crf, split, classes, 0.5, config, ranks)
     made_from = {"method": "clip_es", "arithmetic": arguments.arithmetic, "crf": crf}
@@ -165,7 +167,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     add("--run-dir", type=path, help="of no effect: nothing is trained")
     add_arguments(result, "boxes without the last row and column, as released (default), or whole")
-    add("--without", nargs="+", choices=("crf",), default=[], help="parts to leave out")
+    kinds = {"choices": ("exact", "package", "none"), "default": "exact"}
+    add("--crf", **kinds, help="exact mean field on a grid (default), pydensecrf2, or no dense CRF")
     add("--overwrite", action="store_true", help="make all masks again")
     add_trust(result)
     return result.parse_args(argv)

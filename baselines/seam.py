@@ -11,9 +11,9 @@ of pseudo-masks OUT/<image id>.png with meta.json, for `eval.py --masks` and a s
 Run the same command again to resume both; --overwrite starts both over. --score: OUT/score.json.
 --save-cams: OUT/cams/<image id>.npz, at the working size; the maps may be negative.
 
-Memory at 512x1024, counted, not measured: with a ResNet-38 2.5 GiB an image of a batch, and 0.27
-GiB for PCM's affinity; at test time 0.25 GiB of it at a time. 0.3 GiB for a ResNet-50 and its
-optimiser.
+Memory at 512x1024, counted, not measured: with a ResNet-38 2.5 GiB an image of a batch, and PCM's
+affinity 0.25 GiB, of which training holds up to five and the maps two. 0.3 GiB for a ResNet-50 and
+its optimiser.
 
 Deviations:
 - the config's ResNet in place of ResNet-38, stride 8: conv4, conv5 and conv6 are its last three

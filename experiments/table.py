@@ -58,7 +58,8 @@ def read_scored(suite: Suite, row: Row, seed: int, out: Path) -> dict[str, Any] 
         old = config_from_dict(saved, str(last)) if isinstance(saved, dict) else None
         other = changed(_of_masks(old), _of_masks(config)) if old else {}
     else:
-        made = metrics.is_file() or any(folder.glob("*.pt"))
+        parts = ("*.pt", "*/*.pt", "masks_*/meta.json")  # of methods with several trainings or none
+        made = metrics.is_file() or any(path for part in parts for path in folder.glob(part))
         other = _other_settings(config, folder, record) if made else {}
     if other:
         raise InputError(
@@ -167,7 +168,7 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
         "rows": rows,
         "pseudo_masks": read_json(score) if score.is_file() else None,
         "contrasts": {
-            title: {f"{a} − {b}": difference(rows[a]["seeds"], rows[b]["seeds"]) for a, b in pairs}
+            title: {f"{a} − {b}": _difference(suite, rows, a, b) for a, b in pairs}
             for title, pairs in suite.contrasts.items()
         },
         "by_class": suite.by_class,
@@ -179,6 +180,17 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
         temporary.write_text(f"{text}\n", encoding="utf-8")
     write_json(out / "ablation.json", content)
     return text
+
+
+def _difference(suite: Suite, rows: dict[str, Any], a: str, b: str) -> dict[str, Any]:
+    """Row a minus row b; what has no seed stands beside each seed of the other."""
+    seeds = rows[a]["seeds"], rows[b]["seeds"]
+    alone = [suite.rows[name].seedless for name in (a, b)]
+    if alone[0] != alone[1] and all(seeds):
+        one, other = seeds[alone.index(True)], seeds[alone.index(False)]
+        same = dict.fromkeys(other, next(iter(one.values())))
+        seeds = (same, other) if alone[0] else (other, same)
+    return difference(*seeds)
 
 
 def _scores(row: Row, metrics: dict[str, Any]) -> Scores:

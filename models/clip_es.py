@@ -16,7 +16,7 @@ from datasets.labels import IGNORE_INDEX
 from datasets.transforms import normalize
 from models.attentions import join_heads, query_key_value
 from models.clip_features import MaskCLIPOptions, feed_forward, grid_stride, layer_norm
-from models.dense_crf import CLIP_ES, mean_field, probability_unary, resized_kernels
+from models.dense_crf import CLIP_ES, mean_field, permutohedral, probability_unary, resized_kernels
 from models.inference import resize
 
 BLOCKS = 8  # the last ones, whose attentions are averaged
@@ -175,12 +175,17 @@ def with_background(maps: Tensor, exponent: int = 1) -> Tensor:
     return torch.cat([(1 - maps.amax(0, keepdim=True)) ** exponent, maps])
 
 
-def confident_labels(scores: Tensor, image: Tensor) -> Tensor:
+def confident_labels(scores: Tensor, image: Tensor, exact: bool = True) -> Tensor:
     """Rows of the highest marginal of the CRF, 255 where it is below CONFIDENCE: (H,W) long.
 
-    scores (K,H,W) need not sum to 1. image: (3,h,w) in levels of 0 to 255.
+    scores (K,H,W) need not sum to 1. image: (3,h,w) in levels of 0 to 255. exact: on a grid of
+    CRF_PIXELS; else by pydensecrf2, at the size of the scores.
     """
     size = scores.shape[-2:]
+    if not exact:
+        pixels = resize(image[None].float(), size)[0]
+        highest, rows = permutohedral(probability_unary(scores), pixels, CLIP_ES).max(0)
+        return rows.masked_fill(highest < CONFIDENCE, IGNORE_INDEX)
     scale = min(1.0, (CRF_PIXELS / (size[0] * size[1])) ** 0.5)
     grid = tuple(max(1, int(side * scale)) for side in size)
     small = F.interpolate(image[None].float(), grid, mode="area")[0]

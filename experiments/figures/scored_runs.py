@@ -104,7 +104,8 @@ def _method_of(name: str, rows: dict[str, dict[str, Any]]) -> str:
         return ""
     options = [str(one) for one in row.get("options", []) if one != SAVE_CAMS]
     settings = [f"{key}={value}" for key, value in row.get("settings", {}).items()]
-    return " ".join([PAPERS_NAMES[row["stage"]], *options, *settings])
+    maps = [f"on {row['cams']}"] * (row["stage"] == "psa" and bool(row.get("cams")))
+    return " ".join([PAPERS_NAMES[row["stage"]], *options, *settings, *maps])
 
 
 def by_settings(runs: Iterable[ScoredRun]) -> list[dict[str, list[ScoredRun]]]:

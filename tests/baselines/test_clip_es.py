@@ -218,3 +218,24 @@ def test_unsure_pixels_have_no_label() -> None:
     rows = clip_es.confident_labels(scores, image)
     assert (rows[:, :10] == 0).all() and (rows[:, 14:] == 1).all()
     assert (clip_es.confident_labels(torch.ones_like(scores), image) == 255).all()
+
+
+def blobs() -> tuple[Tensor, Tensor]:
+    """Smooth scores (3,24,40) and an image (3,24,40) of three stripes."""
+    scores = resize(torch.rand(1, 3, 3, 5, generator=torch.manual_seed(0)), (24, 40))[0]
+    return scores, torch.arange(24)[:, None].div(8, rounding_mode="floor").mul(90).expand(3, 24, 40)
+
+
+def test_the_package_sees_the_image_at_the_size_of_the_scores(monkeypatch) -> None:
+    """A small image needs no coarser grid, so that the exact mean field in its place is equal."""
+    scores, image = blobs()
+    monkeypatch.setattr(clip_es, "permutohedral", clip_es.mean_field)
+    exact, other = (clip_es.confident_labels(scores, image, exact) for exact in (True, False))
+    assert torch.equal(exact, other) and (exact != 255).any()
+
+
+def test_the_package_gives_about_the_same_labels() -> None:
+    pytest.importorskip("pydensecrf", reason="pydensecrf2 is not installed")
+    scores, image = blobs()
+    exact, other = (clip_es.confident_labels(scores, image, exact) for exact in (True, False))
+    assert (exact == other).float().mean() > 0.95

@@ -97,7 +97,7 @@ def arguments(method: str, folder: Path, out: Path, *more: str) -> list[str]:
         config += ["--cams", str(folder / "cam_masks"), "--set", "steps=5"]
     with_background = "Background" in (folder / "data/classes.yaml").read_text()
     if method == "clip_es" and not with_background:  # the CRF takes most of the time
-        config += ["--without", "crf"]
+        config += ["--crf", "none"]
     return [*config, "--run-dir", str(out / "run"), "--out", str(out / "masks"), *more]
 
 

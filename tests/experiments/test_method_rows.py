@@ -202,6 +202,19 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert later == {"both_second_1"}
 
 
+def test_what_has_no_seed_stands_beside_each_seed(tmp_path: Path) -> None:
+    rows = {"CAM": {"method": "cam"}, "Prior": {"method": "prior"}}
+    path = write_suite(tmp_path, rows=rows, contrasts={"Floor": [["CAM", "Prior"]]})
+    suite, out = read_suite(path, []), tmp_path / "out"
+    plant(suite, out, "Prior", 0, {"miou": 0.1})
+    for seed, miou in ((1, 0.3), (2, 0.4)):
+        plant(suite, out, "CAM", seed, {"miou": miou})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    content = json.loads((out / "ablation.json").read_text(encoding="utf-8"))
+    found = content["contrasts"]["Floor"]["CAM − Prior"]["seeds"]
+    assert [round(one["mIoU"]) for one in found.values()] == [20, 30] and [*found] == ["1", "2"]
+
+
 def test_fig_7_has_a_column_of_the_network_of_clip_es(tmp_path: Path) -> None:
     rows = {
         "CLIP-ES, masks": {"method": "clip_es"},
