@@ -20,12 +20,12 @@ puts the table into benchmarks/RESULTS.md.
 """
 
 import contextlib
-import importlib
 import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -245,7 +245,7 @@ def in_new_process(module: str, argv: list[str]) -> float:
 
 def cpu_seconds(module: str, argv: list[str]) -> float:
     """User and system time of `main` of a module, of all threads and children."""
-    main = importlib.import_module(module).main
+    main = import_module(module).main
     start = sum(os.times()[:4])
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         main(argv)

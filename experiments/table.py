@@ -126,7 +126,7 @@ def collect(suite: Suite, out: Path) -> Scored:
     images or with different options.
     """
     scored: Scored = {row: {} for row in suite.rows}
-    first: dict[bool, tuple[Path, dict[str, Any]]] = {}  # of masks, of networks
+    first: dict[tuple[bool, bool], tuple[Path, dict[str, Any]]] = {}  # of masks?, of a method?
     names = [path.name.rpartition("_") for path in out.glob("*")]
     for row in suite.rows.values():
         seeds = sorted(int(n) for name, _, n in names if name == row.slug and n.isdecimal())
@@ -135,8 +135,10 @@ def collect(suite: Suite, out: Path) -> Scored:
             if cell is None:
                 continue
             scored[row.name][seed] = cell
-            how = {key: cell.get(key) for key in ("num_images", "inference", "resize_to")}
-            one, usual = first.setdefault(row.is_masks, (folder, how))
+            how = {key: cell.get(key) for key in ("num_images", "inference")}
+            if row.stage not in METHODS:  # a method may see images at a size of its own
+                how["resize_to"] = cell.get("resize_to")
+            one, usual = first.setdefault((row.is_masks, row.stage in METHODS), (folder, how))
             other = listed(changed(usual, how))
             if other:
                 raise InputError(

@@ -202,6 +202,18 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert later == {"both_second_1"}
 
 
+def test_a_method_may_see_images_at_a_size_of_its_own(tmp_path: Path) -> None:
+    rows = {"All pixels": ROWS["All pixels"], "SEC": {"method": "sec", "cams": "CAM"}}
+    rows |= {"CAM": OF_MAPS["CAM"]}
+    suite, out = read_suite(write_suite(tmp_path, rows=rows, contrasts={}), []), tmp_path / "out"
+    plant(suite, out, "All pixels", 0, {"miou": 0.5, "resize_to": [64, 96]})
+    plant(suite, out, "SEC", 0, {"miou": 0.2, "resize_to": [48, 64]})
+    assert [len(cells) for cells in collect(suite, out).values()] == [1, 1, 0]
+    plant(suite, out, "SEC", 1, {"miou": 0.2, "inference": {"flip": True}})
+    with pytest.raises(InputError, match="were scored in different ways .inference"):
+        collect(suite, out)
+
+
 def test_what_has_no_seed_stands_beside_each_seed(tmp_path: Path) -> None:
     rows = {"CAM": {"method": "cam"}, "Prior": {"method": "prior"}}
     path = write_suite(tmp_path, rows=rows, contrasts={"Floor": [["CAM", "Prior"]]})
