@@ -264,6 +264,9 @@ def table(report: dict[str, Any]) -> str:
         for cost, base in (("training", TRAINING), ("masks", MASKS)):
             values = result.get(cost, [])
             ratios = [a / b for a, b in zip(values, found[base][cost][: len(values)], strict=True)]
+            if min(values, default=1) <= 0:  # less than what two equal processes differ by
+                cells += ["below noise", ""]
+                continue
             cells += [spread(values) if values else "", spread(ratios) if values else ""]
         images = result.get("training images")
         rows.append([*cells, spread(images) if images else ""])
