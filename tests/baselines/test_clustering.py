@@ -330,6 +330,7 @@ def die_at(monkeypatch, name: str, call: int) -> type[BaseException]:
     return Killed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "call"),
     [  # one call of first_labels is for all regions, the others for an image each
@@ -381,6 +382,7 @@ def always_present(world: Path, folder: Path) -> Path:
     return test_sec.make_maps(folder)
 
 
+@pytest.mark.slow
 def test_classes_of_every_image_are_named_and_the_maps_break_the_tie(world, tmp_path) -> None:
     folder = always_present(world, tmp_path / "copy")
     with pytest.warns(InputWarning, match=r"same images: road, car; without --cams their") as told:
@@ -413,6 +415,7 @@ def test_with_a_background_class(tmp_path) -> None:
     assert (np.asarray(Image.open(tmp_path / "run/labels_1/t5.png")) == 0).all()
 
 
+@pytest.mark.slow
 def test_images_smaller_than_the_crop(world, tmp_path) -> None:
     """A third of each crop is padding, which has no label; masks have the images' own size."""
     run(world, tmp_path, "--set", "crop_size=[48,48]", "steps=3")

@@ -211,6 +211,7 @@ def test_a_run_that_is_cut_off_goes_on_bit_for_bit(
     assert_same_run(whole, run(world, tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_two_processes_end_where_one_does(world, tmp_path) -> None:
     """Up to rounding, with means over both."""
     options = ["--set", "sync_region_stats=true", "dropout=0.0", "steps=4"]

@@ -142,6 +142,7 @@ def test_a_background_is_channel_0(things, tmp_path, method):
     assert len(model[channels[method]]) == {"seam": 4, "one_stage": 3}[method]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_two_processes(scripts, driving, tmp_path, method):
     """Also batch norms without a gradient in a head whose others are joined over the processes."""

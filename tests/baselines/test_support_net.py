@@ -426,6 +426,7 @@ def test_no_ground_truth_is_read(trained, things, tmp_path):
         assert (masks[0] / name).read_bytes() == (masks[1] / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes(scripts, things, tmp_path):
     arguments = ["baselines/support_net.py", "--config", things / "config.yaml", "--device", "cpu"]
     keep = ["--keep-checkpoints", "--save-cams", "--score"]

@@ -225,6 +225,7 @@ def kill_all_stages(
     return places
 
 
+@pytest.mark.slow
 def test_killed_anywhere_the_same_command_goes_on(scripts, world, whole, tmp_path) -> None:
     kill_all_stages(scripts, world, whole, tmp_path, kills=2, seed=0)
 
