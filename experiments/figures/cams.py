@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from baselines.common import CAMS
 from datasets.files import read_image
@@ -33,9 +34,10 @@ from experiments.figures.style import (
     save_data,
     save_figure,
 )
-from experiments.methods import METHODS
+from experiments.methods import METHODS, TRAINING_FREE
 from experiments.numbers import percent
-from experiments.suite_file import Row
+from experiments.suite_file import Row, as_arguments
+from models.inference import resize
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -75,6 +77,9 @@ def read_masks(suite: Suite) -> list[Masks]:
         split = str(suite.content.get("split"))
         folder, options = run / f"masks_{split}", map(str, row.get("options", []))
         command = ["python", "-m", f"baselines.{row['stage']}", "--config", f"{run}/config.yaml"]
+        if row["stage"] in TRAINING_FREE:  # its folder has no config
+            settings = suite.content.get("settings", {}) | row.get("settings", {})
+            command[-1:] = [str(suite.content.get("config")), *as_arguments(settings)]
         command += ["--run-dir", str(run), *options, "--split", split, "--out", str(folder)]
         command = shlex.join([*command, "--save-cams"])
         found.append(Masks(name, run, folder, [*row["metrics"].values()], command))
@@ -135,7 +140,8 @@ def side_by_side(
         return figure._replace(missing=(Missing(f"the masks of {suite.folder}: no folder here"),))
     pair = [here[0], here[-1]] if len(here) > 1 else here
     try:
-        config = load_config(here[0].run / "config.yaml")
+        trained = [row.run for row in here if (row.run / "config.yaml").is_file()]
+        config = load_config((trained or [here[0].run])[0] / "config.yaml")
         split_data = open_split(config, str(suite.content.get("split")))
         shown = chosen(split_data, images)
     except InputError as error:
@@ -171,8 +177,10 @@ def shaded(split_data: SplitData, name: str, file: Path) -> np.ndarray:
             ids, maps = content["classes"], content["cams"].astype(np.float32)
         if not len(ids):
             return grey.astype(np.uint8)
+        # Many methods save them at their working size.
+        maps = resize(torch.from_numpy(maps)[None], grey.shape[:2])[0].numpy()
         height = maps.max(0)[..., None].clip(0, 1)
         colours = split_data.classes.palette[ids[maps.argmax(0)]]
         return (grey * (1 - height) + colours * height).astype(np.uint8)
-    except (OSError, ValueError, KeyError, IndexError):
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError):
         raise InputError(f"{file}: expected maps and classes of '{name}'; remove it") from None

@@ -152,7 +152,9 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
         return None
     stages = {rows[name]["stage"]: (last := read_stage(folder(name)))}
     if "carb" in stages:
-        plain = [folder(row) for row in rows if rows[row]["stage"] == "warmup"]
+        of_masks = rows[name].get("learns_from")  # no setting: where its masks lie
+        same = (r for r in rows if rows[r].get("learns_from") == of_masks)
+        plain = [folder(row) for row in same if rows[row]["stage"] == "warmup"]
         plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are not a row
         for stage in map(read_stage, filter(_is_stage, plain)):
             if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):

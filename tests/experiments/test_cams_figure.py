@@ -122,3 +122,31 @@ def test_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     report.main([str(folder), "--out", str(out), "--images", "1", "--only", "cams"])
     assert "2 figures drawn, 1 command missing" in capsys.readouterr().out
     assert "--save-cams" in (out / "report.md").read_text(encoding="utf-8")
+
+
+def test_maps_of_the_working_size_cover_the_image(folder: Path) -> None:
+    """SEAM, say, saves them smaller than the image."""
+    small = np.zeros((1, 4, 6), np.float16)
+    small[0, :, :3] = 1
+    file = folder / "small.npz"
+    np.savez_compressed(file, classes=np.array([0]), cams=small)
+    split = open_split(load_config(folder / "cam_3/config.yaml"), "train")
+    picture = shaded(split, "t0", file)
+    assert picture.shape == (*tiny_run.SIZE, 3)
+    assert (picture[:, 0] == split.classes.palette[0]).all()
+    assert not (picture[:, -1] == split.classes.palette[0]).all()
+
+
+def test_a_first_row_without_training_has_no_config(folder: Path) -> None:
+    (folder / "cam_3/config.yaml").unlink()
+    path = folder / "ablation.json"
+    content = json.loads(path.read_text())
+    content["rows"]["CAM"] |= {"stage": "prior", "options": [], "settings": {"image_size": None}}
+    path.write_text(json.dumps(content))
+    for file in (folder / "cam_3/masks_train/cams").glob("*.npz"):
+        file.unlink()
+    figure = drawn(folder)[1]
+    (gallery,) = figure.galleries
+    assert gallery.titles[:3] == ["image", "ground truth", "CAM: mask\nmIoU 30.0"]
+    command = figure.missing[0].command
+    assert command.startswith("python -m baselines.prior --config c.yaml --set image_size=null")

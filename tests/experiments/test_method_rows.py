@@ -8,7 +8,7 @@ import test_ablation
 import tiny
 
 from experiments import ablation
-from experiments.figures.runs import read_inputs, run_of
+from experiments.figures.runs import read_inputs, run_of, run_of_row
 from experiments.figures.scored_runs import by_settings, exclusion_reason, read_scored_runs
 from experiments.figures.sections import shown_runs
 from experiments.figures.tables import suite_table
@@ -242,6 +242,20 @@ def test_fig_7_has_a_column_of_the_network_of_clip_es(tmp_path: Path) -> None:
     shown = shown_runs([str(out)], *read_inputs([str(out)]))
     assert [run.label for run in shown] == ["Dual + CARB, seed 0", "CLIP-ES, seed 0"]
     assert [run.last.folder.name for run in shown] == ["dual_carb_0", "clip_es_0"]
+
+
+def test_the_warm_up_shown_beside_carb_learned_from_the_same_masks(tmp_path: Path) -> None:
+    rows = OF_MAPS | {"CLIP-ES": {"method": "clip_es"}}
+    rows |= {"On CLIP-ES": {"method": "clip_es", "second_stage": True}}
+    rows |= {"On CLIP-ES, CARB": {"method": "clip_es", "second_stage": "carb"}}
+    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
+    suite = read_suite(path, [])
+    for name in rows:
+        plant(suite, out, name, 0, {"miou": 0.3})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    (found,) = read_inputs([str(out)])[1]
+    for name, plain in (("PSA, CARB", "psa_base_0"), ("On CLIP-ES, CARB", "on_clip_es_0")):
+        assert run_of_row(found, name, "0").stages["warmup"].folder.name == plain
 
 
 def test_rows_are_compared_by_class(tmp_path: Path) -> None:
