@@ -34,7 +34,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from baselines.common import WorkingSizeMasks
 from baselines.stages import (
@@ -48,7 +47,7 @@ from baselines.stages import (
 from datasets.labels import has_background, load_classes
 from datasets.long_side import LongSideTransform, resize_bicubic
 from datasets.transforms import normalize
-from models.cam import build_cam_backbone, network_sha256, normalize_cams
+from models.cam import KeepsStatistics, build_cam_backbone, network_sha256, normalize_cams
 from models.inference import resize
 from models.training import poly_sgd
 from utils.cli import training_parser
@@ -66,7 +65,7 @@ STRIDE, LOW_STRIDE = 16, 4  # of the network; of the maps for a walk
 TRAINED = ("layer3", "layer4")  # and the classifier; the gradient stops before them
 
 
-class Classifier(nn.Module):
+class Classifier(KeepsStatistics):
     """Images (B,3,H,W), normalised -> raw maps w F (B,C,h,w), float32, whose means are the logits.
 
     Batch norms keep their statistics; those of `TRAINED` stages train their weights and biases.
@@ -81,13 +80,6 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.classifier(self.backbone(image)).float()
-
-    def train(self, mode: bool = True) -> "Classifier":
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
 
     def groups(self) -> list[dict[str, Any]]:
         """Groups of parameters for `poly_sgd`."""

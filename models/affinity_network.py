@@ -10,16 +10,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.affinity import STRIDE
-from models.cam import build_cam_backbone
+from models.cam import KeepsStatistics, batch_norms, build_cam_backbone
 from utils.config import Config
 
 WIDTHS = (64, 128, 256)  # of f8_3, f8_4 and f8_5
 
 
-class Taps(nn.Module):
+class Taps(KeepsStatistics):
     """The last three stages of a ResNet; its stem and first stage frozen, its batch norms too.
 
     A stage finer than the last, as a ResNet of three stages has it, is averaged to its size.
@@ -30,7 +29,7 @@ class Taps(nn.Module):
         self.backbone = backbone
         for name, parameter in backbone.named_parameters():
             parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
-        for norm in self._norms():
+        for norm in batch_norms(self):
             norm.requires_grad_(False)
         with torch.no_grad():
             found = backbone.eval().stages(torch.zeros(1, 3, 64, 64))[-3:]
@@ -40,15 +39,6 @@ class Taps(nn.Module):
         stages = self.backbone.stages(image)[-3:]
         size = stages[-1].shape[-2:]
         return [x if x.shape[-2:] == size else F.adaptive_avg_pool2d(x, size) for x in stages]
-
-    def train(self, mode: bool = True) -> "Taps":
-        super().train(mode)
-        for norm in self._norms():
-            norm.eval()
-        return self
-
-    def _norms(self) -> list[nn.Module]:
-        return [m for m in self.modules() if isinstance(m, _BatchNorm)]
 
 
 class AffinityHead(nn.Module):

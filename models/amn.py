@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from datasets.labels import IGNORE_INDEX
+from models.cam import KeepsStatistics
 from models.inference import resize
 from models.irn import centre_labels, highest_row, merged_views, two_threshold_labels
 from models.resnet import ResNet
@@ -101,7 +101,7 @@ class Branches(nn.Module):
         return sum(convolution(features) for convolution in self.children())
 
 
-class AMNNetwork(nn.Module):
+class AMNNetwork(KeepsStatistics):
     """Images (B,3,H,W), normalised, and labels (B,L,1,1) -> logits (B,C,h,w), float32.
 
     Batch norms keep their statistics; the stem has no gradient.
@@ -116,13 +116,6 @@ class AMNNetwork(nn.Module):
 
     def forward(self, image: Tensor, labels: Tensor) -> Tensor:
         return self.head(self.backbone(image), labels.flatten(1)).float()
-
-    def train(self, mode: bool = True) -> "AMNNetwork":
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
-        return self
 
 
 def activations(logits: Sequence[Tensor], size: tuple[int, int]) -> Tensor:

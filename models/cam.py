@@ -19,7 +19,22 @@ from utils.safe.errors import InputError, warn
 from utils.safe.files import sha256
 
 
-class CAMNetwork(nn.Module):
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """All batch norms in a module."""
+    return [one for one in module.modules() if isinstance(one, _BatchNorm)]
+
+
+class KeepsStatistics(nn.Module):
+    """A module whose batch norms keep their statistics while it trains."""
+
+    def train(self, mode: bool = True) -> "KeepsStatistics":
+        super().train(mode)
+        for norm in batch_norms(self):
+            norm.eval()
+        return self
+
+
+class CAMNetwork(KeepsStatistics):
     """Images (B,3,H,W) -> for each of them features (B,D,h,w) >= 0 and raw maps (B,C,h,w), float32.
 
     Backbone, 1x1 convolution and ReLU, 1x1 convolution without bias; the mean of a map is the logit
@@ -34,7 +49,7 @@ class CAMNetwork(nn.Module):
         initialize(self.features)
         nn.init.zeros_(self.features.bias)
         nn.init.xavier_uniform_(self.classifier.weight)
-        for norm in filter(_is_norm, self.modules()):
+        for norm in batch_norms(self):
             norm.requires_grad_(False)
 
     def forward(self, *images: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -43,16 +58,6 @@ class CAMNetwork(nn.Module):
             features = self.features(self.backbone(image)).relu()
             found.append((features.float(), self.classifier(features).float()))
         return found
-
-    def train(self, mode: bool = True) -> "CAMNetwork":
-        super().train(mode)
-        for norm in filter(_is_norm, self.modules()):
-            norm.eval()
-        return self
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(module, _BatchNorm)
 
 
 def build_cam_network(config: Config, num_classes: int, channels: int) -> CAMNetwork:

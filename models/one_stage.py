@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from datasets.long_side import resize_bicubic
 from datasets.transforms import normalize
+from models.cam import KeepsStatistics, batch_norms
 from models.inference import Size, resize, resize_corners
 from models.kernels.cpu_speed import DilatedConv2d
 from models.resnet import ResNet
@@ -39,7 +40,7 @@ class _Branch(nn.Module):
         return self.bn(self.atrous_conv(x)).relu()
 
 
-class FrozenASPP(nn.Module):
+class FrozenASPP(KeepsStatistics):
     """ASPP whose batch norms keep their statistics, (0, 1): affine layers, which do train.
 
     (B,channels,h,w) -> (B,width,h,w).
@@ -59,13 +60,6 @@ class FrozenASPP(nn.Module):
         branches = [getattr(self, f"aspp{number}")(x) for number in range(1, 5)]
         pooled = self.global_avg_pool(x).expand(-1, -1, *x.shape[-2:])
         return self.dropout(self.bn1(self.conv1(torch.cat([*branches, pooled], 1))).relu())
-
-    def train(self, mode: bool = True) -> "FrozenASPP":
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
-        return self
 
 
 class GCI(nn.Module):
@@ -153,12 +147,8 @@ class OneStageNetwork(nn.Module):
         widths = min(WIDTH, backbone.out_channels), min(SKIP, conv3)  # theirs for a ResNet-50
         self.head = OneStageHead(conv3, backbone.out_channels, classes, *widths)
         first = backbone.stem if backbone.deep_stem else backbone.conv1
-        for module in (first, *self.kept()):
+        for module in (first, *batch_norms(backbone)):
             module.requires_grad_(False)
-
-    def kept(self) -> list[nn.Module]:
-        norms = nn.modules.batchnorm._BatchNorm
-        return [module for module in self.backbone.modules() if isinstance(module, norms)]
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.backbone.stages(image)
@@ -166,8 +156,8 @@ class OneStageNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> "OneStageNetwork":
         super().train(mode)
-        for module in self.kept():
-            module.eval()
+        for norm in batch_norms(self.backbone):
+            norm.eval()
         return self
 
 
