@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.cam import KeepsStatistics, batch_norms
+
 DROPOUT = (0.3, 0.5)  # of whole channels, in b6 and b7
 FROZEN = ("conv1a", "b2", "b2_1", "b2_2")  # no gradient; the batch norms have none anywhere
 
@@ -75,7 +77,7 @@ class Bottle(nn.Module):
         return self.conv_branch1(a) + y, a
 
 
-class ResNet38(nn.Module):
+class ResNet38(KeepsStatistics):
     """image (B,3,H,W) -> `Taps`, of ceil(H/8) x ceil(W/8) cells.
 
     width: channels of the stem, 64 in the paper. Batch norms keep their statistics, weights and
@@ -99,7 +101,7 @@ class ResNet38(nn.Module):
         self.bn7 = nn.BatchNorm2d(64 * w)
         for name in FROZEN:
             getattr(self, name).requires_grad_(False)
-        for norm in self._norms():
+        for norm in batch_norms(self):
             norm.requires_grad_(False)
 
     def forward(self, image: Tensor) -> Taps:
@@ -109,15 +111,6 @@ class ResNet38(nn.Module):
             if isinstance(block, Block | Bottle):
                 x, entering[name] = block(x)
         return Taps(entering["b5"], entering["b6"], self.bn7(x).relu())
-
-    def train(self, mode: bool = True) -> "ResNet38":
-        super().train(mode)
-        for norm in self._norms():
-            norm.eval()
-        return self
-
-    def _norms(self) -> list[nn.Module]:
-        return [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
 def _stage(channels: int, middle: int, out: int, more: int, stride: int) -> list[Block]:
