@@ -46,7 +46,8 @@ from baselines.common import CamMasks, load_split
 from baselines.stages import add_arguments, check_out, make_masks
 from datasets.doctor.label_check import check_trainable
 from datasets.labels import IGNORE_INDEX, ClassTable, has_background, load_classes
-from models.clip_es import confident_labels, spread_maps, with_background
+from models.cam import with_background
+from models.clip_es import confident_labels, spread_maps
 from models.clip_features import is_resnet
 from models.clip_loading import clip_sha256, load_clip
 from models.clip_miniature import KnownTokens, can_read

@@ -49,12 +49,12 @@ from datasets.saved_maps import SavedMaps
 from datasets.training import TrainingSet, build_transform
 from datasets.transforms import normalize
 from models.build import build_model, build_network, build_optimizer
-from models.cam import build_cam_backbone, network_sha256
+from models.cam import build_cam_backbone, network_sha256, with_background
 from models.carb import RegionRules, segmentation_loss, upsample
 from models.kernels.pixel_losses import pixel_losses
 from models.region_clusters import gathered, whiten
 from models.region_labels import Clusters, check_ties, clustered, share_of
-from models.superpixels import described, map_means, with_background
+from models.superpixels import described, map_means
 from models.training import sgd_step
 from utils.cli import path, training_parser
 from utils.config import Config, load_config

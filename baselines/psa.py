@@ -68,12 +68,11 @@ from models.affinity import (
     pair_labels,
     summed_views,
     walk_maps,
-    with_background,
 )
 from models.affinity_network import build_affinity_network, build_psa_classifier
 from models.affinity_set import AffinitySet
 from models.build import build_network
-from models.cam import network_sha256
+from models.cam import network_sha256, with_background
 from models.inference import resize
 from models.training import poly_sgd, poly_step
 from utils.cli import path, training_parser

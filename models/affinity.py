@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from datasets.labels import IGNORE_INDEX
 from datasets.transforms import normalize
 from models.inference import resize
-from models.random_walk import Offset, neighbours, transition, walk
+from models.random_walk import inner, neighbours, transition, walk
 
 # From tool/imutils.py, network/resnet38_aff.py, infer_aff.py.
 STRIDE, RADIUS = 8, 5
@@ -24,11 +24,6 @@ def summed_views(outputs: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Sum of CAMs (C,.,.) at `size` (h,w); the views are each scale's image and mirror image."""
     resized = [resize(one[None], size)[0] for one in outputs]
     return sum(one.flip(-1) if i % 2 else one for i, one in enumerate(resized))
-
-
-def with_background(maps: Tensor, alpha: int) -> Tensor:
-    """[(1 - max M)^alpha ; M] of normalised maps (k,h,w): (k+1,h,w)."""
-    return torch.cat([(1 - maps.amax(0, keepdim=True)) ** alpha, maps])
 
 
 def affinity_labels(low: Tensor, high: Tensor | None = None) -> Tensor:
@@ -44,19 +39,6 @@ def affinity_labels(low: Tensor, high: Tensor | None = None) -> Tensor:
         labels = labels.masked_fill(high.argmax(0) == 0, 0)
         highest = torch.maximum(highest, high.amax(0))
     return labels.masked_fill(highest < EPS, IGNORE_INDEX).to(torch.uint8)
-
-
-def inner(maps: Tensor, radius: int = RADIUS, offset: Offset = (0, 0)) -> Tensor:
-    """The cells (...,h-r+1,w-2r+2) from which pairs start, moved by the offset of the other cell.
-
-    No pair starts in the last r - 1 rows or the outer r - 1 columns.
-    """
-    height, width = (
-        max(0, maps.shape[-2] - radius + 1),
-        max(0, maps.shape[-1] - 2 * radius + 2),
-    )
-    top, left = offset[0], radius - 1 + offset[1]
-    return maps[..., top : top + height, left : left + width]
 
 
 def pair_ends(size: tuple[int, int], radius: int = RADIUS) -> tuple[Tensor, Tensor]:

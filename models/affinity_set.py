@@ -15,7 +15,8 @@ from datasets.labels import IGNORE_INDEX, ClassTable, has_background
 from datasets.long_side import color_jitter, draw_jitter, draw_offsets, place
 from datasets.saved_maps import SavedMaps
 from datasets.training import EvaluationSet
-from models.affinity import EPS, affinity_labels, pooled, with_background
+from models.affinity import EPS, affinity_labels, pooled
+from models.cam import with_background
 from models.inference import resize
 from models.pamr import pamr
 from utils.batches import Draw

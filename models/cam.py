@@ -117,6 +117,11 @@ def normalize_cams(cams: Tensor) -> Tensor:
     return cams / (cams.amax((2, 3), keepdim=True) + 1e-5)
 
 
+def with_background(maps: Tensor, exponent: int = 1) -> Tensor:
+    """[(1 - max M)^exponent ; M] of maps (C,h,w) from 0 to 1: (1+C,h,w)."""
+    return torch.cat([(1 - maps.amax(0, keepdim=True)) ** exponent, maps])
+
+
 def label_cams(cams: Tensor, present: Tensor, threshold: float | None) -> Tensor:
     """Normalised maps (C,H,W), which may be negative, classes of the image (C) -> uint8 (H,W).
 

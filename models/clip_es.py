@@ -170,11 +170,6 @@ def spread(matrix: Tensor, cams: Tensor, masks: Tensor) -> Tensor:
     return (matrix @ (matrix @ (cams * masks).T)).T
 
 
-def with_background(maps: Tensor, exponent: int = 1) -> Tensor:
-    """[(1 - max_k c_k)^exponent ; c_k]: (K,H,W) -> (1+K,H,W)."""
-    return torch.cat([(1 - maps.amax(0, keepdim=True)) ** exponent, maps])
-
-
 def confident_labels(scores: Tensor, image: Tensor, exact: bool = True) -> Tensor:
     """Rows of the highest marginal of the CRF, 255 where it is below CONFIDENCE: (H,W) long.
 

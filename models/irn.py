@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from datasets.labels import IGNORE_INDEX
 from models.inference import resize
-from models.random_walk import by_path_length, neighbours, path_affinities
+from models.random_walk import by_path_length, inner, neighbours, path_affinities
 from models.resnet import ResNet
 from utils.safe.errors import InputError
 
@@ -104,22 +104,9 @@ def pair_offsets(radius: int) -> list[tuple[int, int]]:
     return by_path_length(neighbours(radius))
 
 
-def sources(maps: Tensor, radius: int) -> Tensor:
-    """The cells of (...,h,w) whose pairs all lie inside: (...,h-r,w-2r), r = radius - 1."""
-    r = radius - 1
-    return maps[..., : maps.shape[-2] - r, r : maps.shape[-1] - r]
-
-
-def targets(maps: Tensor, radius: int, offset: tuple[int, int]) -> Tensor:
-    """The cells at an offset (dy,dx) from those of `sources`."""
-    (dy, dx), r = offset, radius - 1
-    height, width = maps.shape[-2] - r, maps.shape[-1] - 2 * r
-    return maps[..., dy : dy + height, r + dx : r + dx + width]
-
-
 def pair_affinities(edge: Tensor, radius: int) -> Tensor:
     """1 - max over the path of a boundary map (h,w): (pairs,h-r,w-2r)."""
-    return sources(path_affinities(edge, pair_offsets(radius)), radius)
+    return inner(path_affinities(edge, pair_offsets(radius)), radius)
 
 
 def pair_labels(label: Tensor, radius: int) -> tuple[Tensor, Tensor]:
@@ -127,8 +114,8 @@ def pair_labels(label: Tensor, radius: int) -> tuple[Tensor, Tensor]:
 
     Both bool (B,pairs,h-r,w-2r).
     """
-    others = [targets(label, radius, offset) for offset in pair_offsets(radius)]
-    other, own = torch.stack(others, 1), sources(label, radius)[:, None]
+    others = [inner(label, radius, offset) for offset in pair_offsets(radius)]
+    other, own = torch.stack(others, 1), inner(label, radius)[:, None]
     return other == own, (other != IGNORE_INDEX) & (own != IGNORE_INDEX)
 
 
@@ -145,7 +132,7 @@ def affinity_losses(affinity: Tensor, label: Tensor, radius: int, first: int) ->
     """
     equal, valid = pair_labels(label, radius)
     positive = equal & valid
-    is_background = (sources(label, radius) == 0)[:, None]
+    is_background = (inner(label, radius) == 0)[:, None]
     parts = [positive & is_background, positive & ~is_background] if first else [positive]
     near = -(affinity + EPS).log()
     pos = torch.stack([mean_over(near, part) for part in parts]).mean()
@@ -167,11 +154,11 @@ def displacement_losses(field: Tensor, label: Tensor, radius: int) -> tuple[Tens
     IRN trains them for instances; masks of classes need the boundaries alone.
     """
     equal, valid = pair_labels(label, radius)
-    of_background = equal & valid & (sources(label, radius) == 0)[:, None]
+    of_background = equal & valid & (inner(label, radius) == 0)[:, None]
     of_foreground = equal & valid & ~of_background
     offsets = pair_offsets(radius)
     moved = torch.stack(
-        [sources(field, radius) - targets(field, radius, offset) for offset in offsets], 2
+        [inner(field, radius) - inner(field, radius, offset) for offset in offsets], 2
     )  # (B,2,pairs,h-r,w-2r)
     wanted = field.new_tensor(offsets).T[:, :, None, None]
     far, still = (moved - wanted).abs().sum(1), moved.abs().sum(1)

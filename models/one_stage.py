@@ -152,7 +152,7 @@ class OneStageNetwork(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         maps = self.backbone.stages(image)
-        return with_background(self.head(maps[0], maps[-1]).float(), self.background)
+        return with_constant(self.head(maps[0], maps[-1]).float(), self.background)
 
     def train(self, mode: bool = True) -> "OneStageNetwork":
         super().train(mode)
@@ -161,7 +161,7 @@ class OneStageNetwork(nn.Module):
         return self
 
 
-def with_background(logits: Tensor, background: bool) -> Tensor:
+def with_constant(logits: Tensor, background: bool) -> Tensor:
     """x = [1 ; z]: a constant channel in front of logits (B,K,h,w), where there is a background."""
     return torch.cat([torch.ones_like(logits[:, :1]), logits], 1) if background else logits
 

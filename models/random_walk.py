@@ -30,6 +30,19 @@ def neighbours(radius: int) -> list[Offset]:
     return beside + below
 
 
+def inner(maps: Tensor, radius: int, offset: Offset = (0, 0)) -> Tensor:
+    """The cells (...,h-r+1,w-2r+2) from which pairs start, moved by the offset of the other cell.
+
+    No pair starts in the last r - 1 rows or the outer r - 1 columns.
+    """
+    height, width = (
+        max(0, maps.shape[-2] - radius + 1),
+        max(0, maps.shape[-1] - 2 * radius + 2),
+    )
+    top, left = offset[0], radius - 1 + offset[1]
+    return maps[..., top : top + height, left : left + width]
+
+
 def path_cells(offset: Offset) -> list[Offset]:
     """The cells of a path, both ends included, the far end first."""
     dy, dx = offset

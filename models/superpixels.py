@@ -117,11 +117,6 @@ def region_features(maps: Tensor, regions: Tensor, weight: float) -> Tensor:
     return torch.cat([region_means(maps, regions), weight * places], dim=1)
 
 
-def with_background(cams: Tensor) -> Tensor:
-    """Maps (C,h,w), from 0 to 1 -> (1+C,h,w): that of the background is 1 - the highest."""
-    return torch.cat([1 - cams.amax(0, keepdim=True), cams])
-
-
 def map_means(maps: Tensor, regions: Tensor, stride: int) -> Tensor:
     """`region_means` (R,D) of maps (D,h,w) of any size, averaged over cells of `stride` pixels."""
     grid = tuple(-(-side // stride) for side in regions.shape)

@@ -11,6 +11,7 @@ from baselines.clip_es import BACKGROUND, TEMPLATE, rivals
 from datasets.labels import load_classes
 from models import clip_es
 from models.attentions import query_key_value
+from models.cam import with_background
 from models.clip_es import (
     attend,
     box_mask,
@@ -23,7 +24,6 @@ from models.clip_es import (
     spread,
     stretch,
     transition,
-    with_background,
 )
 from models.clip_features import layer_norm
 from models.clip_loading import clip_from_state_dict

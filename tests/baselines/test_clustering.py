@@ -20,6 +20,7 @@ from test_kill import assert_same_files, assert_same_run
 import eval as evaluation
 from baselines import clustering as method
 from models import region_labels
+from models.cam import with_background
 from models.region_clusters import kmeans, moments, nearest, whitened, whitening
 from models.region_labels import (
     alike,
@@ -35,7 +36,6 @@ from models.superpixels import (
     region_features,
     region_means,
     superpixels,
-    with_background,
 )
 from utils.checkpoint import load_checkpoint
 from utils.config import load_config

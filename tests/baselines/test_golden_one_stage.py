@@ -14,7 +14,7 @@ from models.one_stage import (
     mask_of_view,
     padded_view,
     stochastic_gate,
-    with_background,
+    with_constant,
 )
 from models.one_stage_losses import (
     class_scores,
@@ -145,7 +145,7 @@ def test_golden_head(case, monkeypatch):
     head = head_of(Golden(HEAD), conv3, conv6, label).eval()
     with torch.no_grad():
         for prefix, background in (("", True), ("adapted_", False)):
-            logits = with_background(head(conv3, conv6), background)
+            logits = with_constant(head(conv3, conv6), background)
             golden.near(f"{prefix}test_cls", class_scores(logits, background))
             upsampled = resize_corners(logits.softmax(1), image.shape[-2:])
             golden.near(f"{prefix}test_masks", upsampled)
@@ -154,7 +154,7 @@ def test_golden_head(case, monkeypatch):
         if isinstance(module, nn.Dropout):
             module.p = 0.0
     monkeypatch.setattr(network, "draw_gate", lambda maps, psi: golden["keep_deep"].float())
-    logits = with_background(head(conv3, conv6), True)
+    logits = with_constant(head(conv3, conv6), True)
     scores, losses = check_outputs(golden, "train_", logits, image, label, True)
     loss_cls = classification_loss(scores[..., None, None], label)
     golden.near("train_loss_cls", loss_cls)

@@ -20,11 +20,10 @@ from models.affinity import (
     pooled,
     summed_views,
     walked_scores,
-    with_background,
 )
 from models.affinity_network import AffinityHead
 from models.affinity_set import affinity_sample
-from models.cam import label_cams
+from models.cam import label_cams, with_background
 from models.random_walk import neighbours
 from models.training import poly_sgd, poly_step
 
