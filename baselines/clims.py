@@ -12,15 +12,14 @@ stage:
 Run the same command again to resume; finished parts are skipped; --overwrite starts over. --score:
 OUT/score.json. --save-cams: OUT/cams/<image id>.npz.
 
-Memory at 512x1024: 1 GB an image of a batch for a ResNet-50 of stride 16, and about
-120 MB a masked image of 224 pixels for the gradient of ViT-B/16 (30 of ViT-B/32), twice as many as
-the classes of the batch's images.
+Memory at 512x1024: 1 GB an image of a batch for a ResNet-50 of stride 16, and about 120 MB a masked
+image of 224 pixels for the gradient of ViT-B/16 (30 of ViT-B/32), twice as many as the classes of
+the batch's images.
 
 Deviations:
 - the config's backbone, of stride 16 and without dilation; crop_size is the working size, as in
   baselines/cam.py. A crop may lack a class of its image.
-- the classifier of the start is that of baselines/cam.py, trained here, a third of
-  the steps more.
+- the classifier of the start is that of baselines/cam.py, trained here: a third of the steps more.
 - no background class (driving scenes): the label is the highest map of the image's classes, without
   a threshold; a class whose map is zero is left out. L_CBS has the prompts that name no class of a
   street and is divided by the number of pairs: a street has many times the classes of a VOC image.
@@ -74,8 +73,7 @@ from models.build import build_network
 from models.cam import build_cam_backbone, network_sha256
 from models.clims import clims_losses
 from models.clip_loading import clip_sha256, load_clip
-from models.clip_miniature import KnownTokens, can_read
-from models.text import load_templates, text_embeddings
+from models.text import texts_and_rivals
 from models.training import poly_sgd, poly_step
 from utils.cli import training_parser
 from utils.config import load_config
@@ -136,13 +134,9 @@ def main(argv: list[str]) -> None:
     # --- CLIP and its texts
     load = partial(load_clip, config.clip_model, arguments.trust_torchscript)
     clip_model = first_on_each_machine(load).to(ranks.device)
-    is_miniature = isinstance(clip_model.token_embedding, KnownTokens)
-    templates = load_templates(config.prompt_templates) if is_miniature else (TEMPLATE,)
     words = [word for word in PROMPTS if first or word not in OF_STREETS]
-    words = [word for word in words if can_read(clip_model, word)]
-    prompts = (*classes.prompts[first:], *((word,) for word in words))
-    rows = text_embeddings(clip_model, prompts, templates)
-    text, rivals = rows.split([len(rows) - len(words), len(words)])
+    of_texts = classes.prompts[first:], words, TEMPLATE, config.prompt_templates
+    text, rivals, _, _ = texts_and_rivals(clip_model, *of_texts)
     clip = {"weights": clip_sha256(config.clip_model)}
 
     # --- network, optimiser

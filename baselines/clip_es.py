@@ -50,9 +50,8 @@ from models.cam import with_background
 from models.clip_es import confident_labels, spread_maps
 from models.clip_features import is_resnet
 from models.clip_loading import clip_sha256, load_clip
-from models.clip_miniature import KnownTokens, can_read
 from models.inference import resize
-from models.text import load_templates, text_embeddings
+from models.text import texts_and_rivals
 from utils.cli import add_trust, parser, path
 from utils.config import load_config
 from utils.distributed import cleanup, first_on_each_machine, setup
@@ -145,12 +144,9 @@ def main(argv: list[str]) -> None:
             f"clip_model: {config.clip_model} is a ResNet; CLIP-ES needs the attention of a ViT: "
             "set clip_model=ViT-B/16, or the file of another ViT"
         )
-    is_miniature = isinstance(clip_model.token_embedding, KnownTokens)
-    templates = load_templates(config.prompt_templates) if is_miniature else (TEMPLATE,)
-    words = [word for word in rivals(classes) if can_read(clip_model, word)]
     prompts = classes.prompts[int(has_background(classes)) :]
-    rows = text_embeddings(clip_model, (*prompts, *((word,) for word in words)), templates)
-    text, more = rows.split([len(prompts), len(words)])
+    of_texts = prompts, rivals(classes), TEMPLATE, config.prompt_templates
+    text, more, templates, words = texts_and_rivals(clip_model, *of_texts)
 
     # --- masks
     whole, crf = arguments.arithmetic == "correct", arguments.crf

@@ -6,6 +6,7 @@ Prompt_Engineering_for_ImageNet of the CLIP repository) and five "... in the sce
 CARB.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from datasets.labels import ClassTable
 from models.clip_loading import clip_sha256, load_clip, openai_clip
+from models.clip_miniature import KnownTokens, can_read
 from utils.config import Config
 from utils.distributed import first_on_each_machine
 from utils.safe.errors import InputError, note
@@ -64,6 +66,21 @@ def text_embeddings(clip_model: nn.Module, prompts: Prompts, templates: tuple[st
 
 
 @torch.no_grad()
+def texts_and_rivals(
+    clip_model: nn.Module, prompts: Prompts, words: Sequence[str], template: str, own: str
+) -> tuple[Tensor, Tensor, tuple[str, ...], list[str]]:
+    """Embeddings of prompts (C,E) and of the words that CLIP can read (J,E); templates; the words.
+
+    A miniature CLIP knows no `template` but its own (`load_templates`).
+    """
+    is_miniature = isinstance(clip_model.token_embedding, KnownTokens)
+    templates = load_templates(own) if is_miniature else (template,)
+    known = [word for word in words if can_read(clip_model, word)]
+    rows = text_embeddings(clip_model, (*prompts, *((word,) for word in known)), templates)
+    text, rivals = rows.split([len(prompts), len(known)])
+    return text, rivals, templates, known
+
+
 def template_embeddings(
     clip_model: nn.Module, prompts: Prompts, templates: tuple[str, ...]
 ) -> Tensor:
