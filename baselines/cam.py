@@ -9,7 +9,7 @@ of pseudo-masks OUT/<image id>.png with meta.json, for `eval.py --masks` and a s
     python -m baselines.cam --config C --run-dir runs/cam --out masks --save-cams --score
 
 Run the same command again to resume both; --overwrite starts both over. --score: OUT/score.json.
---save-cams: OUT/cams/<image id>.npz, at the working size, for baselines.psa and baselines.amn.
+--save-cams: OUT/cams/<image id>.npz, at the working size, which psa, amn, sec and clustering read.
 
 Memory at 512x1024: 0.9 GiB an image of a batch, and 0.3 GiB for a ResNet-50 and its optimiser.
 

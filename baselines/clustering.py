@@ -41,7 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.common import CamMasks
-from baselines.stages import load_splits, part_of, saved_cams
+from baselines.stages import add_arguments, load_splits, part_of, saved_cams
 from datasets.fingerprint import fingerprint
 from datasets.labels import IGNORE_INDEX, load_classes, multi_hot
 from datasets.mask_folder import pseudo_mask_files, read_made_from
@@ -208,11 +208,10 @@ def of_method(config: Config) -> Config:
 
 def parse_arguments(argv: list[str]) -> argparse.Namespace:
     result = training_parser(__doc__)
-    add = result.add_argument
-    add("--out", type=path, required=True, help="folder of the masks")
-    add("--split", help="split of the masks (default: train_split of the config)")
-    add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
-    add("--cams", type=path, help="maps of baselines.cam --save-cams, to break ties")
+    add_arguments(result, arithmetic=None, maps=False)
+    result.add_argument(
+        "--cams", type=path, help="maps of baselines.cam --save-cams, to break ties"
+    )
     return result.parse_args(argv)
 
 

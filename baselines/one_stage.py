@@ -7,7 +7,7 @@ Reads images and image-level labels; writes a run folder RUN_DIR and, when it is
 predictions OUT/<image id>.png with meta.json: it is a mask method, since its own head, which
 injects global cues and mixes two depths, is no network that eval.py builds.
 
-    python -m baselines.one_stage --config C --run-dir runs/one_stage --out predictions \
+    python -m baselines.one_stage --config C --run-dir runs/one_stage --out predictions \\
         --split val --score
 
 The training split is labelled among the classes of each image, other splits among those that the
@@ -48,7 +48,7 @@ from baselines.stages import add_arguments, check_out, inputs_of, labelled_image
 from datasets import open_dataset
 from datasets.doctor.label_check import check_trainable
 from datasets.fingerprint import fingerprint
-from datasets.labels import has_background, load_classes, multi_hot
+from datasets.labels import has_background, load_classes
 from datasets.long_side import LongSideTransform
 from datasets.transforms import normalize
 from models.build import build_network
@@ -101,8 +101,7 @@ class Predictions(CamMasks):
             scores.append(class_scores(logits, self.background)[0])
             masks = masks + mask_of_view(logits.softmax(1), view, container, size)
         if self.given:
-            labels = multi_hot(self.split.labels[sample["name"]], len(self.classes))
-            present = labels[int(self.background) :].to(image.device)
+            present = self.present(sample)[int(self.background) :]
         else:
             present = kept_classes(torch.stack(scores), KEPT)
             if not self.background and not present.any():

@@ -32,13 +32,19 @@ from utils.safe.files import check_folder
 MOMENTUM_OF = "momentum of SGD: the weight decay, by a mistake of the authors (default), or 0.9"
 
 
-def add_arguments(result: argparse.ArgumentParser, arithmetic: str | None = MOMENTUM_OF) -> None:
-    """The options of all methods that make masks; arithmetic: what --arithmetic changes, if any."""
+def add_arguments(
+    result: argparse.ArgumentParser, arithmetic: str | None = MOMENTUM_OF, maps: bool = True
+) -> None:
+    """The options of all methods that make masks; arithmetic: what --arithmetic changes, if any.
+
+    maps: whether a method has maps to save.
+    """
     add = result.add_argument
     add("--out", type=path, required=True, help="folder of the masks")
     add("--split", help="split of the masks (default: train_split of the config)")
     add("--score", action="store_true", help="mIoU against ground truth, also to OUT/score.json")
-    add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
+    if maps:
+        add("--save-cams", action="store_true", help="the maps too, to OUT/cams/<image id>.npz")
     if arithmetic:
         choices = {"choices": ("authors", "correct"), "default": "authors"}
         add("--arithmetic", **choices, help=arithmetic)

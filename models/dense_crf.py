@@ -34,11 +34,10 @@ class Kernel(NamedTuple):
 
 
 # Of the authors: CLIP-ES; the labels of IRN, AMN and CLIMS; SEC in training, on a grid of 1/12 of
-# the image (here in its pixels), and at test time.
+# the image (here in its pixels).
 CLIP_ES = (Kernel(3, 1), Kernel(4, 67, 3))
 IRN_LABELS = (Kernel(3, 3), Kernel(10, 50, 5))
 SEC_TRAINING = (Kernel(3, 3 / 12), Kernel(10, 80 / 12, 13))
-SEC_TEST = (Kernel(3, 3), Kernel(10, 80, 13))
 
 
 def probability_unary(probabilities: Tensor) -> Tensor:
