@@ -31,7 +31,7 @@ import torch
 
 from datasets import open_dataset
 from experiments.jobs import Job, run_jobs
-from experiments.methods import METHODS, READS_CAMS, TRAINING_FREE
+from experiments.methods import METHODS, TRAINING_FREE, cams_option
 from experiments.suite_file import Row, Suite, as_arguments, check, check_seeds, read_suite
 from experiments.table import collect, read_scored, record_of, write_tables
 from utils.cli import add_overrides, path
@@ -111,9 +111,11 @@ def plan(
     todo: dict[Path, tuple[int, Row, Job]] = {}
 
     def add(row: Row, seed: int, needed: bool = False) -> int:
-        """Plan a run after what it needs; gives its round. needed: for the masks of train."""
+        """Plan a run after what it needs; gives its round. needed: by another, though scored."""
         folder, init, after = out / row.folder(seed), None, 0
         scored = bool(read_scored(suite, row, seed, out))
+        if scored and not needed:
+            return 0
         for name in row.needs:
             after = max(after, 1 + add(suite.rows[name], seed, needed=True))
         if row.stage == "carb":
@@ -122,7 +124,7 @@ def plan(
             # reads even a start without a score: a folder of other settings is refused now
             made = read_scored(suite, start, seed, out) or start.stage == "start"
             if not (made and init.is_file()):  # the scores may exist without the checkpoint
-                after = max(after, 1 + add(start, seed))
+                after = max(after, 1 + add(start, seed, needed=True))
         splits = [train_split(suite)] * needed + [suite.split] * (not scored)
         splits = list(dict.fromkeys(splits))
         if row.is_masks and row.stage != "masks":
@@ -136,8 +138,7 @@ def plan(
         return after
 
     for seed, row in product(seeds, rows):
-        if not read_scored(suite, row, seed, out):
-            add(row, seed)
+        add(row, seed)
     masks = mask_jobs(suite, [row for _, row, _ in todo.values()], out)
     last = max((number for number, _, _ in todo.values()), default=-1)
     return [masks] + [[j for number, _, j in todo.values() if number == n] for n in range(last + 1)]
@@ -174,9 +175,8 @@ def training_command(
         folder = out / suite.rows[row.learns_from].folder(seed)
         settings |= {"pseudo_masks": str(folder / f"masks_{train_split(suite)}")}
     if row.cams is not None:
-        folder, names = out / suite.rows[row.cams].folder(seed), [train_split(suite)]
-        names += [split] if split and "scored" in READS_CAMS[row.stage] else []
-        options += ["--cams", *(str(folder / f"masks_{name}") for name in dict.fromkeys(names))]
+        folder = out / suite.rows[row.cams].folder(seed)
+        options += cams_option(row.stage, folder, train_split(suite), split)
     command = [*SCRIPTS[row.stage], "--config", suite.config, *as_arguments(settings)]
     return [*command, "--run-dir", str(out / row.folder(seed)), *options]
 

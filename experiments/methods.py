@@ -4,6 +4,8 @@
 with --out, --split and --score.
 """
 
+from pathlib import Path
+
 MASKS = ("cam", "psa", "seam", "one_stage", "amn", "clims", "clip_es", "clustering", "support_net")
 MASKS += ("prior",)
 METHODS = {"points": "network", "sec": "network"} | dict.fromkeys(MASKS, "masks")
@@ -20,4 +22,12 @@ SECOND_STAGE = {"views": "base"}  # of a training on a method's masks, else as B
 READS_CAMS = {"psa": ("train", "scored"), "amn": ("train",), "sec": ("train",)}
 READS_CAMS |= {"clustering": ("train",)}
 NEEDS_CAMS = ("amn", "sec")  # the others do without them, too
+WITHOUT_MAPS = ("clustering",)  # it has labels of regions
 SAVE_CAMS = "--save-cams"  # of a row whose maps another one reads
+
+
+def cams_option(method: str, folder: Path, train: str, scored: str | None) -> list[str]:
+    """--cams of a method that reads the maps of the run in `folder`: of train, and of the split
+    whose masks it makes where it reads those too."""
+    names = [train] + [scored] * bool(scored and "scored" in READS_CAMS[method])
+    return ["--cams", *(str(folder / f"masks_{name}") for name in dict.fromkeys(names))]

@@ -34,9 +34,9 @@ from experiments.figures.style import (
     save_data,
     save_figure,
 )
-from experiments.methods import METHODS, TRAINING_FREE
+from experiments.methods import METHODS, SAVE_CAMS, TRAINING_FREE, WITHOUT_MAPS, cams_option
 from experiments.numbers import percent
-from experiments.suite_file import Row, as_arguments
+from experiments.suite_file import as_arguments
 from models.inference import resize
 from utils.config import load_config
 from utils.safe.errors import InputError
@@ -52,6 +52,7 @@ class Masks(NamedTuple):
     folder: Path  # of its masks
     metrics: list[dict[str, Any]]  # score.json of each seed
     command: str  # that saves the maps
+    has_maps: bool  # whether the method has any
 
 
 def draw(suites: Sequence[Suite], images: int | Sequence[str], out: Path) -> list[Figure]:
@@ -73,7 +74,8 @@ def read_masks(suite: Suite) -> list[Masks]:
     for name, row in suite.content["rows"].items():
         if METHODS.get(row["stage"]) != "masks" or not row["metrics"]:
             continue
-        run = suite.folder / Row(name, row["stage"], {}).folder(int(next(iter(row["metrics"]))))
+        seed = next(iter(row["metrics"]))
+        run = suite.run_folder(name, seed)
         split = str(suite.content.get("split"))
         folder, options = run / f"masks_{split}", map(str, row.get("options", []))
         command = ["python", "-m", f"baselines.{row['stage']}", "--config", f"{run}/config.yaml"]
@@ -81,8 +83,14 @@ def read_masks(suite: Suite) -> list[Masks]:
             settings = suite.content.get("settings", {}) | row.get("settings", {})
             command[-1:] = [str(suite.content.get("config")), *as_arguments(settings)]
         command += ["--run-dir", str(run), *options, "--split", split, "--out", str(folder)]
-        command = shlex.join([*command, "--save-cams"])
-        found.append(Masks(name, run, folder, [*row["metrics"].values()], command))
+        if row.get("cams"):
+            config = run / "config.yaml"
+            train = load_config(config).train_split if config.is_file() else "train"
+            of_maps = suite.run_folder(row["cams"], seed)
+            command += cams_option(row["stage"], of_maps, train, split)
+        command = shlex.join([*command, SAVE_CAMS])
+        has_maps = row["stage"] not in WITHOUT_MAPS
+        found.append(Masks(name, run, folder, [*row["metrics"].values()], command, has_maps))
     return found
 
 
@@ -152,7 +160,7 @@ def side_by_side(
     for row in pair:
         files = {one: row.folder / CAMS / f"{one}.npz" for one in shown}
         with_maps = all(file.is_file() for file in files.values())
-        if not with_maps:
+        if not with_maps and row.has_maps:
             missing.append(Missing(f"the maps of {row.name}", row.command))
         titles += [f"{row.name}: maps"] * with_maps
         titles.append(f"{row.name}: mask\nmIoU {percent(100 * (row.metrics[0]['miou'] or 0))}")

@@ -88,6 +88,10 @@ class Suite(NamedTuple):
         """Whether any row is a network."""
         return any(row["stage"] in TITLES for row in self.content["rows"].values())
 
+    def run_folder(self, name: str, seed: str | int) -> Path:
+        """The run folder of a row; what has no seed has one for all."""
+        return self.folder / Row(name, self.content["rows"][name]["stage"], {}).folder(int(seed))
+
     @property
     def slug(self) -> str:
         """The label as a part of a file name."""
@@ -145,16 +149,13 @@ def run_of_row(suite: Suite, name: str, seed: str) -> Run | None:
     """
     rows: dict[str, dict[str, Any]] = suite.content["rows"]
 
-    def folder(row: str) -> Path:
-        return suite.folder / Row(row, rows[row]["stage"], {}).folder(int(seed))
-
-    if not _is_stage(folder(name)):
+    if not _is_stage(suite.run_folder(name, seed)):
         return None
-    stages = {rows[name]["stage"]: (last := read_stage(folder(name)))}
+    stages = {rows[name]["stage"]: (last := read_stage(suite.run_folder(name, seed)))}
     if "carb" in stages:
         of_masks = rows[name].get("learns_from")  # no setting: where its masks lie
         same = (r for r in rows if rows[r].get("learns_from") == of_masks)
-        plain = [folder(row) for row in same if rows[row]["stage"] == "warmup"]
+        plain = [suite.run_folder(row, seed) for row in same if rows[row]["stage"] == "warmup"]
         plain += sorted(suite.folder.glob(f"*-start_{seed}"))  # warm-ups that are not a row
         for stage in map(read_stage, filter(_is_stage, plain)):
             if not changed_settings(stage.config.to_dict(), last.config, keys_of(CARB)):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from experiments.figures.runs import TITLES, Run, Suite, is_miniature, read_stage
 from experiments.methods import METHODS, PAPERS_NAMES, PREDICTS, READS_CLIP, SAVE_CAMS
 from experiments.numbers import Mean, means_of, scores_of
-from experiments.suite_file import Row
 from utils.config import (
     PLACE,
     PRESETS,
@@ -75,7 +74,7 @@ def read_scored_runs(runs: Iterable[Run], suites: Iterable[Suite]) -> list[Score
                 continue  # masks
             method = _method_of(name, suite.content["rows"])
             for seed, metrics in row["metrics"].items():
-                folder = suite.folder / Row(name, row["stage"], {}).folder(int(seed))
+                folder = suite.run_folder(name, seed)
                 if (folder / "config.yaml").is_file():
                     stage = read_stage(folder)
                     scores = [metrics, *stage.scores.values()]  # other splits than the suite's too

@@ -27,7 +27,6 @@ from experiments.figures.style import (
     save_figure,
 )
 from experiments.numbers import MEASURES, Scores, percent, scores_of, spread
-from experiments.suite_file import Row
 from utils.config import config_from_dict
 from utils.safe.errors import InputError
 from utils.safe.files import read_json
@@ -72,7 +71,7 @@ def read_teachers(suite: Suite) -> list[Teacher]:
         score = next(iter(row["metrics"].values()))
         cost = score.get("cost", {})
         seconds, memory = (_number(cost, key) for key in ("seconds_per_image", "peak_memory"))
-        folder = suite.folder / Row(name, "masks", {}).folder(0)
+        folder = suite.run_folder(name, 0)
         memory = None if memory is None else memory / 2**30
         name = name.removesuffix(", masks")
         found.append(Teacher(name, folder, scores_of(score), seconds, memory, cost))

@@ -8,6 +8,7 @@ import test_ablation
 import tiny
 
 from experiments import ablation
+from experiments.figures.cams import read_masks
 from experiments.figures.runs import read_inputs, run_of, run_of_row
 from experiments.figures.scored_runs import by_settings, exclusion_reason, read_scored_runs
 from experiments.figures.sections import shown_runs
@@ -119,6 +120,22 @@ def test_methods_read_the_maps_of_a_row_and_carb_learns_from_their_masks(tmp_pat
         assert {masks, 'views="base"'} <= set(job.commands[0])
     assert value(carb.commands[0], "--init") == str(out / "psa_base_1/warmup.pt")
     assert record_of(suite, suite.rows["PSA"], 1)["cams"] == "CAM"
+
+
+def test_the_command_for_missing_maps_names_the_maps_that_the_method_reads(tmp_path: Path) -> None:
+    rows = {name: OF_MAPS[name] for name in ("CAM", "PSA")}
+    rows |= {"AMN": {"method": "amn", "cams": "CAM"}}
+    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
+    suite = read_suite(path, [])
+    for name in rows:
+        plant(suite, out, name, 1, {"miou": 0.3})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    (found,) = read_inputs([str(out)])[1]
+    commands = {row.name: row.command for row in read_masks(found)}
+    train, val = f"{out}/cam_1/masks_train", f"{out}/cam_1/masks_val"
+    assert commands["PSA"].endswith(f"--cams {train} {val} --save-cams")
+    assert commands["AMN"].endswith(f"--cams {train} --save-cams")
+    assert "--cams" not in commands["CAM"]
 
 
 def test_what_has_no_training_is_run_once_and_keeps_no_checkpoints(tmp_path: Path) -> None:
