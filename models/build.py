@@ -24,6 +24,7 @@ from models.deeplabv3 import (
 )
 from models.group_norm import use_group_norm
 from models.maskclip import MaskCLIP
+from models.region_balance import ClassCriterion
 from models.resnet import named_resnet
 from models.text import build_text_embeddings, load_templates, model_name
 from models.training import TrainingNetwork
@@ -181,5 +182,7 @@ def build_region_rules(config: Config) -> RegionRules:
 
 def build_criterion(config: Config) -> CARBCriterion:
     """The loss of stage 2."""
+    if config.region_balance != "global":
+        return ClassCriterion(config.region_balance, config.queue_size, build_region_rules(config))
     weight = None if config.region_weight == "adaptive" else config.region_weight
     return CARBCriterion(config.queue_size, weight, build_region_rules(config))

@@ -105,6 +105,7 @@ class Regions(NamedTuple):
     means: Tensor  # (2,), L_c and L_i
     local_means: Tensor | None
     counts: Tensor  # (2,), pixels of the two regions
+    prediction: Tensor  # (B, H, W), S of Eq. (4)
     log: dict[str, Tensor]  # detached values for the log
 
 
@@ -129,7 +130,7 @@ def regions_of(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> Re
         local_means, _ = region_losses(local_losses, views.local_mask, local_prediction, rules)
         log |= {"loss_consistent_local": local_means[0], "loss_inconsistent_local": local_means[1]}
     log = {key: value.detach() for key, value in log.items()}
-    return Regions(losses, local_losses, means, local_means, counts, log)
+    return Regions(losses, local_losses, means, local_means, counts, prediction, log)
 
 
 def warmup_losses(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> dict[str, Tensor]:

@@ -253,7 +253,7 @@ def test_settings_are_compared_part_by_part() -> None:
     ).to_dict()
     found = changed(flatten(old), flatten(new), {"seed", *keys_of(PLACE, UPKEEP)})
     assert found == {"lr": "0.005 -> 0.1", "teacher.mlp": "True -> False"}
-    assert keys_of(CARB) == {"carb", "queue_size", "region_weight"}
+    assert keys_of(CARB) == {"carb", "queue_size", "region_weight", "region_balance"}
 
 
 def test_overrides_and_numbers_yaml_reads_as_text() -> None:

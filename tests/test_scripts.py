@@ -124,9 +124,13 @@ def test_without_keep_the_last_two_checkpoints_are_the_only_ones(prepared, tmp_p
     assert load_checkpoint(tmp_path / "carb/previous.pt")["step"] == 6
 
 
-def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("balance", ["global", "class_agreement"])
+def test_stopped_and_started_again_equals_uninterrupted(
+    prepared, tmp_path, monkeypatch, balance
+) -> None:
     """Weights, momentum, queues and logs, bit for bit, in both stages."""
-    whole = run_row(prepared, tmp_path / "whole")
+    more = ("dual", "true", f"region_balance={balance}")
+    whole = run_row(prepared, tmp_path / "whole", *more)
     stops = iter([3, 7])
     real = train_warmup.prepare_views
 
@@ -140,9 +144,9 @@ def test_stopped_and_started_again_equals_uninterrupted(prepared, tmp_path, monk
     for _ in range(2):
         stop = next(stops)
         with pytest.raises(KeyboardInterrupt):
-            run_row(prepared, tmp_path / "broken")
+            run_row(prepared, tmp_path / "broken", *more)
     stop = None
-    broken = run_row(prepared, tmp_path / "broken")
+    broken = run_row(prepared, tmp_path / "broken", *more)
     one, other = (load_checkpoint(run / "last.pt") for run in (whole, broken))
     assert one["criterion"] == other["criterion"]
     assert all(torch.equal(one["model"][key], other["model"][key]) for key in one["model"])

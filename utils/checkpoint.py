@@ -14,7 +14,9 @@ from utils.safe.yaml_file import fault_of
 
 FORMAT = 1
 _ANOTHER = "copy the file again, or use another checkpoint of the run"
-_QUEUES = ({"queue_consistent", "queue_inconsistent"}, set())  # a supervised run has none
+_OF_W = {"queue_consistent", "queue_inconsistent"}
+_OF_CLASSES = {"queue_classes", "best_classes"}  # of models/region_balance.py
+_QUEUES = (_OF_W, _OF_W | _OF_CLASSES, set())  # a supervised run has none
 
 
 def _is_list_of(value: Any, kind: type, least: int = 0) -> bool:
@@ -26,8 +28,16 @@ def _are_queues(state: Any) -> bool:
         isinstance(state, dict)
         and state.keys() in _QUEUES
         and all(isinstance(values, list) for values in state.values())
-        and all(v is None or type(v) is float for values in state.values() for v in values)
+        and all(v is None or type(v) is float for key in _OF_W for v in state.get(key, []))
+        and _is_list_of(state.get("best_classes", []), float)
+        and all(_are_sums(sums) for sums in state.get("queue_classes", []))
     )
+
+
+def _are_sums(sums: Any) -> bool:
+    """Whether it is a list of equally long lists of numbers."""
+    rows = sums if _is_list_of(sums, list, 1) else [None]
+    return all(_is_list_of(row, float) and len(row) == len(rows[0]) for row in rows)
 
 
 def _is_color(value: Any) -> bool:

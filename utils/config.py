@@ -29,6 +29,13 @@ from utils.teacher_settings import (
     resized,
 )
 
+# Who shares a weight of the inconsistent region: the paper's, then those of
+# models/region_balance.py.
+REGION_BALANCES = (
+    *("global", "floor", "root", "class", "class_root", "class_agreement"),
+    *("confidence", "recovery", "class_start"),
+)
+
 # What a key decides; stated beside each key below, RESULT where nothing is stated.
 RESULT = "result"  # the numbers of a run
 CARB = "carb"  # the numbers of the second stage only: one warm-up serves several of these
@@ -131,6 +138,7 @@ class Config:
     carb: bool = setting(True, group=CARB)
     queue_size: int = setting(5, 1, group=CARB)
     region_weight: Literal["adaptive"] | float = setting("adaptive", 0, group=CARB)
+    region_balance: Literal[REGION_BALANCES] = setting("global", group=CARB)
     clip_model: str = _path("ViT-B/16")
     prompt_templates: str = _path("clip85", group=RESULT)
     teacher: TeacherSettings = TEACHERS["maskclip"]
@@ -441,6 +449,11 @@ def _check_together(config: Config, source: str) -> None:
         raise InputError(
             f"{source}: views: {config.views} trains on stored masks, so 'pseudo_masks' must name "
             "their folder (made by gen_clip_masks.py)"
+        )
+    if config.region_balance != "global" and config.region_weight != "adaptive":
+        raise InputError(
+            f"{source}: 'region_balance' {config.region_balance} computes its weights from the "
+            f"adaptive w, found region_weight: {config.region_weight:g}; set one of them only"
         )
     if config.carb and config.warmup_steps == 0:
         raise InputError(f"{source}: 'warmup_steps' must be at least 1 with carb: true")

@@ -26,6 +26,7 @@ from datasets.training import TrainingSet, build_transform
 from models.build import build_criterion, build_model, build_network, build_sampler, build_teacher
 from models.carb import CARBCriterion, RegionRules
 from models.kernels.rank_batch_norm import RankBatchNorm2d, synchronize_batch_norms
+from models.region_balance import ClassCriterion
 from models.views import prepare_views
 from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
@@ -114,9 +115,14 @@ def batch(step: int) -> tuple[Tensor, Tensor, Tensor]:
     return logits, torch.ones(IMAGES, CLASSES), mask
 
 
-def criterion_run(ranks: Ranks, sync: bool, images: slice | None = None) -> tuple:
+def criterion_run(
+    ranks: Ranks, sync: bool, images: slice | None = None, balance: str = "global"
+) -> tuple:
     """Losses, gradients (of the mean over ranks, as data-parallel training has it) and queues."""
-    criterion, losses, gradients = CARBCriterion(rules=RegionRules(sync=sync)), [], []
+    rules, losses, gradients = RegionRules(sync=sync), [], []
+    criterion = CARBCriterion(rules=rules)
+    if balance != "global":
+        criterion = ClassCriterion(balance, rules=rules)
     share = IMAGES // ranks.world_size
     images = images or slice(share * ranks.rank, share * (ranks.rank + 1))
     for step in range(STEPS):
@@ -129,9 +135,10 @@ def criterion_run(ranks: Ranks, sync: bool, images: slice | None = None) -> tupl
     return losses, gradients, counted(criterion.state_dict())
 
 
-def test_sync_makes_the_losses_of_two_processes_those_of_one() -> None:
-    losses, gradients, queues = criterion_run(ALONE, False)
-    for own_losses, own_gradients, own_queues in together(2, criterion_run, True):
+@pytest.mark.parametrize("balance", ["global", "class_agreement", "recovery"])
+def test_sync_makes_the_losses_of_two_processes_those_of_one(balance: str) -> None:
+    losses, gradients, queues = criterion_run(ALONE, False, None, balance)
+    for own_losses, own_gradients, own_queues in together(2, criterion_run, True, None, balance):
         torch.testing.assert_close(torch.tensor(own_losses), torch.tensor(losses))
         torch.testing.assert_close(torch.tensor(own_gradients), torch.tensor(gradients))
         for name, values in queues.items():
