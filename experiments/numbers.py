@@ -15,6 +15,8 @@ MEASURES = {"mIoU": "miou", "small": "miou_small", "large": "miou_large"}
 OF_MASKS = {"precision": "mean_precision", "recall": "mean_accuracy", "labelled": "labelled_pixels"}
 THRESHOLD = "at threshold"  # heading: where the best mIoU of such masks is, 0 to 1
 
+LEAST_IOU = 3.0  # percent: a class below it has nothing to lose
+
 Scores = dict[str, float | None]  # by heading, in percent
 
 
@@ -120,6 +122,51 @@ def class_differences(a: str, b: str, rows: dict[str, dict[str, Any]]) -> str:
     return f"{title}\n\n{markdown(['class', a, b, 'difference'], lines)}" if pairs else ""
 
 
+def class_pairs(metrics: dict[str, Any], plain: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Class -> its IoU in percent in a metrics.json and in another, where both have one."""
+    one, other = metrics.get("classes", {}), plain.get("classes", {})
+    pairs = {
+        name: (in_percent(one[name].get("iou")), in_percent(other[name].get("iou")))
+        for name in one
+        if name in other
+    }
+    return {name: pair for name, pair in pairs.items() if None not in pair}
+
+
+def lost_classes(metrics: dict[str, Any], plain: dict[str, Any]) -> list[str]:
+    """Classes whose IoU is below half of that in `plain`, where that is at least LEAST_IOU."""
+    pairs = class_pairs(metrics, plain)
+    return [name for name, (iou, usual) in pairs.items() if usual >= LEAST_IOU and iou < usual / 2]
+
+
+def worst_class(metrics: dict[str, Any], plain: dict[str, Any]) -> tuple[str, float] | None:
+    """The class that loses most IoU against `plain`, or gains least, and its change in points."""
+    changes = {name: iou - usual for name, (iou, usual) in class_pairs(metrics, plain).items()}
+    return min(changes.items(), key=lambda one: one[1]) if changes else None
+
+
+def kept_table(plain: str, rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of the classes that each row loses against `plain`, in runs with the same seed."""
+    usual, lines = rows[plain]["metrics"], []
+    for name, row in rows.items():
+        seeds = [seed for seed in row["metrics"] if seed in usual and name != plain]
+        pairs = [(row["metrics"][seed], usual[seed]) for seed in seeds]
+        worst = [found for pair in pairs if (found := worst_class(*pair))]
+        if not worst:
+            continue
+        lost = [lost_classes(*pair) for pair in pairs]
+        names = ", ".join(dict.fromkeys(name for one in lost for name in one)) or "none"
+        change = spread(*mean_and_spread(change for _, change in worst), "+")
+        by_seed = ", ".join(f"{name} {percent(change, '+')}" for name, change in worst)
+        lines.append([name, " ".join(str(len(one)) for one in lost), names, change, by_seed])
+    title = (
+        f"**Classes lost against {plain}** (IoU below half of its IoU, where that is at least "
+        f"{LEAST_IOU:g}; by seed), and the change of the worst class"
+    )
+    head = ["row", "lost, by seed", "lost classes", "worst class", "worst class, by seed"]
+    return f"{title}\n\n{markdown(head, lines)}" if lines else ""
+
+
 def suite_tables(content: dict[str, Any]) -> str:
     """Markdown of an ablation.json: pseudo-masks and rows, then a table for each contrast."""
     rows, masks = content["rows"], content.get("pseudo_masks")
@@ -131,6 +178,7 @@ def suite_tables(content: dict[str, Any]) -> str:
     parts = [_table("row", first | rows, seeds)]
     for title, differences in content.get("contrasts", {}).items():
         parts += [f"**{title}**", _table("difference", differences, seeds, "+")]
+    parts += [kept_table(plain, rows)] if (plain := content.get("against")) in rows else []
     parts += [class_differences(a, b, rows) for a, b in content.get("by_class", [])]
     return "\n\n".join(filter(None, parts))
 

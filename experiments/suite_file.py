@@ -30,7 +30,7 @@ from utils.safe.yaml_file import read_yaml
 
 STAGES = ("masks", "supervised", "warmup", "carb")
 KEYS = ("config", "split", "seeds", "make_masks", "rows", "contrasts")
-OPTIONAL = ("prepare", "by_class")
+OPTIONAL = ("prepare", "by_class", "settings", "against")
 # Keys that a row may not set, and the reason.
 DECIDED = {
     "seed": "'seeds' of the suite and --seeds do",
@@ -98,12 +98,13 @@ class Suite:
     split: str
     seeds: list[int]
     make_masks: bool
-    settings: dict[str, Any]  # of the command line, for all rows
+    settings: dict[str, Any]  # for all rows: of the file, then of the command line
     rows: dict[str, Row]
     contrasts: dict[str, list[list[str]]]
     values: dict[str, Any]  # of the config file
     prepare: dict[str, str] = field(default_factory=dict)  # config key -> command for its file
     by_class: list[list[str]] = field(default_factory=list)  # [row, minus row] of IoU by class
+    against: str | None = None  # the row against which classes may be lost
 
     def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
         """All values of the config file that a run changes.
@@ -178,8 +179,12 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     for title, pairs in _mapping(path, content["contrasts"], "'contrasts'").items():
         _check_pairs(f"{path}: contrast '{title}'", pairs, rows)
     _check_pairs(f"{path}: 'by_class'", content.get("by_class", []), rows)
+    against = content.get("against")
+    known = against is None or (isinstance(against, str) and against in rows)
+    check(known, f"{path}: 'against': no row '{against}'; expected {', '.join(rows)}")
     values = read_settings(content["config"])
-    content |= {"path": path, "settings": parse_overrides(settings), "rows": rows}
+    shared = _mapping(path, content.get("settings", {}), "'settings'")
+    content |= {"path": path, "settings": shared | parse_overrides(settings), "rows": rows}
     suite = Suite(values=values, **content)
     _check_prepare(suite)
     for key in suite.settings:

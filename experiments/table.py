@@ -174,6 +174,7 @@ def write_tables(suite: Suite, out: Path, command: str) -> str:
             for title, pairs in suite.contrasts.items()
         },
         "by_class": suite.by_class,
+        "against": suite.against,
         "commit": git("rev-parse", "HEAD"),
         "versions": versions(),
     }

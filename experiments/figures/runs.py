@@ -201,11 +201,10 @@ def _line(text: str) -> dict[str, Any]:
 
 
 def _is_line(line: dict[str, Any]) -> bool:
-    """Whether all values are numbers or None; 'class_share' is a list of them."""
-    values = [*line.values()]
-    if isinstance(shares := line.get("class_share"), list):
-        values.remove(shares)
-        values += shares
+    """Whether all values are numbers or None; those of classes ('class_share', ..) are lists."""
+    values = []
+    for key, value in line.items():
+        values += value if key.startswith("class_") and isinstance(value, list) else [value]
     return type(line.get("step")) is int and all(isinstance(v, int | float | None) for v in values)
 
 

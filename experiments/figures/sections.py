@@ -13,6 +13,7 @@ from experiments.figures import (
     curves,
     points,
     qualitative,
+    rare_classes,
     regions,
     scales,
     statistics,
@@ -51,6 +52,7 @@ SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # figures of the run 
     "points": lambda i: points.draw(i.runs, i.suites, _number(i.images), i.out),
     "cams": lambda i: cams.draw(i.suites, i.images, i.out),
     "statistics": lambda i: statistics.draw(i.sources, i.out),
+    "rare_classes": lambda i: rare_classes.draw(i.suites, i.out),
     "sweeps": lambda i: sweeps.draw(i.suites, i.out),
     "tables": lambda i: tables.draw(i.runs, i.suites, i.out),
 }

@@ -386,6 +386,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
         "scales": (runs[0], "test", 2, figures),
         "regions": (runs[0], 2, figures),
         "curves": (runs, suites, figures),
+        "rare_classes": (suites, figures),
         "sweeps": (suites, figures),
         "teachers": (suites, 2, figures),
         "points": (runs, suites, 2, figures),
@@ -396,9 +397,9 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     }
     said = capsys.readouterr().out.splitlines()
     assert said[:-1] == [f"Fig. 5: {name}" for name in SECTIONS]
-    assert said[-1] == f"{out / 'index.html'}: 12 figures drawn, 0 commands missing"
+    assert said[-1] == f"{out / 'index.html'}: 13 figures drawn, 0 commands missing"
     assert Page((out / "index.html").read_text()).all("section", "id") == list(SECTIONS)
-    assert (out / "report.md").read_text().count("\n## ") == 12
+    assert (out / "report.md").read_text().count("\n## ") == 13
 
 
 def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys):
@@ -415,7 +416,9 @@ def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys
 def test_images_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
-    assert list(parts) == ["curves", "teachers", "points", "cams", "sweeps", "tables"]
+    assert list(parts) == [
+        *("curves", "teachers", "points", "cams", "rare_classes", "sweeps", "tables")
+    ]
     page = Page((tmp_path / "empty/index.html").read_text())
     assert page.text.count(f"python -m experiments.ablation suite.yaml --out {suite}") == 2
     assert "6 figures drawn, 1 command missing" in capsys.readouterr().out
