@@ -22,7 +22,7 @@ from experiments import ablation
 from experiments.jobs import environment
 from experiments.suite_file import Row, Suite, read_suite
 from experiments.table import collect
-from utils.config import load_config, save_config
+from utils.config import REGION_BALANCES, load_config, save_config
 from utils.safe.errors import InputError
 
 ROWS = {
@@ -511,6 +511,10 @@ BAD = {
         "contrasts": {"x": [["Bass", "Base"]]}
     },
     "must be a list of .row, minus row.": {"contrasts": {"x": ["Base"]}},
+    "'against': no row 'Bass'; expected Base, Base . CARB": {"against": "Bass"},
+    "'settings' must be 'name: value' lines, found 3": {"settings": 3},
+    "unknown key 'stepz'; did you mean 'steps'": {"settings": {"stepz": 3}},
+    "--set can't decide seed for all rows": {"settings": {"seed": 3}},
     "'stage' must be one of masks, supervised, warmup, carb, found train": {
         "rows": {"A": {"stage": "train"}}
     },
@@ -562,7 +566,7 @@ SUITES = sorted([*Path("experiments/suites").glob("*.yaml"), *Path("demo/suites"
 @pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
 def test_the_shipped_suites_are_valid_and_can_be_planned(path) -> None:
     suite = read_suite(str(path), [])
-    assert len(suite.seeds) in (1, 2, 3) and suite.contrasts
+    assert len(suite.seeds) in (1, 2, 3, 5) and suite.contrasts
     _, first, *later = planned(suite, rows_of(suite), suite.seeds, Path("nowhere"))
     jobs = [job.name for jobs in (first, *later) for job in jobs]
     assert first and {r.folder(s) for r in rows_of(suite) for s in suite.seeds} <= set(jobs)
@@ -576,6 +580,18 @@ def test_the_shipped_suites_are_valid_and_can_be_planned(path) -> None:
 
 
 NAMES = ("experiments/suites/cityscapes", "demo/suites/demo")
+
+
+def test_settings_of_a_suite_are_those_of_all_rows_and_the_command_line_replaces_them() -> None:
+    path = "demo/suites/demo_balance.yaml"
+    for overrides, root in (([], "data/demo_100"), (["data_root=there"], "there")):
+        suite = read_suite(path, overrides)
+        for row in rows_of(suite):
+            config = suite.config_of(row, 0)
+            assert (config.data_root, config.clip_text) == (root, "data/demo/clip_text.pt")
+    assert {row.settings.get("region_balance", "global") for row in rows_of(suite)} == {
+        *REGION_BALANCES
+    }
 
 
 def test_the_sweeps_of_the_demo_are_those_of_cityscapes_at_its_scale() -> None:
