@@ -249,6 +249,7 @@ def _read_suite(path: Path) -> dict[str, Any]:
     content = read_json(path)
     rows = content.get("rows")
     good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
+    good = good and isinstance(content.get("against"), str | None)
     if not good or not all(map(_is_row, rows.values())):
         raise InputError(
             f"{path}: expected 'settings', and 'rows' with stage, settings, seeds, mean, std and "

@@ -421,7 +421,7 @@ def test_images_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     ]
     page = Page((tmp_path / "empty/index.html").read_text())
     assert page.text.count(f"python -m experiments.ablation suite.yaml --out {suite}") == 2
-    assert "6 figures drawn, 1 command missing" in capsys.readouterr().out
+    assert "7 figures drawn, 1 command missing" in capsys.readouterr().out
 
     make_stage(suite / "dual_carb_2", range(1, 3), "train_carb.py", val_split="held_out")
     report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml", "b.json"])
