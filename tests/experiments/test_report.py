@@ -471,7 +471,7 @@ def test_a_part_that_fails_does_not_lose_the_others(
     with pytest.raises(InputError, match=r"1 part failed:\n  classes: "):
         report.main([run, "--out", str(tmp_path / "out")])
     said = capsys.readouterr()
-    assert "11 figures drawn, 0 commands missing" in said.out
+    assert "12 figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
     assert page.all("section", "id") == list(SECTIONS)
@@ -484,8 +484,17 @@ def test_a_damaged_run_of_a_suite_costs_the_images_only(tmp_path, parts, capsys)
     (make_stage(suite / "dual_carb_1", range(1, 3)) / "metrics.jsonl").write_text("{x}\n")
     with pytest.raises(InputError, match=r"images: .*dual_carb_1/metrics.jsonl: expected one"):
         report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml"])
-    assert list(parts) == ["curves", "teachers", "points", "cams", "statistics", "sweeps", "tables"]
-    assert "7 figures drawn, 0 commands missing" in capsys.readouterr().out
+    assert list(parts) == [
+        "curves",
+        "teachers",
+        "points",
+        "cams",
+        "statistics",
+        "rare_classes",
+        "sweeps",
+        "tables",
+    ]
+    assert "8 figures drawn, 0 commands missing" in capsys.readouterr().out
 
 
 def test_only_what_is_asked_for(tmp_path, parts, run, monkeypatch):
