@@ -253,19 +253,24 @@ def _row(path: str, name: str, values: dict[str, Any]) -> Row:
 
 
 def _find_masks(path: str, rows: dict[str, Row]) -> None:
-    """Turn each row with `second_stage` into a training on the masks of its own row."""
+    """Turn each row with `second_stage` into a training on the masks of its own row.
+
+    CARB's keys of such a row are of the training, all others of the method.
+    """
     for name, row in rows.items():
         if row.learns_from is None:
             continue
-        same = (
-            one.name
-            for one in rows.values()
-            if one == replace(row, name=one.name, learns_from=None)
+        carb = {key: value for key, value in row.settings.items() if key in keys_of(CARB)}
+        method = replace(
+            row,
+            settings={key: row.settings[key] for key in row.settings if key not in carb},
+            learns_from=None,
         )
+        same = (one.name for one in rows.values() if one == replace(method, name=one.name))
         masks = next(same, None)
         needed = "a row with the same method, options and keys, but without second_stage"
         check(masks is not None, f"{path}: row '{name}' needs {needed}, whose masks it learns from")
-        rows[name] = Row(name, row.learns_from, SECOND_STAGE, (), masks)
+        rows[name] = Row(name, row.learns_from, SECOND_STAGE | carb, (), masks)
 
 
 def _check_cams(path: str, rows: dict[str, Row]) -> None:

@@ -122,6 +122,22 @@ def test_methods_read_the_maps_of_a_row_and_carb_learns_from_their_masks(tmp_pat
     assert record_of(suite, suite.rows["PSA"], 1)["cams"] == "CAM"
 
 
+def test_carbs_keys_of_a_second_stage_are_those_of_its_training(tmp_path: Path) -> None:
+    balanced = OF_MAPS["PSA, CARB"] | {"region_balance": "class_agreement"}
+    rows = OF_MAPS | {"PSA, balanced": balanced}
+    suite = read_suite(write_suite(tmp_path, rows=rows, contrasts={}), [])
+    chosen = [suite.rows[name] for name in ("PSA, CARB", "PSA, balanced")]
+    rounds = ablation.plan(suite, chosen, [1], tmp_path / "out")
+    names = [[job.name for job in jobs] for jobs in rounds]
+    assert names == [[], ["cam_1"], ["psa_1"], ["psa_base_1"], ["psa_carb_1", "psa_balanced_1"]]
+    plain, other = (job.commands[0] for job in rounds[-1])
+    assert set(other) - set(plain) == {
+        'region_balance="class_agreement"',
+        str(tmp_path / "out/psa_balanced_1"),
+    }
+    assert not any("region_balance" in one for job in rounds[2] for one in job.commands[0])
+
+
 def test_the_command_for_missing_maps_names_the_maps_that_the_method_reads(tmp_path: Path) -> None:
     rows = {name: OF_MAPS[name] for name in ("CAM", "PSA")}
     rows |= {"AMN": {"method": "amn", "cams": "CAM"}}
