@@ -145,11 +145,12 @@ def worst_class(metrics: dict[str, Any], plain: dict[str, Any]) -> tuple[str, fl
     return min(changes.items(), key=lambda one: one[1]) if changes else None
 
 
-def kept_table(plain: str, rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown of the classes that each row loses against `plain`, in runs with the same seed."""
+def kept_table(plain: str, others: list[str], rows: dict[str, dict[str, Any]]) -> str:
+    """Markdown of the classes that `others` lose against `plain`, in runs with the same seed."""
     usual, lines = rows[plain]["metrics"], []
-    for name, row in rows.items():
-        seeds = [seed for seed in row["metrics"] if seed in usual and name != plain]
+    for name in others:
+        row = rows[name]
+        seeds = [seed for seed in row["metrics"] if seed in usual]
         pairs = [(row["metrics"][seed], usual[seed]) for seed in seeds]
         worst = [found for pair in pairs if (found := worst_class(*pair))]
         if not worst:
@@ -178,7 +179,8 @@ def suite_tables(content: dict[str, Any]) -> str:
     parts = [_table("row", first | rows, seeds)]
     for title, differences in content.get("contrasts", {}).items():
         parts += [f"**{title}**", _table("difference", differences, seeds, "+")]
-    parts += [kept_table(plain, rows)] if (plain := content.get("against")) in rows else []
+    groups = content.get("against", {}).items()
+    parts += [kept_table(plain, others, rows) for plain, others in groups]
     parts += [class_differences(a, b, rows) for a, b in content.get("by_class", [])]
     return "\n\n".join(filter(None, parts))
 

@@ -39,6 +39,11 @@ DECIDED = {
 }
 
 
+def slug(name: str) -> str:
+    """A row's name as a part of a file name: 'Base + CARB' -> base_carb."""
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_.")
+
+
 @dataclass(frozen=True)
 class Row:
     """One row of the table: its stage and the config values it changes.
@@ -77,8 +82,8 @@ class Row:
 
     @property
     def slug(self) -> str:
-        """The name as a folder name: 'Base + CARB' -> base_carb."""
-        return re.sub(r"[^a-z0-9.]+", "_", self.name.lower()).strip("_.")
+        """The name as a folder name."""
+        return slug(self.name)
 
     def folder(self, seed: int) -> str:
         """Name of the run folder; what has no seed has one for all seeds."""
@@ -104,7 +109,7 @@ class Suite:
     values: dict[str, Any]  # of the config file
     prepare: dict[str, str] = field(default_factory=dict)  # config key -> command for its file
     by_class: list[list[str]] = field(default_factory=list)  # [row, minus row] of IoU by class
-    against: str | None = None  # the row against which classes may be lost
+    against: dict[str, list[str]] = field(default_factory=dict)  # plain row -> rows compared to it
 
     def settings_of(self, row: Row, seed: int) -> dict[str, Any]:
         """All values of the config file that a run changes.
@@ -179,9 +184,7 @@ def read_suite(path: str, settings: list[str]) -> Suite:
     for title, pairs in _mapping(path, content["contrasts"], "'contrasts'").items():
         _check_pairs(f"{path}: contrast '{title}'", pairs, rows)
     _check_pairs(f"{path}: 'by_class'", content.get("by_class", []), rows)
-    against = content.get("against")
-    known = against is None or (isinstance(against, str) and against in rows)
-    check(known, f"{path}: 'against': no row '{against}'; expected {', '.join(rows)}")
+    content["against"] = _against(path, content.get("against", {}), rows)
     values = read_settings(content["config"])
     shared = _mapping(path, content.get("settings", {}), "'settings'")
     content |= {"path": path, "settings": shared | parse_overrides(settings), "rows": rows}
@@ -310,6 +313,18 @@ def _check_pairs(source: str, pairs: Any, rows: dict[str, Row]) -> None:
     for name in (name for pair in pairs for name in pair):
         known = isinstance(name, str) and name in rows
         check(known, f"{source}: no row '{name}'; expected {', '.join(rows)}")
+
+
+def _against(path: str, value: Any, rows: dict[str, Row]) -> dict[str, list[str]]:
+    """Plain row -> rows that may lose classes against it; a name alone: all other rows may."""
+    if isinstance(value, str):
+        value = {value: [name for name in rows if name != value]}
+    groups = _mapping(path, value, "'against'")
+    for plain, others in groups.items():
+        source = f"{path}: 'against', {plain}"
+        check(isinstance(others, list), f"{source}: expected a list of rows, found {others}")
+        _check_pairs(source, [[name, plain] for name in [plain, *others]], rows)
+    return groups
 
 
 def _check_rows(suite: Suite) -> None:

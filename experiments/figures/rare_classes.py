@@ -16,6 +16,7 @@ from experiments.figures.style import (
     save_figure,
 )
 from experiments.numbers import LEAST_IOU, class_pairs, lost_classes, mean_and_spread
+from experiments.suite_file import slug
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -38,18 +39,22 @@ class Changes(NamedTuple):
 
 
 def draw(suites: list[Suite], out: Path) -> list[Figure]:
-    """A figure for each suite that names the row `against` which classes may be lost."""
-    figures = (_figure(suite, out) for suite in suites if suite.content.get("against"))
+    """A figure for each row `against` which others of its suite may lose classes."""
+    figures = [
+        _figure(suite, plain, others, out)
+        for suite in suites
+        for plain, others in suite.content.get("against", {}).items()
+    ]
     return [figure for figure in figures if figure]
 
 
-def changes_of(content: dict[str, Any]) -> list[Changes]:
-    """The rows of an ablation.json that share a seed and a class with the row `against`."""
-    rows, plain = content["rows"], content["against"]
-    usual, found = rows.get(plain, {}).get("metrics", {}), []
-    for name, row in rows.items():
-        pairs = [(one, usual[seed]) for seed, one in row["metrics"].items() if seed in usual]
-        by_seed = [class_pairs(*pair) for pair in pairs if name != plain]
+def changes_of(rows: dict[str, dict[str, Any]], plain: str, others: list[str]) -> list[Changes]:
+    """Of `others`, the rows of an ablation.json that share a seed and a class with `plain`."""
+    usual, found = rows[plain]["metrics"], []
+    for name in others:
+        metrics = rows[name]["metrics"]
+        pairs = [(one, usual[seed]) for seed, one in metrics.items() if seed in usual]
+        by_seed = [class_pairs(*pair) for pair in pairs]
         names = list(dict.fromkeys(key for one in by_seed for key in one))
         change = {
             key: mean_and_spread(a - b for a, b in (one[key] for one in by_seed if key in one)).mean
@@ -61,9 +66,9 @@ def changes_of(content: dict[str, Any]) -> list[Changes]:
     return found
 
 
-def classes_of(content: dict[str, Any]) -> list[Class]:
+def classes_of(content: dict[str, Any], plain: str) -> list[Class]:
     """The classes by their share of the labelled pixels, the rarest first; small ones marked."""
-    metrics = content["rows"][content["against"]]["metrics"]
+    metrics = content["rows"][plain]["metrics"]
     rows = next(iter(metrics.values())).get("classes", {})
     try:
         table = load_classes(load_config(content.get("config", "")).class_file)
@@ -76,13 +81,16 @@ def classes_of(content: dict[str, Any]) -> list[Class]:
     return sorted(found, key=lambda one: one.share)
 
 
-def _figure(suite: Suite, out: Path) -> Figure | None:
-    content, plain = suite.content, suite.content["against"]
-    rows = changes_of(content)
+def _figure(suite: Suite, plain: str, others: list[str], out: Path) -> Figure | None:
+    content = suite.content
+    rows = changes_of(content["rows"], plain, others)
     if not rows:
         return None
-    name = f"{_NAME}_{suite.slug}"
-    classes = [one for one in classes_of(content) if any(one.name in row.change for row in rows)]
+    name, title = f"{_NAME}_{suite.slug}", f"{_TITLE} ({suite.label})"
+    if len(content["against"]) > 1:
+        name, title = f"{name}_{slug(plain)}", f"{_TITLE}: {plain} ({suite.label})"
+    classes = classes_of(content, plain)
+    classes = [one for one in classes if any(one.name in row.change for row in rows)]
     caption = (
         f"IoU of every class minus that of {plain}, in points, means over the seeds; the rarest "
         f"class on top, with its share of the labelled pixels. x: lost with at least one seed, "
@@ -96,7 +104,6 @@ def _figure(suite: Suite, out: Path) -> Figure | None:
         part = f"_part{i // len(COLOURS) + 1}" * (i > 0)
         drawing = partial(_bars, rows[i : i + len(COLOURS)], classes, plain)
         images += save_figure(drawing, out, name + part)
-    title = f"{_TITLE} ({suite.label})"
     return Figure(name, title, caption, images, save_data(out, name, content))
 
 

@@ -245,12 +245,21 @@ def _is_row(row: Any) -> bool:
     )
 
 
+def _is_against(content: dict[str, Any], rows: dict[str, Any]) -> bool:
+    """Whether 'against', which older files lack, maps rows to lists of rows."""
+    groups = content.get("against", {})
+    return isinstance(groups, dict) and all(
+        plain in rows and isinstance(others, list) and set(others) <= rows.keys()
+        for plain, others in groups.items()
+    )
+
+
 def _read_suite(path: Path) -> dict[str, Any]:
     content = read_json(path)
     rows = content.get("rows")
     good = isinstance(rows, dict) and isinstance(content.get("settings", {}), dict)
-    good = good and isinstance(content.get("against"), str | None)
-    if not good or not all(map(_is_row, rows.values())):
+    good = good and all(map(_is_row, rows.values())) and _is_against(content, rows)
+    if not good:
         raise InputError(
             f"{path}: expected 'settings', and 'rows' with stage, settings, seeds, mean, std and "
             "metrics; write it again: python -m experiments.ablation SUITE --out FOLDER "

@@ -511,7 +511,9 @@ BAD = {
         "contrasts": {"x": [["Bass", "Base"]]}
     },
     "must be a list of .row, minus row.": {"contrasts": {"x": ["Base"]}},
-    "'against': no row 'Bass'; expected Base, Base . CARB": {"against": "Bass"},
+    "'against', Bass: no row 'Bass'; expected Base, Base . CARB": {"against": "Bass"},
+    "'against', Base: no row 'Bass'": {"against": {"Base": ["Bass"]}},
+    "'against', Base: expected a list of rows, found 3": {"against": {"Base": 3}},
     "'settings' must be 'name: value' lines, found 3": {"settings": 3},
     "unknown key 'stepz'; did you mean 'steps'": {"settings": {"stepz": 3}},
     "--set can't decide seed for all rows": {"settings": {"seed": 3}},

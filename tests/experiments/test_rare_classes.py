@@ -23,7 +23,8 @@ def content(**rows: list[dict]) -> dict:
         | summary({str(i): {"mIoU": 30.0} for i in range(len(one))})
         for name, one in rows.items()
     }
-    return {"rows": found, "against": "Plain", "config": "demo/config.yaml", "split": "val"}
+    against = {"Plain": [name for name in rows if name != "Plain"]}
+    return {"rows": found, "against": against, "config": "demo/config.yaml", "split": "val"}
 
 
 PLAIN = metrics(0.8, 0.2, 0.03, None, 0.02)
@@ -43,7 +44,7 @@ def test_lost_classes_by_hand() -> None:
 
 def test_table_of_lost_classes() -> None:
     found = content(**SUITE)
-    table = kept_table("Plain", found["rows"])
+    table = kept_table("Plain", ["Bad", "Good", "Not run"], found["rows"])
     lines = [
         "| Bad | 1 0 | fence | -6.0 ± 7.1 | fence -11.0, rider -1.0 |",
         "| Good | 0 | none | -1.0 | rider -1.0 |",
@@ -51,15 +52,14 @@ def test_table_of_lost_classes() -> None:
     assert table.splitlines()[-2:] == lines
     assert "**Classes lost against Plain**" in table and "at least 3;" in table
     assert table in suite_tables(found)
-    for other in ({"against": None}, {"against": "gone"}):
-        assert "lost" not in suite_tables(found | other)
-    assert kept_table("Not run", found["rows"]) == ""
+    assert "lost" not in suite_tables(found | {"against": {}})
+    assert kept_table("Not run", ["Plain"], found["rows"]) == ""
 
 
 def test_figure_of_the_changes(tmp_path) -> None:
     pytest.importorskip("matplotlib")
     found = content(**SUITE)
-    bad, good = changes_of(found)
+    bad, good = changes_of(found["rows"], "Plain", ["Bad", "Good", "Not run"])
     assert bad.change == pytest.approx({"road": 5, "fence": -3, "rider": -1.25, "pole": -1})
     assert (bad.lost, good.lost) == (["fence"], []) and good.change["fence"] == pytest.approx(5)
     (figure,) = draw([Suite("my suite", tmp_path, found)], tmp_path / "out")
@@ -75,5 +75,18 @@ def test_figure_of_the_changes(tmp_path) -> None:
 
 def test_other_suites_have_no_such_figure(tmp_path) -> None:
     found = content(**SUITE)
-    others = [found | {"against": None}, content(Plain=[PLAIN], Other=[])]
+    others = [found | {"against": {}}, content(Plain=[PLAIN], Other=[])]
     assert draw([Suite("a", tmp_path, one) for one in others], tmp_path) == []
+
+
+def test_two_plain_rows_have_a_table_and_a_figure_each(tmp_path) -> None:
+    pytest.importorskip("matplotlib")
+    found = content(**SUITE) | {"against": {"Plain": ["Bad"], "Good": ["Bad"]}}
+    tables = suite_tables(found)
+    assert "**Classes lost against Plain**" in tables and "**Classes lost against Good**" in tables
+    figures = draw([Suite("a", tmp_path, found)], tmp_path / "out")
+    assert [one.name for one in figures] == ["rare_classes_a_plain", "rare_classes_a_good"]
+    assert [one.title for one in figures] == [
+        "Classes that are kept and lost: Plain (a)",
+        "Classes that are kept and lost: Good (a)",
+    ]
