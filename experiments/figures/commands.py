@@ -1,11 +1,12 @@
 """The commands that make the parts missing from the report, and about how long they take."""
 
+import argparse
 import shlex
 import statistics
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import open_dataset
 from datasets.labels import load_classes
@@ -89,13 +90,17 @@ def obstacle(command: str) -> str:
     return f"{without} images of '{split}' have no image-level labels" if without else ""
 
 
-def training(suite: Suite) -> str:
-    """The command that trains the missing runs of a suite."""
+def training(suite: Suite, rows: Sequence[str] = ()) -> str:
+    """The command that trains a suite, or these `rows` of it with the seeds that others have."""
     file = str(suite.content.get("suite"))
     if not Path(file).is_file():  # older runs name the folder where shipped suites were before
         moved = [f"{folder}/suites/{Path(file).name}" for folder in ("experiments", "demo")]
         file = next((name for name in moved if Path(name).is_file()), file)
     command = ["python", "-m", "experiments.ablation", file, "--out", str(suite.folder)]
+    if rows:
+        others = suite.content["rows"].values()
+        seeds = sorted({int(seed) for row in others for seed in row["metrics"]})
+        command += ["--rows", *rows] + ["--seeds", *map(str, seeds)] * bool(seeds)
     return shlex.join(command + as_arguments(suite.content.get("settings", {})))
 
 
@@ -152,8 +157,9 @@ def _work(words: list[str]) -> Work | None:
         suites = [word.removeprefix("SUITE=") for word in words if word.startswith("SUITE=")]
         name = f"demo/suites/{(suites or ['demo_ablation'])[0]}.yaml"
         suite = read_yaml(Path(given.get("experiments.ablation", name)))
-        config, rows = load_config(suite["config"]), suite["rows"].values()
-        number = sum(row.get("stage") != "masks" for row in rows) * len(suite["seeds"])
+        config = load_config(suite["config"])
+        rows, seeds = _chosen(words, suite)
+        number = sum(row.get("stage") != "masks" for row in rows) * seeds
         if not number:
             images = open_dataset(config.dataset, config.data_root).images(suite["split"])
             what = f"masks of {count(len(images), 'image')} from {count(len(rows), 'teacher')}"
@@ -175,6 +181,15 @@ def _work(words: list[str]) -> Work | None:
         pixels = float(given.get("--ratio", 1)) ** 2
         return Work(config, number * pixels, count(number, "image"))
     return None
+
+
+def _chosen(words: list[str], suite: dict[str, Any]) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a suite that a command's words name, or all, and the number of its seeds."""
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--rows", nargs="+", default=[*suite["rows"]])
+    parser.add_argument("--seeds", nargs="+", default=suite["seeds"])
+    given, _ = parser.parse_known_args(words)
+    return [suite["rows"][name] for name in given.rows], len(given.seeds)
 
 
 def _duration(seconds: float) -> str:

@@ -114,7 +114,7 @@ def suite_table(suite: Suite, out: Path) -> Figure:
         caption += f" Not comparable with the paper's numbers: {'; '.join(sorted(reasons))}."
     elif suite.trains and not found:
         caption += " Not in the paper's tables: the run folders are not here."
-    left = ", ".join(name for name, row in rows.items() if not row["metrics"])
+    left = [name for name, row in rows.items() if not row["metrics"]]
     name = f"suite_{suite.slug}"
     means = {row: {"mean": v.get("mean"), "std": v.get("std")} for row, v in rows.items()}
     data = {"suite": str(suite.folder), "rows": means, "contrasts": content.get("contrasts", {})}
@@ -124,7 +124,7 @@ def suite_table(suite: Suite, out: Path) -> Figure:
         caption,
         data=save_data(out, name, data | {"iou_by_class": _classes(scored)}),
         tables=(suite_tables(content), *[class_table(scored)] * bool(scored)),
-        missing=(Missing(f"rows not run: {left}", training(suite)),) if left else (),
+        missing=(Missing(f"rows not run: {'; '.join(left)}", training(suite, left)),) * bool(left),
         leads=bool(scored),
     )
 

@@ -93,6 +93,8 @@ def test_costs_are_this_runs_own_speed(run) -> None:
     )
     suite = "demo/suites/demo_ablation.yaml"
     assert cost(f"python -m experiments.ablation {suite} --out runs/x", [run]) == said
+    part = f"python -m experiments.ablation {suite} --rows Dual 'Dual + CARB' --seeds 0"
+    assert "at most 2 trainings" in cost(part, [run])
     assert cost("bash run_demo.sh", [run]).startswith("about 10 min: 1 training of 1200 steps")
     swept = cost("SUITE=demo_resize_ratio bash scripts/demo_ablation.sh", [run])
     assert "18 trainings" in swept

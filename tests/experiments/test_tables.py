@@ -313,6 +313,7 @@ def test_a_suite_has_its_own_table_and_fills_the_papers(suite, tmp_path) -> None
     assert own.title == "Results of my suite" and own.leads
     [missing] = own.missing
     assert missing.what == "rows not run: Dual" and f"--out '{suite}'" in missing.command
+    assert missing.command.endswith("--rows Dual --seeds 0 1")
     assert table(figures["table1"])[-1][:3] == ["Dual + CARB", "52.1", "51.0 ± 1.4 (2 seeds)"]
     data = json.loads(own.data.read_text())
     assert data["iou_by_class"]["Dual + CARB"]["road"]["mean"] == pytest.approx(71)
