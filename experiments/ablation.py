@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     out = Path(arguments.out)
     collect(suite, out)  # refuses a folder of other settings now, not after hours of training
 
-    failed = []
+    failed, command = [], shlex.join(["python", "-m", "experiments.ablation", *argv])
     if not arguments.table_only:
         config = suite.config_of(rows[0], seeds[0])  # a missing split is reported before training
         suite.check_prepared()
@@ -68,8 +68,12 @@ def main(argv: list[str]) -> None:
         print(f"{sum(map(len, rounds))} runs, in {len(rounds)} rounds", flush=True)
         if run_jobs(masks, parallel):
             raise InputError("nothing was trained: the pseudo-masks failed, see above")
-        failed = [name for jobs in rounds for name in run_jobs(jobs, parallel)]
-    print(write_tables(suite, out, shlex.join(["python", "-m", "experiments.ablation", *argv])))
+        try:
+            failed = [name for jobs in rounds for name in run_jobs(jobs, parallel)]
+        except KeyboardInterrupt:
+            write_tables(suite, out, command)  # of what is finished, for report.py
+            raise
+    print(write_tables(suite, out, command))
     print(f"written to {out / 'ablation.md'} and {out / 'ablation.json'}")
     if failed:
         sys.exit(f"error: {len(failed)} runs failed ({', '.join(failed)}); run the command again")

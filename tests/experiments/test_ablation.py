@@ -118,6 +118,22 @@ def test_a_suite_runs_whole_and_only_once(prepared, tmp_path, capsys, one_thread
         ablation.main([*command, "--set", "lr=0.02"])
 
 
+def test_a_stopped_suite_has_the_tables_of_what_is_finished(
+    prepared, tmp_path, monkeypatch
+) -> None:
+    path, out = write_suite(tmp_path, prepared / "config.yaml"), tmp_path / "out"
+
+    def stop(jobs: list, parallel: int) -> list:
+        if any(job.name == "base_0" for job in jobs):
+            raise KeyboardInterrupt
+        return []
+
+    monkeypatch.setattr(ablation, "run_jobs", stop)
+    with pytest.raises(KeyboardInterrupt):
+        ablation.main([str(path), "--out", str(out)])
+    assert "not run" in (out / "ablation.md").read_text() and (out / "ablation.json").is_file()
+
+
 @pytest.mark.slow
 def test_a_failure_is_shown_and_the_others_go_on(prepared, tmp_path, capsys, one_thread) -> None:
     rows = {
