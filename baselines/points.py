@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from datasets import open_dataset
 from datasets.doctor.label_check import check_trainable
 from datasets.fingerprint import fingerprint
-from datasets.labels import IGNORE_INDEX, ClassTable, load_classes
+from datasets.labels import ClassTable, load_classes
 from datasets.points import points_of_split
 from datasets.training import TrainingSet, build_transform
 from datasets.transforms import normalize
@@ -98,8 +98,7 @@ def point_losses(
         losses, _ = pixel_losses(upsample(logits, mask.shape[-2:]), mask)
         loss_masks = segmentation_loss(losses, mask, rules)
         loss = loss_points + WEIGHT * loss_masks
-        rest = logits.shape[1]  # one more class: cells without a label
-        shares = class_share(mask.masked_fill(mask == IGNORE_INDEX, rest), rest + 1)[:rest]
+        shares = class_share(mask, logits.shape[1])
     log = {"loss_points": loss_points, "loss_masks": loss_masks}
     log |= {"labelled_fraction": shares.sum(), "class_share": shares}
     return {"loss": loss} | {key: value.detach() for key, value in log.items()}

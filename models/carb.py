@@ -122,7 +122,7 @@ def regions_of(logits: Tensor, views: Views, rules: RegionRules = CORRECT) -> Re
         "loss_inconsistent": means[1],
         "consistent_fraction": counts[0] / counts.sum().clamp(min=1),
         "mask_agreement": (full_logits.argmax(1) == views.global_mask).float().mean(),
-        "class_share": class_share(prediction, logits.shape[1]),
+        **class_shares(views.global_mask, prediction, logits.shape[1]),
     }
     local_means = None
     if views.local_mask is not None:
@@ -220,9 +220,17 @@ class CARBCriterion:
             getattr(self, name).extend(map(torch.tensor, losses))
 
 
-def class_share(prediction: Tensor, num_classes: int) -> Tensor:
-    """Share of each class in a label map, (K,) summing to 1."""
-    counts = torch.zeros(num_classes, device=prediction.device)
-    flat = prediction.flatten()
-    counts.scatter_add_(0, flat, torch.ones_like(flat, dtype=counts.dtype))
-    return counts / flat.numel()
+def class_shares(pseudo_mask: Tensor, prediction: Tensor, num_classes: int) -> dict[str, Tensor]:
+    """Shares of each class in S, in P and in the consistent region, each (K,), for the log."""
+    consistent = pseudo_mask.masked_fill(pseudo_mask != prediction, IGNORE_INDEX)
+    maps = {"class_share": prediction, "class_mask": pseudo_mask, "class_consistent": consistent}
+    return {name: class_share(labels, num_classes) for name, labels in maps.items()}
+
+
+def class_share(labels: Tensor, num_classes: int) -> Tensor:
+    """Share of each class in label maps (B, H, W) -> (K,); ignored pixels are of no class."""
+    ids = labels.masked_fill(labels == IGNORE_INDEX, num_classes)
+    # A sum for each row first: threads of a GPU that add to the same place wait for each other.
+    rows = torch.zeros(*labels.shape[:-1], num_classes + 1, device=labels.device)
+    rows.scatter_add_(-1, ids, torch.ones_like(ids, dtype=rows.dtype))
+    return rows.flatten(0, -2).sum(0)[:num_classes] / labels.numel()

@@ -173,7 +173,7 @@ class ClassCriterion(CARBCriterion):
         self.best: Tensor | None = None
 
     def __call__(self, logits: Tensor, views: Views) -> dict[str, Tensor]:
-        """Losses of one batch, as of `CARBCriterion`, and what its log shows of each class."""
+        """Losses of one batch, as of `CARBCriterion`, and the weight of each class for the log."""
         regions, mask = regions_of(logits, views, self.rules), views.global_mask
         self.push(regions.means.detach(), regions.counts)
         w = self.weight(regions.means)
@@ -185,13 +185,7 @@ class ClassCriterion(CARBCriterion):
             local = views.local_mask, crop(regions.prediction, views.boxes)
             loss = loss + regions.local_means[0]
             loss = loss + self.inconsistent(regions.local_losses, of_classes, *local)
-        labelled = sums[2:4].sum().clamp(min=1)
-        log = {
-            "class_consistent": sums[2] / labelled,
-            "class_mask": (sums[2] + sums[3]) / labelled,
-        }
-        if self.balance in WEIGHTS:
-            log["class_w"] = of_classes
+        log = {"class_w": of_classes} if self.balance in WEIGHTS else {}
         return {"loss": loss, "w": w} | regions.log | log
 
     def class_weights(self, w: Tensor, sums: Tensor) -> Tensor:

@@ -168,6 +168,8 @@ def test_regions_and_losses_of_a_2x2_image() -> None:
     assert result["loss"].item() == pytest.approx(2 * loss_c)
     assert result["consistent_fraction"].item() == pytest.approx(1 / 3)
     assert result["class_share"].tolist() == [0.5, 0.5]
+    assert result["class_mask"].tolist() == [0.5, 0.25]  # the rest has no label
+    assert result["class_consistent"].tolist() == [0.25, 0.0]
 
 
 def test_warmup_loss_is_cross_entropy_over_labelled_pixels() -> None:

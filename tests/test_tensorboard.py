@@ -112,8 +112,10 @@ def test_events_are_the_lines_of_the_log(prepared, tmp_path):
     train(prepared, tmp_path, "--tensorboard")
     for stage, steps in (("warmup", [1, 2, 3, 4]), ("carb", [5, 6, 7, 8])):
         found, lines = events(tmp_path / stage), tiny.read_metrics(tmp_path / stage)
-        expected = {key for key in lines[0] if key not in ("step", "class_share")}
-        expected |= {f"class_share/{name}" for name in CLASSES.names}
+        of_classes = {key for key in lines[0] if key.startswith("class_")}
+        expected = lines[0].keys() - of_classes - {"step"}
+        expected |= {f"{key}/{name}" for key in of_classes for name in CLASSES.names}
+        assert of_classes == {"class_share", "class_mask", "class_consistent"}
         assert set(found.Tags()["scalars"]) == expected
         for tag in expected:
             key, _, name = tag.partition("/")

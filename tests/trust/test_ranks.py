@@ -307,7 +307,7 @@ def training(ranks: Ranks, folder: Path, views: str, dtype: torch.dtype) -> dict
         inputs = inputs._replace(image=inputs.image.to(dtype))
         losses = train_one_step(network, criterion, optimizer, inputs, step, lr, step >= 10)
         for key, value in losses.items():
-            if key not in ("class_share", "mask_agreement"):  # for the log, of the own images
+            if not key.startswith("class_") and key != "mask_agreement":  # of the own images
                 found.setdefault(key, []).append(float(value))
     weights = torch.cat([p.detach().flatten() for p in model.parameters()])
     return found | {"weights": [float(weights.sum()), float(weights.square().sum())]}
