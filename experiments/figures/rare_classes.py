@@ -16,7 +16,6 @@ from experiments.figures.style import (
     save_figure,
 )
 from experiments.numbers import LEAST_IOU, class_pairs, lost_classes, mean_and_spread
-from experiments.suite_file import slug
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -86,9 +85,7 @@ def _figure(suite: Suite, plain: str, others: list[str], out: Path) -> Figure | 
     rows = changes_of(content["rows"], plain, others)
     if not rows:
         return None
-    name, title = f"{_NAME}_{suite.slug}", f"{_TITLE} ({suite.label})"
-    if len(content["against"]) > 1:
-        name, title = f"{name}_{slug(plain)}", f"{_TITLE}: {plain} ({suite.label})"
+    name, title = f"{_NAME}_{suite.slug}{suite.group(plain)}", f"{_TITLE} ({suite.label})"
     classes = classes_of(content, plain)
     classes = [one for one in classes if any(one.name in row.change for row in rows)]
     caption = (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from experiments.methods import METHODS
 from experiments.numbers import MEASURES
-from experiments.suite_file import STAGES, Row
+from experiments.suite_file import STAGES, Row, slug
 from utils.config import CARB, Config, keys_of, load_config
 from utils.old_config import renamed
 from utils.run_folder import changed_settings
@@ -96,6 +96,10 @@ class Suite(NamedTuple):
     def slug(self) -> str:
         """The label as a part of a file name."""
         return re.sub(r"[^\w.-]+", "_", self.label).strip("_")
+
+    def group(self, plain: str) -> str:
+        """Part of a file name for rows compared to `plain`; "" where the suite has one such row."""
+        return f"_{slug(plain)}" * (len(self.content["against"]) > 1)
 
 
 def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:

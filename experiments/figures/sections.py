@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from experiments.figures import (
     cams,
+    class_curves,
     classes,
     curves,
     points,
@@ -53,6 +54,7 @@ SECTIONS: dict[str, Callable[[Inputs], list[Figure]]] = {  # figures of the run 
     "cams": lambda i: cams.draw(i.suites, i.images, i.out),
     "statistics": lambda i: statistics.draw(i.sources, i.out),
     "rare_classes": lambda i: rare_classes.draw(i.suites, i.out),
+    "class_curves": lambda i: class_curves.draw(i.suites, i.out),
     "sweeps": lambda i: sweeps.draw(i.suites, i.out),
     "tables": lambda i: tables.draw(i.runs, i.suites, i.out),
 }

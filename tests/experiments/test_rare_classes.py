@@ -86,7 +86,4 @@ def test_two_plain_rows_have_a_table_and_a_figure_each(tmp_path) -> None:
     assert "**Classes lost against Plain**" in tables and "**Classes lost against Good**" in tables
     figures = draw([Suite("a", tmp_path, found)], tmp_path / "out")
     assert [one.name for one in figures] == ["rare_classes_a_plain", "rare_classes_a_good"]
-    assert [one.title for one in figures] == [
-        "Classes that are kept and lost: Plain (a)",
-        "Classes that are kept and lost: Good (a)",
-    ]
+    assert all(one.title == "Classes that are kept and lost (a)" for one in figures)

@@ -387,6 +387,7 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
         "regions": (runs[0], 2, figures),
         "curves": (runs, suites, figures),
         "rare_classes": (suites, figures),
+        "class_curves": (suites, figures),
         "sweeps": (suites, figures),
         "teachers": (suites, 2, figures),
         "points": (runs, suites, 2, figures),
@@ -397,9 +398,9 @@ def test_all_parts_in_order_and_what_they_are_given(tmp_path, parts, run, capsys
     }
     said = capsys.readouterr().out.splitlines()
     assert said[:-1] == [f"Fig. 5: {name}" for name in SECTIONS]
-    assert said[-1] == f"{out / 'index.html'}: 13 figures drawn, 0 commands missing"
+    assert said[-1] == f"{out / 'index.html'}: {len(SECTIONS)} figures drawn, 0 commands missing"
     assert Page((out / "index.html").read_text()).all("section", "id") == list(SECTIONS)
-    assert (out / "report.md").read_text().count("\n## ") == 13
+    assert (out / "report.md").read_text().count("\n## ") == len(SECTIONS)
 
 
 def test_a_suite_file_stands_for_its_folder(tmp_path, parts, monkeypatch, capsys):
@@ -417,11 +418,20 @@ def test_images_of_a_suite_are_those_of_its_run(tmp_path, parts, capsys):
     suite = make_suite(tmp_path / "suite", **ROWS)
     report.main([str(suite), "--out", str(tmp_path / "empty")])  # ablation.json alone
     assert list(parts) == [
-        *("curves", "teachers", "points", "cams", "rare_classes", "sweeps", "tables")
+        *(
+            "curves",
+            "teachers",
+            "points",
+            "cams",
+            "rare_classes",
+            "class_curves",
+            "sweeps",
+            "tables",
+        )
     ]
     page = Page((tmp_path / "empty/index.html").read_text())
     assert page.text.count(f"python -m experiments.ablation suite.yaml --out {suite}") == 2
-    assert "7 figures drawn, 1 command missing" in capsys.readouterr().out
+    assert "8 figures drawn, 1 command missing" in capsys.readouterr().out
 
     make_stage(suite / "dual_carb_2", range(1, 3), "train_carb.py", val_split="held_out")
     report.main([str(suite), "--out", str(tmp_path / "out"), "--data", "a.yaml", "b.json"])
@@ -471,7 +481,7 @@ def test_a_part_that_fails_does_not_lose_the_others(
     with pytest.raises(InputError, match=r"1 part failed:\n  classes: "):
         report.main([run, "--out", str(tmp_path / "out")])
     said = capsys.readouterr()
-    assert "12 figures drawn, 0 commands missing" in said.out
+    assert f"{len(SECTIONS) - 1} figures drawn, 0 commands missing" in said.out
     assert ("Traceback" in said.err) == isinstance(error, KeyError)
     page = Page((tmp_path / "out/index.html").read_text())
     assert page.all("section", "id") == list(SECTIONS)
@@ -491,10 +501,11 @@ def test_a_damaged_run_of_a_suite_costs_the_images_only(tmp_path, parts, capsys)
         "cams",
         "statistics",
         "rare_classes",
+        "class_curves",
         "sweeps",
         "tables",
     ]
-    assert "8 figures drawn, 0 commands missing" in capsys.readouterr().out
+    assert "9 figures drawn, 0 commands missing" in capsys.readouterr().out
 
 
 def test_only_what_is_asked_for(tmp_path, parts, run, monkeypatch):
