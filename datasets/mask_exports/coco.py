@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from datasets.labels import ClassTable
+from datasets.mask_exports.json_list import JsonList
 from datasets.mask_exports.source import LabelMap, bounding_box, class_regions
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
@@ -101,28 +102,22 @@ def _coco_file(path: Path, classes: ClassTable, **of_category: Any) -> Iterator[
     with (
         replacing(path) as temporary,
         temporary.open("w", encoding="utf-8", newline="\n") as file,
-        TemporaryFile("w+", encoding="utf-8", newline="\n", dir=path.parent) as images,
+        TemporaryFile("w+", encoding="utf-8", newline="\n", dir=path.parent) as waiting,
     ):
-        about = {"description": "Label maps, exported by export_masks.py"}
-        file.write(f'{{"info": {_json(about)}, "licenses": [],\n')
-        file.write(f'"categories": {_json(categories)},\n"annotations": [')
-        written = [0, 0]  # images, annotations
+        head = {"info": {"description": "Label maps, exported by export_masks.py"}}
+        head |= {"licenses": [], "categories": categories}
+        file.write(json.dumps(head, ensure_ascii=False)[:-1] + ',\n"annotations": ')
+        with JsonList(file) as annotations, JsonList(waiting) as images:
 
-        def add(one: LabelMap, annotations: Sequence[dict[str, Any]]) -> None:
-            height, width = one.labels.shape
-            number = written[0] + 1
-            entry = {"id": number, "file_name": one.image, "width": width, "height": height}
-            for place, (stream, items) in enumerate(((images, [entry]), (file, annotations))):
-                for item in items:
-                    stream.write((",\n" if written[place] else "\n") + _json(item))
-                    written[place] += 1
+            def add(one: LabelMap, of_image: Sequence[dict[str, Any]]) -> None:
+                height, width = one.labels.shape
+                size = {"width": width, "height": height}
+                images.add({"id": images.count + 1, "file_name": one.image} | size)
+                for annotation in of_image:
+                    annotations.add(annotation)
 
-        yield add
-        file.write('\n],\n"images": [')
-        images.seek(0)
-        shutil.copyfileobj(images, file)
-        file.write("\n]}\n")
-
-
-def _json(content: Any) -> str:
-    return json.dumps(content, ensure_ascii=False)
+            yield add
+        file.write(',\n"images": ')
+        waiting.seek(0)
+        shutil.copyfileobj(waiting, file)
+        file.write("}\n")

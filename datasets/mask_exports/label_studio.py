@@ -3,7 +3,6 @@
 Source: labelstud.io/guide/predictions, /tags/brushlabels and /guide/storage (local storage).
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from xml.etree import ElementTree
 
 from datasets.labels import ClassTable
 from datasets.mask_exports.brush_rle import encode_brush
+from datasets.mask_exports.json_list import JsonList
 from datasets.mask_exports.source import LabelMap, class_regions
 from utils.safe.files import replacing, sha256
 
@@ -27,19 +27,17 @@ def write_tasks(
     text that names these predictions in the tool. Pixels without a label stay unpainted.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        separator = "[\n"
-        for one in masks:
-            task = _task(one, classes, images, version)
-            file.write(separator + json.dumps(task, ensure_ascii=False))
-            separator = ",\n"
-        file.write("\n]\n")
+        with JsonList(file) as tasks:
+            for one in masks:
+                tasks.add(_task(one, classes, images, version))
+        file.write("\n")
 
 
 def _task(one: LabelMap, classes: ClassTable, images: str, version: str) -> dict[str, Any]:
     height, width = one.labels.shape
     results = [
         {
-            "id": sha256(f"{one.name}\n{k}")[:10],
+            "id": sha256(f"{one.name}\n{k}")[:16],
             "type": "brushlabels",
             "from_name": _FROM,
             "to_name": _TO,
