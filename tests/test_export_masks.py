@@ -14,10 +14,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
+from conftest import camvid_root
 from own_data import copied, cut, endless, gone, write
 from PIL import Image, ImageDraw
 
 import export_masks
+from datasets.files import read_mask
 from datasets.labels import ClassTable, default_palette, load_classes
 from datasets.mask_exports.brush_rle import encode_brush
 from datasets.mask_exports.cityscapes_polygons import polygons, write_polygons
@@ -363,6 +365,17 @@ def test_polygons_of_random_maps():
         np.testing.assert_array_equal(draw(height, width, objects, ids), labels, f"case {case}")
 
 
+@pytest.mark.slow
+def test_polygons_of_real_masks():
+    pytest.importorskip("cv2")
+    classes = load_classes(ROOT / "datasets/classes/camvid.yaml")
+    ids = {name: k for k, name in enumerate(classes.names)} | {"unlabeled": 255}
+    masks = find_masks(camvid_root() / "mask/val")
+    for file in list(masks.values())[::4]:
+        labels = read_mask(file)
+        np.testing.assert_array_equal(draw(*labels.shape, polygons(labels, classes), ids), labels)
+
+
 # --- what is exported
 
 
@@ -370,13 +383,16 @@ def test_files_beside_the_masks_of_predict_are_left_out(tmp_path):
     rng = np.random.default_rng(0)
     rgb = rng.integers(0, 256, (4, 5, 3)).astype(np.uint8)
     save_mask(tmp_path / "p/legend.png", np.zeros((4, 5), np.uint8), PALETTE)
-    for name in ("a", "sub/b", "c_overlay", "confidence/d"):  # two odd names without a partner
+    # Odd names: two without a partner, and two of label maps, which have a palette.
+    for name in ("a", "sub/b", "c_overlay", "confidence/d", "sub/b_confidence", "d", "d_overlay"):
         save_mask(tmp_path / f"p/{name}.png", np.zeros((4, 5), np.uint8), PALETTE)
     beside = ("a_overlay", "sub/b_overlay", "c_overlay_overlay", "a_confidence")
     for name in (*beside, "confidence/a", "confidence/sub/b"):
         (tmp_path / f"p/{name}.png").parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rgb if "overlay" in name else rgb[..., 0]).save(tmp_path / f"p/{name}.png")
-    names = ["a", "c_overlay", "confidence/d", "legend", "sub/b"]
+        image = Image.fromarray(rgb if "overlay" in name else rgb[..., 0])
+        image.save(tmp_path / f"p/{name}.png")
+    names = ["a", "c_overlay", "confidence/d", "d", "d_overlay", "legend", "sub/b"]
+    names.append("sub/b_confidence")
     assert sorted(find_masks(tmp_path / "p")) == names
     Image.fromarray(rgb).save(tmp_path / "p/legend.png")  # as predict.py draws it
     assert sorted(find_masks(tmp_path / "p")) == [name for name in names if name != "legend"]
@@ -519,7 +535,7 @@ CASES = [
     (lambda: [gone("masks/a.png")(), os.mkfifo("masks/a.png")], (), "a.png: not a regular file",
      "remove it"),
     (gone("images"), (), "no folder at --images images", "holds the images"),
-    (gone("images/a.jpg"), (), "1 of 2 images have no image in images, the first is 'a'",
+    (gone("images/a.jpg"), (), "1 of 2 images have no file in images, the first is 'a'",
      "--images"),
     (copied("images/a.jpg", "images/a.png"), (), "images/a.jpg and images/a.png differ", "keep"),
     (write("images/a.jpg", RGB[1:]), (), r"masks/a.png is 9x12 .*its image 8x12", "again"),

@@ -17,7 +17,7 @@ from utils.class_names import compare_class_names, plain_name
 from utils.progress import progress
 from utils.safe.errors import InputError
 
-_BESIDE = ("_overlay", "_confidence")  # what predict.py adds to a mask's name
+_GREY, _RGB = 0, 2  # colour types of PNGs; our label maps have a palette, which is 3
 
 
 class Picture(NamedTuple):
@@ -48,8 +48,6 @@ def find_masks(folder: Path) -> dict[str, File]:
         raise InputError(f"no folder at {folder}; name one that holds label maps")
     found = list_files(folder, MASK_SUFFIXES, known=("",))  # other files there are ours
     masks = {name: file for name, file in found.items() if not _is_beside(name, found)}
-    if "legend" in masks and _is_rgb(masks["legend"]):
-        del masks["legend"]
     if not masks:
         list_files(folder, MASK_SUFFIXES)  # warns of files that are not read
         raise InputError(
@@ -60,17 +58,23 @@ def find_masks(folder: Path) -> dict[str, File]:
 
 
 def _is_beside(name: str, found: Mapping[str, File]) -> bool:
-    """Whether a file is an overlay or a confidence map of one of the masks."""
-    if name.startswith("confidence/") and name.removeprefix("confidence/") in found:
-        return True
-    return any(name.endswith(end) and name.removesuffix(end) in found for end in _BESIDE)
+    """Whether a file is the legend, or an overlay or a confidence map of one of the masks.
+
+    A label map of an image with such a name is told from them by its palette.
+    """
+    if name == "legend" or (name.endswith("_overlay") and name[: -len("_overlay")] in found):
+        return _color_type(found[name]) == _RGB
+    of_mask = name.removesuffix("_confidence").removeprefix("confidence/")
+    return of_mask != name and of_mask in found and _color_type(found[name]) == _GREY
 
 
-def _is_rgb(file: File) -> bool:
-    """Whether a file is an image in colours, so that it can't be a label map."""
-    with contextlib.suppress(Exception):  # a damaged image is reported when it is read
-        return open_pil(file.read()).mode == "RGB"
-    return False
+def _color_type(file: File) -> int | None:
+    """The colour type of a PNG, byte 25 of its header; None for another file."""
+    if Path(file.path).is_file():  # opening a pipe would wait
+        with contextlib.suppress(OSError), Path(file.path).open("rb") as stream:
+            head = stream.read(26)
+            return head[25] if head.startswith(b"\x89PNG") and len(head) == 26 else None
+    return None
 
 
 def load_classes_of(
@@ -123,7 +127,7 @@ def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, Picture]:
     known = {name.removesuffix("_leftImg8bit"): file for name, file in files.items()} | files
     ids = match_ids(masks, known)  # Cityscapes' ids lack that suffix
     names = {name: known[ids[name]] for name in masks if name in ids}
-    require(masks, names, f"image in {folder}", "name the folder of these masks' images: --images")
+    require(masks, names, f"file in {folder}", "name the folder of these masks' images: --images")
     return {
         name: Picture(Path(file.path).relative_to(folder).as_posix(), file)
         for name, file in names.items()
