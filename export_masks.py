@@ -17,10 +17,12 @@ docs/use.md.
 
 import utils.threads  # noqa: F401  # isort: skip
 import argparse
+import os
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from datasets.mask_exports.cityscapes_polygons import ENDING, write_polygons
+from datasets.mask_exports.cityscapes_polygons import polygon_file, write_polygons
 from datasets.mask_exports.coco import write_instances, write_panoptic
 from datasets.mask_exports.cvat import write_cvat
 from datasets.mask_exports.label_studio import write_interface, write_tasks
@@ -55,12 +57,16 @@ def main(argv: list[str]) -> None:
     elif form == "cvat":
         write_cvat(out / "masks.zip", classes, maps)
     elif form == "label-studio":
-        root, version = image_folder.resolve().name, folder.resolve().name
         write_interface(out / "interface.xml", classes)
-        write_tasks(out / "tasks.json", classes, maps, root, version)
+        write_tasks(out / "tasks.json", classes, maps, last_part(image_folder), last_part(folder))
     else:
         write_polygons(out, classes, maps)
     print(f"{len(masks)} label maps of {len(classes)} classes exported as {form} to {out}")
+
+
+def last_part(folder: Path) -> str:
+    """The name of a folder; of a link that of the link."""
+    return os.path.basename(os.path.abspath(folder))  # noqa: PTH100, PTH119
 
 
 def outputs(form: str, names: Iterable[str]) -> list[str]:
@@ -70,16 +76,18 @@ def outputs(form: str, names: Iterable[str]) -> list[str]:
         "coco-panoptic": ["panoptic.json", *(f"panoptic/{name}.png" for name in names)],
         "cvat": ["masks.zip"],
         "label-studio": ["tasks.json", "interface.xml"],
-        "cityscapes": [f"{name}{ENDING}" for name in names],
+        "cityscapes": [polygon_file(name) for name in names],
     }[form]
 
 
 def check_out(out: Path, inputs: Iterable[Path | None], files: list[str], overwrite: bool) -> None:
     """Raise InputError when OUT lies in an input, holds one of the files, or can't be written."""
-    targets = {out.resolve(), *{(out / file).parent.resolve() for file in files}}
+    targets = [(out / below).resolve() for below in {file.rpartition("/")[0] for file in files}]
     for folder in filter(None, inputs):
         if any(target.is_relative_to(folder.resolve()) for target in targets):
             raise InputError(f"--out {out} would write inside {folder}, an input; name another one")
+    if twice := [file for file, count in Counter(files).items() if count > 1]:
+        raise InputError(f"two label maps would both be written to {out / twice[0]}; rename one")
     check_folder(out, "--out")
     existing = [file for file in files if (out / file).exists()]
     if existing and not overwrite:

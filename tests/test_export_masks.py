@@ -431,6 +431,29 @@ def test_cityscapes_images_have_a_suffix_that_ids_lack(tmp_path, monkeypatch):
     assert content["images"][0]["file_name"] == "aachen/a_0_1_leftImg8bit.jpg"
 
 
+def test_polygons_of_such_images_are_named_without_the_suffix(tmp_path, monkeypatch):
+    pytest.importorskip("cv2")
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path, {"a_0_1_leftImg8bit": np.zeros((3, 4), np.uint8)})
+    command = ["masks", "--format", "cityscapes", "--out", "out"]
+    export_masks.main(command)
+    assert [path.name for path in Path("out").iterdir()] == ["a_0_1_gtFine_polygons.json"]
+    copied("masks/a_0_1_leftImg8bit.png", "masks/a_0_1.png")()
+    with pytest.raises(InputError, match="two label maps .*a_0_1_gtFine_polygons.json; rename one"):
+        export_masks.main([*command, "--overwrite"])
+
+
+def test_label_studio_paths_start_with_the_folder_as_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_folder(tmp_path, {"a": np.zeros((3, 4), np.uint8)})
+    Path("frames of today").symlink_to("images")
+    for given, shown in (("frames of today", "frames%20of%20today"), ("masks/../images", "images")):
+        command = ["masks", "--format", "label-studio", "--images", given, "--out", "out"]
+        export_masks.main([*command, "--overwrite"])
+        (task,) = json.loads(Path("out/tasks.json").read_text())
+        assert task["data"]["image"] == f"/data/local-files/?d={shown}/a.jpg"
+
+
 def test_small_regions_lose_their_label(tmp_path, monkeypatch):
     labels = np.array([[0, 0, 1, 2], [3, 0, 2, 2], [3, 255, 1, 1]], np.uint8)
     expected = np.array([[0, 0, 255, 2], [255, 0, 2, 2], [255, 255, 255, 255]], np.uint8)

@@ -1,8 +1,8 @@
 """The run-length code of Label Studio's brush: a bit stream of runs of RGBA bytes.
 
-The form is that of the npm package @thi.ng/rle-pack (see its README), which Label Studio's editor
-decodes. Label Studio's own encoder, in label-studio-sdk, would bring 46 packages with it and
-another version of NumPy.
+The form is that of the npm package @thi.ng/rle-pack (npmjs.com/package/@thi.ng/rle-pack), with
+which Label Studio's editor decodes it. Label Studio's own encoder, in label-studio-sdk, would bring
+about fifty packages with it and another version of NumPy.
 """
 
 import numpy as np

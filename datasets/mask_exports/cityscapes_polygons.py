@@ -16,11 +16,15 @@ from utils.safe.errors import InputError
 from utils.safe.files import replacing
 
 UNLABELLED = "unlabeled"  # Cityscapes' spelling; its id is 0, its train id 255
-ENDING = "_gtFine_polygons.json"
+
+
+def polygon_file(name: str) -> str:
+    """The file of an image, where Cityscapes' label tool looks for it."""
+    return f"{name.removesuffix('_leftImg8bit')}_gtFine_polygons.json"
 
 
 def write_polygons(out: Path, classes: ClassTable, masks: Iterable[LabelMap]) -> None:
-    """Write OUT/<name>_gtFine_polygons.json for each label map.
+    """Write `polygon_file` of each label map below `out`.
 
     Raises InputError where the package opencv-python-headless is not installed.
     """
@@ -30,7 +34,7 @@ def write_polygons(out: Path, classes: ClassTable, masks: Iterable[LabelMap]) ->
         height, width = one.labels.shape
         content = {"imgHeight": height, "imgWidth": width}
         content["objects"] = polygons(one.labels, classes)
-        with replacing(out / f"{one.name}{ENDING}") as temporary:
+        with replacing(out / polygon_file(one.name)) as temporary:
             temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
 """Label maps as the zip that CVAT imports as "Segmentation mask 1.1".
 
-Source: docs.cvat.ai, "Segmentation Mask" under the formats of data sets; its form is that of Pascal
-VOC's segmentation.
+Source: docs.cvat.ai/docs/dataset_management/formats/format-smask; its form is that of Pascal VOC's
+segmentation.
 """
 
 import io
