@@ -142,21 +142,32 @@ def _why(path: Path, error: OSError) -> str:
     return error.strerror or str(error)
 
 
-@collection_paused()
-def list_zip(
-    path: Path, folder: str, endings: Sequence[str], known: Sequence[str] = ()
-) -> dict[str, File]:
-    """`list_files` for the members of a zip below `folder`, which ends in '/'."""
+def zip_members(path: Path, folder: str = "") -> list[str]:
+    """Names of the members of a zip below `folder`, which ends in '/'; of folders too.
+
+    Raises InputError for a damaged zip, and for one with names that leave their folder.
+    """
     try:
         members = _open_zip(str(path), os.getpid()).namelist()
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         found = stand_in(path) or f"{error}; download it again"
         raise InputError(f"{path} is not a readable zip: {found}") from None
-    inside = [(m.removeprefix(folder), str(path), m) for m in members if m.startswith(folder)]
-    for relative, _, member in inside:  # masks and predictions will be written under these names
+    members = [member for member in members if member.startswith(folder)]
+    for member in members:  # masks and predictions will be written under these names
+        relative = member.removeprefix(folder)
         parts = relative.rstrip("/").split("/")
         if relative and (not {"", ".", ".."}.isdisjoint(parts) or {"\\", ":"} & {*relative}):
             raise InputError(f"{path}: the name '{member}' leaves its folder; don't use this zip")
+    return members
+
+
+@collection_paused()
+def list_zip(
+    path: Path, folder: str, endings: Sequence[str], known: Sequence[str] = ()
+) -> dict[str, File]:
+    """`list_files` for the members of a zip below `folder`, which ends in '/'."""
+    found = zip_members(path, folder)
+    inside = [(member.removeprefix(folder), str(path), member) for member in found]
     inside = [one for one in inside if not any(map(is_leftover, one[0].split("/")[:-1]))]
     return _by_id(f"{path}:{folder}", inside, endings, known)
 

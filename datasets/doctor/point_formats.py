@@ -8,12 +8,21 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
-from datasets.files import File, walk
+from datasets.doctor.tool_files import (
+    CVAT_MEMBER,
+    cvat_images,
+    is_number,
+    is_zip,
+    label_studio_tasks,
+    members,
+    read_bytes,
+    read_json,
+    read_xml,
+    take,
+)
+from datasets.files import File
 from utils.safe.errors import InputError
-from utils.safe.files import parse_json
-from utils.safe.xml_file import parse_xml
 
 # fmt: off
 VOC_CLASSES = (
@@ -22,10 +31,7 @@ VOC_CLASSES = (
     "tvmonitor",
 )
 # fmt: on
-_XML_MEMBER = "annotations.xml"  # of CVAT's zip
-_LONGEST = 1 << 28  # bytes of that, unpacked
 _LARGEST = 2**31  # pixels
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # what Label Studio puts before a file's name
 
 
 class ToolPoint(NamedTuple):
@@ -51,27 +57,9 @@ def read_cvat(path: Path) -> list[ToolImage]:
     Only <points> right below an <image> are read; one element may hold several. Source:
     docs.cvat.ai, "XML annotation format".
     """
-    data = _bytes(path)
-    if data.startswith(b"PK"):
-        member = File(str(path), _XML_MEMBER)
-        if member.size() > _LONGEST:
-            raise InputError(f"{member} has {member.size()} bytes; expected at most {_LONGEST}")
-        data = member.read()
-    try:
-        root = parse_xml(data)
-    except ValueError as error:
-        raise InputError(f"{path} is not an XML file of CVAT: {error}; export it again") from None
-    version = (root.findtext("version") or "").strip()
-    if root.tag != "annotations" or version != "1.1":
-        found = f"<{root.tag}> of version {version!r}"
-        raise InputError(f"{path}: expected <annotations> of version 1.1, found {found}; {_CVAT}")
-    if root.find("track") is not None:
-        raise InputError(f"{path} holds tracks of a film; {_CVAT}")
+    file = File(str(path), CVAT_MEMBER if is_zip(_one_file(path)) else None)
     images = []
-    for element in root.iterfind("image"):
-        name, where = element.get("name", ""), f"{path}: image '{element.get('name', '')}'"
-        if not name:
-            raise InputError(f"{path}: an <image> has no name; {_CVAT}")
+    for name, where, element in cvat_images(read_xml(file, "CVAT"), file):
         texts = [element.get(side, "") for side in ("height", "width")]
         if not all(re.fullmatch(r"[1-9]\d{0,8}", text) for text in texts):
             raise InputError(f"{where}: expected height and width in pixels, found {texts}")
@@ -90,36 +78,32 @@ def read_cvat(path: Path) -> list[ToolImage]:
     return images
 
 
-_CVAT = 'export the task as "CVAT for images 1.1"'
-
-
 def read_labelme(path: Path) -> list[ToolImage]:
     """LabelMe (labelmeai/labelme): a folder with a JSON for each image, or one such JSON.
 
     Only shapes of the type "point" are read.
     """
-    files = [path]
+    files = [File(str(path))]
     if path.is_dir():
-        found = (Path(here, name) for here, names in walk(path) for name in names)
-        files = sorted(file for file in found if file.suffix.lower() == ".json")
+        files = [file for name, file in members(path).items() if name.lower().endswith(".json")]
     if not files:
         raise InputError(f"no JSON in {path}; LabelMe writes one beside each image")
     images = []
     for file in files:
-        content = _json(file)
-        name = _take(content, "imagePath", str, str(file))
-        height = _take(content, "imageHeight", int, str(file))
-        width = _take(content, "imageWidth", int, str(file))
+        content = _json(Path(file.path))
+        name = take(content, "imagePath", str, str(file))
+        height = take(content, "imageHeight", int, str(file))
+        width = take(content, "imageWidth", int, str(file))
         points = []
-        for number, shape in enumerate(_take(content, "shapes", list, str(file))):
+        for number, shape in enumerate(take(content, "shapes", list, str(file))):
             where = f"{file}, shape {number + 1}"
-            if _take(shape, "shape_type", object, where) != "point":
+            if take(shape, "shape_type", object, where) != "point":
                 continue
-            pairs = _take(shape, "points", list, where)
+            pairs = take(shape, "points", list, where)
             is_pair = len(pairs) == 1 and isinstance(pairs[0], list) and len(pairs[0]) == 2
-            if not is_pair or not all(map(_is_number, pairs[0])):
+            if not is_pair or not all(map(is_number, pairs[0])):
                 raise InputError(f"{where}: expected one point, [[x, y]], found {str(pairs)[:40]}")
-            points.append(ToolPoint(*pairs[0], _take(shape, "label", str, where), where))
+            points.append(ToolPoint(*pairs[0], take(shape, "label", str, where), where))
         images.append(ToolImage((name,), (height, width), points))
     return images
 
@@ -129,41 +113,28 @@ def read_label_studio(path: Path) -> list[ToolImage]:
 
     Annotations that were cancelled are left out. Source: labelstud.io/tags/keypointlabels.
     """
-    tasks = _json(path)
-    if not isinstance(tasks, list):
-        raise InputError(f'{path}: expected a list of tasks; export as "JSON"')
+    content = _json(path)
+    first = content[0] if isinstance(content, list) and content else None
+    if isinstance(first, dict) and "data" not in first and "image" in first:
+        raise InputError(f'{path}, task 1 is of the form "JSON-MIN"; export as "JSON"')
     images = []
-    for number, task in enumerate(tasks):
-        where = f"{path}, task {number + 1}"
-        if isinstance(task, dict) and "data" not in task and "image" in task:
-            raise InputError(f'{where} is of the form "JSON-MIN"; export as "JSON"')
-        address = _take(_take(task, "data", dict, where), "image", str, where)
-        where += f" ({address[-60:]})"
-        key = "completions" if "completions" in task else "annotations"
+    for names, where, annotations in label_studio_tasks(content, path):
         points, sizes = [], set()
-        for annotation in _take(task, key, list, where):
-            if isinstance(annotation, dict) and annotation.get("was_cancelled"):
-                continue
-            for result in _take(annotation, "result", list, where):
-                if _take(result, "type", object, where) == "keypointlabels":
-                    point, size = _key_point(result, where)
-                    points.append(point)
-                    sizes.add(size)
+        for result in (result for results in annotations for result in results):
+            if take(result, "type", object, where) == "keypointlabels":
+                point, size = _key_point(result, where)
+                points.append(point)
+                sizes.add(size)
         if len(sizes) > 1:
             raise InputError(f"{where}: one image has the sizes {sorted(sizes)} (height, width)")
-        # An upload is "/data/upload/1/1a2b3c4d-name.jpg", a local file "/data/local-files/?d=name";
-        # what else follows a question mark is the key of a cloud, which may hold slashes.
-        name = address.rpartition("?d=")[2].partition("?")[0]
-        name = re.split(r"[/\\]", unquote(name))[-1]
-        names = tuple(dict.fromkeys((name, _UPLOADED.sub("", name, count=1))))
         images.append(ToolImage(names, next(iter(sizes), None), points))
     return images
 
 
 def _key_point(result: dict[str, Any], where: str) -> tuple[ToolPoint, tuple[int, int]]:
     """A point of Label Studio, and (height, width) of its image."""
-    width = _take(result, "original_width", int, where)
-    height = _take(result, "original_height", int, where)
+    width = take(result, "original_width", int, where)
+    height = take(result, "original_height", int, where)
     if not (0 < width < _LARGEST and 0 < height < _LARGEST):
         raise InputError(
             f"{where}: expected the size of the image in pixels, found {width}x{height}"
@@ -173,11 +144,11 @@ def _key_point(result: dict[str, Any], where: str) -> tuple[ToolPoint, tuple[int
             f"{where}: the image was rotated in Label Studio (image_rotation), so that its points "
             "are not those of the stored image; save the rotated image and point at that"
         )
-    value = _take(result, "value", dict, where)
-    x, y = (_take(value, axis, int | float, where) for axis in ("x", "y"))
+    value = take(result, "value", dict, where)
+    x, y = (take(value, axis, int | float, where) for axis in ("x", "y"))
     if not (0 <= x <= 100 and 0 <= y <= 100):
         raise InputError(f"{where}: expected x and y in percent, 0 to 100, found {x} and {y}")
-    labels = _take(value, "keypointlabels", list, where)
+    labels = take(value, "keypointlabels", list, where)
     if len(labels) != 1 or not isinstance(labels[0], str):
         raise InputError(f"{where}: expected one label a point, found {str(labels)[:40]}")
     return ToolPoint(x * width / 100, y * height / 100, labels[0], where), (height, width)
@@ -195,10 +166,10 @@ def read_whats_the_point(path: Path) -> list[ToolImage]:
     images = []
     for name in content:
         points = []
-        for number, entry in enumerate(_take(content, name, list, str(path))):
+        for number, entry in enumerate(take(content, name, list, str(path))):
             where = f"{path}: image '{name}', point {number + 1}"
-            x, y = (_take(entry, axis, int | float, where) for axis in ("x", "y"))
-            k = _take(entry, "cls", int, where)
+            x, y = (take(entry, axis, int | float, where) for axis in ("x", "y"))
+            k = take(entry, "cls", int, where)
             if not 1 <= k <= len(VOC_CLASSES):
                 raise InputError(f"{where}: expected cls of 1 to {len(VOC_CLASSES)}, found {k}")
             points.append(ToolPoint(x, y, VOC_CLASSES[k - 1], where))
@@ -218,7 +189,11 @@ def format_of(path: Path) -> str:
     """The tool that wrote a file, one of FORMATS. Raises InputError where that is unclear."""
     if path.is_dir():
         return "labelme"
-    if _bytes(path).lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<", b"PK")):
+    if (
+        read_bytes(File(str(_one_file(path))))
+        .lstrip(b"\xef\xbb\xbf \t\r\n")
+        .startswith((b"<", b"PK"))
+    ):
         return "cvat"
     content = _json(path)
     if isinstance(content, list):
@@ -238,33 +213,14 @@ def format_of(path: Path) -> str:
     )
 
 
-def _bytes(path: Path) -> bytes:
+def _one_file(path: Path) -> Path:
+    """The path of a file. Raises InputError for a folder, and where there is none."""
     if not path.exists():
         raise InputError(f"no {path}; --import-points names the file that an annotation tool wrote")
     if path.is_dir():
         raise InputError(f"{path} is a folder; expected the file that the tool wrote")
-    return File(str(path)).read()
+    return path
 
 
 def _json(path: Path) -> Any:
-    try:
-        return parse_json(_bytes(path).decode("utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON: {error}; export it again") from None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _take(content: object, key: str, kind: Any, where: str) -> Any:
-    """`content[key]`, of this type. Raises InputError saying what was found."""
-    if not isinstance(content, dict) or key not in content:
-        found = sorted(content)[:8] if isinstance(content, dict) else str(content)[:40]
-        raise InputError(f"{where}: expected '{key}', found {found}; export it again")
-    value = content[key]
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
-        kinds = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
-        expected = kinds.get(kind, "a number")
-        raise InputError(f"{where}: expected {expected} as '{key}', found {str(value)[:40]}")
-    return value
+    return read_json(File(str(_one_file(path))))

@@ -1,16 +1,14 @@
 """Import of points from annotation tools: their images and labels become those of a data set."""
 
-import difflib
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from datasets.doctor.point_formats import FORMATS, ToolImage, ToolPoint, format_of
+from datasets.doctor.tool_images import places_of, unknown_labels
 from datasets.files import File
-from datasets.ids import drop_suffix, loose
 from datasets.labels import ClassTable
 from datasets.points import check_places, size_of
 from datasets.split_labels import Images, Place
@@ -34,8 +32,8 @@ def import_points(
     """The points of an annotation tool's file for the images of some splits.
 
     tool: one of FORMATS; None tells it from the file. Labels are matched with class names without
-    regard to case, blanks, hyphens and underscores; images by file name, without folders and
-    ending. skip_unknown: leave out labels and images that the data set does not have.
+    regard to case, blanks, hyphens and underscores; images by file name, as `places_of` does.
+    skip_unknown: leave out labels and images that the data set does not have.
 
     Raises InputError where a label or an image is unknown, where a name fits two images, where an
     image had another size in the tool, and where a point lies outside. Points outside their image
@@ -50,10 +48,11 @@ def import_points(
     unknown = Counter(p.label for one in found for p in one.points)
     unknown = {label: n for label, n in unknown.items() if plain_name(label) not in classes_of}
     if unknown and not skip_unknown:
-        raise InputError(f"{path}: {_listed(unknown, classes.names)}; rename them, or {_SKIP}")
+        listed = unknown_labels(unknown, "point", classes.names)
+        raise InputError(f"{path}: {listed}; rename them, or {_SKIP}")
     left_out["of unknown labels"] = sum(unknown.values())
 
-    places = _places(path, found, images)
+    places = places_of(path, [one.names for one in found], images)
     lost = [one for one in found if one.names not in places]
     if lost and not skip_unknown:
         raise InputError(
@@ -90,43 +89,6 @@ def import_points(
     return Imported(points, +left_out)
 
 
-def _places(path: Path, found: Sequence[ToolImage], images: Images) -> dict[tuple[str, ...], Place]:
-    """The image of each `names`, by file names without folders and ending."""
-    by_stem: dict[str, dict[Place, None]] = defaultdict(dict)
-    by_loose: dict[str, dict[Place, None]] = defaultdict(dict)
-    for split, files in images.items():
-        for name, file in files.items():
-            for stem in (_stem(file.member or file.path), name.rpartition("/")[2]):
-                by_stem[stem][split, name] = by_loose[loose(stem)][split, name] = None
-    places: dict[tuple[str, ...], Place] = {}
-    of_place: dict[Place, str] = {}
-    for one in found:
-        name, fits = one.names[0], []
-        for name in one.names:
-            fits = list(by_stem.get(_stem(name)) or by_loose.get(loose(_stem(name)), ()))
-            if fits:
-                break
-        if not fits:
-            continue
-        if len(fits) > 1:
-            files = " and ".join(str(images[split][key]) for split, key in fits[:2])
-            raise InputError(
-                f"{path}: '{name}' may be {files}; name one split (--splits), or rename a file"
-            )
-        if fits[0] in of_place:
-            raise InputError(
-                f"{path}: '{of_place[fits[0]]}' and '{name}' both mean the image '{fits[0][1]}'; "
-                "keep one"
-            )
-        of_place[fits[0]], places[one.names] = name, fits[0]
-    return places
-
-
-def _stem(name: str) -> str:
-    """The file name without folders and ending; imagePath of LabelMe may hold backslashes."""
-    return drop_suffix(name.replace("\\", "/").rpartition("/")[2])
-
-
 def _checked_size(path: Path, one: ToolImage, file: File) -> Size:
     """(height, width) of the image. Raises InputError where the tool has another size."""
     size = size_of(file)
@@ -147,14 +109,3 @@ def _pixel(point: ToolPoint, size: Size, has_edge: bool) -> tuple[int, int] | No
     if not (0 <= x <= width and 0 <= y <= height) or (not has_edge and (x == width or y == height)):
         return None
     return min(int(x), width - 1), min(int(y), height - 1)
-
-
-def _listed(unknown: dict[str, int], names: Sequence[str]) -> str:
-    """ "2 labels are no class: 'cra' (7 points; did you mean 'car'?), ..."."""
-    texts = []
-    for label, count in sorted(unknown.items()):
-        near = difflib.get_close_matches(label.lower(), [name.lower() for name in names], n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
-        texts.append(f"'{label}' ({count} point{'s' * (count > 1)}{hint})")
-    what = "1 label is" if len(unknown) == 1 else f"{len(unknown)} labels are"
-    return f"{what} no class of the class file: {', '.join(texts)}"
