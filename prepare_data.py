@@ -4,21 +4,24 @@
     python prepare_data.py camvid --root data/camvid --labels data/camvid/image_labels.json --check
     python prepare_data.py cityscapes --root data/cityscapes \\
         --import-labels labels.npy --out data/cityscapes/image_labels.json
+    python prepare_data.py folder --root data/mydata \\
+        --import-tags annotations.zip --out data/mydata/image_labels.json
     python prepare_data.py camvid --root data/camvid --points data/camvid/points.json
     python prepare_data.py folder --root data/mydata \\
         --import-points annotations.zip --points data/mydata/points.json
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
-Labels come from --import-labels (the official labels.npy), from --labels (JSON or CSV) or else
-from the ground truth, where a class is present if at least --min-pixels pixels have it; images
-without ground truth need a file of labels, which is found automatically in --root. Labels go to
---out; another file there is replaced only with --overwrite. Points are simulated from the masks of
-'train' or come from CVAT, LabelMe, Label Studio or What's the Point (--import-points), and go to
---points; with --check or --stats that file is read instead. --check reports all problems of the
-data, then exits with status 1 and writes no labels; oddities are warnings. With --config it also
-reports implausible settings. --write-config derives a config from the sizes and the number of the
-images. Runs without torchrun; --workers sets the number of processes.
+Labels come from --import-labels (the official labels.npy), --import-tags (what CVAT, Label Studio,
+LabelMe, FiftyOne, COCO, VOC or YOLO wrote), --labels (JSON or CSV) or else from the ground truth,
+where a class is present if at least --min-pixels pixels have it; images without ground truth need a
+file of labels, which is found automatically in --root. Labels go to --out; another file there is
+replaced only with --overwrite. Points are simulated from the masks of 'train' or come from CVAT,
+LabelMe, Label Studio or What's the Point (--import-points), and go to --points; with --check or
+--stats that file is read instead. --check reports all problems of the data, then exits with status
+1 and writes no labels; oddities are warnings. With --config it also reports implausible settings.
+--write-config derives a config from the sizes and the number of the images. Runs without torchrun;
+--workers sets the number of processes.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -31,9 +34,9 @@ from datasets import SegmentationData, open_dataset
 from datasets.doctor.check import check_dataset, format_findings
 from datasets.doctor.inspection import Inspection
 from datasets.doctor.label_source import LabelSource, label_source, write_labels
-from datasets.doctor.options import build_parser
+from datasets.doctor.options import build_parser, check_options
 from datasets.doctor.point_check import statistics_of_points
-from datasets.doctor.point_source import check_point_options, make_points
+from datasets.doctor.point_source import make_points
 from datasets.doctor.starting_config import write_starting_config
 from datasets.doctor.statistics import statistics
 from datasets.doctor.survey import (
@@ -60,7 +63,7 @@ def main(argv: list[str]) -> None:
     if argv[:1] == ["synthetic"]:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
     arguments = build_parser(__doc__).parse_args(argv)
-    check_point_options(arguments)
+    check_options(arguments)
     tasks = ("out", "points", "check", "stats", "convert", "write_config")
     if not any(getattr(arguments, task) for task in tasks):
         options = "--out, --points, --check, --stats, --convert or --write-config"

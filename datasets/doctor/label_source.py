@@ -8,6 +8,8 @@ from pathlib import Path
 from datasets import SegmentationData
 from datasets.doctor.official_labels import import_official_labels
 from datasets.doctor.survey import has_all_masks
+from datasets.doctor.tag_files import read_tags, summary
+from datasets.doctor.tag_import import label_names, tags_by_image
 from datasets.image_labels import (
     ImageLabels,
     check_label_classes,
@@ -25,10 +27,18 @@ from datasets.split_labels import (
     sort_labels,
 )
 from utils.config import load_config
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, printable
 from utils.safe.files import write_json
 
 LabelSource = Callable[[Images], LabelFile]
+
+
+def check_label_options(arguments: argparse.Namespace) -> None:
+    """Raise InputError where options about labels have no effect."""
+    if arguments.rename and not arguments.import_tags:
+        raise InputError("--rename is for --import-tags")
+    if arguments.import_tags and not (arguments.out or arguments.check or arguments.stats):
+        raise InputError("--import-tags needs --out FILE, the file to write, --check or --stats")
 
 
 def label_source(
@@ -49,6 +59,12 @@ def label_source(
                 f"{len(classes)}; import the file of the same data set"
             )
         return functools.partial(sort_labels, arguments.import_labels, labels)
+    if arguments.import_tags:
+        files = [one for path in arguments.import_tags for one in read_tags(Path(path))]
+        for file in files:
+            print(printable(summary(file)))
+        names = label_names(classes, arguments.rename, files)
+        return functools.partial(tags_by_image, files, names, arguments.skip_unknown, splits)
     path = arguments.labels
     of_config = load_config(arguments.config).image_labels if arguments.config else ""
     if path is None and Path(of_config).is_file():

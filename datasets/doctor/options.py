@@ -4,7 +4,9 @@ import argparse
 import os
 
 from datasets import DATASETS
+from datasets.doctor.label_source import check_label_options
 from datasets.doctor.point_formats import FORMATS
+from datasets.doctor.point_source import check_point_options
 from datasets.points import PER
 from utils.cli import path
 
@@ -27,6 +29,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--import-labels", type=path, metavar="NPY", help="the official labels.npy")
+    tags_help = "files, folders or zips of annotation tools, whose tags and shapes become labels"
+    source.add_argument("--import-tags", nargs="+", type=path, metavar="FILE", help=tags_help)
     source.add_argument("--labels", type=path, help="existing labels, JSON or CSV")
     points_help = "JSON file of points: written, from the masks or from --import-points; with "
     points_help += "--check or --stats it is read instead"
@@ -39,7 +43,11 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     import_help = "file or folder of an annotation tool; its points are written to --points"
     add("--import-points", type=path, metavar="FILE", help=import_help)
     add("--points-format", choices=[*FORMATS], help="the tool; told from the file where possible")
-    skip_help = "--import-points: leave out unknown labels and images instead of stopping"
+    rename_help = "--import-tags: labels of the tool that are classes by another name"
+    add("--rename", nargs="+", default=[], metavar="OLD=NEW", help=rename_help)
+    skip_help = (
+        "--import-points and --import-tags: leave out unknown labels and images instead of stopping"
+    )
     add("--skip-unknown", action="store_true", help=skip_help)
     add("--check", action="store_true", help="check images, masks, labels and points")
     add("--config", type=path, help="--check: also compare the sizes with this config's")
@@ -54,3 +62,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
     return parser
+
+
+def check_options(arguments: argparse.Namespace) -> None:
+    """Raise InputError where options about labels and points have no effect or a wrong value."""
+    check_label_options(arguments)
+    check_point_options(arguments)

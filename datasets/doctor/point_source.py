@@ -40,8 +40,10 @@ def check_point_options(arguments: argparse.Namespace) -> None:
         raise InputError("--import-points needs --points FILE, the file to write")
     if arguments.import_points and (arguments.check or arguments.stats):
         raise InputError("--check and --stats read --points; import first, in a command of its own")
-    if (arguments.points_format or arguments.skip_unknown) and not arguments.import_points:
-        raise InputError("--points-format and --skip-unknown are for --import-points")
+    if arguments.points_format and not arguments.import_points:
+        raise InputError("--points-format is for --import-points")
+    if arguments.skip_unknown and not (arguments.import_points or arguments.import_tags):
+        raise InputError("--skip-unknown is for --import-points and --import-tags")
 
 
 def make_points(

@@ -41,6 +41,8 @@ def members(path: Path) -> dict[str, File]:
 
 def is_zip(path: Path) -> bool:
     """Whether a file begins as a zip does."""
+    if not path.is_file():  # reading a pipe would wait
+        return False
     with path.open("rb") as file:
         return file.read(2) == b"PK"
 
@@ -55,18 +57,18 @@ def read_bytes(file: File) -> bytes:
     return file.read()
 
 
-def read_json(file: File) -> Any:
-    """The value in a JSON file."""
+def read_json(file: File, data: bytes | None = None) -> Any:
+    """The value in a JSON file. data: its content, if it has been read already."""
     try:
-        return parse_json(read_bytes(file).decode("utf-8-sig"))
+        return parse_json((read_bytes(file) if data is None else data).decode("utf-8-sig"))
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}; export it again") from None
 
 
-def read_xml(file: File, what: str) -> Element:
-    """The root of an XML file. what: whose file is expected, 'CVAT'."""
+def read_xml(file: File, what: str, data: bytes | None = None) -> Element:
+    """The root of an XML file. what: whose file is expected, 'CVAT'. data: as for `read_json`."""
     try:
-        return parse_xml(read_bytes(file))
+        return parse_xml(read_bytes(file) if data is None else data)
     except ValueError as error:
         raise InputError(f"{file} is not an XML file of {what}: {error}; export it again") from None
 
