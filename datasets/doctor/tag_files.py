@@ -85,9 +85,14 @@ def summary(file: TagFile) -> str:
     """What was recognised, for a terminal."""
     tagged = [image.tags for image in file.images if image.tags is not None]
     labels = Counter(tag for tags in tagged for tag in tags)
-    text = f"{file.where}: {file.kind}, {len(file.images)} images, {labels.total()} tags"
+    images, tags = counted(len(file.images), "image"), counted(labels.total(), "tag")
     left = len(file.images) - len(tagged)
-    return f"{text}, {left} images not annotated" if left else text
+    return f"{file.where}: {file.kind}, {images}, {tags}" + f", {left} not annotated" * bool(left)
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 image", "2 images"."""
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _read(file: File) -> TagFile:

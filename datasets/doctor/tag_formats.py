@@ -184,8 +184,9 @@ def of_fiftyone(content: Any, file: File) -> Iterator[Tagged]:
             label = take(one, "label", object, where) if isinstance(one, dict) else one
             if isinstance(label, int) and not isinstance(label, bool) and classes is not None:
                 if not 0 <= label < len(classes):
+                    found = str(label)[:40]
                     raise InputError(
-                        f"{where}: expected one of {len(classes)} classes, found {label}"
+                        f"{where}: expected one of {len(classes)} classes, found {found}"
                     )
                 label = classes[label]
             if targets is not None and not isinstance(label, str):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from datasets.doctor.label_check import TRAIN
-from datasets.doctor.tag_files import TagFile
+from datasets.doctor.tag_files import TagFile, counted
 from datasets.doctor.tag_formats import Tag
 from datasets.doctor.tool_images import places_of, unknown_labels
 from datasets.labels import ClassTable
@@ -78,26 +78,30 @@ def tags_by_image(
         except InputError as error:
             everywhere = {(split, name) for split, names in images.items() for name in names}
             return LabelFile({}, everywhere, {}, [*problems, str(error)])
-        lost += [one.names[0] for one in file.images if one.names not in places]
         for one in file.images:
-            if one.names in places and one.tags is not None:
-                place = places[one.names]
-                ids = {labels.class_of(tag) for tag in one.tags} - {None}
-                found[place] = found.get(place, set()) | ids
-                entries[place] += 1
-    total = sum(len(file.images) for file in files)
+            if one.tags is None:
+                continue
+            if one.names not in places:
+                lost.append(one.names[0])
+                continue
+            place = places[one.names]
+            ids = {labels.class_of(tag) for tag in one.tags} - {None}
+            found[place] = found.get(place, set()) | ids
+            entries[place] += 1
     if lost and skip_unknown:
-        note(f"{len(lost)} images of the tags are left out: not in {', '.join(images)}")
+        note(f"left out: {counted(len(lost), 'image')} with tags, not in {', '.join(images)}")
     elif lost:
+        total = len(lost) + entries.total()
         problems.append(
-            f"{len(lost)} of {total} images of the tags are not in {', '.join(images)}, the first "
-            f"is '{lost[0]}'; add the images, rename them, or {_SKIP}"
+            f"{len(lost)} of {counted(total, 'image')} with tags are not in {', '.join(images)}, "
+            f"the first is '{lost[0]}'; add the images, rename them, or {_SKIP}"
         )
     if not any(found.values()) and not problems:
         problems.append("no image of the data set has a tag of a class in these files")
     if shared := sum(count > 1 for count in entries.values()):
-        note(f"{shared} images are in several files: they get the tags of all")
-    _tell_unlabelled(found, splits, images)
+        note(f"{counted(shared, 'image')} in several files: the tags of all files count")
+    if not problems:
+        _tell_unlabelled(found, splits, images)
     return LabelFile({p: tuple(sorted(found[p])) for p in found}, set(), {}, problems)
 
 
@@ -141,8 +145,8 @@ def _tell_unlabelled(
             )
     if empty:
         warn(
-            f"{len(empty)} images are annotated without any class: {_first(empty)}; they get empty "
-            "labels, which have no effect on training"
+            f"{counted(len(empty), 'image')} annotated without any class: {_first(empty)}; their "
+            "labels are empty, which has no effect on training"
         )
 
 

@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Flaky
 
-from tests.fuzz import checkpoints, images, labels, logs, points
+from tests.fuzz import checkpoints, images, labels, logs, points, tags
 from tests.fuzz import settings as setting_files
 from tests.fuzz.inputs import damaged, edited, repacked, soup
 from tests.fuzz.reading import ROOT, Fault, Target, read
@@ -41,6 +41,7 @@ ROUND = 60  # files of a target before it is the turn of the next
 PARTS = {
     "labels": labels.label_targets,
     "points": points.point_targets,
+    "tags": tags.tag_targets,
     "yaml": setting_files.yaml_targets,
     "log": logs.log_targets,
     "checkpoint": checkpoints.checkpoint_targets,
