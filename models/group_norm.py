@@ -55,3 +55,15 @@ def use_group_norm(network: nn.Module) -> None:
                 setattr(module, name, nn.GroupNorm(num_groups(channels), channels))
         # nothing to build, as in `synchronize_batch_norms`: a standardised one adds no state
         module.__class__ = _STANDARDIZED.get(type(module), module.__class__)
+
+
+def standardize_once(network: nn.Module) -> None:
+    """Store, in place, the standardised weights in plain convolutions: the same function.
+
+    For a network that is not trained any more; without such convolutions nothing changes.
+    """
+    plain = {standard: usual for usual, standard in _STANDARDIZED.items()}
+    for module in network.modules():
+        if type(module) in plain:
+            module.weight.data = standardized(module.weight.data)
+            module.__class__ = plain[type(module)]

@@ -1,0 +1,94 @@
+"""An ONNX file in int8: static quantisation by onnxruntime, calibrated on pictures.
+
+Convolutions and what lies between them get 8-bit values and, for each output channel of a
+convolution, an 8-bit scale of its weights (QDQ form); the classifier, the resizing and the arg max
+stay in float32. Documentation:
+onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from models.export_check import onnx_runner
+from models.exported import INPUT, quiet
+from utils.safe.errors import InputError
+
+MOST = 200  # pictures to calibrate on; the values' ranges hardly change with more
+
+
+class Agreement(NamedTuple):
+    """Share of the pixels with the same class id in both files, on how many pictures."""
+
+    share: float
+    pictures: int
+
+
+def calibration_indices(count: int) -> list[int]:
+    """At most MOST of `count` pictures, evenly spaced."""
+    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST))})
+
+
+def write_int8(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> Agreement:
+    """Write `source`, an ONNX file in float32, in int8 to `path`, with its metadata.
+
+    pictures: uint8 (1,h,w,3), of any sizes, made when asked for. Returns the agreement of both
+    files on them; raises InputError when onnxruntime can't quantise the file.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    model = onnx.load(source)
+    try:
+        with quiet():
+            quantize_static(
+                model,
+                path,
+                _reader(pictures),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+                op_types_to_quantize=["Conv", "Add", "Concat", "MaxPool", "Relu"],
+                nodes_to_exclude=[_classifier(model)],
+            )
+    except (RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"onnxruntime can't quantise the network: {error}") from error
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    quantized = onnx.load(path)
+    onnx.helper.set_model_props(quantized, metadata | {"precision": "int8"})
+    path.write_bytes(quantized.SerializeToString())
+    return agreement(source, path, pictures)
+
+
+def agreement(first: Path, second: Path, pictures: Iterable[np.ndarray]) -> Agreement:
+    """Compare the labels that two ONNX files give."""
+    one, other = onnx_runner(first), onnx_runner(second)
+    same = total = count = 0
+    for picture in pictures:
+        labels = one(picture)[1]
+        same += int((labels == other(picture)[1]).sum())
+        total += labels.size
+        count += 1
+    return Agreement(same / total, count)
+
+
+def _reader(pictures: Iterable[np.ndarray]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left: Iterator[np.ndarray] = iter(pictures)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            picture = next(self.left, None)
+            return None if picture is None else {INPUT: picture}
+
+    return Reader()
+
+
+def _classifier(model: Any) -> str:
+    """Name of the last convolution, which gives the logits."""
+    return [node.name for node in model.graph.node if node.op_type == "Conv"][-1]
