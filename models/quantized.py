@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets.files import list_files
+from datasets.training import EvaluationSet
 from models.export_check import onnx_runner
 from models.exported import INPUT, quiet
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, note
 
 MOST = 200  # pictures to calibrate on; the values' ranges hardly change with more
 
@@ -26,9 +28,30 @@ class Agreement(NamedTuple):
     pictures: int
 
 
-def calibration_indices(count: int) -> list[int]:
-    """At most MOST of `count` pictures, evenly spaced."""
-    return sorted({round(i) for i in np.linspace(0, count - 1, min(count, MOST))})
+class Pictures(Sequence[np.ndarray]):
+    """Pictures of a folder for the calibration, read when asked for: uint8 (1,h,w,3).
+
+    Of more than MOST, as many are taken, evenly spaced.
+    """
+
+    def __init__(self, folder: Path, image_size: tuple[int, int]) -> None:
+        """image_size: box that pictures are fitted into. Raises InputError without pictures."""
+        if not folder.is_dir():
+            raise InputError(f"no folder at {folder}; name one with pictures for --calibration")
+        self.data = EvaluationSet(list_files(folder), image_size)
+        if not len(self.data):
+            raise InputError(f"no pictures (.jpg, .png, ...) in {folder} for --calibration")
+        last = len(self.data) - 1
+        self.indices = [round(i) for i in np.linspace(0, last, min(last + 1, MOST))]
+        if len(self.indices) < len(self.data):
+            note(f"calibrating on {len(self.indices)} of the {len(self.data)} pictures in {folder}")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        index = self.indices[place]  # an IndexError ends an iteration
+        return self.data[index]["image"].permute(1, 2, 0)[None].contiguous().numpy()
 
 
 def write_int8(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> Agreement:
