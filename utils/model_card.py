@@ -97,9 +97,9 @@ def _use(facts: Facts) -> str:
     return (
         f"## Use\n\n| file | content |\n|---|---|\n{files}\n\n"
         f"Input: {_text(facts.export['input'])}. Outputs: {_text(facts.export['outputs'])}. The "
-        "normalisation and the resizing of the scores are inside. Resize a picture so that it "
-        f"fits into {width}x{height} pixels, as in the training, before it goes in. Class names, "
-        "colours and this size are in the metadata of the file.\n\n"
+        "normalisation and the resizing of the scores are inside. Before it goes in, shrink or "
+        f"enlarge a picture, in its proportions, to {width}x{height} pixels at most, as in the "
+        "training. Class names, colours and this size are in the metadata of the file.\n\n"
         f"When the files were written:\n\n{checks.rstrip()}{example}"
     )
 
@@ -114,7 +114,10 @@ def _data(facts: Facts) -> str:
         f"- **Labels:** {labels}."
     )
     if labels != _PIXELS and stage != "official" and config["image_labels"]:
-        text += f" They were read from {_code(config['image_labels'])}."
+        text += (
+            f" They were read from {_code(config['image_labels'])}; how they got there is not "
+            "recorded (from ground truth, by hand, suggested): fill in."
+        )
     if stage in ("warmup", "carb"):
         how = (
             "made in each training step, of the whole image and of an enlarged part"
@@ -123,8 +126,8 @@ def _data(facts: Facts) -> str:
         )
         text += (
             "\n- **Masks:** CLIP scores each pixel against the names of the classes; the best "
-            f"class among the image's labels is its pseudo-label. They were {how}. No pixel was "
-            "labelled by hand for the training."
+            f"class among the image's labels is its pseudo-label. They were {how}. The training "
+            "read no labels of pixels."
         )
     return text
 
