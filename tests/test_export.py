@@ -52,7 +52,9 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
-def arguments(folder: Path, *formats: str, int8: Path | None = None, out: Path = None) -> list[str]:
+def arguments(
+    folder: Path, *formats: str, int8: Path | None = None, out: Path | None = None
+) -> list[str]:
     more = ["--int8", "--calibration", str(int8)] if int8 else []
     checkpoint, out = str(folder / "run/warmup/warmup.pt"), str(out or folder / "out")
     return ["--ckpt", checkpoint, "--format", *formats, "--out", out, *more]
