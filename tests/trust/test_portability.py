@@ -25,7 +25,7 @@ from utils.safe.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ["prepare_data", "gen_clip_masks", "train_warmup", "train_carb", "eval"]
-SCRIPTS += ["predict", "export_masks"]
+SCRIPTS += ["predict", "export_masks", "export"]
 
 # Python as it is on Windows: torch's own part in it is done first.
 WINDOWS = """
