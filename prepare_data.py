@@ -9,6 +9,7 @@
     python prepare_data.py camvid --root data/camvid --points data/camvid/points.json
     python prepare_data.py folder --root data/mydata \\
         --import-points annotations.zip --points data/mydata/points.json
+    python prepare_data.py folder --root data/mydata --suggest data/mydata/suggested
     python prepare_data.py wilddash2 --root wd_public_v2p0 --convert data/wilddash2
     python prepare_data.py folder --root data/mydata --write-config configs/mine.yaml
 
@@ -16,7 +17,8 @@ Labels come from --import-labels (the official labels.npy), --import-tags (what 
 LabelMe, FiftyOne, COCO, VOC or YOLO wrote), --labels (JSON or CSV) or else from the ground truth,
 where a class is present if at least --min-pixels pixels have it; images without ground truth need a
 file of labels, which is found automatically in --root. Labels go to --out; another file there is
-replaced only with --overwrite. Points are simulated from the masks of 'train' or come from CVAT,
+replaced only with --overwrite. --suggest: CLIP proposes labels, and a page corrects them
+(models/tag_suggestions.py). Points are simulated from the masks of 'train' or come from CVAT,
 LabelMe, Label Studio or What's the Point (--import-points), and go to --points; with --check or
 --stats that file is read instead. --check reports all problems of the data, then exits with status
 1 and writes no labels; oddities are warnings. With --config it also reports implausible settings.
@@ -49,6 +51,7 @@ from datasets.doctor.survey import (
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import Place, label_keys, other_splits, without_problems
 from models.clip_miniature import check_prompts
+from models.tag_suggestions import check_suggest_options, suggest_tags
 from utils.config import load_config
 from utils.safe.errors import InputError, InputWarning, printable, run_script
 from utils.safe.files import check_folder
@@ -64,13 +67,14 @@ def main(argv: list[str]) -> None:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
     arguments = build_parser(__doc__).parse_args(argv)
     check_options(arguments)
-    tasks = ("out", "points", "check", "stats", "convert", "write_config")
+    check_suggest_options(arguments)
+    tasks = ("out", "points", "suggest", "check", "stats", "convert", "write_config")
     if not any(getattr(arguments, task) for task in tasks):
-        options = "--out, --points, --check, --stats, --convert or --write-config"
+        options = "--out, --points, --suggest, --check, --stats, --convert or --write-config"
         raise InputError(f"nothing to do; give {options}")
     if arguments.min_pixels < 1 or arguments.workers < 0:
         raise InputError("--min-pixels must be at least 1 and --workers at least 0")
-    if arguments.config and not arguments.check:
+    if arguments.config and not (arguments.check or arguments.suggest):
         raise InputError("--config is compared with the data by --check; add that")
     classes = load_classes(_class_file(arguments))
     dataset = open_dataset(arguments.dataset, arguments.root)
@@ -78,6 +82,8 @@ def main(argv: list[str]) -> None:
     splits = list(dict.fromkeys(splits))
     for split in set(splits) - set(dataset.splits()):
         dataset.images(split)  # raises an error that names the splits
+    if arguments.suggest:
+        suggest_tags(dataset, classes, arguments)
     if arguments.write_config:
         _write_config(arguments, dataset, classes)
     if arguments.convert:

@@ -8,7 +8,7 @@ from datasets.doctor.label_source import check_label_options
 from datasets.doctor.point_formats import FORMATS
 from datasets.doctor.point_source import check_point_options
 from datasets.points import PER
-from utils.cli import path
+from utils.cli import add_trust, path
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -24,7 +24,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         type=path,
         help="default: datasets/classes/<dataset>.yaml; folder: <root>/classes.yaml",
     )
-    add("--splits", nargs="+", help="default: all except test; for --points: train")
+    add("--splits", nargs="+", help="default: all except test; for --points and --suggest: train")
     add("--out", type=path, help="JSON file to write the labels to")
     add("--min-pixels", type=int, default=1, help="pixels that make a class present (default 1)")
     source = parser.add_mutually_exclusive_group()
@@ -49,8 +49,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--import-points and --import-tags: leave out unknown labels and images instead of stopping"
     )
     add("--skip-unknown", action="store_true", help=skip_help)
+    suggest_help = "let CLIP propose the labels of 'train' (or --splits): CSV and a page to correct"
+    add("--suggest", type=path, metavar="FOLDER", help=suggest_help)
+    add("--clip-model", type=path, help="--suggest: name or file (default ViT-B/16)")
+    calibrate_help = "--suggest: labels of some of the images, to which the thresholds are fitted"
+    add("--calibrate", type=path, metavar="FILE", help=calibrate_help)
     add("--check", action="store_true", help="check images, masks, labels and points")
-    add("--config", type=path, help="--check: also compare the sizes with this config's")
+    config_help = "--check: also compare the sizes with its; --suggest: its CLIP and its teacher"
+    add("--config", type=path, help=config_help)
     add("--stats", action="store_true", help="print statistics of the labels and the points")
     convert_help = "write camvid or wilddash2 as img/ and mask/ folders"
     add("--convert", type=path, metavar="OUT", help=convert_help)
@@ -61,6 +67,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="replace earlier output of these options")
     add("--debug", action="store_true", help="show the traceback of an error")
     add("--workers", type=int, default=os.cpu_count(), help="processes; 0: only this one")
+    add_trust(parser)
     return parser
 
 

@@ -1,0 +1,139 @@
+"""Suggested image-level tags as CSV, and as a page that opens from disk to correct them by hand.
+
+tag_page.html is the page's template. Names of images and classes are foreign text: the page gets
+them as JSON whose "<" and "&" are escaped, and shows them as text, never as HTML.
+"""
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from datasets.labels import ClassTable
+from utils.safe.errors import InputError, printable
+from utils.safe.files import check_folder, replacing, sha256
+from utils.visualize import save_image
+
+MOST_INSIDE = 200  # pictures inside the page: about 30 MB; more lie beside it
+_SIDE, _QUALITY = 960, 80  # of a picture: its longer side in pixels, and JPEG's quality
+_PICTURES = "pictures"  # folder of the pictures that are not inside
+_OWN_PICTURE = re.compile(r"\d{6}\.jpg")
+
+
+def check_tag_folder(folder: Path, overwrite: bool) -> None:
+    """Raise InputError where the suggestions can't be written, or would replace others.
+
+    With `overwrite`, pictures of an earlier page are removed.
+    """
+    check_folder(folder, "--suggest")
+    if folder.exists() and any(folder.iterdir()) and not overwrite:
+        raise InputError(f"{folder} has files in it; give --suggest another folder or --overwrite")
+    for path in (folder / _PICTURES).glob("*.jpg"):
+        if _OWN_PICTURE.fullmatch(path.name):
+            path.unlink()
+
+
+class Pictures:
+    """Reduced JPEG pictures for a page in `folder`: inside the page, or beside it if many."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self._folder, self._is_inside, self._added = folder, count <= MOST_INSIDE, 0
+
+    def add(self, image: np.ndarray) -> str:
+        """Address of a picture (H,W,3) uint8 for the page."""
+        picture = Image.fromarray(image)
+        picture.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+        self._added += 1
+        if not self._is_inside:
+            name = f"{_PICTURES}/{self._added:06d}.jpg"
+            save_image(self._folder / name, picture, quality=_QUALITY)
+            return name
+        data = io.BytesIO()
+        picture.save(data, "JPEG", quality=_QUALITY)
+        return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+class Suggestions(NamedTuple):
+    """Tags of N images and K classes."""
+
+    keys: Sequence[str]  # of the images, as in a label file
+    tags: np.ndarray  # (N,K) bool
+    scores: np.ndarray  # (N,K), 0 to 1
+    thresholds: np.ndarray  # (K,): a class is suggested above its threshold
+
+
+def table_lines(
+    keys: Iterable[str], values: Iterable[Iterable[object]], names: Sequence[str]
+) -> list[str]:
+    """A CSV table's header and one line an image: its key and a value for each class."""
+    rows = zip(keys, values, strict=True)
+    return [_csv(["image", *names]), *(_csv([key, *of_image]) for key, of_image in rows)]
+
+
+def write_tables(folder: Path, found: Suggestions, classes: ClassTable) -> None:
+    """Write suggested.csv, with 0 and 1 as `read_image_labels` reads it, and scores.csv."""
+    tables = {
+        "suggested.csv": found.tags.astype(int).tolist(),
+        "scores.csv": [[f"{score:.4f}" for score in scores] for scores in found.scores],
+    }
+    for name, values in tables.items():
+        text = "\n".join([*table_lines(found.keys, values, classes.names), ""])
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_page(
+    folder: Path, found: Suggestions, pictures: Sequence[str], classes: ClassTable, command: str
+) -> Path:
+    """Write FOLDER/page.html; gives its path.
+
+    pictures: their addresses, of `Pictures`. command: what to run with the file that it saves.
+    """
+    header, *starts = table_lines(found.keys, [[]] * len(found.keys), classes.names)
+    images = [
+        {
+            "name": printable(key),
+            "start": start,
+            "picture": picture,
+            "tags": tags.astype(int).tolist(),
+            "scores": [round(float(score), 3) for score in scores],
+        }
+        for key, start, picture, tags, scores in zip(
+            found.keys, starts, pictures, found.tags, found.scores, strict=True
+        )
+    ]
+    kinds = [
+        {"name": printable(name), "color": f"rgb({red}, {green}, {blue})", "threshold": round(t, 3)}
+        for name, (red, green, blue), t in zip(
+            classes.names, classes.palette.tolist(), found.thresholds.tolist(), strict=True
+        )
+    ]
+    content = {"header": header, "classes": kinds, "images": images}
+    same = [header, *starts, found.tags.astype(int).tolist()]
+    jinja = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = jinja.get_template("tag_page.html").render(
+        content=content | {"id": sha256(repr(same))}, command=command, count=len(images)
+    )
+    path = folder / "page.html"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
+def _csv(cells: list[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)  # quotes cells with \r or \n
+    return text.getvalue().removesuffix("\r\n")
