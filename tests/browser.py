@@ -60,18 +60,24 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to one command; events on the way are kept."""
+        """The answer to one command; events on the way are kept, dialogs are accepted."""
+        number = self._send(method, parameters)
+        while True:
+            answer = self._message()
+            if answer.get("id") == number:
+                assert "error" not in answer, f"{method}: {answer['error']}"
+                return answer["result"]
+            self.events.append(answer)
+            if answer.get("method") == "Page.javascriptDialogOpening":
+                self._send("Page.handleJavaScriptDialog", {"accept": True})
+
+    def _send(self, method: str, parameters: dict[str, Any]) -> int:
         self._number += 1
         message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._message()
-            if answer.get("id") == self._number:
-                assert "error" not in answer, f"{method}: {answer['error']}"
-                return answer["result"]
-            self.events.append(answer)
+        return self._number
 
     def _message(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -125,11 +131,15 @@ class Browser:
             parameters = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
             self.call("Input.dispatchMouseEvent", **parameters)
 
-    def press(self, key: str) -> None:
+    def press(self, key: str, ctrl: bool = False) -> None:
+        """A key by its name, e.g. ArrowLeft, or a letter or digit by itself."""
+        named = {"Escape": 27, "Tab": 9, "Enter": 13, "ArrowLeft": 37, "ArrowRight": 39}
+        written = {"Enter": "\r"}.get(key, "" if key in named or ctrl else key)
         for kind in ("keyDown", "keyUp"):
-            code = {"Escape": 27, "Tab": 9, "Enter": 13}[key]
-            text = {"text": "\r"} if (key, kind) == ("Enter", "keyDown") else {}
+            code = named[key] if key in named else ord(key.upper())
+            text = {"text": written} if written and kind == "keyDown" else {}
             parameters = {"type": kind, "key": key, "windowsVirtualKeyCode": code} | text
+            parameters |= {"modifiers": 2} if ctrl else {}
             self.call("Input.dispatchKeyEvent", **parameters)
 
     def screenshot(self, path: Path, whole: bool = False) -> None:
