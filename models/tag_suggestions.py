@@ -5,7 +5,6 @@ FOLDER/scores.csv       the scores behind them, 0 to 1
 FOLDER/page.html        the pictures with tick boxes; saves the corrected tags as labels.csv
 FOLDER/pictures/        the pictures of the page, where there are too many to be inside
 FOLDER/meta.json        the thresholds, and everything else that decided the tags
-FOLDER/clip_text.pt     CLIP's embeddings of the class names
 """
 
 import argparse
@@ -53,7 +52,7 @@ from models.tag_scores import (
     tag_quality,
     tag_scores,
 )
-from models.text import build_text_embeddings
+from models.text import load_templates, text_embeddings
 from utils.config import Config, load_config
 from utils.distributed import setup
 from utils.progress import progress
@@ -116,8 +115,7 @@ def suggest_tags(
     check_tag_folder(folder, arguments.overwrite)
 
     # --- scores and pictures, then the tags
-    settings = [f"clip_text={folder / 'clip_text.pt'}"]
-    settings += [f"clip_model={arguments.clip_model}"] * bool(arguments.clip_model)
+    settings = [f"clip_model={arguments.clip_model}"] * bool(arguments.clip_model)
     config = load_config(arguments.config or _CONFIG, settings + _SETTINGS * (not arguments.config))
     tagger = load_tagger(config, classes, arguments.trust_torchscript)
     scores, pictures = _score(tagger, files, folder, config.image_size, arguments.workers)
@@ -169,8 +167,9 @@ class Tagger(NamedTuple):
 def load_tagger(config: Config, classes: ClassTable, trust: bool = False) -> Tagger:
     """CLIP, its texts and its windows as the config's teacher of stored masks has them."""
     device = setup().device
-    clip_model = load_clip(config.clip_model, trust)
-    text = build_text_embeddings(config, classes, clip_model)
+    clip_model = load_clip(config.clip_model, trust).to(device)
+    templates = load_templates(config.prompt_templates)
+    text = text_embeddings(clip_model, classes.prompts, templates).cpu()
     options = build_maskclip_options(config, stored=True)
     teacher = MaskCLIP(clip_model.visual, text, options).to(device)
     scale = logit_scale(clip_model)

@@ -52,6 +52,7 @@ def browser(started: Browser, page: Path, tmp_path: Path) -> Iterator[Browser]:
     started.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     started.open(page.as_uri())
     started.value("saved = table(), localStorage.clear()")
+    started.events.clear()
     started.open(page.as_uri() + "?fresh")
     yield started
     started.value("saved = table()")
