@@ -135,10 +135,10 @@ def suggest_tags(
         "clip": tagger.record,
         "git": git("rev-parse", "HEAD"),
     }
-    found = Suggestions(keys, tags, scores, thresholds)
+    found = Suggestions(keys, tags, scores, thresholds, labelled)
     write_tables(folder, found, classes)
     write_json(folder / "meta.json", meta)
-    page = write_page(folder, found, pictures, classes, _next_command(arguments))
+    page = write_page(folder, found, pictures, classes, _commands(arguments))
     print(f"wrote {folder / 'suggested.csv'}: tags of {len(files)} images, {tags.sum()} of them")
     print(f"correct them in a browser: {page}")
     _print_thresholds(thresholds, int(labelled.sum()), classes)
@@ -220,8 +220,19 @@ def _print_thresholds(thresholds: np.ndarray, num_labelled: int, classes: ClassT
     print(f"thresholds with the best F1 on the {num_labelled} labelled images: {named}")
 
 
-def _next_command(arguments: argparse.Namespace) -> str:
-    out = Path(arguments.root) / "image_labels.json"
-    command = ["python", "prepare_data.py", arguments.dataset, "--root", arguments.root]
-    command += ["--class-file", arguments.class_file] * bool(arguments.class_file)
-    return shlex.join([*command, "--labels", "labels.csv", "--out", str(out)])
+def _commands(arguments: argparse.Namespace) -> tuple[str, str]:
+    """What to run with labels.csv and with checked.csv, which the page saves."""
+    data = ["python", "prepare_data.py", arguments.dataset, "--root", arguments.root]
+    data += ["--class-file", arguments.class_file] * bool(arguments.class_file)
+    out = str(Path(arguments.root) / "image_labels.json")
+    again = [*data, "--suggest", arguments.suggest]
+    for option in ("splits", "config", "clip_model"):
+        if value := getattr(arguments, option):
+            again += [
+                f"--{option.replace('_', '-')}",
+                *([value] if isinstance(value, str) else value),
+            ]
+    return (
+        shlex.join([*data, "--labels", "labels.csv", "--out", out]),
+        shlex.join([*again, "--calibrate", "checked.csv", "--overwrite"]),
+    )

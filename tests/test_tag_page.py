@@ -21,21 +21,22 @@ LABELS = {key: tuple(np.nonzero(row)[0].tolist()) for key, row in zip(KEYS, TAGS
 CLASSES = ClassTable(
     NAMES, tuple((n,) for n in NAMES), np.arange(36, dtype=np.uint8).reshape(12, 3)
 )
-FOUND = Suggestions(KEYS, TAGS, np.linspace(0, 1, 36).reshape(3, 12), np.full(12, 0.5))
+SCORES = np.linspace(0, 1, 36).reshape(3, 12)
+FOUND = Suggestions(KEYS, TAGS, SCORES, np.full(12, 0.5), np.zeros(3, bool))
 
 
-def made(folder: Path, command: str = "python prepare_data.py --labels labels.csv") -> Path:
+def made(folder: Path, found: Suggestions = FOUND) -> Path:
     folder.mkdir()
     pictures = Pictures(folder, len(KEYS))
     rng = np.random.default_rng(0)
     addresses = [pictures.add(rng.integers(0, 256, (20, 30, 3), np.uint8)) for _ in KEYS]
-    write_tables(folder, FOUND, CLASSES)
-    return write_page(folder, FOUND, addresses, CLASSES, command)
+    write_tables(folder, found, CLASSES)
+    return write_page(folder, found, addresses, CLASSES, ("python <b>x</b> 'a b'", "again <b>"))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("tags") / "page", "python <b>x</b> --labels 'a b'")
+    return made(tmp_path_factory.mktemp("tags") / "page")
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +72,13 @@ def shown(browser: Browser, name: str) -> str:
     return browser.value(f"document.getElementById('{name}').textContent")
 
 
-def read_saved(browser: Browser, folder: Path) -> dict[str, tuple[int, ...]]:
-    """What the label reader makes of the file that a click on 'Save' downloads."""
-    browser.click("document.getElementById('save')")
+def read_saved(
+    browser: Browser, folder: Path, button: str = "save", name: str = "labels.csv"
+) -> dict[str, tuple[int, ...]]:
+    """What the label reader makes of the file that a click on a button downloads."""
+    browser.click(f"document.getElementById('{button}')")
     end = time.monotonic() + 10
-    while not (path := folder / "labels.csv").exists():
+    while not (path := folder / name).exists():
         assert time.monotonic() < end, "nothing was downloaded"
         time.sleep(0.02)
     labels = read_image_labels(path, len(NAMES), NAMES)
@@ -102,7 +105,7 @@ def test_odd_names_stay_in_their_cells() -> None:
 
 def test_foreign_text_is_never_html(page) -> None:
     text = page.read_text(encoding="utf-8")
-    assert "<img src=x" not in text and "<b>x</b>" not in text
+    assert "<img src=x" not in text and "<b>" not in text
     assert text.count("<script") == 2 == text.count("</script>")
 
 
@@ -159,6 +162,24 @@ def test_clicks_and_keys_tick_and_the_file_has_it(browser, tmp_path) -> None:
     assert shown(browser, "progress") == "2 of 3 checked, 4 ticks changed"
     expected = LABELS | {"a": (1, 5, 9, 10), "deep/b, c": (3, 8, 11)}
     assert read_saved(browser, tmp_path) == expected
+
+
+def test_the_checked_ones_are_saved_alone_and_are_checked_again_later(browser, tmp_path) -> None:
+    browser.click("document.getElementById('save-checked')")
+    assert shown(browser, "said") == "no picture is checked yet"
+    browser.click("document.querySelectorAll('#strip button')[2]")
+    browser.press("2")
+    browser.press("ArrowLeft")
+    browser.click("document.querySelector('summary')")
+    checked = read_saved(browser, tmp_path, "save-checked", "checked.csv")
+    assert checked == {"a": LABELS["a"], KEYS[2]: tuple(sorted({*LABELS[KEYS[2]]} ^ {1}))}
+    assert shown(browser, "said") == "saved checked.csv: 2 of 3"
+    page = made(tmp_path / "page", FOUND._replace(checked=np.array([True, False, True])))
+    browser.value("saved = table()")
+    browser.open(page.as_uri())
+    assert shown(browser, "progress") == "2 of 3 checked, 0 ticks changed"
+    assert shown(browser, "said") == ""
+    browser.events.clear()
 
 
 def test_next_and_previous_stay_within_the_pictures(browser) -> None:

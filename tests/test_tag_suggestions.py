@@ -148,6 +148,10 @@ def test_thresholds_fit_the_labelled_images_which_keep_their_labels(case, capsys
     printed = capsys.readouterr().out
     assert "best F1 on the 2 labelled images: road 0.500, building" in printed
     assert "2 images that did not set the thresholds" in printed
+    page = Path("tags/page.html").read_text()
+    assert page.count('"checked": true') == 2 == page.count('"checked": false')
+    again = "--root data --suggest tags --config config.yaml --calibrate checked.csv --overwrite"
+    assert again in page
 
 
 def test_ground_truth_is_not_read_and_no_labels_are_needed(case, capsys) -> None:

@@ -67,6 +67,7 @@ class Suggestions(NamedTuple):
     tags: np.ndarray  # (N,K) bool
     scores: np.ndarray  # (N,K), 0 to 1
     thresholds: np.ndarray  # (K,): a class is suggested above its threshold
+    checked: np.ndarray  # (N,) bool: tags that somebody set by hand
 
 
 def table_lines(
@@ -90,11 +91,16 @@ def write_tables(folder: Path, found: Suggestions, classes: ClassTable) -> None:
 
 
 def write_page(
-    folder: Path, found: Suggestions, pictures: Sequence[str], classes: ClassTable, command: str
+    folder: Path,
+    found: Suggestions,
+    pictures: Sequence[str],
+    classes: ClassTable,
+    commands: tuple[str, str],
 ) -> Path:
     """Write FOLDER/page.html; gives its path.
 
-    pictures: their addresses, of `Pictures`. command: what to run with the file that it saves.
+    pictures: their addresses, of `Pictures`. commands: what to run with the files that it saves,
+    labels.csv of all images and checked.csv of those that were checked.
     """
     header, *starts = table_lines(found.keys, [[]] * len(found.keys), classes.names)
     images = [
@@ -104,9 +110,10 @@ def write_page(
             "picture": picture,
             "tags": tags.astype(int).tolist(),
             "scores": [round(float(score), 3) for score in scores],
+            "checked": bool(checked),
         }
-        for key, start, picture, tags, scores in zip(
-            found.keys, starts, pictures, found.tags, found.scores, strict=True
+        for key, start, picture, tags, scores, checked in zip(
+            found.keys, starts, pictures, found.tags, found.scores, found.checked, strict=True
         )
     ]
     kinds = [
@@ -116,7 +123,7 @@ def write_page(
         )
     ]
     content = {"header": header, "classes": kinds, "images": images}
-    same = [header, *starts, found.tags.astype(int).tolist()]
+    same = [header, starts, found.tags.tolist(), found.checked.tolist()]
     jinja = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -125,7 +132,7 @@ def write_page(
         lstrip_blocks=True,
     )
     text = jinja.get_template("tag_page.html").render(
-        content=content | {"id": sha256(repr(same))}, command=command, count=len(images)
+        content=content | {"id": sha256(repr(same))}, commands=commands, count=len(images)
     )
     path = folder / "page.html"
     with replacing(path) as temporary:
