@@ -13,6 +13,7 @@ from tiny_clip import tiny_clip
 
 import prepare_data
 from datasets.image_labels import read_image_labels
+from models import tag_suggestions
 from models.clip_features import MaskCLIPOptions, dense_features
 from models.maskclip import MaskCLIP, class_scores
 from models.tag_scores import (
@@ -24,6 +25,7 @@ from models.tag_scores import (
     tag_quality,
     tag_scores,
 )
+from utils.config import load_config
 from utils.safe.errors import InputError
 
 NAMES = ("a", "b")
@@ -173,6 +175,13 @@ def test_another_clip_and_files_of_before(case) -> None:
     suggest(f"{CONFIG} --overwrite")
     assert json.loads(Path("tags/meta.json").read_text())["clip"]["clip_model"] == "clip"
     assert Path("tags/mine.txt").is_file()
+
+
+def test_without_a_config_clip_sees_windows_of_its_training() -> None:
+    config = load_config(tag_suggestions._CONFIG, tag_suggestions._SETTINGS)
+    teacher = config.stored_teacher
+    assert config.clip_model == "ViT-B/16"
+    assert (teacher.short_side, teacher.window, teacher.stride) == (560, (224, 224), (112, 112))
 
 
 def files() -> set[str]:
