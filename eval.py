@@ -46,6 +46,7 @@ from utils.evaluation_output import (
     zip_submission,
 )
 from utils.metrics import ConfusionMatrix
+from utils.overlap import ahead
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import remove_unfinished
@@ -110,8 +111,8 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
 
     # --- loop
     model, matrix = trained.model.to(ranks.device), ConfusionMatrix(len(classes), ranks.device)
-    samples = progress(loader, "eval", ranks)
-    for sample, labels in predictions(model, samples, ranks.device, options, arguments.bf16):
+    samples = progress(ahead(loader), "eval", ranks, len(loader))
+    for sample, labels, _ in predictions(model, samples, ranks.device, options, arguments.bf16):
         if ground_truth is not None:
             matrix.update(labels, sample["ground_truth"])
         mask, name = labels.cpu().numpy(), sample["name"]

@@ -27,13 +27,15 @@ from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.build import build_mask_record, build_maskclip_options, build_teacher
-from models.inference import add_windows, load_with_windows, multi_view_scores
-from models.maskclip import check_images, check_views, to_pseudo_mask
+from models.confidence import add_confidence, confidence_from
+from models.inference import add_views, load_with_windows, multi_view_scores
+from models.maskclip import check_images, check_views
 from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
-from utils.cli import add_trust, grid, number, parser, path
+from utils.cli import add_trust, parser, path
 from utils.cost import measured
 from utils.distributed import autocast, cleanup, on_main, setup
+from utils.overlap import ahead
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.teacher_settings import describe_teacher
@@ -44,6 +46,7 @@ def main(argv: list[str]) -> None:
     arguments = parse_arguments(argv)
     config = load_with_windows(arguments)
     check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
+    sure = confidence_from(arguments, config.stored_teacher)
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
@@ -69,7 +72,7 @@ def main(argv: list[str]) -> None:
     if ranks.is_main:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
         made_from |= build_mask_record(config, classes, text) | {"precision": precision}
-        made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")}
+        made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")} | sure.used
     todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
     if ranks.is_main and todo:
         key = "teacher.stored" if config.teacher.stored else "teacher"
@@ -82,25 +85,24 @@ def main(argv: list[str]) -> None:
         on_main(ranks, lambda: check_images(teacher.options, data, arguments.ratio))
         if config.stored_teacher.templates == "experts":
             file = ExpertsFile(out, made_from, arguments.overwrite)
-            with autocast(device, precision):
-                teacher, experts = load_experts(
-                    config, classes, teacher, file, images, labels, ranks, trust
-                )
+            teacher, experts = load_experts(
+                config, classes, teacher, file, images, labels, ranks, trust, precision
+            )
             made_from = made_from | {"experts": experts}
             open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
         loader = image_loader(data, config.num_workers, ranks)
+        samples = progress(ahead(loader), "masks", ranks, len(loader))
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
         with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
-            for sample in measured(progress(loader, "masks", ranks), out / COST, ranks):
+            for sample in measured(samples, out / COST, ranks):
                 image = normalize(sample["image"][None].to(device), rules.clip_normalization)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
                 score = partial(teacher.upsampled_scores, image_labels=present)
                 with autocast(device, precision):
                     scores = multi_view_scores(score, image, sample["size"], **views)
                 scores = teacher.refine(scores, image, present)
-                mask = to_pseudo_mask(scores, present, rules.label_filter)[0].byte()
-                write(sample["name"], mask.cpu().numpy())
+                write(sample["name"], *sure.mask(teacher, scores, present, rules.label_filter))
     if ranks.is_main:
         print(f"{out}: {len(images)} masks, {len(todo)} of them new")
     if arguments.score or vis:
@@ -114,10 +116,8 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
-    add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
-    add("--grid", type=grid, default=(1, 1), metavar="RxC", help="crops, scored one by one")
-    add_windows(result, of_teacher=True)
-    add("--flip", action="store_true", help="average with the scores of the mirrored image")
+    add_views(result)
+    add_confidence(result, "OUT_confidence/<image id>.png")
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")

@@ -2,9 +2,7 @@
 
 import itertools
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -23,6 +21,7 @@ from utils.evaluation_output import report
 from utils.made_from import changed, listed
 from utils.metrics import ConfusionMatrix
 from utils.old_config import VALUES
+from utils.overlap import writing
 from utils.progress import progress
 from utils.run_folder import git
 from utils.safe.errors import InputError
@@ -32,6 +31,7 @@ from utils.visualize import legend, overlay, save_image, save_mask
 COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
 EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
 _WRITERS = 2
+_OPTIONAL = ("confidence", "min_confidence")  # of "made_from": present where the option is used
 
 
 def open_mask_folder(
@@ -53,6 +53,8 @@ def open_mask_folder(
         if not overwrite:
             has_masks = not files.isdisjoint(f"{name}.png" for name in names)
             _check(folder / "meta.json", made_from, has_masks)
+            if made_from.get("confidence") and not (folder / "meta.json").exists():
+                _check_no_files(confidence_folder(folder))
         for file in filter(UNFINISHED.search, files):
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
@@ -68,13 +70,15 @@ def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) 
     """
     files = (file.path for file in inputs if file.member is None)
     of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
-    of_masks = {(folder / name).resolve() for name in {name.rpartition("/")[0] for name in names}}
-    # Not below them either: the masks would be listed as images.
-    if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
-        raise InputError(
-            f"{folder} holds images or ground truth of the data set, or is inside such a folder; "
-            "name another folder"
-        )
+    inside = {name.rpartition("/")[0] for name in names}
+    for written in (folder, confidence_folder(folder)):
+        of_masks = {(written / name).resolve() for name in inside}
+        # Not below them either: the masks would be listed as images.
+        if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
+            raise InputError(
+                f"{written} holds images or ground truth of the data set, or is inside such a "
+                "folder; name another folder"
+            )
 
 
 def _list(folder: Path) -> set[str]:
@@ -101,6 +105,8 @@ def mask_writer(
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Context with write(name, mask), mask (H,W) uint8, for a rank's masks; writes meta.json first.
 
+    write(name, mask, confidence) also writes confidence (H,W) uint8 to `confidence_folder`.
+
     names: the masks to make. meta: "made_from" of `open_mask_folder` and other notes. overwrite:
     remove the masks `names` first and print that. All ranks enter it together, after everything
     that makes masks has been loaded.
@@ -114,24 +120,27 @@ def mask_writer(
         stale = [file, folder / COST, *(folder / f"{name}.png" for name in names)]
         if "experts" not in meta["made_from"]:  # else it has just been written
             stale.append(folder / EXPERTS)
+        stale += [confidence_folder(folder) / f"{name}.png" for name in names]
         for old in stale:
             old.unlink(missing_ok=True)
     if ranks.is_main and not file.exists():
         versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}
         write_json(file, meta | versions)
     barrier()
-    writing: deque[Future] = deque()
 
-    def write(name: str, mask: np.ndarray) -> None:
-        writing.append(pool.submit(save_mask, folder / f"{name}.png", mask, palette))
-        if len(writing) > 2 * _WRITERS:
-            writing.popleft().result()
+    def save(name: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
+        if confidence is not None:  # first: a mask means that its image is done
+            save_image(confidence_folder(folder) / f"{name}.png", confidence)
+        save_mask(folder / f"{name}.png", mask, palette)
 
-    with ThreadPoolExecutor(_WRITERS) as pool:
-        yield write
-        for one in writing:
-            one.result()
+    with writing(2 * _WRITERS, _WRITERS) as later:
+        yield lambda name, mask, confidence=None: later(save, name, mask, confidence)
     barrier()  # all masks of all ranks are written
+
+
+def confidence_folder(folder: Path) -> Path:
+    """The folder for confidence: beside that of the masks, which are then the only images there."""
+    return Path(f"{folder}_confidence")
 
 
 @collection_paused()
@@ -248,6 +257,14 @@ def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
     return folder, {}
 
 
+def _check_no_files(folder: Path) -> None:
+    if files := _list(folder):
+        raise InputError(
+            f"{folder}, where confidence would be written, holds files of something else "
+            f"({min(files)}); name another --out, or --overwrite to replace them"
+        )
+
+
 def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
     if not meta.exists():
         if has_masks:
@@ -262,7 +279,7 @@ def _check(meta: Path, made_from: dict[str, Any], has_masks: bool) -> None:
         old = {"precision": "fp32", "images_sha256": made_from.get("images_sha256")} | old
         if how := old.get("options", {}).pop("absent_classes", None):  # of an earlier version
             old["options"]["label_filter"] = VALUES["absent_classes", how]
-        other = changed(old, made_from)
+        other = changed(old, dict.fromkeys(_OPTIONAL) | made_from)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{meta} can't be read; --overwrite makes the masks again") from None
     if other.keys() == {"images_sha256"}:

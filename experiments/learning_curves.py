@@ -144,7 +144,7 @@ def score(run: Run, step: int, overrides: list[str], ranks: Ranks) -> dict[str, 
     data = EvaluationSet(images, config.image_size, truths, dataset.read_ground_truth)
     samples = image_loader(data, config.num_workers)
     model, matrix = trained.model.to(ranks.device), ConfusionMatrix(len(classes), ranks.device)
-    for sample, labels in predictions(model, samples, ranks.device, {}):
+    for sample, labels, _ in predictions(model, samples, ranks.device, {}):
         matrix.update(labels, sample["ground_truth"])
     numbers = matrix.to_dict(classes.names, classes.small)
     return {

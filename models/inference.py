@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datasets.transforms import normalize
-from utils.cli import number
+from utils.cli import grid, number
 from utils.config import Config, load_config
 from utils.distributed import autocast
 from utils.safe.errors import InputError
@@ -31,17 +31,22 @@ def predictions(
     device: torch.device,
     options: dict[str, Any],
     bf16: bool = False,
-) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    probability: bool = False,
+) -> Iterator[tuple[dict[str, Any], Tensor, Tensor | None]]:
     """Yield each sample with its label map, uint8 (H,W) on `device`, at the original size.
 
     samples: of an `EvaluationSet`. options: see `multi_view_scores`. bf16: run the network in
-    bfloat16.
+    bfloat16. The third item is the map of `predict_probability`, (H,W), if `probability`, or None.
     """
     for sample in samples:
         image = normalize(sample["image"][None].to(device), "imagenet")
+        size = tuple(sample["size"])
         with autocast(device, "bf16" if bf16 else "fp32"):
-            labels = predict_labels(model, image, tuple(sample["size"]), **options)
-        yield sample, labels[0]
+            if probability:
+                labels, sure = predict_probability(model, image, size, **options)
+            else:
+                labels, sure = predict_labels(model, image, size, **options), [None]
+        yield sample, labels[0], sure[0]
 
 
 def predict_logits(model: nn.Module, image: Tensor, size: Size, **options: Any) -> Tensor:
@@ -61,17 +66,42 @@ def predict_labels(model: nn.Module, image: Tensor, size: Size, **options: Any) 
     that memory grows with the network's input, not with the image. The labels are the same, except
     where two scores are equal up to rounding.
     """
+    return _reduced(model, image, size, lambda scores, _: (label_map(scores),), options)[0]
+
+
+@torch.inference_mode()
+def predict_probability(
+    model: nn.Module, image: Tensor, size: Size, **options: Any
+) -> tuple[Tensor, Tensor]:
+    """The map of `predict_labels`, and the probability of each label, float32 (B,H,W).
+
+    It is the maximum of the softmax of the logits; of several views, the maximum of the mean of
+    their probabilities.
+    """
+
+    def reduce(scores: Tensor, views: int) -> tuple[Tensor, Tensor]:
+        return label_map(scores), (scores.softmax(1) if views == 1 else scores).amax(1)
+
+    return _reduced(model, image, size, reduce, options)
+
+
+def _reduced(
+    model: nn.Module,
+    image: Tensor,
+    size: Size,
+    reduce: Callable[[Tensor, int], tuple[Tensor, ...]],
+    options: dict[str, Any],
+) -> tuple[Tensor, ...]:
+    """Maps (B,H,W) that `reduce` makes of scores (B,K,h,W) and the number of views, by strips."""
     count, views = _views(network_score(model), image, size, **options)
     first = next(views)
     row = first[..., 0, 0].numel() * size[1] * 4  # bytes
     if row * size[0] <= _WHOLE:
-        return label_map(_mean(count, itertools.chain([first], views), size))
+        return reduce(_mean(count, itertools.chain([first], views), size), count)
     logits, height = [first, *views], max(1, _STRIP // row)
-    labels = image.new_empty((len(image), *size), dtype=torch.uint8)
-    for top in range(0, size[0], height):
-        strip = range(top, min(top + height, size[0]))
-        labels[:, top : strip.stop] = label_map(_mean(count, logits, size, strip))
-    return labels
+    strips = (range(top, min(top + height, size[0])) for top in range(0, size[0], height))
+    parts = [reduce(_mean(count, logits, size, strip), count) for strip in strips]
+    return tuple(torch.cat(maps, dim=1) for maps in zip(*parts, strict=True))
 
 
 @torch.inference_mode()
@@ -288,6 +318,15 @@ def add_windows(parser: argparse._ActionsContainer, of_teacher: bool = False) ->
     pair = {"type": int, "nargs": 2, "metavar": ("H", "W")}
     parser.add_argument("--window", **pair, help=f"slide a window over the image{window}")
     parser.add_argument("--stride", **pair, help=f"step of the window (default: its size{stride})")
+
+
+def add_views(parser: argparse.ArgumentParser) -> None:
+    """--ratio, --grid, --flip, --window and --stride for a script that runs a teacher."""
+    add = parser.add_argument
+    add("--ratio", type=number(16), nargs="+", default=[1.0], help="resize ratios, averaged")
+    add("--grid", type=grid, default=(1, 1), metavar="RxC", help="crops, scored one by one")
+    add_windows(parser, of_teacher=True)
+    add("--flip", action="store_true", help="average with the scores of the mirrored image")
 
 
 def load_with_windows(arguments: argparse.Namespace) -> Config:

@@ -30,7 +30,13 @@ from models.clip_loading import load_clip
 from models.maskclip import MaskCLIP, class_scores
 from models.text import load_templates, template_embeddings
 from utils.config import Config
-from utils.distributed import Ranks, first_on_each_machine, gather_objects, on_main
+from utils.distributed import (
+    Ranks,
+    autocast,
+    first_on_each_machine,
+    gather_objects,
+    on_main,
+)
 from utils.made_from import changed, listed
 from utils.progress import progress
 from utils.safe.errors import InputError
@@ -203,11 +209,12 @@ def load_experts(
     labels: dict[str, Sequence[int]],
     ranks: Ranks,
     trust: bool = False,
+    precision: str = "fp32",
 ) -> tuple[TemplateExperts, dict[str, list[str]]]:
     """The teacher of ``templates: experts``; and class -> templates of its expert.
 
     Rank 0 reads the templates from `file`. Without one they are chosen on the images and their
-    labels, see `rank_templates`, and written to it. All ranks must call it.
+    labels, see `rank_templates`, in fp32 or bf16, and written to it. All ranks must call it.
     """
     templates = load_templates(config.prompt_templates)
     if len(templates) <= TOP:
@@ -215,8 +222,6 @@ def load_experts(
             f"templates: experts choose the best {TOP} of prompt_templates for each class, and "
             f"'{config.prompt_templates}' has {len(templates)}; use clip85 or templates: average"
         )
-    clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
-    of_templates = template_embeddings(clip_model.to(ranks.device), classes.prompts, templates)
 
     def samples() -> Iterator[tuple[Tensor, Tensor]]:
         data = EvaluationSet(images, config.image_size)
@@ -226,13 +231,16 @@ def load_experts(
             image_labels = multi_hot(labels[sample["name"]], len(classes))[None]
             yield normalize(image, config.arithmetic.clip_normalization), image_labels
 
-    chosen = on_main(ranks, lambda: file.read(classes.names, templates))
-    if chosen is None:
-        chosen = rank_templates(teacher, of_templates, samples())
-        on_main(ranks, lambda: file.write(named_experts(classes.names, templates, chosen)))
-    experts = expert_embeddings(of_templates, teacher.text_embeddings, chosen)
-    fused = TemplateExperts(teacher.visual, teacher.text_embeddings, experts, teacher.options)
-    return fused.to(ranks.device), named_experts(classes.names, templates, chosen)
+    with autocast(ranks.device, precision):
+        clip_model = first_on_each_machine(lambda: load_clip(config.clip_model, trust))
+        of_templates = template_embeddings(clip_model.to(ranks.device), classes.prompts, templates)
+        chosen = on_main(ranks, lambda: file.read(classes.names, templates))
+        if chosen is None:
+            chosen = rank_templates(teacher, of_templates, samples())
+            on_main(ranks, lambda: file.write(named_experts(classes.names, templates, chosen)))
+        experts = expert_embeddings(of_templates, teacher.text_embeddings, chosen)
+        fused = TemplateExperts(teacher.visual, teacher.text_embeddings, experts, teacher.options)
+        return fused.to(ranks.device), named_experts(classes.names, templates, chosen)
 
 
 def named_experts(
