@@ -161,19 +161,24 @@ class EvaluationSet(Dataset):
         """name, image uint8 (3,h,w), size (H,W) before the resize and, if there is any,
         ground_truth uint8 (H,W); if kept, original uint8 (H,W,3)."""
         name = self.names[index]
-        image = _to_tensor(read_image(self.images[name]))
-        size = tuple(image.shape[1:])
-        sample = {"name": name, "size": size}
+        pixels = read_image(self.images[name])
+        sample = {"name": name, **whole_image(pixels, self.image_size)}
         if self.keep_original:
-            sample["original"] = image.permute(1, 2, 0)
+            sample["original"] = torch.from_numpy(pixels)
         if self.ground_truth is not None:
             values = self.read_ground_truth(self.ground_truth[name])
-            check_mask(values, self.ground_truth[name], size)
+            check_mask(values, self.ground_truth[name], sample["size"])
             sample["ground_truth"] = torch.from_numpy(values)
-        if self.image_size is not None:
-            image = resize_image(image, fit_into(size, self.image_size))
-        sample["image"] = image.contiguous()
         return sample
+
+
+def whole_image(pixels: np.ndarray, image_size: tuple[int, int] | None) -> dict[str, Any]:
+    """size and image of an `EvaluationSet` for pixels uint8 (H,W,3); image_size: as there."""
+    image = _to_tensor(pixels)
+    size = tuple(image.shape[1:])
+    if image_size is not None:
+        image = resize_image(image, fit_into(size, image_size))
+    return {"size": size, "image": image.contiguous()}
 
 
 def _to_tensor(image: np.ndarray) -> torch.Tensor:

@@ -41,6 +41,13 @@ def number(high: float, zero: bool = False) -> Callable[[str], float]:
     return parse
 
 
+def count(text: str) -> int:
+    """The `type` of an argument that is a whole number of at least 1."""
+    if not (text.isdecimal() and len(text) < 10 and int(text)):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return int(text)
+
+
 def grid(text: str) -> tuple[int, int]:
     """The `type` of an argument that gives rows and columns, from 1x1 to 16x16."""
     rows, _, columns = text.partition("x")

@@ -79,6 +79,17 @@ def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
     save_image(path, image, compress_type=zlib.Z_RLE)  # a quarter of the time for label maps
 
 
+def save_overlay(
+    path: str | Path,
+    image: np.ndarray,
+    prediction: np.ndarray,
+    palette: np.ndarray,
+    alpha: float = 0.5,
+) -> None:
+    """Write an `overlay`."""
+    save_image(path, overlay(image, prediction, palette, alpha))
+
+
 def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int = 18) -> np.ndarray:
     """Coloured squares with the class names, `rows` per column, letters of `size` pixels.
 
@@ -101,6 +112,25 @@ def legend(names: Sequence[str], palette: np.ndarray, rows: int = 8, size: int =
             draw.text(place, names[k], fill="black", font=font, anchor="lm")
         left += width
     return np.asarray(image)
+
+
+def wide_legend(
+    names: Sequence[str], palette: np.ndarray, width: int, size: int = 18
+) -> np.ndarray:
+    """`legend` of as few rows as fit into `width`; of one column where none does."""
+    legends = (legend(names, palette, rows, size) for rows in range(1, len(names) + 1))
+    narrow = (shown for shown in legends if shown.shape[1] <= width)
+    return next(narrow, legend(names, palette, len(names), size))
+
+
+def stacked(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Two pictures (H,W,3) uint8, one above the other; white at the right and at the bottom makes
+    width and height even, as films need them."""
+    height, width = len(above) + len(below), max(above.shape[1], below.shape[1])
+    page = np.full((height + height % 2, width + width % 2, 3), 255, np.uint8)
+    page[: len(above), : above.shape[1]] = above
+    page[len(above) : height, : below.shape[1]] = below
+    return page
 
 
 def _drawable(names: Sequence[str], font: Any) -> list[str]:
@@ -144,9 +174,7 @@ def gallery(
         for k, panel in enumerate(panels):
             row.paste(_scale(panel, panel_width, height), (k * (panel_width + _GAP), 0))
         strips.append(np.asarray(row))
-    legends = (legend(names, palette, lines, size) for lines in range(1, len(names) + 1))
-    narrow = (shown for shown in legends if shown.shape[1] <= inside)
-    strips.append(next(narrow, legend(names, palette, len(names), size)))
+    strips.append(wide_legend(names, palette, inside, size))
     width = max(strip.shape[1] for strip in strips)
     padded = [
         np.pad(strip, ((0, _GAP), (0, width - strip.shape[1]), (0, 0)), constant_values=255)
