@@ -20,7 +20,7 @@ FORMATS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska"}  # b
 # Nearly lossless; without frames that refer to later ones, so that each has its own duration.
 _ENCODERS = {
     "libx264": {"preset": "veryfast", "crf": "18", "bf": "0"},
-    "mpeg4": {"qscale": "2", "bf": "0"},
+    "mpeg4": {"qmin": "1", "qmax": "3", "bf": "0"},
 }
 _NUMBER = re.compile(r"\d{6,}\.png")  # names of label maps: the number of the frame
 

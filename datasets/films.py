@@ -96,11 +96,11 @@ class Film:
         self.shown = 0  # frames that `frames` has yielded
         self.end = 0  # of the last frame so far: its time and its duration
         height, width = stream.codec_context.height, stream.codec_context.width
-        if height * width > _MOST_PIXELS:
+        if not 0 < height * width <= _MOST_PIXELS:  # FFmpeg may say 0x0 of larger ones
             raise InputError(
-                f"{path}: frames of {height}x{width} (height x width) have more than "
-                f"{_MOST_PIXELS} pixels; make them smaller: ffmpeg -i FILM -vf scale=2048:-2 "
-                "new.mp4"
+                f"{path}: its frames are damaged or have more than {_MOST_PIXELS} pixels (found "
+                f"{height}x{width}, height x width); make them smaller: ffmpeg -i FILM -vf "
+                "scale=2048:-2 new.mp4"
             )
 
     def frames(self, every: int = 1) -> Iterator[Frame]:
