@@ -100,8 +100,9 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
     av = pyav()
     codec = next(name for name in _ENCODERS if name in av.codecs_available)
     with (
-        replacing(path) as temporary,
-        av.open(f"file:{temporary}", "w", format=FORMATS[path.suffix.lower()]) as container,
+        replacing(path.absolute()) as temporary,  # a relative name may look like an address
+        _system_errors(),
+        av.open(str(temporary), "w", format=FORMATS[path.suffix.lower()]) as container,
     ):
         stream = container.add_stream(codec, film.rate, options=_ENCODERS[codec])
         stream.pix_fmt, stream.codec_context.time_base = "yuv420p", film.time_base
@@ -131,3 +132,12 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
         yield encode
         finish(film.end)
         mux(None)
+
+
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Raise PyAV's errors as OSErrors of Python, whose file name `replacing` can set."""
+    try:
+        yield
+    except pyav().error.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from None

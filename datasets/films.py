@@ -66,8 +66,8 @@ def open_film(path: Path) -> Iterator["Film"]:
     av = pyav()
     options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
     options["max_pixels"] = str(_MOST_PIXELS)
-    try:  # "file:", as a name may look like an address
-        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    try:  # absolute, as a relative name may look like an address
+        container = av.open(str(path.absolute()), options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise InputError(
             f"{path} is damaged, or no film that PyAV reads ({error.strerror or error}); copy it "

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import struct
+import subprocess
 import sys
 import weakref
 from collections.abc import Callable
@@ -441,3 +442,25 @@ def test_films_are_known_by_ending_or_content(film, tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(b"\x89PNG")
     assert is_film(film) and is_film(tmp_path / "drive.dat")
     assert not is_film(tmp_path / "a.png") and not is_film(tmp_path) and not is_film(Path("x.mp4"))
+
+
+def test_a_full_disk_is_named(film, tmp_path) -> None:
+    """On a file system of 200 KB: the message names the film, not the unfinished file."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    mask = np.zeros((480, 640), np.uint8)
+    try:
+        with (
+            pytest.raises(OSError, match=r"No space left.*disk/out\.mp4'$"),
+            open_film(film) as opened,
+            film_writer(disk / "out.mp4", opened, small_classes(), 0, None) as write,
+        ):
+            for frame in opened.frames():
+                write(frame._replace(pixels=noise), mask, None)
+        assert [*disk.iterdir()] == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
