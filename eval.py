@@ -50,7 +50,7 @@ from utils.overlap import ahead
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import remove_unfinished
-from utils.visualize import legend, overlay, save_image, save_mask
+from utils.visualize import legend, save_image, save_mask, save_overlay
 
 _OF_NETWORKS = ("save_predictions", "export_submission")
 _OF_NETWORKS += ("scales", "flip", "window", "stride", "bf16")
@@ -119,9 +119,9 @@ def evaluate_network(arguments: argparse.Namespace, ranks: Ranks) -> None:
         if arguments.save_predictions:
             save_mask(out / "predictions" / f"{name}.png", mask, classes.palette)
         if arguments.save_vis:
-            shown = overlay(sample["original"].numpy(), mask, classes.palette)
             save_mask(out / "vis" / f"{name}.png", mask, classes.palette)
-            save_image(out / "vis" / f"{name}_overlay.png", shown)
+            image = sample["original"].numpy()
+            save_overlay(out / "vis" / f"{name}_overlay.png", image, mask, classes.palette)
         if submission:
             label_ids = np.array(LABEL_ID_OF_TRAIN_ID, np.uint8)[mask]
             save_image(submission / submission_name(name), label_ids)

@@ -26,7 +26,7 @@ from utils.progress import progress
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import UNFINISHED, parse_json, write_json
-from utils.visualize import legend, overlay, save_image, save_mask
+from utils.visualize import legend, save_image, save_mask, save_overlay
 
 COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
 EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
@@ -201,7 +201,7 @@ def score_masks(
         if vis is not None:
             image = read_image(images[name])
             check_mask(mask, masks[name], image.shape[:2], len(classes))
-            save_image(vis / f"{name}_overlay.png", overlay(image, mask, classes.palette))
+            save_overlay(vis / f"{name}_overlay.png", image, mask, classes.palette)
     matrix.all_reduce()
     if vis is not None and ranks.is_main:
         save_image(vis / "legend.png", legend(classes.names, classes.palette))
