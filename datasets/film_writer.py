@@ -101,7 +101,7 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
     codec = next(name for name in _ENCODERS if name in av.codecs_available)
     with (
         replacing(path.absolute()) as temporary,  # a relative name may look like an address
-        _system_errors(),
+        _plain_errors(film.path),
         av.open(str(temporary), "w", format=FORMATS[path.suffix.lower()]) as container,
     ):
         stream = container.add_stream(codec, film.rate, options=_ENCODERS[codec])
@@ -135,9 +135,15 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
 
 
 @contextmanager
-def _system_errors() -> Iterator[None]:
-    """Raise PyAV's errors as OSErrors of Python, whose file name `replacing` can set."""
+def _plain_errors(film: Path) -> Iterator[None]:
+    """Raise PyAV's errors as OSErrors of Python, whose file name `replacing` can set; others as
+    InputError: what is written comes from `film`."""
     try:
         yield
     except pyav().error.FFmpegError as error:
-        raise OSError(error.errno, error.strerror) from None
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror) from None
+        raise InputError(
+            f"no film can be made from {film}, whose times or sizes may be damaged "
+            f"({error.strerror}); convert it first: ffmpeg -i FILM new.mp4"
+        ) from None

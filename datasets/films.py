@@ -79,6 +79,11 @@ def open_film(path: Path) -> Iterator["Film"]:
         if not streams:
             kinds = sorted({stream.type for stream in container.streams})
             raise InputError(f"{path} has no video, only {', '.join(kinds) or 'nothing'}")
+        if streams[0].codec_context is None:
+            raise InputError(
+                f"{path}: PyAV has no decoder for its video, or it is damaged; copy it again, or "
+                "convert it: ffmpeg -i FILM new.mp4"
+            )
         yield Film(path, container, streams[0])
 
 

@@ -444,6 +444,31 @@ def test_films_are_known_by_ending_or_content(film, tmp_path) -> None:
     assert not is_film(tmp_path / "a.png") and not is_film(tmp_path) and not is_film(Path("x.mp4"))
 
 
+@pytest.mark.parametrize("name, codec", [("a.mp4", "libx264"), ("b.avi", "mpeg4")])
+def test_random_damage_gives_a_film_or_one_message(tmp_path, name, codec) -> None:
+    whole, endings = make_film(tmp_path / name, codec=codec).read_bytes(), set()
+    bad, out, mask = tmp_path / f"bad_{name}", tmp_path / "out.mp4", np.zeros(SIZE, np.uint8)
+    for seed in range(20):
+        rng, data = np.random.default_rng(seed), bytearray(whole)
+        for place in rng.integers(0, len(data) if seed % 2 else 900, 8):
+            data[place] = rng.integers(0, 256)
+        bad.write_bytes(data[: rng.integers(10, len(data))] if seed % 5 == 0 else data)
+        out.unlink(missing_ok=True)
+        try:
+            with (
+                open_film(bad) as opened,
+                film_writer(out, opened, small_classes(), 0.5, None) as write,
+            ):
+                for frame in opened.frames(2):
+                    write(frame, np.resize(mask, frame.pixels.shape[:2]), None)
+            endings.add("a film")
+            assert out.stat().st_size
+        except InputError:
+            endings.add("a message")
+            assert not out.exists()
+    assert endings == {"a film", "a message"} and not [*tmp_path.glob("*.tmp")]
+
+
 def test_a_full_disk_is_named(film, tmp_path) -> None:
     """On a file system of 200 KB: the message names the film, not the unfinished file."""
     disk = tmp_path / "disk"
