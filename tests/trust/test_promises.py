@@ -540,7 +540,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 FILM = b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(500)
 KINDS = [
     Promise(K, "a film", (write("drive.mp4", FILM),),
-            PREDICT.replace("pictures", "drive.mp4"), 2, "film.*ffmpeg"),
+            PREDICT.replace("pictures", "drive.mp4"), 2, r"of a film.*--out drive_overlay\.mp4"),
     Promise(K, "a film among the pictures, named as one", (write("pictures/drive.jpg", FILM),),
             PREDICT, 2, "film.*ffmpeg"),
     Promise(K, "a phone's photo named .jpg",
