@@ -13,14 +13,29 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
+def resize(maps: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear, as in the training: without the smoothing that Pillow adds; maps (H,W,C)."""
+    for axis, size in ((0, height), (1, width)):
+        last = maps.shape[axis] - 1
+        place = ((np.arange(size) + 0.5) * (last + 1) / size - 0.5).clip(0, last)
+        low = place.astype(int)
+        share = (place - low).astype(np.float32).reshape(-1, *[1] * (2 - axis))
+        first, second = (maps.take(at, axis) for at in (low, np.minimum(low + 1, last)))
+        maps = first * (1 - share) + second * share
+    return maps
+
+
 def main() -> None:
     import onnxruntime
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("pictures", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, default=Path("labels"))
+    parser.add_argument("model", type=Path, help="model.onnx of export.py")
+    parser.add_argument("pictures", type=Path, nargs="+", help="image files; no folder, no film")
+    parser.add_argument("--out", type=Path, default=Path("labels"), help="folder for the labels")
     arguments = parser.parse_args()
+    for path in arguments.pictures:
+        if not path.is_file():
+            parser.error(f"{path} is no file; name the images one by one, or as FOLDER/*.jpg")
     if len({path.stem for path in arguments.pictures}) < len(arguments.pictures):
         parser.error("two pictures have the same name and would get the same file")
 
@@ -31,11 +46,13 @@ def main() -> None:
     for path in arguments.pictures:
         picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
         # Fit the picture into the box (height, width) of the training, long side to long side.
-        factor = min(max(box) / max(picture.size), min(box) / min(picture.size))
-        size = [max(1, int(side * factor + 0.5)) for side in picture.size]
-        pixels = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
-        (labels,) = session.run(["labels"], {"image": pixels[None]})  # (1,h,w,3) -> (1,h,w)
-        result = Image.fromarray(labels[0]).resize(picture.size, Image.Resampling.NEAREST)
+        height, width = picture.height, picture.width
+        factor = min(max(box) / max(height, width), min(box) / min(height, width))
+        size = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
+        pixels = np.rint(resize(np.asarray(picture), *size)).astype(np.uint8)
+        (logits,) = session.run(["logits"], {"image": pixels[None]})  # (1,h,w,3) -> (1,K,h,w)
+        scores = resize(logits[0].transpose(1, 2, 0), height, width)
+        result = Image.fromarray(scores.argmax(2).astype(np.uint8))
         result.putpalette([channel for color in palette for channel in color])
         result.save(arguments.out / f"{path.stem}.png")
         shares = np.bincount(np.asarray(result).ravel(), minlength=len(names))

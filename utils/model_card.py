@@ -98,7 +98,8 @@ def _use(facts: Facts) -> str:
         f"## Use\n\n| file | content |\n|---|---|\n{files}\n\n"
         f"Input: {_text(facts.export['input'])}. Outputs: {_text(facts.export['outputs'])}. The "
         "normalisation and the resizing of the scores are inside. Before it goes in, shrink or "
-        f"enlarge a picture, in its proportions, to {width}x{height} pixels at most, as in the "
+        "enlarge a picture, bilinearly without antialiasing and in its proportions, to "
+        f"{width}x{height} pixels at most, as in the "
         "training. Class names, colours and this size are in the metadata of the file.\n\n"
         f"When the files were written:\n\n{checks.rstrip()}{example}"
     )
