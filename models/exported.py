@@ -12,7 +12,6 @@ Documentation: docs.pytorch.org/docs/stable/onnx_export.html and .../export.html
 
 import contextlib
 import copy
-import importlib
 import io
 import json
 import logging
@@ -33,19 +32,21 @@ INPUT, OUTPUTS = "image", ("logits", "labels")
 OPSET = 18  # of the ONNX file; onnxruntime 1.14 and later read it
 LEAST = 32  # pixels of a side that torch.export's file takes; ONNX files take any
 METADATA = "metadata.json"  # name of the metadata inside torch.export's archive
-_PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 
 
 def require_packages(file_format: str) -> None:
     """Raise InputError where a package is missing that writes or checks `file_format`."""
-    for name in _PACKAGES[file_format]:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise InputError(
-                f"--format {file_format} needs packages ({error}): pip install -r "
-                "requirements-extra.txt, or pip install " + " ".join(_PACKAGES[file_format])
-            ) from None
+    if file_format != "onnx":
+        return
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx needs packages ({error}): pip install -r requirements-extra.txt, or "
+            "pip install onnx onnxscript onnxruntime"
+        ) from None
 
 
 class ExportedNetwork(nn.Module):

@@ -22,7 +22,7 @@ DATA = {  # by the config's `dataset`; a folder's terms are known to its owner o
     ),
     "camvid": Terms(
         "CamVid",
-        "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
+        "https://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
         "published for research, without a stated licence: ask its authors about other uses",
     ),
     "wilddash2": Terms(

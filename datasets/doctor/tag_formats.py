@@ -6,7 +6,6 @@ file. Places of shapes are not read. Raises InputError naming the file and the e
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
-from xml.etree.ElementTree import Element
 
 from datasets.doctor.tool_files import (
     cvat_images,
@@ -17,6 +16,7 @@ from datasets.doctor.tool_files import (
 from datasets.doctor.tool_images import Names
 from datasets.files import File
 from utils.safe.errors import InputError
+from utils.safe.xml_file import Element
 
 Tag = tuple[str, ...]  # a label, or the path to it in a taxonomy
 _MIN_FIELDS = ("image", "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")

@@ -8,13 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
-from xml.etree.ElementTree import Element
 
 from datasets.files import File, walk, zip_members
 from datasets.leftovers import is_leftover
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json
-from utils.safe.xml_file import parse_xml
+from utils.safe.xml_file import Element, parse_xml
 
 CVAT_MEMBER = "annotations.xml"  # of CVAT's zip
 _CVAT = 'export the task as "CVAT for images 1.1"'

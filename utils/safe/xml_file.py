@@ -3,6 +3,8 @@
 from typing import Any
 from xml.etree import ElementTree
 
+Element = ElementTree.Element  # of a parsed file
+
 
 class _PlainTree(ElementTree.TreeBuilder):
     """A tree that refuses a document type, which can declare entities that expand endlessly."""
