@@ -23,6 +23,7 @@ from datasets.doctor.tag_page import (
     Pictures,
     Suggestions,
     check_tag_folder,
+    remove_pictures,
     write_page,
     write_tables,
 )
@@ -72,7 +73,8 @@ def check_suggest_options(arguments: argparse.Namespace) -> None:
         if alone := [name for name in ("calibrate", "clip_model") if given[name]]:
             raise InputError(f"--{alone[0].replace('_', '-')} is for --suggest FOLDER")
         return
-    others = ("out", "points", "import_labels", "check", "stats", "convert", "write_config")
+    others = ("out", "points", "import_labels", "import_tags", "import_points", "check", "stats")
+    others += ("convert", "write_config", "miniature")
     if beside := [name for name in others if given[name]]:
         raise InputError(
             f"--suggest is a command of its own; leave out --{beside[0].replace('_', '-')}"
@@ -118,6 +120,7 @@ def suggest_tags(
     settings = [f"clip_model={arguments.clip_model}"] * bool(arguments.clip_model)
     config = load_config(arguments.config or _CONFIG, settings + _SETTINGS * (not arguments.config))
     tagger = load_tagger(config, classes, arguments.trust_torchscript)
+    remove_pictures(folder)  # not before CLIP is there: an error would leave a page without them
     scores, pictures = _score(tagger, files, folder, config.image_size, arguments.workers)
     labelled = np.array([place in known for place in files])
     given = np.array([_vector(known.get(place, ()), classes) for place in files])

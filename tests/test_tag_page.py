@@ -115,7 +115,9 @@ def test_many_pictures_lie_beside_the_page(tmp_path, monkeypatch) -> None:
     files = sorted(path.name for path in (tmp_path / "page/pictures").iterdir())
     assert files == ["000001.jpg", "000002.jpg", "000003.jpg"]
     assert all(f'"pictures/{name}"' in text for name in files) and "base64" not in text
-    tag_page.check_tag_folder(tmp_path / "page", overwrite=True)  # the next page has its own
+    tag_page.check_tag_folder(tmp_path / "page", overwrite=True)
+    assert list((tmp_path / "page").rglob("*.jpg"))  # an error that follows costs no picture
+    tag_page.remove_pictures(tmp_path / "page")  # the next page has its own
     assert not list((tmp_path / "page/pictures").iterdir())
 
 

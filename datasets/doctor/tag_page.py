@@ -28,13 +28,14 @@ _OWN_PICTURE = re.compile(r"\d{6}\.jpg")
 
 
 def check_tag_folder(folder: Path, overwrite: bool) -> None:
-    """Raise InputError where the suggestions can't be written, or would replace others.
-
-    With `overwrite`, pictures of an earlier page are removed.
-    """
+    """Raise InputError where the suggestions can't be written, or would replace others."""
     check_folder(folder, "--suggest")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"{folder} has files in it; give --suggest another folder or --overwrite")
+
+
+def remove_pictures(folder: Path) -> None:
+    """Remove the pictures beside an earlier page, before those of a new one are written."""
     for path in (folder / _PICTURES).glob("*.jpg"):
         if _OWN_PICTURE.fullmatch(path.name):
             path.unlink()
