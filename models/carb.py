@@ -222,15 +222,25 @@ class CARBCriterion:
 
 def class_shares(pseudo_mask: Tensor, prediction: Tensor, num_classes: int) -> dict[str, Tensor]:
     """Shares of each class in S, in P and in the consistent region, each (K,), for the log."""
-    consistent = pseudo_mask.masked_fill(pseudo_mask != prediction, IGNORE_INDEX)
-    maps = {"class_share": prediction, "class_mask": pseudo_mask, "class_consistent": consistent}
-    return {name: class_share(labels, num_classes) for name, labels in maps.items()}
+    agree = torch.stack([torch.ones_like(prediction, dtype=torch.bool), pseudo_mask == prediction])
+    of_mask = sums_by_class(agree.float(), pseudo_mask, num_classes) / pseudo_mask.numel()
+    shares = {"class_share": class_share(prediction, num_classes)}
+    return shares | {"class_mask": of_mask[0], "class_consistent": of_mask[1]}
 
 
 def class_share(labels: Tensor, num_classes: int) -> Tensor:
     """Share of each class in label maps (B, H, W) -> (K,); ignored pixels are of no class."""
-    ids = labels.masked_fill(labels == IGNORE_INDEX, num_classes)
-    # A sum for each row first: threads of a GPU that add to the same place wait for each other.
-    rows = torch.zeros(*labels.shape[:-1], num_classes + 1, device=labels.device)
-    rows.scatter_add_(-1, ids, torch.ones_like(ids, dtype=rows.dtype))
-    return rows.flatten(0, -2).sum(0)[:num_classes] / labels.numel()
+    ones = torch.ones_like(labels, dtype=torch.float32)[None]
+    return sums_by_class(ones, labels, num_classes)[0] / labels.numel()
+
+
+def sums_by_class(values: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Sums of values (R, B, H, W) over the pixels of each class in label maps (B, H, W) -> (R, K).
+
+    Ignored pixels are of no class.
+    """
+    # A sum for each row of pixels first: short sums lose nothing in float32, and threads of a GPU
+    # that add to the same place wait for each other.
+    rows = values.new_zeros(*values.shape[:3], IGNORE_INDEX + 1)
+    rows.scatter_add_(3, labels.expand_as(values), values)
+    return rows[..., :num_classes].sum((1, 2))

@@ -20,7 +20,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
-from models.carb import CORRECT, CARBCriterion, RegionRules, region_means, regions_of, split_regions
+from models.carb import (
+    CORRECT,
+    CARBCriterion,
+    RegionRules,
+    region_means,
+    regions_of,
+    split_regions,
+    sums_by_class,
+)
 from models.views import Views, crop
 from utils.distributed import all_reduce
 from utils.safe.errors import InputError
@@ -133,12 +141,6 @@ def inconsistent_loss(
     return region_means(weights * losses, [region], rules)[0][0]
 
 
-def sums_by_class(values: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """Sums of values (R, B, H, W) over the pixels of each class in a map (B, H, W) -> (R, K)."""
-    rows = values.new_zeros(*values.shape[:3], num_classes)  # short sums: float32 loses nothing
-    return rows.scatter_add_(3, classes.expand_as(values), values).sum((1, 2))
-
-
 def class_sums(
     losses: Tensor,
     pseudo_mask: Tensor,
@@ -147,11 +149,11 @@ def class_sums(
     rules: RegionRules = CORRECT,
 ) -> Tensor:
     """The first five of `ClassTotals` for one batch (B, H, W) -> (5, K)."""
-    ignored = pseudo_mask == IGNORE_INDEX
     regions = torch.stack(split_regions(pseudo_mask, prediction))
     values = torch.cat([torch.where(regions, losses.detach(), 0.0), regions.to(losses.dtype)])
-    of_mask = sums_by_class(values, pseudo_mask.masked_fill(ignored, 0), num_classes)
-    predicted = sums_by_class((~ignored).to(losses.dtype)[None], prediction, num_classes)
+    of_mask = sums_by_class(values, pseudo_mask, num_classes)
+    labelled = (pseudo_mask != IGNORE_INDEX).to(losses.dtype)
+    predicted = sums_by_class(labelled[None], prediction, num_classes)
     sums = torch.cat([of_mask, predicted])
     if rules.sync and dist.is_initialized():
         return all_reduce(sums.double()).to(sums.dtype)
