@@ -29,7 +29,7 @@ from datasets.mask_exports.label_studio import write_interface, write_tasks
 from datasets.mask_exports.source import find_images, find_masks, label_maps, load_classes_of
 from utils.cli import path
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder, remove_unfinished
+from utils.safe.files import check_new_files, remove_unfinished
 
 FORMATS = ("coco-rle", "coco-panoptic", "cvat", "label-studio", "cityscapes")
 
@@ -88,13 +88,7 @@ def check_out(out: Path, inputs: Iterable[Path | None], files: list[str], overwr
             raise InputError(f"--out {out} would write inside {folder}, an input; name another one")
     if twice := [file for file, count in Counter(files).items() if count > 1]:
         raise InputError(f"two label maps would both be written to {out / twice[0]}; rename one")
-    check_folder(out, "--out")
-    existing = [file for file in files if (out / file).exists()]
-    if existing and not overwrite:
-        raise InputError(
-            f"{out} has {len(existing)} of the {len(files)} files already, the first is "
-            f"{existing[0]}; name another --out, or --overwrite to replace them"
-        )
+    check_new_files(out, files, "--out", overwrite)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

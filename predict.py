@@ -38,7 +38,7 @@ from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.overlap import ahead, writing
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_folder
+from utils.safe.files import check_new_files
 from utils.visualize import legend, save_image, save_mask, save_overlay
 
 
@@ -155,13 +155,7 @@ def check_outputs(names: Iterable[str], out: Path, overwrite: bool, confidence: 
                     f"{out / output}; rename the image"
                 )
             made_from[output] = f"the image '{name}'"
-    check_folder(out, "--out")
-    existing = [output for output in made_from if (out / output).exists()]
-    if existing and not overwrite:
-        raise InputError(
-            f"{out} has {len(existing)} of the {len(made_from)} files already, the first is "
-            f"{existing[0]}; name another --out, or --overwrite to replace them"
-        )
+    check_new_files(out, made_from, "--out", overwrite)
 
 
 def find_images(source: Path, out: Path) -> dict[str, File]:

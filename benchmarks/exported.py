@@ -23,7 +23,7 @@ from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.export_check import Run, onnx_runner, torch_runner
 from models.exported import require_packages
-from models.inference import label_map, resize
+from models.inference import label_map, predict_logits, resize
 from models.trained import load_trained
 from utils.cli import add_overrides, path
 from utils.metrics import ConfusionMatrix
@@ -66,10 +66,9 @@ def main(argv: list[str]) -> None:
 def network_runner(model: nn.Module) -> Run:
     """The network as it is: normalisation, network, resizing and arg max in torch."""
 
-    @torch.inference_mode()
     def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         image = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2), "imagenet")
-        logits = resize(model(image), pictures.shape[1:3])
+        logits = predict_logits(model, image, pictures.shape[1:3])
         return logits.numpy(), label_map(logits).numpy()
 
     return run

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.safe.errors import InputError, is_out_of_memory
+from utils.safe.errors import InputError, is_out_of_memory, needs_package
 
 STEPS = 10  # iterations of all methods below
 _STORED = 1 << 29  # bytes of a kernel matrix that is kept over the iterations, else made again
@@ -152,13 +152,9 @@ def permutohedral(
     unary: Tensor, image: Tensor, kernels: Sequence[Kernel], steps: int = STEPS
 ) -> Tensor:
     """`mean_field` by pydensecrf2, approximate and on the CPU. Raises InputError without it."""
-    try:
+    install = "pydensecrf2; the exact mean field needs none"
+    with needs_package("the approximate dense CRF", install):
         from pydensecrf.densecrf import DenseCRF2D
-    except ImportError as error:
-        raise InputError(
-            f"the approximate dense CRF needs a package ({error}): pip install pydensecrf2; the "
-            "exact mean field needs none"
-        ) from None
     count, height, width = unary.shape
     crf = DenseCRF2D(width, height, count)
     crf.setUnaryEnergy(np.ascontiguousarray(unary.flatten(1).float().cpu().numpy()))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser, find
 from own_data import copy_world, make_world
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -123,3 +124,12 @@ def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path | str]:
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A browser; skips the test where there is none."""
+    find()
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

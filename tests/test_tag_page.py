@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find
+from browser import Browser
 
 from datasets.doctor import tag_page
 from datasets.doctor.tag_page import Pictures, Suggestions, table_lines, write_page, write_tables
@@ -37,14 +37,6 @@ def made(folder: Path, found: Suggestions = FOUND) -> Path:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made(tmp_path_factory.mktemp("tags") / "page")
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    find()
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

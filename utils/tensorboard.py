@@ -6,17 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from utils.safe.errors import InputError
+from utils.safe.errors import needs_package
 
 
 def summary_writer() -> type:
     """torch's SummaryWriter. Raises InputError where the package tensorboard is not installed."""
-    try:
+    with needs_package("--tensorboard", "tensorboard"):
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise InputError(
-            f"--tensorboard needs a package ({error}): pip install tensorboard"
-        ) from None
     return SummaryWriter
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from datasets.labels import ClassTable
+from utils.html_page import page_templates
 from utils.safe.errors import InputError, printable
 from utils.safe.files import check_folder, replacing, sha256
 from utils.visualize import save_image
@@ -125,13 +125,7 @@ def write_page(
     ]
     content = {"header": header, "classes": kinds, "images": images}
     same = [header, starts, found.tags.tolist(), found.checked.tolist()]
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    jinja = page_templates(Path(__file__).parent)
     text = jinja.get_template("tag_page.html").render(
         content=content | {"id": sha256(repr(same))}, commands=commands, count=len(images)
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from datasets.labels import IGNORE_INDEX, ClassTable
 from datasets.mask_exports.source import LabelMap, refuse_class_name
-from utils.safe.errors import InputError
+from utils.safe.errors import needs_package
 from utils.safe.files import replacing
 
 UNLABELLED = "unlabeled"  # Cityscapes' spelling; its id is 0, its train id 255
@@ -70,10 +70,6 @@ def _outline(cv2: Any, part: np.ndarray) -> np.ndarray:
 
 
 def _opencv() -> Any:
-    try:
+    with needs_package("--format cityscapes", "opencv-python-headless"):
         import cv2
-    except ImportError as error:
-        raise InputError(
-            f"--format cityscapes needs a package ({error}): pip install opencv-python-headless"
-        ) from None
     return cv2

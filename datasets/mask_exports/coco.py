@@ -18,7 +18,7 @@ import numpy as np
 from datasets.labels import ClassTable
 from datasets.mask_exports.json_list import JsonList
 from datasets.mask_exports.source import LabelMap, bounding_box, class_regions
-from utils.safe.errors import InputError
+from utils.safe.errors import needs_package
 from utils.safe.files import replacing
 from utils.visualize import save_image
 
@@ -32,12 +32,8 @@ def write_instances(path: Path, classes: ClassTable, masks: Iterable[LabelMap]) 
     training code leave annotations with ``iscrowd: 1`` out. Raises InputError where the package
     pycocotools is not installed.
     """
-    try:
+    with needs_package("--format coco-rle", "pycocotools"):
         from pycocotools import mask as rle
-    except ImportError as error:
-        raise InputError(
-            f"--format coco-rle needs a package ({error}): pip install pycocotools"
-        ) from None
     count = 0
     with _coco_file(path, classes) as add:
         for number, one in enumerate(masks, 1):

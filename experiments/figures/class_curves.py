@@ -22,7 +22,7 @@ def draw(suites: list[Suite], out: Path) -> list[Figure]:
     figures = (
         _figure(suite, plain, others, out)
         for suite in suites
-        for plain, others in suite.content.get("against", {}).items()
+        for plain, others in suite.against.items()
     )
     return [figure for figure in figures if figure]
 

@@ -9,11 +9,11 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from PIL import Image
 
 from experiments.figures.style import Figure, Missing, count
+from utils.html_page import page_templates
 from utils.safe.files import replacing
 
 _SVG_BYTES = 400_000  # a larger SVG holds pixels; its PNG is smaller
@@ -40,13 +40,7 @@ class Report(NamedTuple):
 
 def write_page(report: Report, out: Path) -> Path:
     """Write OUT/index.html, which needs no other file; gives its path."""
-    jinja = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    jinja = page_templates(Path(__file__).parent)
     jinja.filters |= {"words": _words, "table": table_html, "id": lambda n: n.replace(" ", "_")}
     every = by_command(missing for figure in report.figures for missing in figure.missing)
     text = jinja.get_template("page.html").render(

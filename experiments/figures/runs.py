@@ -97,9 +97,14 @@ class Suite(NamedTuple):
         """The label as a part of a file name."""
         return re.sub(r"[^\w.-]+", "_", self.label).strip("_")
 
+    @property
+    def against(self) -> dict[str, list[str]]:
+        """Plain row -> the rows that may lose classes against it."""
+        return self.content.get("against", {})
+
     def group(self, plain: str) -> str:
         """Part of a file name for rows compared to `plain`; "" where the suite has one such row."""
-        return f"_{slug(plain)}" * (len(self.content["against"]) > 1)
+        return f"_{slug(plain)}" * (len(self.against) > 1)
 
 
 def read_inputs(folders: list[str]) -> tuple[list[Run], list[Suite]]:

@@ -141,11 +141,7 @@ def test_carbs_keys_of_a_second_stage_are_those_of_its_training(tmp_path: Path) 
 def test_the_command_for_missing_maps_names_the_maps_that_the_method_reads(tmp_path: Path) -> None:
     rows = {name: OF_MAPS[name] for name in ("CAM", "PSA")}
     rows |= {"AMN": {"method": "amn", "cams": "CAM"}}
-    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
-    suite = read_suite(path, [])
-    for name in rows:
-        plant(suite, out, name, 1, {"miou": 0.3})
-    ablation.main([path, "--out", str(out), "--table-only"])
+    out = scored_suite(tmp_path, rows, 1)
     (found,) = read_inputs([str(out)])[1]
     commands = {row.name: row.command for row in read_masks(found)}
     train, val = f"{out}/cam_1/masks_train", f"{out}/cam_1/masks_val"
@@ -182,6 +178,16 @@ def plant(suite: Suite, out: Path, name: str, seed: int, scores: dict) -> Path:
     usual |= {} if row.is_masks else {"step": config.steps}
     metrics.write_text(json.dumps(usual | scores))
     return folder
+
+
+def scored_suite(folder: Path, rows: dict, seed: int) -> Path:
+    """OUT of a suite whose rows all have the same score with one seed."""
+    path, out = write_suite(folder, rows=rows, contrasts={}), folder / "out"
+    suite = read_suite(path, [])
+    for name in rows:
+        plant(suite, out, name, seed, {"miou": 0.3})
+    ablation.main([path, "--out", str(out), "--table-only"])
+    return out
 
 
 CURVE = [{"threshold": t, "miou": m} for t, m in ((0.1, 0.2), (0.2, 0.5), (0.3, 0.5), (0.4, None))]
@@ -267,11 +273,7 @@ def test_fig_7_has_a_column_of_the_network_of_clip_es(tmp_path: Path) -> None:
         "CLIP-ES": {"method": "clip_es", "second_stage": True},
         "Dual + CARB": {"stage": "carb"},
     }
-    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
-    suite = read_suite(path, [])
-    for name in rows:
-        plant(suite, out, name, 0, {"miou": 0.3})
-    ablation.main([path, "--out", str(out), "--table-only"])
+    out = scored_suite(tmp_path, rows, 0)
     shown = shown_runs([str(out)], *read_inputs([str(out)]))
     assert [run.label for run in shown] == ["Dual + CARB, seed 0", "CLIP-ES, seed 0"]
     assert [run.last.folder.name for run in shown] == ["dual_carb_0", "clip_es_0"]
@@ -281,11 +283,7 @@ def test_the_warm_up_shown_beside_carb_learned_from_the_same_masks(tmp_path: Pat
     rows = OF_MAPS | {"CLIP-ES": {"method": "clip_es"}}
     rows |= {"On CLIP-ES": {"method": "clip_es", "second_stage": True}}
     rows |= {"On CLIP-ES, CARB": {"method": "clip_es", "second_stage": "carb"}}
-    path, out = write_suite(tmp_path, rows=rows, contrasts={}), tmp_path / "out"
-    suite = read_suite(path, [])
-    for name in rows:
-        plant(suite, out, name, 0, {"miou": 0.3})
-    ablation.main([path, "--out", str(out), "--table-only"])
+    out = scored_suite(tmp_path, rows, 0)
     (found,) = read_inputs([str(out)])[1]
     for name, plain in (("PSA, CARB", "psa_base_0"), ("On CLIP-ES, CARB", "on_clip_es_0")):
         assert run_of_row(found, name, "0").stages["warmup"].folder.name == plain

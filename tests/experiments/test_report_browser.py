@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find
+from browser import Browser
 from PIL import Image
 
 from experiments.figures.galleries import Rows, save_gallery
@@ -60,14 +60,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_page(
         Report("a test", "about it", "python report.py a", figures, frozenset(["tables"])), out
     )
-
-
-@pytest.fixture(scope="module")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    find()
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -46,6 +46,18 @@ class InputError(ValueError):
 
     The message says what was expected, what was found and what to run next.
     """
+
+
+@contextlib.contextmanager
+def needs_package(what: str, install: str) -> Iterator[None]:
+    """Context of the import of an optional package, without which it raises InputError.
+
+    what: what needs it, e.g. an option; install: what follows `pip install` in the message.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputError(f"{what} needs a package ({error}): pip install {install}") from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

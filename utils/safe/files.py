@@ -6,7 +6,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -61,6 +61,20 @@ def check_folder(folder: Path, option: str) -> None:
         raise InputError(
             f"{option} {folder}: {error.strerror}; name a folder to write to"
         ) from None
+
+
+def check_new_files(folder: Path, files: Collection[str], option: str, overwrite: bool) -> None:
+    """Raise InputError when files can't be written to `folder`, or would replace others.
+
+    files: their paths below `folder`. `option` is the flag that named the folder.
+    """
+    check_folder(folder, option)
+    existing = [file for file in files if (folder / file).exists()]
+    if existing and not overwrite:
+        raise InputError(
+            f"{folder} has {len(existing)} of the {len(files)} files already, the first is "
+            f"{existing[0]}; name another {option}, or --overwrite to replace them"
+        )
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
