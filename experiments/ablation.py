@@ -61,7 +61,7 @@ def main(argv: list[str]) -> None:
     failed, command = [], shlex.join(["python", "-m", "experiments.ablation", *argv])
     if not arguments.table_only:
         config = suite.config_of(rows[0], seeds[0])  # a missing split is reported before training
-        suite.check_prepared()
+        suite.check_prepared(rows)
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
         masks, *rounds = plan(suite, rows, seeds, out, arguments.keep_checkpoints)

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -132,13 +134,19 @@ class Suite:
         parts = [row.stage, *row.options, row.learns_from, row.cams, config]
         return json.dumps(parts)
 
-    def check_prepared(self) -> None:
-        """Raise InputError, with the command to run, where a file of `prepare` is missing."""
-        config = self.config_of(next(iter(self.rows.values())), 0)
-        for key, command in self.prepare.items():
-            file = getattr(config, key)
-            command = command.format_map(config.to_dict())
-            check(Path(file).exists(), f"{key}: no {file}; make it: {command}")
+    def check_prepared(self, rows: Iterable[Row]) -> None:
+        """Raise InputError, with what to run, where a row's file of a key of `prepare` is missing.
+
+        The commands are those of the first row; a row with files of its own has its commands at the
+        top of the suite file.
+        """
+        first = self.config_of(next(iter(self.rows.values())), 0)
+        for (key, command), row in product(self.prepare.items(), rows):
+            file = getattr(self.config_of(row, 0), key)
+            how = f"make it: {command.format_map(first.to_dict())}"
+            if file != getattr(first, key):
+                how = f"the commands at the top of {self.path} make it for '{row.name}'"
+            check(Path(file).exists(), f"{key}: no {file}; {how}")
 
     def start_row(self, row: Row) -> Row:
         """The row that makes the warm-up of `row`, a row with CARB.

@@ -1,6 +1,7 @@
 """Rows of a suite that run a method of baselines/: commands, results, tables."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -359,11 +360,18 @@ def test_missing_data_are_made_with_the_command_of_the_suite(tmp_path: Path) -> 
     path = write_suite(tmp_path, prepare=prepare)
     suite = read_suite(path, [f"image_labels={labels}", "data_root=there"])
     with pytest.raises(InputError) as found:
-        suite.check_prepared()
+        suite.check_prepared(suite.rows.values())
     command = f"python -m demo.make_scenes --root there # {labels}"
     assert str(found.value) == f"image_labels: no {labels}; make it: {command}"
     (tmp_path / "no labels.json").touch()
-    suite.check_prepared()
+    suite.check_prepared(suite.rows.values())
+    first, row = list(suite.rows.values())[:2]
+    row = replace(row, settings=row.settings | {"image_labels": str(tmp_path / "its own.json")})
+    with pytest.raises(
+        InputError,
+        match=f"own.json; the commands at the top of {path} make",
+    ):
+        suite.check_prepared([first, row])
 
 
 SUITES = [*Path("demo/suites").glob("*.yaml"), *Path("experiments/suites").glob("*.yaml")]
