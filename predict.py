@@ -10,7 +10,8 @@ With --confidence also OUT/<name>_confidence.png: 255 x the probability of each 
 
 Of a film it writes another one, OUT, with overlays above the legend: the size and the duration
 stay, of --every N frames one is shown for as long as N. --labels also writes their class ids, to
-FOLDER/<number of the frame, from 0>.png. Films need the package av: pip install av.
+FOLDER/<number of the frame, from 0>.png, and the times of the frames to FOLDER/frames.csv. Films
+need the package av: pip install av.
 
 Existing files are replaced only with --overwrite. Runs under torchrun, like eval.py: each of n
 ranks takes every n-th image; films need a single process. Unreadable images and damaged frames are

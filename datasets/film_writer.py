@@ -1,9 +1,14 @@
-"""Writing what predict.py makes of a film: another film by PyAV, and a folder of label maps."""
+"""Writing what predict.py makes of a film: another film by PyAV, and a folder of label maps.
+
+The film is converted to BT.709 of limited range and says so in its tags, so that all players show
+the colours of the overlay: https://trac.ffmpeg.org/wiki/colorspace
+"""
 
 import functools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,10 @@ _ENCODERS = {
     "libx264": {"preset": "veryfast", "crf": "18", "bf": "0"},
     "mpeg4": {"qmin": "1", "qmax": "3", "bf": "0"},
 }
+_FINEST = 65535  # denominator of a time base of MPEG-4
+_BT709, _LIMITED = 1, 1  # AVCOL_SPC_BT709, _PRI_ and _TRC_ alike; AVCOL_RANGE_MPEG
 _NUMBER = re.compile(r"\d{6,}\.png")  # names of label maps: the number of the frame
+RECORD = "frames.csv"  # in a folder of label maps: the files that predict.py wrote, and their times
 
 
 def check_film_outputs(
@@ -31,7 +39,7 @@ def check_film_outputs(
     """Label maps and confidence of an earlier film, to be removed: there are some to `overwrite`.
 
     labels: folder for label maps, or None. Raises InputError where an output has a wrong name,
-    exists or can't be written.
+    exists or can't be written, and where a folder has images of such names that the RECORD lacks.
     """
     if out.suffix.lower() not in FORMATS or out.is_dir():
         raise InputError(
@@ -48,8 +56,7 @@ def check_film_outputs(
     folders = [] if labels is None else [labels, confidence_folder(labels)][: 1 + confidence]
     for folder in folders:
         check_folder(folder, "--labels")
-    old = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
-    old = [file for file in old if _NUMBER.fullmatch(file.name)]
+    old = [file for folder in folders for file in _earlier(folder)]
     existing = [out] * out.exists() + old
     if existing and not overwrite:
         raise InputError(
@@ -59,6 +66,24 @@ def check_film_outputs(
     return old
 
 
+def _earlier(folder: Path) -> list[Path]:
+    """The label maps of an earlier film in a folder, and its RECORD."""
+    record, found = folder / RECORD, []
+    if folder.is_dir():
+        found = [file for file in sorted(folder.iterdir()) if _NUMBER.fullmatch(file.name)]
+    try:
+        lines = record.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        lines = None
+    ours = {line.partition(",")[0] for line in lines or ()}
+    if foreign := [file for file in found if file.name not in ours]:
+        raise InputError(
+            f"{foreign[0]} exists and is not listed in {record}, so predict.py did not write it; "
+            "name another folder for --labels"
+        )
+    return found if lines is None else [*found, record]
+
+
 @contextmanager
 def film_writer(
     path: Path, film: Film, classes: ClassTable, alpha: float, labels: Path | None
@@ -66,8 +91,8 @@ def film_writer(
     """Context with write(frame, mask, confidence) for the predictions (H,W) of frames of `film`.
 
     Writes a film of overlays above the legend to `path` and, in a folder `labels`, the masks; their
-    confidence, where there is one, beside it. The film appears at the end; an error leaves none.
-    Raises InputError at the end where no frame has been written.
+    confidence, where there is one, beside it; in both folders a RECORD. The film appears at the
+    end; an error leaves none. Raises InputError at the end where no frame has been written.
     """
 
     @functools.cache
@@ -79,15 +104,24 @@ def film_writer(
         def write(frame: Frame, mask: np.ndarray, confidence: np.ndarray | None) -> None:
             shown = overlay(frame.pixels, mask, classes.palette, alpha)
             encode(stacked(shown, legend_of(shown.shape[1])), frame.time)
-            name = f"{frame.number:06d}.png"
             if labels is not None:
-                save_mask(labels / name, mask, classes.palette)
+                save_mask(_listed(labels, frame, film), mask, classes.palette)
             if confidence is not None:
-                save_image(confidence_folder(labels) / name, confidence)
+                save_image(_listed(confidence_folder(labels), frame, film), confidence)
 
         yield write
         if not film.shown:
             raise InputError(f"{film.path}: none of its frames can be decoded; copy it again")
+
+
+def _listed(folder: Path, frame: Frame, film: Film) -> Path:
+    """The file of a frame in a folder, after a line in its RECORD: name and time in seconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, record = folder / f"{frame.number:06d}.png", folder / RECORD
+    head = "" if record.exists() else "file,seconds\n"
+    with record.open("a", encoding="utf-8") as file:
+        file.write(f"{head}{path.name},{float(frame.time * film.time_base):.6f}\n")
+    return path
 
 
 @contextmanager
@@ -99,13 +133,19 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
     """
     av = pyav()
     codec = next(name for name in _ENCODERS if name in av.codecs_available)
+    time_base = film.time_base
+    if codec == "mpeg4" and time_base.denominator > _FINEST:  # as of .ts films: 1/90000
+        time_base = Fraction(1, 60000)  # whole numbers for the usual rates
     with (
         replacing(path.absolute()) as temporary,  # a relative name may look like an address
-        _plain_errors(film.path),
+        _plain_errors(film.path, codec),
         av.open(str(temporary), "w", format=FORMATS[path.suffix.lower()]) as container,
     ):
         stream = container.add_stream(codec, film.rate, options=_ENCODERS[codec])
-        stream.pix_fmt, stream.codec_context.time_base = "yuv420p", film.time_base
+        stream.pix_fmt, context = "yuv420p", stream.codec_context
+        context.time_base = time_base
+        context.colorspace = context.color_primaries = context.color_trc = _BT709
+        context.color_range = _LIMITED
         last: list[tuple[np.ndarray, int]] = []  # the picture that waits for the time of the next
         durations: dict[int, int] = {}
 
@@ -115,27 +155,36 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
                 container.mux(packet)
 
         def finish(end: int) -> None:
-            """Encode the last picture, shown until `end`."""
+            """Encode the last picture, shown until `end`, in units of `time_base`."""
             picture, start = last.pop()
-            if not stream.codec_context.is_open:
+            if not context.is_open:  # by now `film` has been read as far as this picture
                 stream.height, stream.width = picture.shape[:2]
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = start, film.time_base
+                context.sample_aspect_ratio = film.aspect
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
+            )
+            frame.pts, frame.time_base = start, time_base
             durations[start] = end - start
             mux(frame)
 
+        def at(time: int) -> int:
+            """A time of `film` in units of `time_base`, later than that of the last picture."""
+            rounded = round(time * film.time_base / time_base)
+            return max(rounded, last[0][1] + 1) if last else rounded
+
         def encode(picture: np.ndarray, time: int) -> None:
+            start = at(time)
             if last:
-                finish(time)
-            last.append((picture, time))
+                finish(start)
+            last.append((picture, start))
 
         yield encode
-        finish(film.end)
+        finish(at(film.end))
         mux(None)
 
 
 @contextmanager
-def _plain_errors(film: Path) -> Iterator[None]:
+def _plain_errors(film: Path, codec: str) -> Iterator[None]:
     """Raise PyAV's errors as OSErrors of Python, whose file name `replacing` can set; others as
     InputError: what is written comes from `film`."""
     try:
@@ -144,6 +193,6 @@ def _plain_errors(film: Path) -> Iterator[None]:
         if isinstance(error, OSError):
             raise OSError(error.errno, error.strerror) from None
         raise InputError(
-            f"no film can be made from {film}, whose times or sizes may be damaged "
-            f"({error.strerror}); convert it first: ffmpeg -i FILM new.mp4"
+            f"the encoder {codec} can't make a film of the frames of {film}, whose times or sizes "
+            f"may be damaged ({error.strerror}); convert it first: ffmpeg -i FILM new.mp4"
         ) from None

@@ -36,6 +36,13 @@ def upright(pixels: np.ndarray, degrees: float) -> np.ndarray:
     return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90)))
 
 
+def upright_aspect(aspect: Fraction | None, degrees: float) -> Fraction:
+    """Width of a pixel / its height in an `upright` frame; 1 where the film does not say it."""
+    if aspect is None or aspect <= 0:
+        return Fraction(1)
+    return 1 / aspect if round(degrees / 90) % 2 else aspect
+
+
 def is_film(path: Path) -> bool:
     """Whether a file is a film, by its ending or its first bytes."""
     if not path.is_file():
@@ -95,6 +102,7 @@ class Film:
         self.path, self.container, self.stream = path, container, stream
         self.rate = stream.average_rate or stream.guessed_rate or Fraction(25)  # frames a second
         self.time_base = stream.time_base or 1 / self.rate
+        self.aspect = Fraction(1)  # width of a pixel / its height, upright; known with a frame
         self.expected = stream.frames or None  # number of frames, where the file says it
         self.read = 0  # frames that were decoded so far
         self.damaged = 0  # frames that could not be
@@ -125,6 +133,7 @@ class Film:
                 )
             if size is None:
                 size, first = (frame.height, frame.width), frame.pts or 0
+                self.aspect = upright_aspect(self.stream.sample_aspect_ratio, frame.rotation)
             else:  # times may be missing or damaged; a film's must grow
                 time = max(time + 1, self.end if frame.pts is None else frame.pts - first)
             self.end = time + (frame.duration or usual)

@@ -1,7 +1,9 @@
 """Films: datasets/films.py, datasets/film_writer.py and predict.py on films made by PyAV."""
 
+import csv
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -38,10 +40,11 @@ def pixels(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
 
 
 def make_film(path: Path, count: int = COUNT, size=SIZE, codec="libx264", **options) -> Path:
-    form = {"yuv": "yuv420p"} | options
+    form = {"yuv": "yuv420p", "aspect": Fraction(1)} | options
     with av.open(str(path), "w", options=form.get("container", {})) as container:
         stream = container.add_stream(codec, rate=RATE, options={"bf": "0"})
         stream.height, stream.width, stream.pix_fmt = *size, form["yuv"]
+        stream.codec_context.sample_aspect_ratio = form["aspect"]
         for i in range(count):
             frame = av.VideoFrame.from_ndarray(pixels(i, size), format="rgb24")
             frame.pts, frame.time_base = i, Fraction(1, RATE)
@@ -106,7 +109,11 @@ def fake_film(frames: list[tuple[int | None, int | None]]) -> Film:
     """A film whose decoder gives frames of these times and durations, in tenths of a second."""
     context = SimpleNamespace(height=2, width=2)
     stream = SimpleNamespace(
-        average_rate=Fraction(10), time_base=Fraction(1, 10), frames=0, codec_context=context
+        average_rate=Fraction(10),
+        time_base=Fraction(1, 10),
+        frames=0,
+        codec_context=context,
+        sample_aspect_ratio=None,
     )
     film = Film(Path("fake.mp4"), None, stream)
     image = np.zeros((2, 2, 3), np.uint8)
@@ -173,6 +180,76 @@ def test_odd_sizes_other_endings_and_another_encoder(tmp_path, monkeypatch, endi
         assert difference < 16, f"frame {i} differs by {difference:.1f} grey levels"
 
 
+def written(film: Path, out: Path) -> Path:
+    """What film_writer makes of a film, with the frames as they are."""
+    with open_film(film) as opened, film_writer(out, opened, small_classes(), 0, None) as write:
+        for frame in opened.frames():
+            write(frame, np.zeros(frame.pixels.shape[:2], np.uint8), None)
+    return out
+
+
+def of_ffmpeg(film: Path, said: str = "") -> np.ndarray:
+    """The first frame as the ffmpeg program shows it; said: its matrix, else by its tags."""
+    how = f"scale=in_color_matrix={said}:in_range=tv" if said else "null"
+    command = ["ffmpeg", "-v", "error", "-i", str(film), "-vf", how, "-frames:v", "1"]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    data = subprocess.run(command, capture_output=True, check=True).stdout
+    with av.open(str(film)) as container:
+        context = container.streams.video[0].codec_context
+        return np.frombuffer(data, np.uint8).reshape(context.height, context.width, 3)
+
+
+@pytest.mark.parametrize(
+    "codec, ending", [("libx264", "mp4"), ("libx264", "mkv"), ("mpeg4", "mp4")]
+)
+def test_colours_are_tagged_and_players_show_them(tmp_path, monkeypatch, codec, ending) -> None:
+    monkeypatch.setattr(writer, "_ENCODERS", {codec: writer._ENCODERS[codec]})
+    colors = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [244, 35, 232]]], np.uint8)
+    image = colors.repeat(48, 0).repeat(16, 1)
+    monkeypatch.setitem(make_film.__globals__, "pixels", lambda *_: image)
+    source = make_film(tmp_path / "a.mkv", count=1, codec="ffv1", yuv="bgr0")
+    out = written(source, tmp_path / f"out.{ending}")
+    with av.open(str(out)) as container:
+        frame = next(container.decode(video=0))
+    tags = frame.colorspace, frame.color_primaries, frame.color_trc, frame.color_range
+    assert tags == (1, 1, 1, 1)  # BT.709 three times, limited range
+    shown = {"PyAV": frame.to_ndarray(format="rgb24")}
+    if shutil.which("ffmpeg"):
+        shown |= {"by its tags": of_ffmpeg(out), "as BT.709": of_ffmpeg(out, "bt709")}
+    for player, pixels_shown in shown.items():
+        difference = np.abs(pixels_shown[24, 8:64:16].astype(int) - colors[0]).max()
+        assert difference < 8, f"{player}: {difference} grey levels"
+
+
+def test_colours_are_read_as_a_film_says(tmp_path) -> None:
+    """What film_writer wrote and tagged comes back as the colours that it was given."""
+    first = written(make_film(tmp_path / "a.mkv", codec="ffv1", yuv="bgr0"), tmp_path / "b.mp4")
+    with open_film(first) as opened:
+        found = next(opened.frames()).pixels[: SIZE[0], : SIZE[1]]
+    assert np.abs(found.astype(int) - pixels(0)).mean() < 10
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_pixels_keep_their_shape(tmp_path, monkeypatch, codec) -> None:
+    monkeypatch.setattr(writer, "_ENCODERS", {codec: writer._ENCODERS[codec]})
+    source = make_film(tmp_path / "wide.mp4", count=2, aspect=Fraction(16, 11))
+    with av.open(str(written(source, tmp_path / "out.mp4"))) as container:
+        assert container.streams.video[0].sample_aspect_ratio == Fraction(16, 11)
+    assert films.upright_aspect(Fraction(16, 11), -90) == Fraction(11, 16)
+    assert films.upright_aspect(Fraction(16, 11), 180) == Fraction(16, 11)
+    assert films.upright_aspect(None, 0) == films.upright_aspect(Fraction(-1), 90) == 1
+
+
+def test_mpeg4_takes_the_fine_times_of_ts_films(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(writer, "_ENCODERS", {"mpeg4": writer._ENCODERS["mpeg4"]})
+    source = make_film(tmp_path / "drive.ts", codec="mpeg2video")
+    with open_film(source) as opened:
+        assert opened.time_base == Fraction(1, 90000)
+    found = read_film(written(source, tmp_path / "out.mp4"))
+    np.testing.assert_allclose(found.times, np.arange(COUNT) / RATE, atol=1e-5)
+    assert found.duration == pytest.approx(COUNT / RATE, abs=1e-4)
+
+
 # ---------------------------------------------------------------- predict.py
 
 
@@ -190,7 +267,11 @@ def test_film_with_labels_and_confidence(run, film, drawn, tmp_path) -> None:
     np.testing.assert_allclose(found.times, source.times)
     names = [f"{i:06d}.png" for i in range(COUNT)]
     for folder in ("labels", "labels_confidence"):
-        assert sorted(path.name for path in (drawn / folder).iterdir()) == names
+        assert sorted(path.name for path in (drawn / folder).iterdir()) == [*names, "frames.csv"]
+        with (drawn / folder / "frames.csv").open(newline="") as file:
+            rows = [*csv.DictReader(file)]
+        assert [row["file"] for row in rows] == names
+        np.testing.assert_allclose([float(row["seconds"]) for row in rows], source.times)
     assert sorted(path.name for path in drawn.iterdir()) == [
         "labels",
         "labels_confidence",
@@ -221,6 +302,7 @@ def test_every_fourth_frame_is_shown_four_times_as_long(run, film, drawn, tmp_pa
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
         "000000.png",
         "000004.png",
+        "frames.csv",
     ]
     for name in ("000000.png", "000004.png"):
         assert (tmp_path / "labels" / name).read_bytes() == (drawn / "labels" / name).read_bytes()
@@ -242,7 +324,7 @@ def test_a_damaged_frame_is_left_out_and_counted(run, film, drawn, tmp_path) -> 
     source = damaged(film, tmp_path / "damaged.mp4", 2)
     with pytest.raises(InputError, match=r"1 of 6 frames of .*damaged\.mp4 are damaged or missing"):
         predicted(run, source, tmp_path / "out.mp4", "--labels", tmp_path / "labels")
-    names = sorted(path.name for path in (tmp_path / "labels").iterdir())
+    names = sorted(path.name for path in (tmp_path / "labels").glob("*.png"))
     assert names == [f"{i:06d}.png" for i in (0, 1, 3, 4, 5)]
     for name in names[:2]:  # later ones were predicted from it
         assert (tmp_path / "labels" / name).read_bytes() == (drawn / "labels" / name).read_bytes()
@@ -378,7 +460,13 @@ BAD = {
     "no ending": (good, ("--out", "out"), r"--out out: of a film"),
     "a folder": (good, ("--out", "folder.mp4"), r"--out folder\.mp4: of a film"),
     "there already": (good, ("--out", "old.mp4"), r"old\.mp4 exists.*--overwrite"),
-    "labels there": (good, ("--labels", "labels"), r"000003\.png exists.*--overwrite"),
+    "labels there": (good, ("--labels", "old"), r"000003\.png exists.*--overwrite"),
+    "my images": (good, ("--labels", "labels"), r"000003\.png exists and is not listed in labels"),
+    "my images, overwrite": (
+        good,
+        ("--labels", "labels", "--overwrite"),
+        r"predict\.py did not write it; name another folder for --labels",
+    ),
     "confidence": (good, ("--confidence",), r"--labels FOLDER: it goes to FOLDER_confidence"),
     "no frame": (good, ("--every", "0"), "--every: expected a whole number of at least 1"),
     "images": (folder_of_images, (), r"images is no film; --labels, --every and --out"),
@@ -392,8 +480,10 @@ def test_one_message_and_no_film(run, film, tmp_path, monkeypatch, capsys, name)
     monkeypatch.chdir(tmp_path)
     Path("old.mp4").write_bytes(b"mine")
     Path("folder.mp4").mkdir()
-    Path("labels").mkdir()
-    Path("labels/000003.png").write_bytes(b"mine")
+    for folder in ("labels", "old"):
+        Path(folder).mkdir()
+        Path(folder, "000003.png").write_bytes(b"mine")
+    Path("old/frames.csv").write_text("file,seconds\n000003.png,0.3\n")
     source = make(tmp_path, film)
     before = sorted(tmp_path.rglob("*"))
     ckpt = str(run / "warmup/warmup.pt")
@@ -413,12 +503,30 @@ def test_a_film_is_not_written_onto_itself(film) -> None:
         check_film_outputs(film, film, None, False, True)
 
 
-def test_overwrite_removes_the_label_maps_of_another_film(film, tmp_path) -> None:
+def test_overwrite_removes_the_label_maps_of_another_film_and_nothing_else(film, tmp_path) -> None:
+    labels = tmp_path / "labels"
+    labels.mkdir()
     for name in ("000001.png", "1234567.png", "mine.png", "001.png"):
-        (tmp_path / "labels" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "labels" / name).write_bytes(b"old")
-    old = check_film_outputs(film, tmp_path / "out.mp4", tmp_path / "labels", False, True)
-    assert [path.name for path in old] == ["000001.png", "1234567.png"]
+        (labels / name).write_bytes(b"old")
+    lines = ["file,seconds", "000001.png,0.1", "../mine.png,0.2", "mine.png,0", "1234567.png", "00"]
+    (labels / "frames.csv").write_text("\n".join(lines))
+    check = (film, tmp_path / "out.mp4", labels, False, True)
+    names = [path.name for path in check_film_outputs(*check)]
+    assert names == ["000001.png", "1234567.png", "frames.csv"]
+    (labels / "000002.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"000002\.png exists and is not listed in .*frames\.csv"):
+        check_film_outputs(*check)
+    (labels / "frames.csv").write_bytes(bytes(range(256)) * 9)
+    with pytest.raises(InputError, match=r"000001\.png exists and is not listed"):
+        check_film_outputs(*check)
+
+
+def test_a_second_run_replaces_the_first(run, film, tmp_path) -> None:
+    arguments = film, tmp_path / "out.mp4", "--labels", tmp_path / "labels"
+    predicted(run, *arguments)
+    predicted(run, *arguments, "--every", 4, "--overwrite")
+    names = sorted(path.name for path in (tmp_path / "labels").iterdir())
+    assert names == ["000000.png", "000004.png", "frames.csv"]
 
 
 def test_several_processes_are_refused(run, film, tmp_path, monkeypatch) -> None:
