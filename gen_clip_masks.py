@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     classes = load_classes(config.class_file)
     dataset = open_dataset(config.dataset, config.data_root)
     images, ground_truth = dataset.images(split), dataset.ground_truth(split)
-    check_no_inputs(out, images, [*images.values(), *ground_truth.values()])
+    check_no_inputs(out, images, [*images.values(), *ground_truth.values()], sure.write)
     labels = labels_of_split(dataset, split, config.image_labels, classes, images)
     check_trainable(classes, labels if split == config.train_split else None)
     if arguments.score:

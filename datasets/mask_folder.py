@@ -63,15 +63,18 @@ def open_mask_folder(
     return list(itertools.compress(names, on_main(ranks, look)))
 
 
-def check_no_inputs(folder: Path, names: Iterable[str], inputs: Iterable[File]) -> None:
+def check_no_inputs(
+    folder: Path, names: Iterable[str], inputs: Iterable[File], confidence: bool = False
+) -> None:
     """Raise InputError where output would be written among the data set's own files.
 
-    Compares folders: a data set has few of them, but perhaps a million files.
+    confidence: whether `confidence_folder` is written too. Compares folders: a data set has few of
+    them, but perhaps a million files.
     """
     files = (file.path for file in inputs if file.member is None)
     of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
     inside = {name.rpartition("/")[0] for name in names}
-    for written in (folder, confidence_folder(folder)):
+    for written in (folder, *[confidence_folder(folder)] * confidence):
         of_masks = {(written / name).resolve() for name in inside}
         # Not below them either: the masks would be listed as images.
         if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
@@ -108,7 +111,8 @@ def mask_writer(
     write(name, mask, confidence) also writes confidence (H,W) uint8 to `confidence_folder`.
 
     names: the masks to make. meta: "made_from" of `open_mask_folder` and other notes. overwrite:
-    remove the masks `names` first and print that. All ranks enter it together, after everything
+    remove the masks `names` first and print that; their confidence too, where it is written again
+    or the old meta.json says that it was. All ranks enter it together, after everything
     that makes masks has been loaded.
 
     Threads write the masks, so that no GPU waits for PNG encoding and the disk. An error in one is
@@ -117,11 +121,13 @@ def mask_writer(
     file = folder / "meta.json"
     if ranks.is_main and overwrite:
         print(f"--overwrite: making all masks in {folder} again")
-        stale = [file, folder / COST, *(folder / f"{name}.png" for name in names)]
+        stale = [folder / COST, *(folder / f"{name}.png" for name in names)]
         if "experts" not in meta["made_from"]:  # else it has just been written
             stale.append(folder / EXPERTS)
-        stale += [confidence_folder(folder) / f"{name}.png" for name in names]
-        for old in stale:
+        parent, before = read_made_from(folder)
+        if meta["made_from"].get("confidence") or (parent == folder and before.get("confidence")):
+            stale += [confidence_folder(folder) / f"{name}.png" for name in names]
+        for old in (*stale, file):  # the file that says what the others are goes last
             old.unlink(missing_ok=True)
     if ranks.is_main and not file.exists():
         versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}

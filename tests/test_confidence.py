@@ -16,7 +16,7 @@ from torch import nn
 import gen_clip_masks
 import predict
 from datasets.files import File, read_mask
-from datasets.mask_folder import pseudo_mask_files
+from datasets.mask_folder import check_no_inputs, pseudo_mask_files
 from models import inference
 from models.confidence import Confidence, confidence_from, mask_probability
 from models.inference import predict_labels, predict_probability
@@ -245,3 +245,22 @@ def test_files_of_others_are_not_overwritten(config, tmp_path) -> None:
     with pytest.raises(InputError, match=r"masks_confidence.*t0\.png.*another --out"):
         generate(config, tmp_path / "masks", "--confidence")
     assert not (tmp_path / "masks").exists()
+
+
+def test_a_folder_beside_the_masks_is_left_alone_without_confidence(config, tmp_path) -> None:
+    """OUT_confidence of the user, with names of images: only --confidence has to do with it."""
+    out, mine = tmp_path / "masks", tmp_path / "masks_confidence/t0.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"mine")
+    generate(config, out)
+    generate(config, out, "--overwrite")
+    assert mine.read_bytes() == b"mine"
+    generate(config, out, "--overwrite", "--confidence")
+    assert array(mine).shape == SIZE
+
+
+def test_images_in_such_a_folder_are_refused_only_with_confidence(tmp_path) -> None:
+    inputs = [File(str(tmp_path / "masks_confidence/t0.jpg"))]
+    check_no_inputs(tmp_path / "masks", ["t0"], inputs)
+    with pytest.raises(InputError, match="masks_confidence holds images or ground truth"):
+        check_no_inputs(tmp_path / "masks", ["t0"], inputs, confidence=True)
