@@ -27,7 +27,7 @@ from datasets.mask_exports.coco import write_instances, write_panoptic
 from datasets.mask_exports.cvat import write_cvat
 from datasets.mask_exports.label_studio import write_interface, write_tasks
 from datasets.mask_exports.source import find_images, find_masks, label_maps, load_classes_of
-from utils.cli import path
+from utils.cli import count, path
 from utils.safe.errors import InputError, run_script
 from utils.safe.files import check_new_files, remove_unfinished
 
@@ -101,7 +101,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--out", type=path, required=True, help="folder for the results")
     add("--class-file", type=path, help="names and colours (default: those stored in MASKS)")
     add("--images", type=path, metavar="FOLDER", help="the images that the masks were made from")
-    add("--min-area", type=pixels, default=1, metavar="N", help="smaller regions lose their label")
+    add("--min-area", type=count, default=1, metavar="N", help="smaller regions lose their label")
     add("--overwrite", action="store_true", help="replace existing files in OUT")
     add("--debug", action="store_true", help="show the traceback of an error")
     arguments = result.parse_args(argv)
@@ -110,13 +110,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
             f"--format {arguments.format} names the image files; name their folder: --images"
         )
     return arguments
-
-
-def pixels(text: str) -> int:
-    """The `type` of --min-area."""
-    if not (text.isdecimal() and text.isascii() and 1 <= int(text) <= 1 << 30):
-        raise argparse.ArgumentTypeError(f"expected a number of pixels, 1 or more, found {text}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,12 @@ from utils.safe.errors import InputError, warn
 from utils.safe.yaml_file import read_yaml
 
 IGNORE_INDEX = 255
+# Light colours, told apart on grey streets, by the method of Glasbey et al. 2007: the first ones of
+# glasbey_light of colorcet 3.2.1 (CC-BY 4.0, https://colorcet.holoviz.org).
+_LIGHT = """
+d60000 018700 b500ff 05acc6 97ff00 ffa52f ff8ec8 79525e 00fdcf afa5ff
+93ac83 9a6900 366962 d3008c fdf490 c86e66 9ee2ff 00c846 a877ac b8ba01
+"""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,14 @@ def _palette(colors: list[list[int] | None]) -> list[list[int]]:
 
 
 def default_palette(num_classes: int) -> np.ndarray:
-    """(K,3) uint8 colours, all different and none of them black (the Pascal VOC bit pattern)."""
+    """(K,3) uint8 colours, all different and none of them black: _LIGHT, then `voc_palette`'s."""
+    colors = [list(bytes.fromhex(color)) for color in _LIGHT.split()]
+    colors += [color for color in voc_palette(num_classes).tolist() if color not in colors]
+    return np.array(colors[:num_classes], np.uint8)
+
+
+def voc_palette(num_classes: int) -> np.ndarray:
+    """(K,3) uint8 colours, all different and none of them black: those of Pascal VOC, from 1."""
     palette = np.zeros((num_classes, 3), np.uint8)
     for k in range(num_classes):
         for bit in range(8):

@@ -19,7 +19,7 @@ from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
 from datasets.doctor.survey import labels_from_counts, survey
 from datasets.files import File, read_image, read_mask
 from datasets.image_labels import read_image_labels
-from datasets.labels import default_palette, load_classes, multi_hot
+from datasets.labels import default_palette, load_classes, multi_hot, voc_palette
 from datasets.mask_folder import pseudo_mask_files
 from datasets.training import EvaluationSet, TrainingSet
 from datasets.transforms import TrainTransform
@@ -95,7 +95,33 @@ def test_class_file_forms(tmp_path: Path) -> None:
     assert classes.small == (False, False, True)
     assert classes.palette[1].tolist() == [1, 2, 3]
     assert classes.palette[[0, 2]].tolist() == default_palette(3)[[0, 2]].tolist()
-    assert len({tuple(c) for c in default_palette(255).tolist()} | {(0, 0, 0)}) == 256
+    for palette in (default_palette, voc_palette):
+        assert len({tuple(c) for c in palette(255).tolist()} | {(0, 0, 0)}) == 256
+    assert voc_palette(3).tolist() == [[128, 0, 0], [0, 128, 0], [128, 128, 0]]
+    assert default_palette(255)[:2].tolist() == default_palette(2).tolist()
+
+
+def cielab(colors: np.ndarray) -> np.ndarray:
+    """sRGB 0 to 255 (K,3) -> CIELAB under D65, where distances are differences that people see."""
+    shares = colors / 255
+    linear = np.where(shares > 0.04045, ((shares + 0.055) / 1.055) ** 2.4, shares / 12.92)
+    rows = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    xyz = linear @ np.transpose(rows) / [0.9505, 1, 1.089]
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
+
+
+@pytest.mark.parametrize("grey", [60, 110, 180])
+def test_default_colours_are_told_apart_on_a_street(grey) -> None:
+    """Half over grey, as an overlay; compared with Pascal VOC's, of which some are nearly black."""
+
+    def closest(palette: np.ndarray) -> float:
+        shown = cielab(palette / 2 + grey / 2)
+        distances = np.linalg.norm(shown[:, None] - shown, axis=2)
+        return distances[~np.eye(len(shown), dtype=bool)].min()
+
+    assert closest(default_palette(12)) > 1.3 * closest(voc_palette(12))
+    assert cielab(default_palette(20))[:, 0].min() > 35 > cielab(voc_palette(20))[:, 0].min()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 
 import export_masks
 from datasets.files import read_mask
-from datasets.labels import ClassTable, default_palette, load_classes
+from datasets.labels import ClassTable, default_palette, load_classes, voc_palette
 from datasets.mask_exports.brush_rle import encode_brush
 from datasets.mask_exports.cityscapes_polygons import polygons, write_polygons
 from datasets.mask_exports.coco import write_instances, write_panoptic
@@ -185,7 +185,7 @@ def test_cvat_zip_has_the_documented_form(exported, maps):
         assert [line[0] for line in lines[1:]] == NAMES
         names = text("ImageSets/Segmentation/default.txt").splitlines()
         found, objects = {}, {}
-        voc = {(0, 0, 0): 255} | {tuple(c): k for k, c in enumerate(default_palette(200).tolist())}
+        voc = {(0, 0, 0): 255} | {tuple(c): k for k, c in enumerate(voc_palette(200).tolist())}
         for name in names:
             for into, of, where in ((found, ids, "Class"), (objects, voc, "Object")):
                 image = colors(f"Segmentation{where}/{name}.png").tolist()
@@ -650,7 +650,7 @@ def test_a_missing_package_is_named(case, monkeypatch, form, package):
 def test_min_area_is_a_number_of_pixels(case, capsys, value):
     with pytest.raises(SystemExit):
         export_masks.main(["masks", "--format", "cvat", "--out", "out", "--min-area", value])
-    assert "--min-area: expected a number of pixels" in capsys.readouterr().err
+    assert "--min-area: expected a whole number of at least 1" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_no_export(case, full_disk):

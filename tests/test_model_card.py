@@ -65,10 +65,10 @@ def test_the_hubs_package_reads_the_scores() -> None:
 
 def test_what_was_measured_is_there_and_what_was_not_is_said() -> None:
     card = model_card(facts(scores=SCORES))
-    assert "mIoU **41.0**, pixel accuracy 80.0" in card and "on 20 pictures" in card
+    assert "mIoU **41.0**, pixel accuracy 80.0" in card and "on 20 images" in card
     assert "| road | 77.0 |" in card and "| sky | - |" in card
     assert "IoU below 10.0, so not usable: traffic light." in card
-    assert "Not in the evaluated pictures, so unknown: sky." in card
+    assert "Not in the evaluated images, so unknown: sky." in card
     assert "mIoU of the small classes 5.0, of the others 60.0." in card
     without = model_card(facts())
     assert "Not evaluated" in without and "IoU **" not in without
@@ -79,8 +79,8 @@ def test_what_was_measured_is_there_and_what_was_not_is_said() -> None:
 def test_the_labels_and_the_terms_are_those_of_the_config_and_the_stage() -> None:
     card = model_card(facts("cityscapes"))
     assert "image-level labels" in card and "CLIP scores each pixel" in card
-    assert "non-commercial purposes only" in card and "openai/CLIP" in card
-    assert "ImageNet" in card
+    terms = "Cityscapes: read the terms at <https://www.cityscapes-dataset.com/license/>."
+    assert terms in card and "openai/CLIP" in card and "ImageNet" in card
     supervised = model_card(facts("cityscapes", origin={"stage": "supervised", "step": 8}))
     assert "labels of every pixel" in supervised and "CLIP scores" not in supervised
     assert "weak labels" not in supervised

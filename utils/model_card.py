@@ -4,14 +4,13 @@ Only facts that are known go into it; what was not measured is said to be so. Fo
 huggingface.co/docs/hub/model-cards.
 """
 
-import html
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from utils.licences import CLIP, DATA, IMAGENET, Terms
+from utils.licences import DATA, licences
+from utils.markdown_text import block, code, listed, text
 from utils.safe.errors import printable
 
 _POOR = 0.1  # IoU below which a class is named among the limits
@@ -37,8 +36,9 @@ class Facts:
 
 def model_card(facts: Facts) -> str:
     """The text of README.md."""
-    parts = (_front_matter, _head, _use, _data, _training, _metrics, _limits, _licences)
-    return "\n\n".join(part(facts) for part in parts) + "\n"
+    parts = (_front_matter, _head, _use, _data, _training, _metrics, _limits)
+    terms = licences(facts.config, facts.origin.get("stage"))
+    return "\n\n".join([*(part(facts) for part in parts), terms]) + "\n"
 
 
 def _front_matter(facts: Facts) -> str:
@@ -57,7 +57,7 @@ def _front_matter(facts: Facts) -> str:
     if terms:
         values["datasets"] = [dataset]
     if facts.scores:
-        name = terms.name if terms else "own pictures"
+        name = terms.name if terms else "own images"
         values["metrics"] = ["mean_iou"]
         data = {"type": dataset, "name": name, "split": printable(facts.scores["split"])}
         metrics = [
@@ -76,9 +76,9 @@ def _head(facts: Facts) -> str:
     step = facts.origin.get("step")
     stage = f"{facts.origin.get('stage')}" + ("" if step is None else f", step {step}")
     return (
-        f"# {_text(facts.name)}\n\nA network that gives every pixel of a picture of a driving "
-        f"scene one of {len(facts.class_names)} classes: {_listed(facts.class_names)}. Backbone "
-        f"{_text(facts.config['backbone'])}, DeepLab head, stage {_text(stage)} of an unofficial "
+        f"# {text(facts.name)}\n\nA network that gives every pixel of an image of a driving "
+        f"scene one of {len(facts.class_names)} classes: {listed(facts.class_names)}. Backbone "
+        f"{text(facts.config['backbone'])}, DeepLab head, stage {text(stage)} of an unofficial "
         "PyTorch implementation of CARB (Kim et al., AAAI 2024, "
         "[arXiv 2312.13646](https://arxiv.org/abs/2312.13646))."
     )
@@ -86,8 +86,8 @@ def _head(facts: Facts) -> str:
 
 def _use(facts: Facts) -> str:
     height, width = facts.config["image_size"]
-    files = "\n".join(f"| `{name}` | {_text(what)} |" for name, what in facts.files.items())
-    checks = "".join(f"- {_text(check)}\n" for check in facts.checks)
+    files = "\n".join(f"| `{name}` | {text(what)} |" for name, what in facts.files.items())
+    checks = "".join(f"- {text(check)}\n" for check in facts.checks)
     example = ""
     if "onnx_segment.py" in facts.files:
         example = (
@@ -96,9 +96,9 @@ def _use(facts: Facts) -> str:
         )
     return (
         f"## Use\n\n| file | content |\n|---|---|\n{files}\n\n"
-        f"Input: {_text(facts.export['input'])}. Outputs: {_text(facts.export['outputs'])}. The "
+        f"Input: {text(facts.export['input'])}. Outputs: {text(facts.export['outputs'])}. The "
         "normalisation and the resizing of the scores are inside. Before it goes in, shrink or "
-        "enlarge a picture, bilinearly without antialiasing and in its proportions, to "
+        "enlarge an image, bilinearly without antialiasing and in its proportions, to "
         f"{width}x{height} pixels at most, as in the "
         "training. Class names, colours and this size are in the metadata of the file.\n\n"
         f"When the files were written:\n\n{checks.rstrip()}{example}"
@@ -107,41 +107,41 @@ def _use(facts: Facts) -> str:
 
 def _data(facts: Facts) -> str:
     config, terms = facts.config, DATA.get(facts.config["dataset"])
-    name = terms.name if terms else "own pictures (name and describe them here)"
+    name = terms.name if terms else "own images (name and describe them here)"
     stage = facts.origin.get("stage")
-    labels = _LABELS.get(str(stage), "image-level labels: for each picture, the classes in it")
-    text = (
-        f"## Data and labels\n\n- **Pictures:** {name}, split {_text(config['train_split'])}.\n"
+    labels = _LABELS.get(str(stage), "image-level labels: for each image, the classes in it")
+    content = (
+        f"## Data and labels\n\n- **Images:** {name}, split {text(config['train_split'])}.\n"
         f"- **Labels:** {labels}."
     )
     if labels != _PIXELS and stage != "official" and config["image_labels"]:
-        text += (
-            f" They were read from {_code(config['image_labels'])}; how they got there is not "
+        content += (
+            f" They were read from {code(config['image_labels'])}; how they got there is not "
             "recorded (from ground truth, by hand, suggested): fill in."
         )
     if stage in ("warmup", "carb"):
         how = (
             "made in each training step, of the whole image and of an enlarged part"
             if config["views"] == "dual"
-            else f"stored before the training, in {_code(config['pseudo_masks'])}"
+            else f"stored before the training, in {code(config['pseudo_masks'])}"
         )
-        text += (
+        content += (
             "\n- **Masks:** CLIP scores each pixel against the names of the classes; the best "
             f"class among the image's labels is its pseudo-label. They were {how}. The training "
             "read no labels of pixels."
         )
-    return text
+    return content
 
 
 def _training(facts: Facts) -> str:
     command, git = facts.training.get("command"), facts.training.get("git", "not recorded")
     config = facts.config
-    shown = _block(command) if command else "The command was not recorded beside the checkpoint."
+    shown = block(command) if command else "The command was not recorded beside the checkpoint."
     return (
         f"## Training\n\nAll settings are in `config.yaml`: {config['steps']} steps, batches of "
         f"{config['batch_size']}, crops of {config['crop_size'][1]}x{config['crop_size'][0]} "
-        f"pixels. Commit of the code: {_text(git)}.\n\n{shown}\n\nExported at commit "
-        f"{_text(facts.export['git'])} by\n\n{_block(facts.export['command'])}"
+        f"pixels. Commit of the code: {text(git)}.\n\n{shown}\n\nExported at commit "
+        f"{text(facts.export['git'])} by\n\n{block(facts.export['command'])}"
     )
 
 
@@ -150,16 +150,16 @@ def _metrics(facts: Facts) -> str:
     if not scores:
         return "## Metrics\n\nNot evaluated: no scores of this checkpoint were given or found."
     rows = "\n".join(
-        f"| {_text(name)} | {_percent(row['iou'])} |" for name, row in scores["classes"].items()
+        f"| {text(name)} | {_percent(row['iou'])} |" for name, row in scores["classes"].items()
     )
     options = scores.get("inference")
     options = options if isinstance(options, dict) else {}
     inference = ", ".join(f"{key} {value}" for key, value in options.items() if value)
     return (
         f"## Metrics\n\nmIoU **{_percent(scores['miou'])}**, pixel accuracy "
-        f"{_percent(scores['pixel_accuracy'])} (percent), on {_text(scores.get('num_images'))} "
-        f"pictures of the split {_text(scores['split'])}. `eval.py` measured the network itself "
-        f"({_text(inference or 'inference options not recorded')}), one picture at a time; the "
+        f"{_percent(scores['pixel_accuracy'])} (percent), on {text(scores.get('num_images'))} "
+        f"images of the split {text(scores['split'])}. `eval.py` measured the network itself "
+        f"({text(inference or 'inference options not recorded')}), one image at a time; the "
         f"files above were compared with it.\n\n| class | IoU |\n|---|---|\n{rows}"
     )
 
@@ -168,9 +168,9 @@ def _limits(facts: Facts) -> str:
     config, scores = facts.config, facts.scores or {"classes": {}}
     height, width = config["image_size"]
     lines = [
-        "Every pixel gets one of the classes above, also where the picture shows something else. "
+        "Every pixel gets one of the classes above, also where the image shows something else. "
         "Pixels without a class in the ground truth were not evaluated.",
-        f"Trained on the pictures named above only, fitted into {width}x{height} pixels. Other "
+        f"Trained on the images named above only, fitted into {width}x{height} pixels. Other "
         "cameras, countries, weather, night and sizes were not tested.",
     ]
     if _LABELS.get(str(facts.origin.get("stage"))) != _PIXELS:
@@ -188,57 +188,12 @@ def _limits(facts: Facts) -> str:
         if row["iou"] is not None and row["iou"] < _POOR
     ]
     if poor:
-        lines.append(f"IoU below {_percent(_POOR)}, so not usable: {_listed(poor)}.")
+        lines.append(f"IoU below {_percent(_POOR)}, so not usable: {listed(poor)}.")
     missing = [name for name, row in scores["classes"].items() if row["iou"] is None]
     if missing:
-        lines.append(f"Not in the evaluated pictures, so unknown: {_listed(missing)}.")
+        lines.append(f"Not in the evaluated images, so unknown: {listed(missing)}.")
     lines.append("Not tested for, and not to be used in, anything that safety depends on.")
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _licences(facts: Facts) -> str:
-    config, stage = facts.config, facts.origin.get("stage")
-    terms = DATA.get(config["dataset"])
-    lines = ["**Code:** Apache-2.0."]
-    lines.append(f"**Data:** {_terms(terms)}" if terms else "**Data:** yours: fill in.")
-    if config["classifier"] == "text" or stage in ("warmup", "carb", "official"):
-        if str(config["clip_model"]).startswith(("ViT-", "RN")) or stage == "official":
-            lines.append(f"**Text embeddings and masks:** {_terms(CLIP)}")
-        else:
-            lines.append("**Text embeddings and masks:** your own CLIP: fill in.")
-    weights = config["backbone_weights"]
-    if weights == "imagenet" or stage == "official":
-        lines.append(f"**Start of the training:** {_terms(IMAGENET)}")
-    elif weights is not None:
-        lines.append(f"**Start of the training:** {_code(weights)}: fill in its terms.")
-    text = "".join(f"\n- {line}" for line in lines)
-    return f"## Licences\n\nThe weights may fall under terms of what they were made from:\n{text}"
-
-
-def _terms(terms: Terms) -> str:
-    return f"{terms.name}, {terms.summary} (<{terms.address}>)."
-
-
-def _text(value: Any) -> str:
-    """A value as Markdown text: nothing in it is markup, and it stays on its line."""
-    escaped = html.escape(printable(str(value)), quote=False)
-    return re.sub(r"[\\`*_\[\]|~$#]", lambda found: f"&#{ord(found[0])};", escaped)
-
-
-def _code(value: Any) -> str:
-    """A value as code within a line."""
-    return f"<code>{_text(value)}</code>"
-
-
-def _block(text: str) -> str:
-    """Lines as a block of code, behind a fence that none of them closes."""
-    lines = "\n".join(printable(line) for line in text.split("\n"))
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", lines)), default=0))
-    return f"{fence}\n{lines}\n{fence}"
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(map(_text, names))
 
 
 def _percent(share: float | None) -> str:

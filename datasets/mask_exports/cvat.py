@@ -12,7 +12,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 import numpy as np
 from PIL import Image
 
-from datasets.labels import ClassTable, default_palette
+from datasets.labels import ClassTable, voc_palette
 from datasets.mask_exports.source import LabelMap, refuse_class_name
 from utils.safe.errors import InputError
 from utils.safe.files import replacing
@@ -29,7 +29,7 @@ def write_cvat(path: Path, classes: ClassTable, masks: Iterable[LabelMap]) -> No
     hold.
     """
     _check_classes(classes)
-    objects, names = default_palette(len(classes)), []
+    objects, names = voc_palette(len(classes)), []
     with replacing(path) as temporary, ZipFile(temporary, "w") as archive:
         lines = [f"{_BACKGROUND}:0,0,0::"]
         for name, color in zip(classes.names, classes.palette.tolist(), strict=True):
