@@ -8,7 +8,7 @@ Reads a checkpoint of train_*.py, or an official one with --config; writes into 
     onnx_segment.py                           runs model.onnx without this repository
 
 so that OUT can be uploaded as it is (read the card before). Each file is compared with the network
-before it gets its name. --int8 also needs pictures like those that the model will see.
+before it gets its name. --int8 also needs images like those that the model will see.
 
     python export.py --ckpt runs/cityscapes/carb/last.pt --format onnx --out exported
     python export.py --ckpt ... --format onnx torch --int8 --calibration frames/ --out exported
@@ -27,7 +27,7 @@ from pathlib import Path
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from models.export_check import RUNNERS, check_agreement
 from models.exported import LEAST, OPSET, require_packages, write_onnx, write_torch
-from models.quantized import Pictures, write_int8
+from models.quantized import ENOUGH, CalibrationImages, write_int8
 from models.trained import Trained, load_trained
 from utils.card_facts import find_scores, training_record
 from utils.cli import add_overrides, path
@@ -49,10 +49,11 @@ def main(argv: list[str]) -> None:
     for file_format in arguments.format:
         require_packages(file_format)
     out, checkpoint = Path(arguments.out), Path(arguments.ckpt)
+    print(f"loading {checkpoint}", flush=True)
     trained = load_trained(checkpoint, arguments.config, arguments.overrides)
-    pictures = None
+    images = None
     if arguments.int8:
-        pictures = Pictures(Path(arguments.calibration), trained.config.image_size)
+        images = CalibrationImages(Path(arguments.calibration), trained.config.image_size)
     usual = checkpoint.parent / f"eval_{trained.config.val_split}" / "metrics.json"
     about = trained.origin, trained.classes.names, trained.config.dataset
     scores = find_scores(arguments.scored, usual, *about)
@@ -69,16 +70,18 @@ def main(argv: list[str]) -> None:
         places = {name: stack.enter_context(replacing(out / name)) for name in content}
         for file_format in arguments.format:
             name = FILES[file_format]
+            print(f"{name}: exporting, then comparing with the network", flush=True)
             WRITERS[file_format](trained.model, places[name], metadata)
             run = RUNNERS[file_format](places[name])
             checks.append(f"{name} {check_agreement(name, run, trained.model)}.")
             print(checks[-1], flush=True)
-        if pictures is not None:
+        if images is not None:
+            print(f"{FILES['int8']}: calibrating on {len(images)} images", flush=True)
             both = places[FILES["onnx"]], places[FILES["int8"]]
-            share, count = write_int8(*both, pictures)
+            share, count = write_int8(*both, images)
             checks.append(
                 f"{FILES['int8']} gives {100 * share:.2f} % of the pixels the class of "
-                f"{FILES['onnx']}, on the {count} pictures that it was calibrated on."
+                f"{FILES['onnx']}, on the {count} images that it was calibrated on."
             )
             print(checks[-1], flush=True)
         for name in FILES.values():
@@ -166,7 +169,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--format", nargs="+", choices=[*WRITERS], required=True, help="one or both")
     add("--out", type=path, required=True, help="folder for the files")
     add("--int8", action="store_true", help="also model_int8.onnx")
-    add("--calibration", type=path, metavar="FOLDER", help="pictures for --int8, 50 or more")
+    add("--calibration", type=path, metavar="FOLDER", help=f"images for --int8, {ENOUGH} or more")
     scored_help = "eval.py's scores for the card (default: eval_<val split> beside the checkpoint)"
     add("--scored", type=path, metavar="JSON", help=scored_help)
     add("--overwrite", action="store_true", help="replace an earlier export in OUT")
@@ -178,7 +181,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if arguments.int8 and "onnx" not in arguments.format:
         result.error("--int8 is made from the ONNX file: add --format onnx")
     if arguments.int8 != (arguments.calibration is not None):
-        result.error("--int8 and --calibration belong together: a folder of pictures")
+        result.error("--int8 and --calibration belong together: a folder of images")
     return arguments
 
 

@@ -66,9 +66,9 @@ def main(argv: list[str]) -> None:
 def network_runner(model: nn.Module) -> Run:
     """The network as it is: normalisation, network, resizing and arg max in torch."""
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2), "imagenet")
-        logits = predict_logits(model, image, pictures.shape[1:3])
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        network_input = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), "imagenet")
+        logits = predict_logits(model, network_input, images.shape[1:3])
         return logits.numpy(), label_map(logits).numpy()
 
     return run
@@ -79,9 +79,9 @@ def measure(run: Run, data: EvaluationSet, num_classes: int) -> tuple[float, flo
     matrix, seconds = ConfusionMatrix(num_classes), []
     for place in range(len(data)):
         sample = data[place]
-        picture = sample["image"].permute(1, 2, 0)[None].contiguous().numpy()
+        image = sample["image"].permute(1, 2, 0)[None].contiguous().numpy()
         start = time.perf_counter()
-        logits, labels = run(picture)
+        logits, labels = run(image)
         seconds.append(time.perf_counter() - start)
         if labels.shape[1:] != sample["size"]:
             labels = label_map(resize(torch.from_numpy(logits), sample["size"])).numpy()

@@ -126,9 +126,9 @@ def _listed(folder: Path, frame: Frame, film: Film) -> Path:
 
 @contextmanager
 def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], None]]:
-    """Context with encode(picture, time): a film at `path`, there at the end unless an error comes.
+    """Context with encode(image, time): a film at `path`, there at the end unless an error comes.
 
-    Pictures are uint8 (H,W,3), all of one size with even sides. Each is shown from its time until
+    Images are uint8 (H,W,3), all of one size with even sides. Each is shown from its time until
     that of the next, the last one until the end of `film`.
     """
     av = pyav()
@@ -146,7 +146,7 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
         context.time_base = time_base
         context.colorspace = context.color_primaries = context.color_trc = _BT709
         context.color_range = _LIMITED
-        last: list[tuple[np.ndarray, int]] = []  # the picture that waits for the time of the next
+        last: list[tuple[np.ndarray, int]] = []  # the image that waits for the time of the next
         durations: dict[int, int] = {}
 
         def mux(frame: Any) -> None:
@@ -155,12 +155,12 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
                 container.mux(packet)
 
         def finish(end: int) -> None:
-            """Encode the last picture, shown until `end`, in units of `time_base`."""
-            picture, start = last.pop()
-            if not context.is_open:  # by now `film` has been read as far as this picture
-                stream.height, stream.width = picture.shape[:2]
+            """Encode the last image, shown until `end`, in units of `time_base`."""
+            image, start = last.pop()
+            if not context.is_open:  # by now `film` has been read as far as this image
+                stream.height, stream.width = image.shape[:2]
                 context.sample_aspect_ratio = film.aspect
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format="yuv420p", dst_colorspace="ITU709", dst_color_range="MPEG"
             )
             frame.pts, frame.time_base = start, time_base
@@ -168,15 +168,15 @@ def _encoder(path: Path, film: Film) -> Iterator[Callable[[np.ndarray, int], Non
             mux(frame)
 
         def at(time: int) -> int:
-            """A time of `film` in units of `time_base`, later than that of the last picture."""
+            """A time of `film` in units of `time_base`, later than that of the last image."""
             rounded = round(time * film.time_base / time_base)
             return max(rounded, last[0][1] + 1) if last else rounded
 
-        def encode(picture: np.ndarray, time: int) -> None:
+        def encode(image: np.ndarray, time: int) -> None:
             start = at(time)
             if last:
                 finish(start)
-            last.append((picture, start))
+            last.append((image, start))
 
         yield encode
         finish(at(film.end))

@@ -12,10 +12,10 @@ from models.exported import INPUT, OUTPUTS, quiet
 from models.inference import predict_logits
 from utils.safe.errors import InputError
 
-Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # pictures -> logits, labels
-# (pictures, height, width) of the random pictures: even and odd, one and two at a time.
+Run = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]  # images -> logits, labels
+# (images, height, width) of the random images: even and odd, one and two at a time.
 SHAPES = ((1, 64, 96), (2, 97, 65), (1, 33, 130))
-TOLERANCE = 1e-4  # difference of a logit, of the largest absolute logit of the pictures
+TOLERANCE = 1e-4  # difference of a logit, of the largest absolute logit of the images
 _BLOCK = 8  # pixels of one colour, below the noise
 
 
@@ -28,7 +28,7 @@ def onnx_runner(path: Path) -> Run:
     session = onnxruntime.InferenceSession(
         path.read_bytes(), options, providers=["CPUExecutionProvider"]
     )
-    return lambda pictures: tuple(session.run(list(OUTPUTS), {INPUT: pictures}))
+    return lambda images: tuple(session.run(list(OUTPUTS), {INPUT: images}))
 
 
 def torch_runner(path: Path) -> Run:
@@ -36,8 +36,8 @@ def torch_runner(path: Path) -> Run:
     with path.open("rb") as file, quiet():
         module = torch.export.load(file).module()
 
-    def run(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, labels = module(torch.from_numpy(pictures))
+    def run(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, labels = module(torch.from_numpy(images))
         return logits.numpy(), labels.numpy()
 
     return run
@@ -46,8 +46,8 @@ def torch_runner(path: Path) -> Run:
 RUNNERS = {"onnx": onnx_runner, "torch": torch_runner}
 
 
-def random_pictures(shape: tuple[int, int, int], seed: int) -> np.ndarray:
-    """Blocks of colours with noise: uint8 (pictures, height, width, 3)."""
+def random_images(shape: tuple[int, int, int], seed: int) -> np.ndarray:
+    """Blocks of colours with noise: uint8 (images, height, width, 3)."""
     rng, (count, height, width) = np.random.default_rng(seed), shape
     colors = rng.integers(0, 256, (count, -(-height // _BLOCK), -(-width // _BLOCK), 3))
     blocks = colors.repeat(_BLOCK, 1).repeat(_BLOCK, 2)[:, :height, :width]
@@ -56,7 +56,7 @@ def random_pictures(shape: tuple[int, int, int], seed: int) -> np.ndarray:
 
 
 def check_agreement(name: str, run: Run, model: nn.Module) -> str:
-    """Compare a file with its network on random pictures of three sizes.
+    """Compare a file with its network on random images of three sizes.
 
     All logits must agree within TOLERANCE. The labels must be the arg max of the network's logits,
     except where its two highest differ by less than twice that tolerance. Returns what was found;
@@ -64,22 +64,22 @@ def check_agreement(name: str, run: Run, model: nn.Module) -> str:
     """
     furthest = 0.0
     for seed, shape in enumerate(SHAPES):
-        pictures = random_pictures(shape, seed)
+        images = random_images(shape, seed)
         size = f"{shape[2]}x{shape[1]}"
-        images = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2), "imagenet")
-        wanted = predict_logits(model, images, shape[1:]).numpy()
+        network_input = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), "imagenet")
+        wanted = predict_logits(model, network_input, shape[1:]).numpy()
         try:
-            logits, labels = run(pictures)
+            logits, labels = run(images)
         except Exception as error:  # onnxruntime's and torch's have no class in common
             fault = f"it can't run {shape[0]} of {size} pixels: {str(error).splitlines()[0]}"
             raise _refused(name, fault) from error
         fault, difference = _compare(logits, labels, wanted)
         if fault:
-            raise _refused(name, f"on pictures of {size} pixels, {fault}")
+            raise _refused(name, f"on images of {size} pixels, {fault}")
         furthest = max(furthest, difference)
     sizes = ", ".join(f"{width}x{height}" for _, height, width in SHAPES)
     return (
-        f"agrees with the network on random pictures of {sizes} pixels: logits within "
+        f"agrees with the network on random images of {sizes} pixels: logits within "
         f"{furthest:.0e} of the largest (allowed: {TOLERANCE:.0e}), class ids equal except at ties"
     )
 
@@ -94,7 +94,7 @@ def _compare(logits: np.ndarray, labels: np.ndarray, wanted: np.ndarray) -> tupl
     if not furthest <= TOLERANCE:  # also where it is NaN
         place = np.unravel_index(np.nan_to_num(difference, nan=np.inf).argmax(), wanted.shape)
         return (
-            f"a logit is {logits[place]:.6g} instead of {wanted[place]:.6g} (picture {place[0]}, "
+            f"a logit is {logits[place]:.6g} instead of {wanted[place]:.6g} (image {place[0]}, "
             f"class {place[1]}, row {place[2]}, column {place[3]}; allowed difference: "
             f"{TOLERANCE * scale:.2g})"
         ), furthest
@@ -105,7 +105,7 @@ def _compare(logits: np.ndarray, labels: np.ndarray, wanted: np.ndarray) -> tupl
         place = tuple(np.argwhere(wrong)[0])
         return (
             f"the class is {labels[place]} instead of {wanted.argmax(1)[place]} at "
-            f"{int(wrong.sum())} of {wrong.size} pixels, first in picture {place[0]}, row "
+            f"{int(wrong.sum())} of {wrong.size} pixels, first in image {place[0]}, row "
             f"{place[1]}, column {place[2]}"
         ), furthest
     return "", furthest

@@ -1,6 +1,6 @@
 """A trained network as one file for use without this repository: ONNX, or torch.export's archive.
 
-The file takes pictures as cameras and Pillow give them and returns scores of their size: the
+The file takes images as cameras and Pillow give them and returns scores of their size: the
 normalisation, the resizing of the logits and the arg max are inside.
 
     image   uint8 (batch, height, width, 3), RGB
@@ -50,7 +50,7 @@ def require_packages(file_format: str) -> None:
 
 
 class ExportedNetwork(nn.Module):
-    """Pictures -> logits and labels, as the module's docstring says."""
+    """Images -> logits and labels, as the module's docstring says."""
 
     def __init__(self, model: nn.Module) -> None:
         """Copy `model`, in evaluation mode, so that nothing here changes it."""

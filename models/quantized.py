@@ -1,4 +1,4 @@
-"""An ONNX file in int8: static quantisation by onnxruntime, calibrated on pictures.
+"""An ONNX file in int8: static quantisation by onnxruntime, calibrated on images.
 
 Convolutions and what lies between them get 8-bit values and, for each output channel of a
 convolution, an 8-bit scale of its weights (QDQ form); the classifier, the resizing and the arg max
@@ -16,35 +16,41 @@ from datasets.files import list_files
 from datasets.training import EvaluationSet
 from models.export_check import onnx_runner
 from models.exported import INPUT, quiet
-from utils.safe.errors import InputError, note
+from utils.safe.errors import InputError, note, warn
 
-MOST = 200  # pictures to calibrate on; the values' ranges hardly change with more
+ENOUGH, MOST = 50, 200  # images to calibrate on; with more the ranges hardly change
 
 
 class Agreement(NamedTuple):
-    """Share of the pixels with the same class id in both files, on how many pictures."""
+    """Share of the pixels with the same class id in both files, on how many images."""
 
     share: float
-    pictures: int
+    images: int
 
 
-class Pictures(Sequence[np.ndarray]):
-    """Pictures of a folder for the calibration, read when asked for: uint8 (1,h,w,3).
+class CalibrationImages(Sequence[np.ndarray]):
+    """Images of a folder for the calibration, read when asked for: uint8 (1,h,w,3).
 
     Of more than MOST, as many are taken, evenly spaced.
     """
 
     def __init__(self, folder: Path, image_size: tuple[int, int]) -> None:
-        """image_size: box that pictures are fitted into. Raises InputError without pictures."""
+        """image_size: box that images are fitted into. Raises InputError without images."""
         if not folder.is_dir():
-            raise InputError(f"no folder at {folder}; name one with pictures for --calibration")
+            raise InputError(f"no folder at {folder}; name one with images for --calibration")
         self.data = EvaluationSet(list_files(folder), image_size)
         if not len(self.data):
-            raise InputError(f"no pictures (.jpg, .png, ...) in {folder} for --calibration")
+            raise InputError(f"no images (.jpg, .png, ...) in {folder} for --calibration")
         last = len(self.data) - 1
         self.indices = [round(i) for i in np.linspace(0, last, min(last + 1, MOST))]
         if len(self.indices) < len(self.data):
-            note(f"calibrating on {len(self.indices)} of the {len(self.data)} pictures in {folder}")
+            note(f"calibrating on {len(self.indices)} of the {len(self.data)} images in {folder}")
+        if len(self.data) < ENOUGH:
+            warn(
+                f"{folder} has {len(self.data)} images for --calibration: from fewer than {ENOUGH} "
+                "the ranges of values are uncertain, and int8 may lose classes; add some, or "
+                "measure what int8 costs: python -m benchmarks.exported"
+            )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -54,10 +60,10 @@ class Pictures(Sequence[np.ndarray]):
         return self.data[index]["image"].permute(1, 2, 0)[None].contiguous().numpy()
 
 
-def write_int8(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> Agreement:
+def write_int8(source: Path, path: Path, images: Sequence[np.ndarray]) -> Agreement:
     """Write `source`, an ONNX file in float32, in int8 to `path`, with its metadata.
 
-    pictures: uint8 (1,h,w,3), of any sizes, made when asked for. Returns the agreement of both
+    images: uint8 (1,h,w,3), of any sizes, made when asked for. Returns the agreement of both
     files on them; raises InputError when onnxruntime can't quantise the file.
     """
     import onnx
@@ -69,7 +75,7 @@ def write_int8(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> Agre
             quantize_static(
                 model,
                 path,
-                _reader(pictures),
+                _reader(images),
                 quant_format=QuantFormat.QDQ,
                 per_channel=True,
                 activation_type=QuantType.QInt8,
@@ -83,31 +89,31 @@ def write_int8(source: Path, path: Path, pictures: Sequence[np.ndarray]) -> Agre
     quantized = onnx.load(path)
     onnx.helper.set_model_props(quantized, metadata | {"precision": "int8"})
     path.write_bytes(quantized.SerializeToString())
-    return agreement(source, path, pictures)
+    return agreement(source, path, images)
 
 
-def agreement(first: Path, second: Path, pictures: Iterable[np.ndarray]) -> Agreement:
+def agreement(first: Path, second: Path, images: Iterable[np.ndarray]) -> Agreement:
     """Compare the labels that two ONNX files give."""
     one, other = onnx_runner(first), onnx_runner(second)
     same = total = count = 0
-    for picture in pictures:
-        labels = one(picture)[1]
-        same += int((labels == other(picture)[1]).sum())
+    for image in images:
+        labels = one(image)[1]
+        same += int((labels == other(image)[1]).sum())
         total += labels.size
         count += 1
     return Agreement(same / total, count)
 
 
-def _reader(pictures: Iterable[np.ndarray]) -> Any:
+def _reader(images: Iterable[np.ndarray]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.left: Iterator[np.ndarray] = iter(pictures)
+            self.left: Iterator[np.ndarray] = iter(images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
-            picture = next(self.left, None)
-            return None if picture is None else {INPUT: picture}
+            image = next(self.left, None)
+            return None if image is None else {INPUT: image}
 
     return Reader()
 

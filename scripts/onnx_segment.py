@@ -1,6 +1,6 @@
-"""Segment pictures with a model.onnx of export.py: needs onnxruntime, numpy and Pillow, no more.
+"""Segment images with a model.onnx of export.py: needs onnxruntime, numpy and Pillow, no more.
 
-Writes OUT/<picture>.png (class ids, shown in the classes' colours) and prints each class's share.
+Writes OUT/<image>.png (class ids, shown in the classes' colours) and prints each class's share.
 
     python onnx_segment.py model.onnx street.jpg more/*.jpg --out labels
 """
@@ -30,26 +30,26 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path, help="model.onnx of export.py")
-    parser.add_argument("pictures", type=Path, nargs="+", help="image files; no folder, no film")
+    parser.add_argument("images", type=Path, nargs="+", help="image files; no folder, no film")
     parser.add_argument("--out", type=Path, default=Path("labels"), help="folder for the labels")
     arguments = parser.parse_args()
-    for path in arguments.pictures:
+    for path in arguments.images:
         if not path.is_file():
             parser.error(f"{path} is no file; name the images one by one, or as FOLDER/*.jpg")
-    if len({path.stem for path in arguments.pictures}) < len(arguments.pictures):
-        parser.error("two pictures have the same name and would get the same file")
+    if len({path.stem for path in arguments.images}) < len(arguments.images):
+        parser.error("two images have the same name and would get the same file")
 
     session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
     names, palette, box = (json.loads(about[k]) for k in ("class_names", "palette", "image_size"))
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in arguments.pictures:
-        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        # Fit the picture into the box (height, width) of the training, long side to long side.
-        height, width = picture.height, picture.width
+    for path in arguments.images:
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        # Fit the image into the box (height, width) of the training, long side to long side.
+        height, width = image.height, image.width
         factor = min(max(box) / max(height, width), min(box) / min(height, width))
         size = max(1, int(height * factor + 0.5)), max(1, int(width * factor + 0.5))
-        pixels = np.rint(resize(np.asarray(picture), *size)).astype(np.uint8)
+        pixels = np.rint(resize(np.asarray(image), *size)).astype(np.uint8)
         (logits,) = session.run(["logits"], {"image": pixels[None]})  # (1,h,w,3) -> (1,K,h,w)
         scores = resize(logits[0].transpose(1, 2, 0), height, width)
         result = Image.fromarray(scores.argmax(2).astype(np.uint8))

@@ -1,5 +1,7 @@
 """export.py: files that give what the network gives, or are not kept; bad input; the example."""
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -17,11 +19,11 @@ from tiny_run import make_run
 import export
 import predict
 from datasets.transforms import normalize
-from models.export_check import check_agreement, onnx_runner, random_pictures, torch_runner
+from models.export_check import check_agreement, onnx_runner, random_images, torch_runner
 from models.exported import ExportedNetwork, require_packages, write_onnx, write_torch
 from models.inference import predict_labels
 from models.trained import load_trained
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, InputWarning
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "scripts/onnx_segment.py"
 
@@ -34,7 +36,13 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("export")
     make_run(folder, backbone="resnet18_quarter", aspp_dilations=[2])
     shutil.copytree(folder / "data/images/train", folder / "frames")
-    export.main(arguments(folder, "onnx", "torch", int8=folder / "frames"))
+    printed = io.StringIO()
+    with (
+        contextlib.redirect_stdout(printed),
+        pytest.warns(InputWarning, match="has 6 images for --calibration: from fewer than 50"),
+    ):
+        export.main(arguments(folder, "onnx", "torch", int8=folder / "frames"))
+    (folder / "printed.txt").write_text(printed.getvalue())
     return folder
 
 
@@ -68,10 +76,10 @@ def network(folder: Path) -> torch.nn.Module:
 @pytest.mark.parametrize("shape", [(1, 48, 64), (3, 37, 51), (1, 96, 33)])
 @pytest.mark.parametrize("file", ["model.onnx", "model.pt2"])
 def test_a_file_gives_the_networks_labels_at_every_size(world, runs, file, shape) -> None:
-    pictures = random_pictures(shape, seed=7)
-    logits, labels = runs[file](pictures)
-    images = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2), "imagenet")
-    wanted = predict_labels(network(world), images, shape[1:])
+    images = random_images(shape, seed=7)
+    logits, labels = runs[file](images)
+    network_input = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), "imagenet")
+    wanted = predict_labels(network(world), network_input, shape[1:])
     assert labels.dtype == np.uint8 and logits.dtype == np.float32
     assert np.array_equal(labels, wanted.numpy()) and len(np.unique(labels)) > 1
     assert np.array_equal(labels, logits.argmax(1))
@@ -109,14 +117,22 @@ def test_the_text_embeddings_are_inside_and_the_paths_of_this_machine_are_not(wo
     assert source not in content and source not in (world / "out/model.pt2").read_bytes()
 
 
+def test_each_part_is_announced(world) -> None:
+    lines = (world / "printed.txt").read_text().splitlines()
+    starts = ["loading ", "model.onnx: exporting", "model.onnx agrees", "model.pt2: exporting"]
+    starts += ["model.pt2 agrees", "model_int8.onnx: calibrating on 6 images", "model_int8.onnx "]
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=False))
+    assert len(lines) == 1 + len(starts)
+
+
 def test_int8_is_smaller_and_mostly_agrees(world, runs) -> None:
     sizes = [(world / "out" / name).stat().st_size for name in ("model_int8.onnx", "model.onnx")]
     assert sizes[0] < 0.5 * sizes[1]
-    pictures = random_pictures((2, 48, 64), seed=3)
-    one, other = (runs[name](pictures)[1] for name in ("model.onnx", "model_int8.onnx"))
+    images = random_images((2, 48, 64), seed=3)
+    one, other = (runs[name](images)[1] for name in ("model.onnx", "model_int8.onnx"))
     assert 0.7 < (one == other).mean() < 1
     card = (world / "out/README.md").read_text(encoding="utf-8")
-    assert "on the 6 pictures that it was calibrated on" in card
+    assert "on the 6 images that it was calibrated on" in card
 
 
 def test_the_folder_holds_no_more_than_the_card_lists(world) -> None:
@@ -135,7 +151,7 @@ def test_the_example_needs_neither_torch_nor_this_repository(world, runs, tmp_pa
     for name in ("torch", "datasets", "models", "utils"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('no {name} here')")
     shutil.copy(world / "out/onnx_segment.py", tmp_path)
-    Image.fromarray(random_pictures((1, 120, 161), seed=5)[0]).save(tmp_path / "street.png")
+    Image.fromarray(random_images((1, 120, 161), seed=5)[0]).save(tmp_path / "street.png")
     command = [sys.executable, "onnx_segment.py", str(world / "out/model.onnx"), "street.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -163,8 +179,8 @@ def test_the_example_is_short() -> None:
     assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 65
 
 
-def right(pictures: np.ndarray, model: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    logits, labels = ExportedNetwork(model)(torch.from_numpy(pictures))
+def right(images: np.ndarray, model: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    logits, labels = ExportedNetwork(model)(torch.from_numpy(images))
     return logits.numpy().copy(), labels.numpy().copy()
 
 
@@ -185,14 +201,14 @@ def another_class(logits, labels):
     [
         (moved, r"class 1, row 3, column 5; allowed difference"),
         (not_a_number, r"a logit is nan instead of .*row 2, column 2"),
-        (another_class, r"at 1 of 6144 pixels, first in picture 0, row 4, column 6"),
+        (another_class, r"at 1 of 6144 pixels, first in image 0, row 4, column 6"),
     ],
 )
 def test_a_file_that_differs_is_not_kept(run, tmp_path, monkeypatch, spoil, told) -> None:
     model = network(run)
 
-    def spoilt(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, labels = right(pictures, model)
+    def spoilt(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        logits, labels = right(images, model)
         spoil(logits, labels)
         return logits, labels
 
@@ -206,7 +222,7 @@ def test_a_file_that_differs_is_not_kept(run, tmp_path, monkeypatch, spoil, told
 def test_a_file_that_fails_or_gives_another_size_differs(run) -> None:
     model = network(run)
 
-    def failing(pictures: np.ndarray):
+    def failing(images: np.ndarray):
         raise AssertionError("Guard failed: even")
 
     with pytest.raises(InputError, match="can't run 1 of 96x64 pixels: Guard failed"):
@@ -245,7 +261,7 @@ def test_bad_input(run, tmp_path, monkeypatch) -> None:
     with pytest.raises(InputError, match=r"onnx needs packages.*requirements-extra.txt"):
         export.main(arguments(run, "onnx", out=out))
     monkeypatch.setattr(export, "require_packages", lambda file_format: None)
-    with pytest.raises(InputError, match="no pictures .* for --calibration"):
+    with pytest.raises(InputError, match="no images .* for --calibration"):
         export.main(arguments(run, "onnx", out=out, int8=empty))
     with pytest.raises(InputError, match="no folder at .*none"):
         export.main(arguments(run, "onnx", out=out, int8=tmp_path / "none"))
@@ -260,11 +276,11 @@ def test_the_network_is_left_as_it_was(tmp_path) -> None:
     model = network(tmp_path)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     kinds = [type(module) for module in model.modules()]
-    pictures = random_pictures((1, 40, 48), seed=1)
-    images = normalize(torch.from_numpy(pictures).permute(0, 3, 1, 2), "imagenet")
+    images = random_images((1, 40, 48), seed=1)
+    network_input = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), "imagenet")
     exported = ExportedNetwork(model)
-    wanted = predict_labels(model, images, (40, 48))
-    assert torch.equal(exported(torch.from_numpy(pictures))[1], wanted)
+    wanted = predict_labels(model, network_input, (40, 48))
+    assert torch.equal(exported(torch.from_numpy(images))[1], wanted)
     assert not any("Standardized" in type(module).__name__ for module in exported.modules())
     assert kinds == [type(module) for module in model.modules()]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

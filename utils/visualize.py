@@ -124,7 +124,7 @@ def wide_legend(
 
 
 def stacked(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Two pictures (H,W,3) uint8, one above the other; white at the right and at the bottom makes
+    """Two images (H,W,3) uint8, one above the other; white at the right and at the bottom makes
     width and height even, as films need them."""
     height, width = len(above) + len(below), max(above.shape[1], below.shape[1])
     page = np.full((height + height % 2, width + width % 2, 3), 255, np.uint8)

@@ -20,7 +20,7 @@ from utils.safe.errors import InputError
 _GREY, _RGB = 0, 2  # colour types of PNGs; our label maps have a palette, which is 3
 
 
-class Picture(NamedTuple):
+class MaskImage(NamedTuple):
     """The image of a mask. path: below the folder of images, with "/" between folders."""
 
     path: str
@@ -119,7 +119,7 @@ def _palette_of(mask: File, num_classes: int) -> np.ndarray:
     return default_palette(num_classes)
 
 
-def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, Picture]:
+def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, MaskImage]:
     """Mask name -> its image. Raises InputError when a mask has none."""
     if not folder.is_dir():
         raise InputError(f"no folder at --images {folder}; name the one that holds the images")
@@ -129,14 +129,14 @@ def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, Picture]:
     names = {name: known[ids[name]] for name in masks if name in ids}
     require(masks, names, f"file in {folder}", "name the folder of these masks' images: --images")
     return {
-        name: Picture(Path(file.path).relative_to(folder).as_posix(), file)
+        name: MaskImage(Path(file.path).relative_to(folder).as_posix(), file)
         for name, file in names.items()
     }
 
 
 def label_maps(
     masks: Mapping[str, File],
-    images: Mapping[str, Picture],
+    images: Mapping[str, MaskImage],
     num_classes: int,
     min_area: int = 1,
 ) -> Iterator[LabelMap]:
@@ -146,14 +146,14 @@ def label_maps(
     InputError when a mask can't be read, or fits neither its image nor the classes.
     """
     for name, file in progress(masks.items(), "export", total=len(masks)):
-        labels, picture = read_mask(file), images.get(name)
-        size = labels.shape if picture is None else read_size(picture.file)
+        labels, image = read_mask(file), images.get(name)
+        size = labels.shape if image is None else read_size(image.file)
         if size is None:
-            raise InputError(f"cannot read the size of {picture.file}; copy or download it again")
+            raise InputError(f"cannot read the size of {image.file}; copy or download it again")
         check_mask(labels, file, size, num_classes)
         if min_area > 1:
             labels = without_small_regions(labels, min_area)
-        yield LabelMap(name, picture and picture.path, labels)
+        yield LabelMap(name, image and image.path, labels)
 
 
 def without_small_regions(labels: np.ndarray, least: int) -> np.ndarray:
