@@ -57,6 +57,8 @@ def check_film_outputs(
     for folder in folders:
         check_folder(folder, "--labels")
     old = [file for folder in folders for file in _earlier(folder)]
+    if labels is not None and not confidence:  # that of earlier label maps would not fit new ones
+        old += _earlier(confidence_folder(labels), foreign_too=True)
     existing = [out] * out.exists() + old
     if existing and not overwrite:
         raise InputError(
@@ -66,8 +68,11 @@ def check_film_outputs(
     return old
 
 
-def _earlier(folder: Path) -> list[Path]:
-    """The label maps of an earlier film in a folder, and its RECORD."""
+def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
+    """The label maps of an earlier film in a folder, and its RECORD.
+
+    Raises InputError where others have such names, unless there may be `foreign_too`.
+    """
     record, found = folder / RECORD, []
     if folder.is_dir():
         found = [file for file in sorted(folder.iterdir()) if _NUMBER.fullmatch(file.name)]
@@ -76,12 +81,13 @@ def _earlier(folder: Path) -> list[Path]:
     except FileNotFoundError:
         lines = None
     ours = {line.partition(",")[0] for line in lines or ()}
-    if foreign := [file for file in found if file.name not in ours]:
+    foreign = [file for file in found if file.name not in ours]
+    if foreign and not foreign_too:
         raise InputError(
             f"{foreign[0]} exists and is not listed in {record}, so predict.py did not write it; "
             "name another folder for --labels"
         )
-    return found if lines is None else [*found, record]
+    return [] if lines is None else [*(file for file in found if file.name in ours), record]
 
 
 @contextmanager

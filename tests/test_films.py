@@ -523,8 +523,11 @@ def test_overwrite_removes_the_label_maps_of_another_film_and_nothing_else(film,
 
 def test_a_second_run_replaces_the_first(run, film, tmp_path) -> None:
     arguments = film, tmp_path / "out.mp4", "--labels", tmp_path / "labels"
-    predicted(run, *arguments)
+    predicted(run, *arguments, "--confidence")
+    sure = tmp_path / "labels_confidence"
+    (sure / "000009.png").write_bytes(b"mine")
     predicted(run, *arguments, "--every", 4, "--overwrite")
+    assert [path.name for path in sure.iterdir()] == ["000009.png"]  # the rest was of old labels
     names = sorted(path.name for path in (tmp_path / "labels").iterdir())
     assert names == ["000000.png", "000004.png", "frames.csv"]
 
