@@ -18,7 +18,7 @@ LabelMe, FiftyOne, COCO, VOC or YOLO wrote), --labels (JSON or CSV) or else from
 where a class is present if at least --min-pixels pixels have it; images without ground truth need a
 file of labels, which is found automatically in --root. Labels go to --out; another file there is
 replaced only with --overwrite. --suggest: CLIP proposes labels, and a page corrects them
-(models/tag_suggestions.py). Points are simulated from the masks of 'train' or come from CVAT,
+(models/label_suggestions.py). Points are simulated from the masks of 'train' or come from CVAT,
 LabelMe, Label Studio or What's the Point (--import-points), and go to --points; with --check or
 --stats that file is read instead. --check reports all problems of the data, then exits with status
 1 and writes no labels; oddities are warnings. With --config it also reports implausible settings.
@@ -50,14 +50,13 @@ from datasets.doctor.survey import (
 )
 from datasets.labels import ClassTable, load_classes
 from datasets.split_labels import Place, label_keys, other_splits, without_problems
-from models.clip_miniature import check_prompts
-from models.tag_suggestions import check_suggest_options, suggest_tags
+from models.clip_miniature import check_miniature
+from models.label_suggestions import suggest_labels
 from utils.config import load_config
 from utils.safe.errors import InputError, InputWarning, printable, run_script
 from utils.safe.files import check_folder
 
 CLASS_FILES = Path(__file__).parent / "datasets" / "classes"
-DEMO = Path(__file__).parent / "demo"
 MASK_ENDINGS = {"camvid": ".png", "wilddash2": "_labelTrainIds.png"}
 
 
@@ -67,7 +66,6 @@ def main(argv: list[str]) -> None:
         raise InputError("scenes are drawn by: python -m demo.make_scenes --root FOLDER")
     arguments = build_parser(__doc__).parse_args(argv)
     check_options(arguments)
-    check_suggest_options(arguments)
     tasks = ("out", "points", "suggest", "check", "stats", "convert", "write_config")
     if not any(getattr(arguments, task) for task in tasks):
         options = "--out, --points, --suggest, --check, --stats, --convert or --write-config"
@@ -82,8 +80,10 @@ def main(argv: list[str]) -> None:
     splits = list(dict.fromkeys(splits))
     for split in set(splits) - set(dataset.splits()):
         dataset.images(split)  # raises an error that names the splits
+    if arguments.miniature:
+        check_miniature(classes)
     if arguments.suggest:
-        suggest_tags(dataset, classes, arguments)
+        suggest_labels(dataset, classes, arguments)
     if arguments.write_config:
         _write_config(arguments, dataset, classes)
     if arguments.convert:
@@ -173,10 +173,6 @@ def _check_out(out: Path, option: str, usual: str) -> None:
 def _write_config(
     arguments: argparse.Namespace, dataset: SegmentationData, classes: ClassTable
 ) -> None:
-    if arguments.miniature:
-        if not (DEMO / "weights/clip.pt").is_file():
-            raise InputError(f"--miniature needs {DEMO}, which does not exist; leave it out")
-        check_prompts(DEMO / "weights/clip.pt", classes, load_classes(DEMO / "classes.yaml"))
     out, class_file = Path(arguments.write_config), _class_file(arguments)
     given = (dataset, class_file, arguments.labels, arguments.miniature, arguments.overwrite)
     print(write_starting_config(out, arguments.dataset, *given))

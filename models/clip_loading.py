@@ -21,19 +21,22 @@ _LONGEST = 4096  # tokens of a text; CLIP has 77, and stores a matrix of that si
 _INSTALL = "run: pip uninstall clip; pip install -r requirements.txt (it names clip-anytorch)"
 
 
-def load_clip(name_or_path: str, trust: bool = False) -> nn.Module:
+def load_clip(
+    name_or_path: str, trust: bool = False, option: str = "--set clip_model="
+) -> nn.Module:
     """CLIP (`clip.model.CLIP`) on the CPU, in float32, in eval mode, without gradients.
 
     `name_or_path` is one of `clip.available_models()` (downloaded once into ~/.cache/clip), the
     path of OpenAI's .pt file, or the path of a state dict with OpenAI's key names, bare or under
     "state_dict" or "model". OpenAI's .pt is a TorchScript archive, which is a program: one whose
-    sha256 is not OpenAI's is opened only with `trust`. Raises InputError.
+    sha256 is not OpenAI's is opened only with `trust`. option: names the argument in a message of
+    the script at hand. Raises InputError.
     """
     clip = openai_clip()
     # Building CLIP draws initial weights that are overwritten: keep the caller's random state.
     with torch.random.fork_rng(devices=[]):
         if name_or_path in clip.available_models():
-            return _frozen(_download(clip, name_or_path))
+            return _frozen(_download(clip, name_or_path, option))
         path = Path(name_or_path)
         if not path.is_file():
             names = ", ".join(clip.available_models())
@@ -169,7 +172,7 @@ def _frozen(model: nn.Module) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def _download(clip: ModuleType, name: str) -> nn.Module:
+def _download(clip: ModuleType, name: str, option: str) -> nn.Module:
     """CLIP from ~/.cache/clip, downloaded if necessary; OpenAI's loader checks the sha256."""
     try:
         return clip.load(name, device="cpu")[0]
@@ -177,7 +180,7 @@ def _download(clip: ModuleType, name: str) -> nn.Module:
         url = clip.clip._MODELS[name]
         raise InputError(
             f"can't get CLIP {name}: {error}. Download {url} by hand and put it into "
-            f"~/.cache/clip, or point to it: --set clip_model=path/to/{Path(url).name}"
+            f"~/.cache/clip, or point to it: {option}path/to/{Path(url).name}"
         ) from None
 
 

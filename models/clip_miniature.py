@@ -5,9 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from datasets.labels import ClassTable
+from datasets.labels import ClassTable, load_classes
 from utils.safe.errors import InputError
 from utils.safe.tensors import read_tensors
+
+_SHOWN = 8  # unknown words in a message
+_DEMO = Path(__file__).parent.parent / "demo"
+MINIATURE_CONFIG = _DEMO / "config.yaml"
 
 
 class KnownTokens(nn.Embedding):
@@ -27,10 +31,19 @@ class KnownTokens(nn.Embedding):
         unknown = text[self.token_ids[rows] != text].unique().tolist()
         if unknown:
             raise InputError(
-                f"this miniature CLIP knows {words(self.token_ids.tolist())}; "
-                f"it can't read {words(unknown)}. Use a full CLIP, e.g. clip_model: ViT-B/16"
+                f"this is a miniature CLIP, which can't read {words(unknown[:_SHOWN])}"
+                f"{', ...' * (len(unknown) > _SHOWN)}; it knows {words(self.token_ids.tolist())}. "
+                "Keep to these words in the class file and in the prompt templates (those of "
+                "demo/config.yaml do), or use a full CLIP, e.g. ViT-B/16"
             )
         return super().forward(rows)
+
+
+def check_miniature(classes: ClassTable) -> None:
+    """Raise InputError where the shipped miniature CLIP is missing or can't read a class."""
+    if not (_DEMO / "weights/clip.pt").is_file():
+        raise InputError(f"--miniature needs {_DEMO}, which does not exist; leave it out")
+    check_prompts(_DEMO / "weights/clip.pt", classes, load_classes(_DEMO / "classes.yaml"))
 
 
 def check_prompts(path: str | Path, classes: ClassTable, known: ClassTable) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from datasets.labels import IGNORE_INDEX
-from models.maskclip import MaskCLIP, suppress_absent, to_pseudo_mask
-from models.template_experts import LOGIT_SCALE, TemplateExperts
+from models.maskclip import LOGIT_SCALE, MaskCLIP, suppress_absent, to_pseudo_mask
+from models.template_experts import TemplateExperts
 from utils.cli import number
 from utils.safe.errors import InputError
 from utils.teacher_settings import TeacherSettings

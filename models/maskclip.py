@@ -25,6 +25,7 @@ from utils.safe.errors import InputError
 from utils.safe.files import sha256
 from utils.teacher_settings import resized
 
+LOGIT_SCALE = 100  # of OpenAI's CLIP, the largest: probabilities are softmax(100 cosine)
 _PIXELS_AT_ONCE = 512 * 1024  # of a batch of windows: a few suffice to fill a GPU
 
 
@@ -212,7 +213,7 @@ def refine_scores(scores: Tensor, keys: Tensor | None, options: MaskCLIPOptions)
 
 def denoise_prompts(scores: Tensor, threshold: float) -> Tensor:
     """Remove a class (score -100) whose probability reaches `threshold` nowhere in the image."""
-    confidence = (100 * scores).softmax(1).amax((2, 3), keepdim=True)
+    confidence = (LOGIT_SCALE * scores).softmax(1).amax((2, 3), keepdim=True)
     return scores.masked_fill(confidence < threshold, -100.0)
 
 
@@ -221,7 +222,7 @@ def smooth_keys(scores: Tensor, keys: Tensor, threshold: float, norm: str) -> Te
 
     (B, K, h, w), (B, h*w, C) -> (B, K, h, w): probabilities, or weighted sums of them.
     """
-    probabilities = (100 * scores).softmax(1).flatten(2)
+    probabilities = (LOGIT_SCALE * scores).softmax(1).flatten(2)
     with torch.autocast(scores.device.type, enabled=False):
         # official code: normalised along the tokens / here: along the channels
         keys = F.normalize(keys.float(), dim=2 if norm == "channels" else 1)

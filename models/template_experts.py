@@ -27,7 +27,7 @@ from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions, dense_features
 from models.clip_loading import load_clip
-from models.maskclip import MaskCLIP, class_scores
+from models.maskclip import LOGIT_SCALE, MaskCLIP, class_scores
 from models.text import load_templates, template_embeddings
 from utils.config import Config
 from utils.distributed import (
@@ -43,7 +43,6 @@ from utils.safe.errors import InputError
 from utils.safe.files import parse_json, write_json
 
 TOP = 4  # templates of an expert
-LOGIT_SCALE = 100  # CLIP's: probabilities are softmax(100 cosine)
 
 
 class TemplateExperts(MaskCLIP):

@@ -116,8 +116,15 @@ def test_failed_download_says_what_to_do(monkeypatch, error):
     monkeypatch.setattr(clip, "load", fail)
     with pytest.raises(InputError) as caught:
         load_clip("ViT-B/16")
-    for part in ("ViT-B-16.pt", "~/.cache/clip", "clip_model=path/to/ViT-B-16.pt", "https://"):
+    for part in (
+        "ViT-B-16.pt",
+        "~/.cache/clip",
+        "--set clip_model=path/to/ViT-B-16.pt",
+        "https://",
+    ):
         assert part in str(caught.value)
+    with pytest.raises(InputError, match="point to it: --clip-model path/to/ViT-B-16.pt"):
+        load_clip("ViT-B/16", option="--clip-model ")  # of prepare_data.py
 
 
 def test_refused_files(tmp_path, model):

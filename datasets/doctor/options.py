@@ -2,6 +2,9 @@
 
 import argparse
 import os
+import shlex
+from pathlib import Path
+from typing import Any
 
 from datasets import DATASETS
 from datasets.doctor.label_source import check_label_options
@@ -9,6 +12,12 @@ from datasets.doctor.point_formats import FORMATS
 from datasets.doctor.point_source import check_point_options
 from datasets.points import PER
 from utils.cli import add_trust, path
+from utils.safe.errors import InputError
+
+# Of --suggest: options that it can't stand beside, and those that tell it what CLIP does.
+_OTHERS = ("out", "points", "import_labels", "import_tags", "import_points", "check", "stats")
+_OTHERS += ("convert", "write_config")
+_OF_CLIP = ("suggest", "calibrate", "clip_model", "config", "miniature", "trust_torchscript")
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -62,7 +71,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     add("--convert", type=path, metavar="OUT", help=convert_help)
     config_help = "write a starting config, derived from the images"
     add("--write-config", type=path, metavar="FILE", help=config_help)
-    miniature_help = "--write-config: for a dry run with the shipped miniature CLIP"
+    miniature_help = "--write-config, --suggest: a dry run with the shipped miniature CLIP"
     add("--miniature", action="store_true", help=miniature_help)
     add("--overwrite", action="store_true", help="replace earlier output of these options")
     add("--debug", action="store_true", help="show the traceback of an error")
@@ -72,6 +81,47 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def check_options(arguments: argparse.Namespace) -> None:
-    """Raise InputError where options about labels and points have no effect or a wrong value."""
+    """Raise InputError where options have no effect, a wrong value, or can't stand together."""
     check_label_options(arguments)
     check_point_options(arguments)
+    _check_suggest_options(arguments)
+
+
+def _check_suggest_options(arguments: argparse.Namespace) -> None:
+    given = vars(arguments)
+    if arguments.miniature and not (arguments.suggest or arguments.write_config):
+        raise InputError("--miniature is for --write-config FILE and --suggest FOLDER")
+    if not arguments.suggest:
+        if alone := [name for name in ("calibrate", "clip_model") if given[name]]:
+            raise InputError(f"{_option(alone[0])} is for --suggest FOLDER")
+        return
+    if beside := [name for name in _OTHERS if given[name]]:
+        raise InputError(f"--suggest is a command of its own; leave out {_option(beside[0])}")
+    if twice := [name for name in ("config", "clip_model") if given[name] and arguments.miniature]:
+        raise InputError(f"--miniature has a CLIP and a config; leave out {_option(twice[0])}")
+
+
+def page_commands(arguments: argparse.Namespace) -> tuple[str, str]:
+    """What to run with labels.csv and with checked.csv, which the page of --suggest saves."""
+    out = Path(arguments.root) / "image_labels.json"
+    of_labels = dict.fromkeys((*_OF_CLIP, "overwrite")) | {"labels": "labels.csv", "out": out}
+    return (
+        _command(arguments, of_labels),
+        _command(arguments, {"calibrate": "checked.csv", "overwrite": True}),
+    )
+
+
+def _command(arguments: argparse.Namespace, changes: dict[str, Any]) -> str:
+    """The command line of the arguments without what is the default; then the changes."""
+    words = [arguments.dataset, "--root", arguments.root]
+    defaults = vars(build_parser("").parse_args(words))
+    given = {name: value for name, value in vars(arguments).items() if name not in changes}
+    for name, value in (given | changes).items():
+        if value is not None and value != defaults[name]:
+            values = value if isinstance(value, list) else [value] * (value is not True)
+            words += [_option(name), *map(str, values)]
+    return shlex.join(["python", "prepare_data.py", *words])
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""The page of suggested tags in a real browser, clicked through as a user would; its CSV files."""
+"""The page of suggested labels in a real browser, clicked through by a user; its CSV files."""
 
 import time
 from collections.abc import Iterator
@@ -8,35 +8,41 @@ import numpy as np
 import pytest
 from browser import Browser
 
-from datasets.doctor import tag_page
-from datasets.doctor.tag_page import Pictures, Suggestions, table_lines, write_page, write_tables
+from datasets.doctor import label_page
+from datasets.doctor.label_page import (
+    PageImages,
+    Suggestions,
+    table_lines,
+    write_page,
+    write_tables,
+)
 from datasets.image_labels import read_image_labels
 from datasets.labels import ClassTable
 
 ATTACK = "</script><script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
 NAMES = ("road", 'a "traffic" light, small', ATTACK, *(f"class {k}" for k in range(3, 12)))
 KEYS = ("a", "deep/b, c", f"{ATTACK}&amp;")
-TAGS = np.arange(36).reshape(3, 12) % 5 == 0
-LABELS = {key: tuple(np.nonzero(row)[0].tolist()) for key, row in zip(KEYS, TAGS, strict=True)}
+TICKED = np.arange(36).reshape(3, 12) % 5 == 0
+LABELS = {key: tuple(np.nonzero(row)[0].tolist()) for key, row in zip(KEYS, TICKED, strict=True)}
 CLASSES = ClassTable(
     NAMES, tuple((n,) for n in NAMES), np.arange(36, dtype=np.uint8).reshape(12, 3)
 )
 SCORES = np.linspace(0, 1, 36).reshape(3, 12)
-FOUND = Suggestions(KEYS, TAGS, SCORES, np.full(12, 0.5), np.zeros(3, bool))
+FOUND = Suggestions(KEYS, TICKED, SCORES, np.full(12, 0.5), np.zeros(3, bool))
 
 
 def made(folder: Path, found: Suggestions = FOUND) -> Path:
     folder.mkdir()
-    pictures = Pictures(folder, len(KEYS))
+    shown = PageImages(folder, len(KEYS))
     rng = np.random.default_rng(0)
-    addresses = [pictures.add(rng.integers(0, 256, (20, 30, 3), np.uint8)) for _ in KEYS]
+    addresses = [shown.add(rng.integers(0, 256, (20, 30, 3), np.uint8)) for _ in KEYS]
     write_tables(folder, found, CLASSES)
     return write_page(folder, found, addresses, CLASSES, ("python <b>x</b> 'a b'", "again <b>"))
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return made(tmp_path_factory.mktemp("tags") / "page")
+    return made(tmp_path_factory.mktemp("labels") / "page")
 
 
 @pytest.fixture
@@ -55,7 +61,7 @@ def browser(started: Browser, page: Path, tmp_path: Path) -> Iterator[Browser]:
 
 
 def ticks(browser: Browser) -> tuple[int, ...]:
-    """The ticked classes of the picture in view."""
+    """The ticked classes of the image in view."""
     boxes = "[...document.querySelectorAll('#classes input')].map((box) => box.checked)"
     return tuple(k for k, ticked in enumerate(browser.value(boxes)) if ticked)
 
@@ -101,39 +107,39 @@ def test_foreign_text_is_never_html(page) -> None:
     assert text.count("<script") == 2 == text.count("</script>")
 
 
-def test_many_pictures_lie_beside_the_page(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tag_page, "MOST_INSIDE", 2)
+def test_many_images_lie_beside_the_page(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(label_page, "MOST_INSIDE", 2)
     text = made(tmp_path / "page").read_text(encoding="utf-8")
-    files = sorted(path.name for path in (tmp_path / "page/pictures").iterdir())
+    files = sorted(path.name for path in (tmp_path / "page/page_images").iterdir())
     assert files == ["000001.jpg", "000002.jpg", "000003.jpg"]
-    assert all(f'"pictures/{name}"' in text for name in files) and "base64" not in text
-    tag_page.check_tag_folder(tmp_path / "page", overwrite=True)
-    assert list((tmp_path / "page").rglob("*.jpg"))  # an error that follows costs no picture
-    tag_page.remove_pictures(tmp_path / "page")  # the next page has its own
-    assert not list((tmp_path / "page/pictures").iterdir())
+    assert all(f'"page_images/{name}"' in text for name in files) and "base64" not in text
+    label_page.check_page_folder(tmp_path / "page", overwrite=True)
+    assert list((tmp_path / "page").rglob("*.jpg"))  # an error that follows costs no image
+    label_page.remove_page_images(tmp_path / "page")  # the next page has its own
+    assert not list((tmp_path / "page/page_images").iterdir())
 
 
-def test_a_large_picture_is_reduced(tmp_path) -> None:
-    address = Pictures(tmp_path, 1).add(np.zeros((1000, 2000, 3), np.uint8))
+def test_a_large_image_is_reduced(tmp_path) -> None:
+    address = PageImages(tmp_path, 1).add(np.zeros((1000, 2000, 3), np.uint8))
     assert address.startswith("data:image/jpeg;base64,") and len(address) < 20_000
 
 
 # ---------------------------------------------------------------- in the browser
 
 
-def test_pictures_beside_the_page_are_shown(started, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(tag_page, "MOST_INSIDE", 2)
+def test_images_beside_the_page_are_shown(started, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(label_page, "MOST_INSIDE", 2)
     started.open(made(tmp_path / "page").as_uri())
-    picture = "document.getElementById('picture')"
-    started.wait_for(f"{picture}.complete && {picture}.naturalWidth === 30")
+    image = "document.getElementById('image')"
+    started.wait_for(f"{image}.complete && {image}.naturalWidth === 30")
     started.press("ArrowRight")
-    started.wait_for(f"{picture}.src.endsWith('/000002.jpg') && {picture}.naturalWidth === 30")
+    started.wait_for(f"{image}.src.endsWith('/000002.jpg') && {image}.naturalWidth === 30")
     assert started.complaints() == []
 
 
 def test_the_suggestion_is_ticked_and_saved_as_it_was(browser, page, tmp_path) -> None:
     assert ticks(browser) == LABELS["a"]
-    assert browser.value("document.getElementById('picture').naturalWidth") == 30
+    assert browser.value("document.getElementById('image').naturalWidth") == 30
     assert read_saved(browser, tmp_path) == LABELS
     assert browser.value("table()") == (page.parent / "suggested.csv").read_text(encoding="utf-8")
     assert shown(browser, "said") == "saved labels.csv; 3 not checked yet"
@@ -160,7 +166,7 @@ def test_clicks_and_keys_tick_and_the_file_has_it(browser, tmp_path) -> None:
 
 def test_the_checked_ones_are_saved_alone_and_are_checked_again_later(browser, tmp_path) -> None:
     browser.click("document.getElementById('save-checked')")
-    assert shown(browser, "said") == "no picture is checked yet"
+    assert shown(browser, "said") == "no image is checked yet"
     browser.click("document.querySelectorAll('#strip button')[2]")
     browser.press("2")
     browser.press("ArrowLeft")
@@ -176,13 +182,29 @@ def test_the_checked_ones_are_saved_alone_and_are_checked_again_later(browser, t
     browser.events.clear()
 
 
-def test_next_and_previous_stay_within_the_pictures(browser) -> None:
+def test_classes_without_a_key_say_so_and_are_clickable(started, tmp_path) -> None:
+    names = tuple(f"class {k}" for k in range(37))
+    table = ClassTable(names, tuple((n,) for n in names), np.zeros((37, 3), np.uint8))
+    labels, scores = np.zeros((1, 37), bool), np.zeros((1, 37))
+    found = Suggestions(["a"], labels, scores, scores[0], np.zeros(1, bool))
+    started.open(write_page(tmp_path, found, [""], table, ("one", "two")).as_uri())
+    started.press("z")
+    started.click("document.querySelectorAll('#classes label')[35]")
+    started.click("document.querySelectorAll('#classes label')[36]")
+    assert ticks(started) == (34, 35, 36)
+    before = "document.getElementById('keyless')"
+    assert started.value(f"{before}.textContent").startswith("No keys are left: click")
+    assert started.value(f"{before}.nextSibling.querySelector('.name').textContent") == "class 35"
+    started.value("saved = table()")
+
+
+def test_next_and_previous_stay_within_the_images(browser) -> None:
     browser.press("ArrowLeft")
     assert shown(browser, "title") == "1 of 3: a"
     for _ in range(3):
         browser.click("document.getElementById('next')")
     assert shown(browser, "title").startswith("3 of 3")
-    assert shown(browser, "said") == "that was the last picture: save the file"
+    assert shown(browser, "said") == "that was the last image: save the file"
     assert shown(browser, "progress") == "3 of 3 checked, 0 ticks changed"
     browser.click("document.querySelectorAll('#strip button')[0]")
     assert shown(browser, "title") == "1 of 3: a"
@@ -192,7 +214,7 @@ def test_foreign_names_are_shown_as_text(browser) -> None:
     browser.press("ArrowRight")
     browser.press("ArrowRight")
     assert shown(browser, "title") == f"3 of 3: {KEYS[2]}"
-    assert browser.value("document.title") == "Tags of 3 images"
+    assert browser.value("document.title") == "Labels of 3 images"
     assert browser.value("document.images.length") == 1
     names = browser.value("[...document.querySelectorAll('.name')].map((e) => e.textContent)")
     assert names == list(NAMES)
@@ -218,7 +240,7 @@ def test_unsaved_ticks_are_kept_and_warned_of(browser, page, tmp_path) -> None:
     assert read_saved(browser, tmp_path)["a"] == (0, 1, 5, 10)
 
 
-@pytest.mark.parametrize("stored", ["{", "null", '{"tags": ["01"]}', '{"tags": [1, 2, 3]}'])
+@pytest.mark.parametrize("stored", ["{", "null", '{"labels": ["01"]}', '{"labels": [1, 2, 3]}'])
 def test_a_damaged_memory_is_ignored(browser, page, stored) -> None:
     browser.value(f"localStorage.setItem(STORED, {stored!r})")
     browser.open(page.as_uri() + "?damaged")
