@@ -16,6 +16,11 @@ from utils.safe.file_kinds import stand_in
 from utils.safe.files import parse_json, read_json, replacing
 
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
+HOW_TO_LABEL = (
+    "prepare_data.py makes labels: from masks (--out FILE), of an annotation tool (--import-tags), "
+    "or as CLIP suggests them (--suggest FOLDER); a CSV does too (first line image,labels, then "
+    "0001.jpg,road;car)"
+)
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 _01 = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # True is 1, and 1.0 too
 
@@ -50,11 +55,7 @@ def read_entries(
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"no image labels at {path}; make them from masks: python prepare_data.py <data set> "
-            f"--root <its folder> --out {path}; or write a CSV there (first line image,labels, "
-            "then 0001.jpg,road;car) and name it as image_labels"
-        )
+        raise InputError(f"no image labels at {path}; {HOW_TO_LABEL}")
     text = _text(path)
     file = _File(path, text, class_ids(names, num_classes))
     if path.suffix.lower() in TABLE_SUFFIXES and not text.lstrip().startswith(("{", "[")):

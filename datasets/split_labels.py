@@ -15,6 +15,7 @@ from datasets import SegmentationData
 from datasets.files import File
 from datasets.ids import IMAGE_SUFFIXES, drop_suffix, match_ids, require
 from datasets.image_labels import (
+    HOW_TO_LABEL,
     TABLE_SUFFIXES,
     ImageLabels,
     check_label_classes,
@@ -55,8 +56,7 @@ def labels_of_split(
     """
     images = dataset.images(split) if images is None else images
     labels, unknown = _labels_of(dataset, split, path, classes, images)
-    advice = "prepare_data.py makes them"
-    require(images, labels | unknown, f"labels in {path}", advice)
+    require(images, labels | unknown, f"labels in {path}", HOW_TO_LABEL)
     return labels
 
 

@@ -23,7 +23,7 @@ from datasets.files import (
     read_mask,
 )
 from datasets.ids import require
-from datasets.image_labels import ImageLabels
+from datasets.image_labels import HOW_TO_LABEL, ImageLabels
 from datasets.labels import ClassTable, multi_hot
 from datasets.mask_folder import pseudo_mask_files
 from datasets.points import Points
@@ -86,7 +86,7 @@ class TrainingSet(Dataset):
         Raises InputError when an image has no labels, no mask or no entry in the points.
         """
         if image_labels is not None:
-            require(images, image_labels, "image-level labels", "prepare_data.py makes them")
+            require(images, image_labels, "image-level labels", HOW_TO_LABEL)
         if masks is not None:
             advice = (
                 "gen_clip_masks.py makes pseudo-masks; ground truth comes with the data set "

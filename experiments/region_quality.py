@@ -18,6 +18,7 @@ from torch import Tensor
 from datasets import open_dataset
 from datasets.files import File, check_mask, read_mask
 from datasets.ids import require
+from datasets.image_labels import HOW_TO_LABEL
 from datasets.labels import IGNORE_INDEX, multi_hot
 from datasets.mask_folder import pseudo_mask_files
 from datasets.split_labels import find_labels
@@ -70,7 +71,7 @@ def regions(trained: Trained, masks: dict[str, File]) -> Iterator[Regions]:
     images, truths = (of(config.train_split) for of in (dataset.images, dataset.ground_truth))
     path, split = config.image_labels, config.train_split
     labels = find_labels(dataset, split, path, trained.classes, images)
-    require(masks, labels, f"labels in {path}", "prepare_data.py makes them")
+    require(masks, labels, f"labels in {path}", HOW_TO_LABEL)
     device = next(trained.model.parameters()).device
     samples = EvaluationSet({name: images[name] for name in masks}, config.image_size)
     for i, (name, file) in enumerate(masks.items()):

@@ -108,7 +108,7 @@ def other_order(data: Path) -> None:
 @pytest.mark.parametrize(
     "change, told",
     [
-        (relabel, r"labels of t1: \[0, 1, 2\] -> \[1\]"),
+        (relabel, r"labels of t1: \[0, 1, 2\] -> \[1\]\); to use these .* again with --overwrite$"),
         (add_two, "6 -> 8 images"),
         (rename, "'t1' -> 'u1'"),
         (repaint, "bytes of image t2: .* -> "),

@@ -60,6 +60,17 @@ def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
         assert str(yaml.safe_load(line)[key]) in printed
     assert "median of 12" in printed and f"--check --config {out}" in printed
     assert "the result with 12 is uncertain" in printed
+    assert "--suggest" not in printed  # there are labels
+
+    (root / "labels.csv").unlink()
+    prepare_data.main([*arguments, "--overwrite", "--miniature"])
+    printed = capsys.readouterr().out
+    first, then = printed.partition("next:\n  ")[2].splitlines()[:2]
+    assert f"--suggest '{root}/suggested' --miniature  # no labels yet: prepare_data.py" in first
+    assert "(--import-tags)" in first and "--check" in then
+    (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
+    prepare_data.main([*arguments, "--overwrite"])
+    capsys.readouterr()
 
     before = out.read_text()
     with pytest.raises(InputError, match="exists already; .* --overwrite"):

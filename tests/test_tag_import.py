@@ -245,7 +245,7 @@ def test_labels_written_in_the_form_of_a_tool_come_back(
     kind, write, expected = WRITERS[form]
     path = write(tmp_path / "export", LABELS)
     assert imported(data, tmp_path / "l.json", path) == expected
-    assert f": {kind}, 3 images, 3 tags" in capsys.readouterr().out
+    assert f": {kind}, 3 images, 3 labels" in capsys.readouterr().out
     meta = json.loads((tmp_path / "l.meta.json").read_text())
     assert meta["class_names"] == [*CLASSES]
 
@@ -318,6 +318,22 @@ def test_label_studio_counts_all_regions_of_all_annotators(tmp_path: Path) -> No
     tasks[0]["annotations"] += [{"result": results}, {"result": []}]
     found = tags_of(save(tmp_path / "a.json", tasks))
     assert found == {"/data/upload/1/1a2b3c4d-b.png": {*kinds, "two"}}
+
+
+@pytest.mark.parametrize("is_min", [False, True])
+def test_the_image_of_label_studio_may_have_any_field(is_min: bool, tmp_path: Path) -> None:
+    """The labelling interface names it: <Image name="img" value="$camera"/>."""
+    tasks = (label_studio_min if is_min else label_studio)({"b.png": ["road"]})
+    fields = tasks[0] if is_min else tasks[0]["data"]
+    fields["camera"] = fields.pop("image") + "?token=a/b"
+    path = save(tmp_path / "a.json", tasks)
+    assert tags_of(path) == {"/data/upload/1/1a2b3c4d-b.png": {"road"}}
+    fields["back"] = "c.jpg"
+    with pytest.raises(InputError, match="task 1: .*'image', or .*found 2 .camera, back.; rename"):
+        tags_of(save(path, tasks))
+    fields |= {"back": 1, "camera": "https://bucket/b"}
+    with pytest.raises(InputError, match="task 1: .*'image', or .*found none among .*'camera'"):
+        tags_of(save(path, tasks))
 
 
 @pytest.mark.parametrize("is_min", [False, True])
@@ -419,10 +435,10 @@ def test_unknown_images_stop_the_import_or_are_left_out(data: Path, tmp_path: Pa
     path, out = save(tmp_path / "a.json", coco(labels)), tmp_path / "l.json"
     other = save(tmp_path / "a.xml", cvat({"b.png": ["road"], "y.png": []}))  # y: not annotated
     with pytest.raises(
-        InputError, match="1 of 4 images with tags are not in train, val, the first is 'z.png'"
+        InputError, match="1 of 4 images with labels are not in train, val, the first is 'z.png'"
     ):
         imported(data, out, path)
-    with pytest.warns(InputNote, match="left out: 1 image with tags, not in train, val"):
+    with pytest.warns(InputNote, match="left out: 1 image with labels, not in train, val"):
         found = imported(data, out, path, other, "--skip-unknown")
     assert found == {"road 1": [0], "b": [0], "c": [0]}
     with pytest.warns(InputWarning, match="2 of 3 images of 'train' have no annotation"):
@@ -482,7 +498,7 @@ def test_check_and_statistics_go_before_writing_good_labels(
 
 def test_files_without_a_single_class_write_nothing(data: Path, tmp_path: Path) -> None:
     path = save(tmp_path / "a.json", coco({"b.png": []}))
-    with pytest.raises(InputError, match="no image of the data set has a tag of a class"):
+    with pytest.raises(InputError, match="no image of the data set has a label of a class"):
         imported(data, tmp_path / "l.json", path)
     assert not (tmp_path / "l.json").exists()
 
@@ -545,13 +561,13 @@ def changed(content: Any, **values: Any) -> Any:
         ("<annotation><object><bndbox/></object></annotation>", "<object> 1 has no <name>"),
         # Label Studio
         ([{"data": {"image": "b.png"}}], r"task 1 \(b.png\): expected 'annotations'"),
-        ([{"data": {"img": "b.png"}}], r"expected 'image', found \['img'\]"),
+        ([{"data": {"img": "b"}}], "as 'image', or one field .*found none among .'img'.;"),
         ([{"data": {"image": "b.png"}, "annotations": [3]}], "expected 'result', found 3"),
         ([{"image": "b.png", "a": {"choices": "car"}}], "expected a list as 'choices'"),
         ([{"image": "b.png", "a": {"choices": [3]}}], "expected texts as 'choices', found 3"),
         ([{"image": "b.png", "a": {"taxonomy": ["a"]}}], "expected lists of texts as 'taxonomy'"),
         ([{"image": "b.png", "a": {"taxonomy": [[]]}}], "expected lists of texts as 'taxonomy'"),
-        ([{"image": "b.png"}, 3], "task 2: expected 'image', found 3"),
+        ([{"image": "b.png"}, 3], "task 2: expected a mapping, found 3"),
         # LabelMe
         ({"shapes": []}, "expected 'imagePath'"),
         ({"shapes": [{}], "imagePath": "b.png"}, "shape 1: expected 'label'"),

@@ -121,8 +121,13 @@ def check_inputs(checkpoint: dict[str, Any], path: Path, inputs: Inputs) -> None
         recorded = read_parts(path.parent)
         is_its_own = Inputs([], recorded).digests() == stored
         text = differences(recorded, inputs.parts()) if is_its_own else ""
-        raise InputError(
-            f"{path.parent} holds a run on other data ({text or 'other ' + ', '.join(parts)}); "
+        remedy = (
             "restore the data to resume, or train all stages on this data in another --run-dir or "
             "with --overwrite"
+        )
+        if "labels" in parts and {*parts} <= {"labels", "masks"}:  # somebody has corrected them
+            remedy = "to use these labels, train all stages again with --overwrite"
+        raise InputError(
+            f"{path.parent} holds a run on other data ({text or 'other ' + ', '.join(parts)}); "
+            f"{remedy}"
         )

@@ -25,6 +25,7 @@ from datasets.doctor.point_check import check_points
 from datasets.doctor.sizes import sample_sizes
 from datasets.doctor.survey import labels_from_counts
 from datasets.files import DuplicateError, File, walk
+from datasets.image_labels import HOW_TO_LABEL
 from datasets.labels import ClassTable
 from datasets.leftovers import looks_like_image
 from datasets.split_labels import Images, LabelFile, Place
@@ -101,9 +102,8 @@ def check_dataset(
         ids = labels_from_counts(found, len(classes), min_pixels)
         if TRAIN in splits and images[TRAIN] and not masks[TRAIN] and points is None:
             problems.append(
-                f"no image-level labels for '{TRAIN}', and no masks to take them from; write a CSV "
-                f"into {dataset.root} (first line image,labels, then 0001.jpg,road;car), or name a "
-                "file of labels: --labels"
+                f"no image-level labels for '{TRAIN}', and no masks to take them from; name a file "
+                f"of labels (--labels); {HOW_TO_LABEL}"
             )
     for split in splits:
         counts = {

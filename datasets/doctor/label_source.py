@@ -11,6 +11,7 @@ from datasets.doctor.survey import has_all_masks
 from datasets.doctor.tag_files import read_tags, summary
 from datasets.doctor.tag_import import label_names, tags_by_image
 from datasets.image_labels import (
+    HOW_TO_LABEL,
     ImageLabels,
     check_label_classes,
     image_labels_text,
@@ -80,7 +81,7 @@ def label_source(
     elif not Path(path).is_file() and (beside := label_files(Path(path).parent, classes)):
         raise InputError(
             f"no image labels at {path}, but there is {', '.join(map(str, beside))}; name that "
-            "file, or make the labels: prepare_data.py --out"
+            f"file; {HOW_TO_LABEL}"
         )
     return functools.partial(read_label_file, Path(path), classes)
 

@@ -11,6 +11,8 @@ import yaml
 from datasets import SegmentationData
 from datasets.doctor.plausible import CLIP_SIDE, as_text, available_cores, dilations
 from datasets.doctor.sizes import median_size, sample_sizes
+from datasets.doctor.survey import has_all_masks
+from datasets.image_labels import HOW_TO_LABEL
 from datasets.labels import load_classes
 from datasets.split_labels import labels_beside
 from datasets.windows import Size
@@ -93,12 +95,21 @@ def write_starting_config(
     lines += [f"  {key:{width}}  {_yaml(c.value)}  {c.why}".rstrip() for key, c in chosen.items()]
     lines += _outlook(len(images), chosen, template, start)
     config, folder = shlex.quote(str(path)), shlex.quote(str(root))
+    command = f"  python prepare_data.py {name} --root {folder}"
+    if label_file.is_file():
+        to_label = []
+    elif has_all_masks(dataset, [train]):
+        to_label = [f"{command} --out {shlex.quote(str(label_file))}"]
+    else:
+        suggested = shlex.quote(str(root / "suggested")) + " --miniature" * miniature
+        to_label = [f"{command} --suggest {suggested}  # no labels yet: {HOW_TO_LABEL}"]
     given = f" --labels {shlex.quote(labels)}" if labels else ""
     return "\n".join(
         [
             *lines,
             "next:",
-            f"  python prepare_data.py {name} --root {folder}{given} --check --config {config}",
+            *to_label,
+            f"{command}{given} --check --config {config}",
             f"  python gen_clip_masks.py --config {config} --save-vis",
             f"  bash run.sh {config}",
         ]

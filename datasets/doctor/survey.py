@@ -12,6 +12,7 @@ from datasets import SegmentationData
 from datasets.doctor.inspection import Inspection, inspect_all, parallel
 from datasets.doctor.label_check import truth_findings
 from datasets.files import File
+from datasets.image_labels import HOW_TO_LABEL
 from datasets.labels import ClassTable
 from datasets.split_labels import Place
 from utils.ground_truth import ONE_CLASS
@@ -56,9 +57,8 @@ def extract_labels(
     labels = labels_from_counts(found, num_classes, min_pixels)
     if not labels and not any(f.problems for f in found.values()):
         raise InputError(
-            "no readable ground truth to take labels from; write a CSV (first line image,labels, "
-            "then 0001.jpg,road;car) into the data set's folder, or give a file with --labels or "
-            "--import-labels"
+            "no readable ground truth to take labels from; name a file of labels (--labels, "
+            f"--import-labels); {HOW_TO_LABEL}"
         )
     for (split, name), f in found.items():
         problems = f.problems
@@ -66,7 +66,8 @@ def extract_labels(
             problems = (f"the image '{name}' of '{split}' has no mask; add it or remove the image",)
         if problems:
             raise InputError(
-                f"{problems[0]}; or take the labels from --labels or --import-labels. For the "
+                f"{problems[0]}; or take the labels from --labels, --import-labels or "
+                "--import-tags. For the "
                 "whole list run with --check, without --out"
             )
     return labels

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets.doctor.tag_formats import (
+    MIN_FIELDS,
     Tagged,
     of_coco,
     of_cvat,
@@ -85,9 +86,9 @@ def summary(file: TagFile) -> str:
     """What was recognised, for a terminal."""
     tagged = [image.tags for image in file.images if image.tags is not None]
     labels = Counter(tag for tags in tagged for tag in tags)
-    images, tags = counted(len(file.images), "image"), counted(labels.total(), "tag")
+    images, total = counted(len(file.images), "image"), counted(labels.total(), "label")
     left = len(file.images) - len(tagged)
-    return f"{file.where}: {file.kind}, {images}, {tags}" + f", {left} not annotated" * bool(left)
+    return f"{file.where}: {file.kind}, {images}, {total}" + f", {left} not annotated" * bool(left)
 
 
 def counted(number: int, what: str) -> str:
@@ -118,7 +119,7 @@ def _kind(content: Any) -> str:
     """One of _READERS, by the keys of a JSON value; empty for an unknown tool."""
     if isinstance(content, list):
         first = content[0] if content and isinstance(content[0], dict) else {}
-        is_min = "image" in first and "data" not in first
+        is_min = "data" not in first and first.keys() & {"image", *MIN_FIELDS[2:]}
         kind = "Label Studio (JSON-MIN)" if is_min else "Label Studio"
         return kind if is_min or "data" in first or not content else ""
     keys = {

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from datasets.doctor.tool_files import (
     cvat_images,
+    image_field,
     label_studio_names,
     label_studio_tasks,
     take,
@@ -19,7 +20,7 @@ from utils.safe.errors import InputError
 from utils.safe.xml_file import Element
 
 Tag = tuple[str, ...]  # a label, or the path to it in a taxonomy
-_MIN_FIELDS = ("image", "id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
+MIN_FIELDS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time")
 
 
 class Tagged(NamedTuple):
@@ -96,15 +97,17 @@ def of_label_studio_min(content: Any, file: File) -> Iterator[Tagged]:
     """Label Studio's "JSON-MIN": an entry for each annotation that was not cancelled.
 
     A single choice is a bare text there, as the other fields of a task are: every text counts,
-    except in the fields that Label Studio adds. Source: labelstud.io/guide/export.
+    except that of the image and the fields that Label Studio adds. Source:
+    labelstud.io/guide/export.
     """
     tags_of: dict[str, set[Tag]] = {}
     for number, entry in enumerate(content):
         where = f"{file}, task {number + 1}"
-        tags = tags_of.setdefault(take(entry, "image", str, where), set())
+        field = image_field(entry, where)
+        tags = tags_of.setdefault(entry[field], set())
         for key, value in entry.items():
             for one in value if isinstance(value, list) else [value]:
-                if key in _MIN_FIELDS:
+                if key in (field, *MIN_FIELDS):
                     continue
                 if isinstance(one, str):
                     tags.add((one,))

@@ -89,17 +89,17 @@ def tags_by_image(
             found[place] = found.get(place, set()) | ids
             entries[place] += 1
     if lost and skip_unknown:
-        note(f"left out: {counted(len(lost), 'image')} with tags, not in {', '.join(images)}")
+        note(f"left out: {counted(len(lost), 'image')} with labels, not in {', '.join(images)}")
     elif lost:
         total = len(lost) + entries.total()
         problems.append(
-            f"{len(lost)} of {counted(total, 'image')} with tags are not in {', '.join(images)}, "
+            f"{len(lost)} of {counted(total, 'image')} with labels are not in {', '.join(images)}, "
             f"the first is '{lost[0]}'; add the images, rename them, or {_SKIP}"
         )
     if not any(found.values()) and not problems:
-        problems.append("no image of the data set has a tag of a class in these files")
+        problems.append("no image of the data set has a label of a class in these files")
     if shared := sum(count > 1 for count in entries.values()):
-        note(f"{counted(shared, 'image')} in several files: the tags of all files count")
+        note(f"{counted(shared, 'image')} in several files: the labels of all files count")
     if not problems:
         _tell_unlabelled(found, splits, images)
     return LabelFile({p: tuple(sorted(found[p])) for p in found}, set(), {}, problems)

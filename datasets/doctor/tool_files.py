@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from datasets.files import File, walk, zip_members
+from datasets.ids import IMAGE_SUFFIXES
 from datasets.leftovers import is_leftover
 from utils.safe.errors import InputError
 from utils.safe.files import parse_json
@@ -102,7 +103,8 @@ def label_studio_tasks(
         raise InputError(f'{where}: expected a list of tasks; export as "JSON"')
     for number, task in enumerate(content):
         spot = f"{where}, task {number + 1}"
-        address = take(take(task, "data", dict, spot), "image", str, spot)
+        data = take(task, "data", dict, spot)
+        address = data[image_field(data, spot)]
         spot += f" ({address[-60:]})"
         kept = []
         key = "completions" if "completions" in task else "annotations"
@@ -110,6 +112,30 @@ def label_studio_tasks(
             if not (isinstance(annotation, dict) and annotation.get("was_cancelled")):
                 kept.append(take(annotation, "result", list, spot))
         yield label_studio_names(address), spot, kept
+
+
+def image_field(data: Any, where: str) -> str:
+    """The field of a Label Studio task with its image: `image`, or the only address of an image.
+
+    A labelling interface may give it any name. Raises InputError naming the fields.
+    """
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a mapping, found {str(data)[:40]}; export it again")
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    if "image" in texts:
+        return "image"
+    found = [
+        key
+        for key, text in texts.items()
+        if label_studio_names(text)[0].lower().endswith(IMAGE_SUFFIXES)
+    ]
+    if len(found) != 1:
+        which = f"{len(found)} ({', '.join(found)})" if found else f"none among {sorted(data)[:8]}"
+        raise InputError(
+            f"{where}: expected the address of an image as 'image', or one field that ends in "
+            f"{', '.join(IMAGE_SUFFIXES)}; found {which}; rename it to 'image' in the file"
+        )
+    return found[0]
 
 
 def label_studio_names(address: str) -> tuple[str, ...]:

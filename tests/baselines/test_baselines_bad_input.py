@@ -151,7 +151,7 @@ CASES = [
            "give a file, .*'imagenet'")
       for name in OF_CAMS),
     *(Case(name, (*first(name), LACKS_ONE), "have no labels in labels.json.*'t0'",
-           "prepare_data.py makes them")
+           "prepare_data.py makes labels")
       for name in (*OF_CAMS, "clip_es")),
     *(Case(name, (*first(name), EMPTY_ONE), "1 images have no class.*'t0'",
            "add what it shows")
