@@ -1,4 +1,12 @@
-"""export_masks.py: each format is read back, by a reader that is not ours, to the same pixels."""
+"""export_masks.py: each format is read back, by a reader that is not ours, to the same pixels.
+
+The tests with datumaro, which needs another Pillow, and label-studio-converter are skipped in the
+usual environment. One for them takes the other packages from the usual one:
+    usual=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+    python -m venv readers && readers/bin/pip install datumaro label-studio-converter pytest
+    echo "$usual" > readers/lib/python3.11/site-packages/usual.pth
+    readers/bin/python -m pytest tests/test_export_masks.py -k "datumaro or label_studio_masks"
+"""
 
 import io
 import json
