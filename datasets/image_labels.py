@@ -17,9 +17,9 @@ from utils.safe.files import parse_json, read_json, replacing
 
 ImageLabels = dict[str, tuple[int, ...]]  # image id -> sorted class ids
 HOW_TO_LABEL = (
-    "prepare_data.py makes labels: from masks (--out FILE), of an annotation tool (--import-tags), "
-    "or as CLIP suggests them (--suggest FOLDER); a CSV does too (first line image,labels, then "
-    "0001.jpg,road;car)"
+    "python prepare_data.py makes labels: from masks (--out FILE), of an annotation tool "
+    "(--import-tags), or as CLIP suggests them (--suggest FOLDER); a CSV does too (first line "
+    "image,labels, then 0001.jpg,road;car)"
 )
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
 _01 = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1}  # True is 1, and 1.0 too

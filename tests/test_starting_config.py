@@ -66,7 +66,10 @@ def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
     prepare_data.main([*arguments, "--overwrite", "--miniature"])
     printed = capsys.readouterr().out
     first, then = printed.partition("next:\n  ")[2].splitlines()[:2]
-    assert f"--suggest '{root}/suggested' --miniature  # no labels yet: prepare_data.py" in first
+    assert (
+        f"--suggest '{root}/suggested' --miniature  # no labels yet: python prepare_data.py"
+        in first
+    )
     assert "(--import-tags)" in first and "--check" in then
     (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
     prepare_data.main([*arguments, "--overwrite"])
