@@ -7,8 +7,8 @@ with time and memory; with ``templates: experts`` also OUT/experts.json, each cl
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
-Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. Run the same command again to resume, on any
-number of processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vis without scores.
+Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command resumes, on any number of
+processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vis without scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -32,7 +32,7 @@ from models.inference import add_views, load_with_windows, multi_view_scores
 from models.maskclip import check_images, check_views
 from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
-from utils.cli import add_trust, parser, path
+from utils.cli import add_share, add_trust, parser, path
 from utils.cost import measured
 from utils.distributed import autocast, cleanup, on_main, setup
 from utils.overlap import ahead
@@ -50,8 +50,7 @@ def main(argv: list[str]) -> None:
     split = arguments.split or config.train_split
     if not (arguments.out or config.pseudo_masks):
         raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
-    of_split = "" if split == config.train_split else f"_{split}"
-    out = Path(arguments.out or config.pseudo_masks + of_split)
+    out = Path(arguments.out or config.pseudo_masks + f"_{split}" * (split != config.train_split))
     vis = Path(f"{out}_vis") if arguments.save_vis else None
     ranks = setup(arguments.device)
     device, trust = ranks.device, arguments.trust_torchscript
@@ -73,7 +72,8 @@ def main(argv: list[str]) -> None:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
         made_from |= build_mask_record(config, classes, text) | {"precision": precision}
         made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")} | sure.used
-    todo = open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
+    names = list(images)[arguments.share]
+    todo = open_mask_folder(out, names, made_from, arguments.overwrite, ranks, arguments.share)
     if ranks.is_main and todo:
         key = "teacher.stored" if config.teacher.stored else "teacher"
         print(f"teacher of the masks ({key}): {describe_teacher(vars(config.stored_teacher))}")
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> None:
                 config, classes, teacher, file, images, labels, ranks, trust, precision
             )
             made_from = made_from | {"experts": experts}
-            open_mask_folder(out, list(images), made_from, arguments.overwrite, ranks)
+            open_mask_folder(out, names, made_from, arguments.overwrite, ranks, arguments.share)
         loader = image_loader(data, config.num_workers, ranks)
         samples = progress(ahead(loader), "masks", ranks, len(loader))
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> None:
                 scores = teacher.refine(scores, image, present)
                 write(sample["name"], *sure.mask(teacher, scores, present, rules.label_filter))
     if ranks.is_main:
-        print(f"{out}: {len(images)} masks, {len(todo)} of them new")
+        print(f"{out}: {len(names)} masks, {len(todo)} of them new")
     if arguments.score or vis:
         scores = out / "score.json" if arguments.score else None
         score_masks(out, dataset, split, classes, ranks, scores, vis)
@@ -118,6 +118,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add("--split", help="default: train_split of the config")
     add_views(result)
     add_confidence(result, "OUT_confidence/<image id>.png")
+    add_share(result)
     add("--bf16", action="store_true", help="run CLIP in bfloat16: faster, masks differ slightly")
     add("--save-vis", action="store_true", help="overlays on the images and a legend, to OUT_vis")
     add("--score", action="store_true", help="mIoU against ground truth, also to score.json")

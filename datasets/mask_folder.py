@@ -30,6 +30,7 @@ from utils.visualize import legend, save_image, save_mask, save_overlay
 
 COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
 EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
+ALL = slice(None)  # the images of a run that makes all masks
 _WRITERS = 2
 _OPTIONAL = ("confidence", "min_confidence")  # of "made_from": present where the option is used
 
@@ -40,13 +41,17 @@ def open_mask_folder(
     made_from: dict[str, Any],
     overwrite: bool,
     ranks: Ranks,
+    share: slice = ALL,
 ) -> list[str]:
     """The images without a mask in the folder, the same on all ranks; with `overwrite` all.
 
     Removes unfinished files of a killed run. `made_from` holds all that decides the masks; that of
-    rank 0 counts. Raises InputError, on all ranks, when the folder holds masks made from something
-    else.
+    rank 0 counts. share: other than ALL, `names` are a part, and other runs may be making the rest:
+    their unfinished files stay. Raises InputError, on all ranks, when the folder holds masks made
+    from something else.
     """
+    if overwrite and share != ALL:
+        raise InputError(f"--share makes parts of one folder; remove {folder}, not --overwrite")
 
     def look() -> list[bool]:
         files = _list(folder)
@@ -55,7 +60,7 @@ def open_mask_folder(
             _check(folder / "meta.json", made_from, has_masks)
             if made_from.get("confidence") and not (folder / "meta.json").exists():
                 _check_no_files(confidence_folder(folder))
-        for file in filter(UNFINISHED.search, files):
+        for file in filter(UNFINISHED.search, files if share == ALL else ()):
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
 

@@ -123,3 +123,22 @@ def add_trust(result: argparse.ArgumentParser) -> None:
         action="store_true",
         help="open a TorchScript clip_model that isn't OpenAI's",
     )
+
+
+def add_share(result: argparse.ArgumentParser) -> None:
+    """--share I/N, a slice: every N-th item from the I-th on; all items by default."""
+    result.add_argument(
+        "--share",
+        type=_share,
+        default=slice(None),
+        metavar="I/N",
+        help="only the I-th of N parts, for task I of a job array; then run it without --share",
+    )
+
+
+def _share(text: str) -> slice:
+    part, _, parts = text.partition("/")
+    good = all(number.isdecimal() and len(number) < 7 for number in (part, parts))
+    if not (good and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"expected I/N with I from 1 to N, found {text}")
+    return slice(int(part) - 1, None, int(parts))

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from utils.safe.connections import end_silent_connections
 from utils.safe.errors import InputError
 
 Result = TypeVar("Result")
@@ -105,6 +106,14 @@ def _join(device: str) -> None:
             f"{str(error).splitlines()[0]}. Start them with torchrun --standalone, which finds a "
             "free port, or name another: torchrun --master-port"
         ) from None
+    end_silent_connections()
+
+
+def gloo_group() -> dist.ProcessGroup:
+    """A further group of all processes, for messages between their CPUs; all ranks call it."""
+    group = dist.new_group(backend="gloo")
+    end_silent_connections()
+    return group
 
 
 def cleanup() -> None:

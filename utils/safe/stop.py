@@ -10,7 +10,7 @@ from typing import Self
 import torch
 import torch.distributed as dist
 
-from utils.distributed import Ranks
+from utils.distributed import Ranks, gloo_group
 from utils.safe.signals import same_command
 
 
@@ -25,7 +25,7 @@ class Stop:
         self.received = 0  # by this process
         self.signal = 0  # that all ranks agreed on
         # Not the group of the gradients, which on GPUs would make the host wait.
-        self.group = dist.new_group(backend="gloo") if ranks.world_size > 1 else None
+        self.group = gloo_group() if ranks.world_size > 1 else None
 
     def __enter__(self) -> Self:
         numbers = (signal.SIGINT, signal.SIGTERM)
