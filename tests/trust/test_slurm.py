@@ -1,0 +1,223 @@
+"""scripts/slurm.sbatch: what it runs and when it is queued again; slow: in a real Slurm cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import slurm
+import tiny
+from forked import ROOT, Scripts
+from test_kill import STAGES, Whole, assert_same, command
+
+SCRIPT = ROOT / "scripts/slurm.sbatch"
+PYTHON = """#!/bin/sh
+# In place of an interpreter: shows its arguments; with "wait" it runs until SIGTERM.
+echo "python $*"
+case "$*" in *wait*) ;; *) exit 0 ;; esac
+trap 'echo saved; exit 143' TERM
+touch started
+while :; do sleep 0.05; done
+"""
+
+
+# ---- without Slurm: its commands only show how they are called
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the script and with commands of Slurm's names, in bin."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts/slurm.sbatch").write_text(SCRIPT.read_text())
+    (tmp_path / "bin").mkdir()
+    programs = {name: f'#!/bin/sh\necho "{name} $*"\n' for name in ("srun", "scancel")}
+    programs["scontrol"] = '#!/bin/sh\n[ "$1" = show ] && echo node7 && echo node8 || echo "$*"\n'
+    programs["squeue"] = '#!/bin/sh\necho "$STATE"\n'
+    programs["sleep"] = '#!/bin/sh\n[ "$1" = 60 ] || exec /bin/sleep "$1"\n'  # until it is ended
+    programs["python"] = PYTHON
+    for name, text in programs.items():
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    return tmp_path
+
+
+def environment(folder: Path, **variables: str) -> dict[str, str]:
+    job = {"SLURM_JOB_ID": "10042", "SLURM_SUBMIT_DIR": str(folder), "PYTHON": "bin/python"}
+    job |= {"SLURM_JOB_NODELIST": "node[7-8]"}
+    paths = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return os.environ | job | paths | variables
+
+
+def job(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Exit status and output of the batch script."""
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        env=environment(folder, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+ONE = "-m torch.distributed.run --nproc_per_node=4 --standalone eval.py --ckpt x"
+TWO = (
+    "srun bin/python -m torch.distributed.run --nproc_per_node=4 --nnodes=2 --rdzv_id=10042 "
+    "--rdzv_backend=c10d --rdzv_conf=read_timeout=15 --rdzv_endpoint=node7:20042 eval.py --ckpt x"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments, variables, shown",
+    [
+        (["eval.py", "--ckpt", "x"], {}, "python eval.py --ckpt x"),
+        (["eval.py", "--ckpt", "x"], {"SLURM_GPUS_ON_NODE": "4"}, f"python {ONE}"),
+        (["eval.py", "--ckpt", "x"], {"PROCESSES": "4", "SLURM_JOB_NUM_NODES": "2"}, TWO),
+        (
+            ["gen_clip_masks.py", "--share", "{task}/{tasks}"],
+            {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"},
+            "python gen_clip_masks.py --share 3/16",
+        ),
+        (
+            ["-m", "experiments.ablation", "a b.yaml", "--seeds", "{task}"],
+            {"SLURM_ARRAY_TASK_ID": "2", "SLURM_GPUS_ON_NODE": "4"},
+            "python -m experiments.ablation a b.yaml --seeds 2",
+        ),
+        (["bin/python.sh", "x"], {"SLURM_GPUS_ON_NODE": "4"}, "script x"),
+    ],
+)
+def test_it_runs_the_command(folder, arguments, variables, shown) -> None:
+    (folder / "bin/python.sh").write_text('echo "script $*"\n')
+    status, text = job(folder, *arguments, **variables)
+    assert status == 0 and text.splitlines()[1:] == [shown], text
+
+
+@pytest.mark.parametrize(
+    "arguments, variables, message",
+    [
+        (["eval.py"], {"SLURM_JOB_ID": ""}, "expected a Slurm job; submit it"),
+        (["eval.py"], {"SLURM_SUBMIT_DIR": "/"}, "/ is not the repository's folder"),
+        ([], {}, "expected a command"),
+        (["eval.py"], {"PYTHON": "none/python"}, "none/python does not exist"),
+        (["-m", "experiments.ablation"], {"SLURM_JOB_NUM_NODES": "2"}, "runs on one node"),
+    ],
+)
+def test_it_refuses_with_a_message(folder, arguments, variables, message) -> None:
+    status, text = job(folder, *arguments, **variables)
+    assert status == 2 and text.startswith("error: ") and message in text, text
+
+
+@pytest.mark.parametrize(
+    "variables, status, last",
+    [
+        ({"STATE": "RUNNING"}, 143, "requeue 10042"),
+        ({"STATE": "COMPLETING"}, 143, "saved"),  # by scancel
+        ({"STATE": "RUNNING", "SLURM_RESTART_COUNT": "100"}, 2, "error: the job was queued again"),
+    ],
+)
+def test_it_is_queued_again_before_the_time_limit(folder, variables, status, last) -> None:
+    started = subprocess.Popen(
+        ["bash", str(SCRIPT), "train_warmup.py", "wait"],
+        env=environment(folder, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    text = started.communicate(timeout=60)[0]
+    assert started.returncode == status and "saved" in text, text
+    assert text.splitlines()[-1].startswith(last), text
+
+
+# ---- in a cluster of this machine
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]:
+    if reason := slurm.why_not():
+        pytest.skip(reason)
+    made = slurm.Cluster(tmp_path_factory.mktemp("slurm"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    tiny.make_cityscapes(folder / "data")
+    tiny.make_clip(folder / "clip.pt")
+    tiny.make_config(folder, steps=200, warmup_steps=198, log_every=20, checkpoint_every=6)
+    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
+    (folder / "image_labels.json").write_text(json.dumps(labels))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(world: Path, cluster: slurm.Cluster) -> Iterator[Whole]:
+    scripts = Scripts()
+    yield Whole(scripts, world, 1, STAGES[:2])
+    scripts.close()
+
+
+def wait_until(condition, what: str, seconds: float = 600) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.1)
+
+
+def submit(cluster: slurm.Cluster, log: Path, options: list[str], arguments: list[str]) -> str:
+    variables = {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    return cluster.submit(*options, SCRIPT, *arguments, log=log, **variables)
+
+
+@pytest.mark.slow
+def test_a_job_that_reaches_its_time_limit_goes_on(cluster, world, whole, tmp_path) -> None:
+    log, run = tmp_path / "log", tmp_path / "warmup"
+    job = submit(cluster, log, ["--time=60"], command("warmup", world, tmp_path))
+    wait_until((run / "last.pt").exists, lambda: log.read_text() if log.exists() else "not started")
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    again = "the job is queued again and resumes"
+    wait_until(lambda: again in log.read_text(), log.read_text)
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    wait_until(lambda: not cluster.states(job), log.read_text)
+    text = log.read_text()
+    assert "stopping after this step" in text and "start 2 on" in text, text
+    assert "resuming to step 198" in text and "step 198 of 198 done" in text, text
+    assert_same("warmup", whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_masks_are_made_by_a_job_array(cluster, world, whole, tmp_path) -> None:
+    arguments = command("masks", world, tmp_path)
+    arguments.remove("--score")
+    shared = [*arguments, "--share", "{task}/{tasks}"]
+    job = submit(cluster, tmp_path / "log_%a", ["--array=1-2"], shared)
+    wait_until(lambda: not cluster.states(job), "the array does not end")
+    for task in (1, 2):
+        assert "4 masks, 4 of them new" in (tmp_path / f"log_{task}").read_text()
+    job = submit(cluster, tmp_path / "log", [], [*arguments, "--score"])
+    wait_until(lambda: not cluster.states(job), "the job does not end")
+    assert "8 masks, 0 of them new" in (tmp_path / "log").read_text()
+    assert_same("masks", whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_stays_cancelled(cluster, tmp_path) -> None:
+    (tmp_path / "python").write_text(PYTHON.replace("touch started", "echo started"))
+    (tmp_path / "python").chmod(0o755)
+    log = tmp_path / "log"
+    python = {"PYTHON": str(tmp_path / "python")}
+    job = cluster.submit(SCRIPT, "train_warmup.py", "wait", log=log, **python)
+    wait_until(lambda: log.exists() and "started" in log.read_text(), "not started")
+    cluster.run("scancel", job)
+    wait_until(lambda: not cluster.states(job), log.read_text)
+    assert "saved" in log.read_text() and "queued again" not in log.read_text()
