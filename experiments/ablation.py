@@ -8,7 +8,7 @@ gen_clip_masks.py), OUT/ablation.json and OUT/ablation.md.
     python -m experiments.ablation demo/suites/demo_ablation.yaml --out runs/demo_ablation --jobs 2
     python -m experiments.ablation ... --rows Base "Base + CARB" --seeds 0 --set steps=100
     python -m experiments.ablation ... --table-only
-    python -m experiments.ablation ... --masks only; python -m ... --masks ready --seeds 0 &  # 1, 2
+    python -m experiments.ablation ... --masks only    # then: --masks ready --seeds 0 (1, ...)
 
 The order is: pseudo-masks; then each row after those that it needs: CARB after its warm-up, a
 second stage after the masks it learns from, a method after the row whose maps it reads. Rows that
@@ -68,7 +68,11 @@ def main(argv: list[str]) -> None:
         masks, *rounds = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
         rounds = [] if arguments.masks == "only" else rounds
         print(f"{sum(map(len, rounds))} runs, in {len(rounds)} rounds", flush=True)
-        if arguments.masks != "ready" and run_jobs(masks, parallel):
+        if arguments.masks == "ready":  # leaves alone what other jobs are writing
+            masks = [
+                replace(m, commands=[[*c, "--share", "1/1"] for c in m.commands]) for m in masks
+            ]
+        if run_jobs(masks, parallel):
             raise InputError("nothing was trained: the pseudo-masks failed, see above")
         try:
             failed = [name for jobs in rounds for name in run_jobs(jobs, parallel)]
@@ -93,9 +97,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=int, help="runs at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the suite's")
-    kinds, masks = ("make", "only", "ready"), "only: make the pseudo-masks, train nothing; ready: "
-    masks += "another job has made them, e.g. before a job array with a task for each seed"
-    add("--masks", choices=kinds, default="make", help=masks)
+    masks = (
+        "only: make the pseudo-masks, train nothing; ready: only check and score them, for several"
+    )
+    masks += " runners that share OUT, each with seeds of its own"
+    add("--masks", choices=("make", "only", "ready"), default="make", help=masks)
     add_overrides(result, "the config for all rows (CARB's keys: for rows with CARB)")
     keep = "keep every checkpoint, for learning_curves.py"
     add("--keep-checkpoints", action="store_true", help=keep)

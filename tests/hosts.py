@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 NAMES = ("carb-a", "carb-b")
-# Without a name server each new connection would wait for it.
+# Without a name server each new connection would wait for it. torchrun, which polls the first host,
+# would wait for a lost one up to 15 minutes: docs/scaling.md names tcp_retries2.
 _START = """
 hostname "$1"; mount --bind "$2/hosts" /etc/hosts; mount --bind "$2/nsswitch" /etc/nsswitch.conf
+echo 5 > /proc/sys/net/ipv4/tcp_retries2
 shift 2; exec "$@"
 """
 

@@ -465,6 +465,24 @@ def test_leftovers_of_a_killed_run_are_removed(generate, root, tmp_path):
     assert sorted(masks(out)) == sorted([*(f"{n}.png" for n in SIZES), *(p.name for p in others)])
 
 
+def test_parts_make_the_masks_of_the_whole(generate, root, tmp_path, capsys):
+    whole, parts = generate(), tmp_path / "parts"
+    other = parts / ".12345678.77.tmp.png"  # that another task is writing
+    parts.mkdir()
+    other.touch()
+    for part, count in ((2, 2), (1, 3)):
+        arguments = ["--config", str(root / "config.yaml"), "--device", "cpu", "--out", str(parts)]
+        gen_clip_masks.main([*arguments, "--share", f"{part}/2"])
+        assert f"{count} masks, {count} of them new" in capsys.readouterr().out
+    assert other.exists()
+    gen_clip_masks.main(arguments)
+    assert "5 masks, 0 of them new" in capsys.readouterr().out and not other.exists()
+    for name in SIZES:
+        assert (parts / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes()
+    with pytest.raises(InputError, match="--share makes parts of one folder"):
+        gen_clip_masks.main([*arguments, "--share", "1/2", "--overwrite"])
+
+
 def test_masks_in_a_linked_folder_are_found(generate, tmp_path):
     out = generate()
     (out / "deep").rename(tmp_path / "elsewhere")

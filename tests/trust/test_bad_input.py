@@ -329,6 +329,7 @@ CASES = [
          "--overwr"),
     Case("gen_clip_masks", ("--out", "masks", "--overwrite", gone("clip.pt")),
          "clip_model 'clip.pt'", "neither a file nor one of"),
+    Case("gen_clip_masks", ("--share", "3/2"), "--share.*found 3/2", "expected I/N"),
     Case("gen_clip_masks", ("--grid", "0x2"), "--grid.*found 0x2", "expected rows x columns"),
     Case("gen_clip_masks", ("--ratio", "0"), "--ratio", "expected a number above 0"),
     Case("gen_clip_masks", ("--ratio", "big"), "--ratio.*found big",

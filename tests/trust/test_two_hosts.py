@@ -37,11 +37,13 @@ def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Hosts]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As in test_kill.py, with time to cut a cable: 16 steps of each stage, 4 to a checkpoint."""
+    """As in test_kill.py, with time to cut a cable: 12 steps of each stage, 3 to a checkpoint."""
     folder = tmp_path_factory.mktemp("world")
     tiny.make_cityscapes(folder / "data")
     tiny.make_clip(folder / "clip.pt")
-    tiny.make_config(folder, steps=32, warmup_steps=16, log_every=8, checkpoint_every=4)
+    tiny.make_config(
+        folder, views="base", steps=24, warmup_steps=12, log_every=6, checkpoint_every=3
+    )
     labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
     (folder / "image_labels.json").write_text(json.dumps(labels))
     return folder
@@ -73,8 +75,9 @@ class Started:
         ]
 
     def wait_for(self, file: Path) -> None:
-        deadline = time.monotonic() + 5 * MINUTE
-        while not file.exists():
+        """Until the file is written, or written anew."""
+        before, deadline = modified(file), time.monotonic() + 5 * MINUTE
+        while modified(file) == before:
             assert time.monotonic() < deadline and self.processes[0].poll() is None, self.printed()
             time.sleep(0.01)
 
@@ -104,47 +107,61 @@ class Started:
             raise AssertionError(f"not ended within {within} s:\n{self.printed()}") from None
 
 
+def modified(file: Path) -> int | None:
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
 def finish(both: hosts.Hosts, stage: str, world: Path, out: Path, *options: str) -> str:
     started = Started(both, command(stage, world, out), out, *options)
     assert started.end(10 * MINUTE) == [0, 0], started.printed()
     return started.printed()
 
 
-def test_two_hosts_make_the_numbers_of_one_whatever_is_lost_on_the_way(
-    two_hosts, world, whole, tmp_path
-) -> None:
+def test_masks_are_those_of_one_host(two_hosts, world, whole, tmp_path) -> None:
     finish(two_hosts, "masks", world, tmp_path)
     assert_same("masks", whole, tmp_path)
 
-    # the cable is cut: both hosts report it and end, and the same command goes on
+
+def test_a_cut_cable_ends_the_run_and_the_same_command_goes_on(
+    two_hosts, world, whole, tmp_path
+) -> None:
     started = Started(two_hosts, command("warmup", world, tmp_path), tmp_path)
     started.wait_for(tmp_path / "warmup/last.pt")
     two_hosts.cable("down")
-    statuses = started.end(MINUTE)
-    two_hosts.cable("up")
+    try:
+        statuses = started.end(MINUTE)
+    finally:
+        two_hosts.cable("up")
     assert 0 not in statuses
     for log in started.logs:
         assert f"error: {LOST}" in log.read_text()
-    assert not (tmp_path / "warmup/warmup.pt").exists(), "it was too late"
-    assert "resuming to step 16" in finish(two_hosts, "warmup", world, tmp_path)
+    assert not (tmp_path / "warmup/warmup.pt").exists(), "cut too late"
+    assert "resuming to step 12" in finish(two_hosts, "warmup", world, tmp_path)
     assert_same("warmup", whole, tmp_path)
 
-    # a process is killed
-    started = Started(two_hosts, command("carb", world, tmp_path), tmp_path)
-    started.wait_for(tmp_path / "carb/last.pt")
+
+def test_a_killed_process_ends_the_run_or_torchrun_starts_it_again(
+    two_hosts, world, whole, tmp_path
+) -> None:
+    shutil.copytree(whole.folder / "warmup", tmp_path / "warmup")
+    arguments, last = command("carb", world, tmp_path), tmp_path / "carb/last.pt"
+    started = Started(two_hosts, arguments, tmp_path)
+    started.wait_for(last)
     started.kill_rank(1)
     assert 0 not in started.end(MINUTE)
     assert f"error: {LOST}" in started.logs[0].read_text()
     assert "Signal 9 (SIGKILL)" in started.logs[1].read_text()
 
-    # again, and torchrun starts both anew
-    shutil.rmtree(tmp_path / "carb")
-    started = Started(two_hosts, command("carb", world, tmp_path), tmp_path, "--max-restarts=1")
-    started.wait_for(tmp_path / "carb/last.pt")
+    started = Started(two_hosts, arguments, tmp_path, "--max-restarts=1")
+    started.wait_for(last)
     started.kill_rank(1)
     assert started.end(10 * MINUTE) == [0, 0], started.printed()
-    assert "resuming to step 32" in started.printed()
+    assert started.printed().count("resuming to step 24") == 2
     assert_same("carb", whole, tmp_path)
 
+
+def test_evaluation_is_that_of_one_host(two_hosts, world, whole, tmp_path) -> None:
+    for stage in ("warmup", "carb"):
+        shutil.copytree(whole.folder / stage, tmp_path / stage)
     finish(two_hosts, "eval", world, tmp_path)
     assert_same("eval", whole, tmp_path)
