@@ -4,6 +4,7 @@ The machines are network namespaces (tests/hosts.py) that share the disk, starte
 docs/scaling.md has it. The same stages on one host are those of test_kill.py.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -61,10 +62,10 @@ def whole(world: Path, two_hosts: hosts.Hosts) -> Iterator[Whole]:
 class Started:
     """The same torchrun command on both hosts."""
 
-    def __init__(self, both: hosts.Hosts, script: list[str], out: Path, *options: str) -> None:
+    def __init__(self, both: hosts.Hosts, script: list[str], out: Path) -> None:
         launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1"]
         launch += ["--rdzv_backend=c10d", "--rdzv_endpoint=carb-a:29500"]
-        launch += ["--rdzv_conf=read_timeout=15", *options, *script]
+        launch += ["--rdzv_conf=read_timeout=15", *script]
         out.mkdir(exist_ok=True)
         self.logs = [out / f"{host}.log" for host in hosts.NAMES]
         for log in self.logs:
@@ -99,11 +100,14 @@ class Started:
         return "\n".join(log.read_text() for log in self.logs)
 
     def end(self, within: float) -> list[int]:
-        """Exit statuses, when both have ended."""
+        """Exit statuses, when both have ended; after that time both are killed."""
         deadline = time.monotonic() + within
         try:
             return [p.wait(max(0.1, deadline - time.monotonic())) for p in self.processes]
         except subprocess.TimeoutExpired:
+            for process in self.processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"not ended within {within} s:\n{self.printed()}") from None
 
 
@@ -111,8 +115,8 @@ def modified(file: Path) -> int | None:
     return file.stat().st_mtime_ns if file.exists() else None
 
 
-def finish(both: hosts.Hosts, stage: str, world: Path, out: Path, *options: str) -> str:
-    started = Started(both, command(stage, world, out), out, *options)
+def finish(both: hosts.Hosts, stage: str, world: Path, out: Path) -> str:
+    started = Started(both, command(stage, world, out), out)
     assert started.end(10 * MINUTE) == [0, 0], started.printed()
     return started.printed()
 
@@ -133,30 +137,25 @@ def test_a_cut_cable_ends_the_run_and_the_same_command_goes_on(
     finally:
         two_hosts.cable("up")
     assert 0 not in statuses
-    for log in started.logs:
-        assert f"error: {LOST}" in log.read_text()
+    assert f"error: {LOST}" in started.logs[0].read_text()
+    # on the host without the store either our process or torchrun itself is the first to find it
+    assert re.search(f"error: {LOST}|RendezvousConnectionError", started.logs[1].read_text())
     assert not (tmp_path / "warmup/warmup.pt").exists(), "cut too late"
     assert "resuming to step 12" in finish(two_hosts, "warmup", world, tmp_path)
     assert_same("warmup", whole, tmp_path)
 
 
-def test_a_killed_process_ends_the_run_or_torchrun_starts_it_again(
+def test_a_killed_process_ends_the_run_and_the_same_command_goes_on(
     two_hosts, world, whole, tmp_path
 ) -> None:
     shutil.copytree(whole.folder / "warmup", tmp_path / "warmup")
-    arguments, last = command("carb", world, tmp_path), tmp_path / "carb/last.pt"
-    started = Started(two_hosts, arguments, tmp_path)
-    started.wait_for(last)
+    started = Started(two_hosts, command("carb", world, tmp_path), tmp_path)
+    started.wait_for(tmp_path / "carb/last.pt")
     started.kill_rank(1)
     assert 0 not in started.end(MINUTE)
     assert f"error: {LOST}" in started.logs[0].read_text()
     assert "Signal 9 (SIGKILL)" in started.logs[1].read_text()
-
-    started = Started(two_hosts, arguments, tmp_path, "--max-restarts=1")
-    started.wait_for(last)
-    started.kill_rank(1)
-    assert started.end(10 * MINUTE) == [0, 0], started.printed()
-    assert started.printed().count("resuming to step 24") == 2
+    assert "resuming to step 24" in finish(two_hosts, "carb", world, tmp_path)
     assert_same("carb", whole, tmp_path)
 
 
