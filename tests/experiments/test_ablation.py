@@ -136,7 +136,7 @@ def test_a_stopped_suite_has_the_tables_of_what_is_finished(
 
 def test_masks_first_and_then_a_runner_for_each_seed(prepared, tmp_path, monkeypatch) -> None:
     path, started = write_suite(tmp_path, prepared / "config.yaml"), []
-    monkeypatch.setattr(ablation, "run_jobs", lambda jobs, _: started.append(jobs))
+    monkeypatch.setattr(ablation, "run_jobs", lambda jobs, _: started.append(jobs) or [])
     command = [str(path), "--out", str(tmp_path / "out")]
     ablation.main([*command, "--masks", "only"])
     assert [[job.name for job in jobs] for jobs in started] == [

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import slurm
 import tiny
+import yaml
 from forked import ROOT, Scripts
 from test_kill import STAGES, Whole, assert_same, command
 
@@ -208,6 +209,38 @@ def test_masks_are_made_by_a_job_array(cluster, world, whole, tmp_path) -> None:
     wait_until(lambda: not cluster.states(job), "the job does not end")
     assert "8 masks, 0 of them new" in (tmp_path / "log").read_text()
     assert_same("masks", whole, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_suite_is_run_by_a_job_for_its_masks_and_one_for_each_seed(
+    cluster, world, tmp_path
+) -> None:
+    values = {"config": str(world / "config.yaml"), "split": "val", "seeds": [0, 1]}
+    values |= {"make_masks": True, "rows": {"Base": {"stage": "warmup", "views": "base"}}}
+    short = {"steps": 4, "warmup_steps": 2, "pseudo_masks": str(tmp_path / "masks")}
+    labels = json.loads((world / "image_labels.json").read_text())
+    labels |= {f"valburg/valburg_{i:06d}_000019": [0, 1, 2] for i in range(3)}
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    short["image_labels"] = str(tmp_path / "labels.json")
+    (tmp_path / "suite.yaml").write_text(yaml.safe_dump(values))
+    arguments = ["-m", "experiments.ablation", str(tmp_path / "suite.yaml")]
+    arguments += ["--out", str(tmp_path / "out")]
+    changes = ["--set", *(f"{key}={value}" for key, value in short.items())]
+    masks = [*arguments, "--masks", "only", *changes]
+    first = submit(cluster, tmp_path / "log", [], masks)
+    after = ["--array=0-1", f"--dependency=afterok:{first}"]
+    seeds = [*arguments, "--masks", "ready", "--seeds", "{task}", *changes]
+    job = submit(cluster, tmp_path / "log_%a", after, seeds)
+    wait_until(lambda: not cluster.states(job), "the jobs do not end", 900)
+    logs = {path.name: path.read_text() for path in tmp_path.glob("log*")}
+    assert logs.keys() == {"log", "log_0", "log_1"}, logs
+    assert "0 runs, in 0 rounds" in logs["log"]
+    for seed in (0, 1):
+        assert f"finished base_{seed}" in logs[f"log_{seed}"], logs
+    # the runner that ends last has seen both; --table-only makes it certain
+    cluster.run(sys.executable, *arguments, "--table-only", *changes)
+    content = json.loads((tmp_path / "out/ablation.json").read_text())
+    assert content["rows"]["Base"]["metrics"].keys() == {"0", "1"}
 
 
 @pytest.mark.slow
