@@ -32,6 +32,7 @@ from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
 from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
+from utils.safe.connections import end_silent_connections
 from utils.safe.errors import InputError
 from utils.schedule import poly_lr
 
@@ -97,6 +98,23 @@ def test_no_thread_of_the_group_is_left_to_abort_the_process_at_exit(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no list of open files here")
+def test_connections_end_when_the_other_machine_is_silent() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
+        one.connect(server.getsockname())
+        other = server.accept()[0]
+        with other:
+            end_silent_connections()
+            for end in (one, other):
+                assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                first = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+                probes = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+                between = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+                assert end.getsockopt(socket.IPPROTO_TCP, first) + probes * between <= 20
+            one.sendall(b"still open")
+            assert other.recv(10) == b"still open"
 
 
 # ---- losses and queues

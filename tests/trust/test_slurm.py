@@ -217,6 +217,7 @@ def test_a_suite_is_run_by_a_job_for_its_masks_and_one_for_each_seed(
 ) -> None:
     values = {"config": str(world / "config.yaml"), "split": "val", "seeds": [0, 1]}
     values |= {"make_masks": True, "rows": {"Base": {"stage": "warmup", "views": "base"}}}
+    values["contrasts"] = {}
     short = {"steps": 4, "warmup_steps": 2, "pseudo_masks": str(tmp_path / "masks")}
     labels = json.loads((world / "image_labels.json").read_text())
     labels |= {f"valburg/valburg_{i:06d}_000019": [0, 1, 2] for i in range(3)}
@@ -228,7 +229,7 @@ def test_a_suite_is_run_by_a_job_for_its_masks_and_one_for_each_seed(
     changes = ["--set", *(f"{key}={value}" for key, value in short.items())]
     masks = [*arguments, "--masks", "only", *changes]
     first = submit(cluster, tmp_path / "log", [], masks)
-    after = ["--array=0-1", f"--dependency=afterok:{first}"]
+    after = ["--array=0-1", "--kill-on-invalid-dep=yes", f"--dependency=afterok:{first}"]
     seeds = [*arguments, "--masks", "ready", "--seeds", "{task}", *changes]
     job = submit(cluster, tmp_path / "log_%a", after, seeds)
     wait_until(lambda: not cluster.states(job), "the jobs do not end", 900)
