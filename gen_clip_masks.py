@@ -7,8 +7,8 @@ with time and memory; with ``templates: experts`` also OUT/experts.json, each cl
     python gen_clip_masks.py --config configs/cityscapes.yaml --score
     torchrun --nproc_per_node=2 gen_clip_masks.py --config ...      # more machines: docs/scaling.md
 
-Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. The same command resumes, on any number of
-processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vis without scores.
+Fig. 3 (b): --ratio 2, (c): --grid 2x2, (d): both. Run the same command again to resume, on any
+number of processes. --score and --save-vis: as `eval.py --masks OUT`, --save-vis without scores.
 """
 
 import utils.threads  # noqa: F401  # isort: skip
@@ -32,25 +32,24 @@ from models.inference import add_views, load_with_windows, multi_view_scores
 from models.maskclip import check_images, check_views
 from models.template_experts import ExpertsFile, load_experts
 from models.text import build_text_embeddings
-from utils.cli import add_share, add_trust, parser, path
+from utils.cli import add_share, add_trust, check_share, parser, path
 from utils.cost import measured
 from utils.distributed import autocast, cleanup, on_main, setup
 from utils.overlap import ahead
 from utils.progress import progress
-from utils.safe.errors import InputError, run_script
+from utils.safe.errors import run_script
 from utils.teacher_settings import describe_teacher
 
 
 def main(argv: list[str]) -> None:
     # --- arguments and configuration
     arguments = parse_arguments(argv)
+    check_share(arguments, "overwrite", "score", "save_vis")
     config = load_with_windows(arguments)
     check_views(build_maskclip_options(config, stored=True), arguments.ratio, arguments.grid)
     sure = confidence_from(arguments, config.stored_teacher)
     split = arguments.split or config.train_split
-    if not (arguments.out or config.pseudo_masks):
-        raise InputError(f"{arguments.config} has pseudo_masks: null; name a folder with --out")
-    out = Path(arguments.out or config.pseudo_masks + f"_{split}" * (split != config.train_split))
+    out = Path(arguments.out or config.masks_of(split))
     vis = Path(f"{out}_vis") if arguments.save_vis else None
     ranks = setup(arguments.device)
     device, trust = ranks.device, arguments.trust_torchscript

@@ -47,11 +47,9 @@ def open_mask_folder(
 
     Removes unfinished files of a killed run. `made_from` holds all that decides the masks; that of
     rank 0 counts. share: other than ALL, `names` are a part, and other runs may be making the rest:
-    their unfinished files stay. Raises InputError, on all ranks, when the folder holds masks made
-    from something else.
+    their unfinished files stay; `overwrite` is not for parts. Raises InputError, on all ranks, when
+    the folder holds masks made from something else.
     """
-    if overwrite and share != ALL:
-        raise InputError(f"--share makes parts of one folder; remove {folder}, not --overwrite")
 
     def look() -> list[bool]:
         files = _list(folder)
@@ -118,7 +116,8 @@ def mask_writer(
     names: the masks to make. meta: "made_from" of `open_mask_folder` and other notes. overwrite:
     remove the masks `names` first and print that; their confidence too, where it is written again
     or the old meta.json says that it was. All ranks enter it together, after everything
-    that makes masks has been loaded.
+    that makes masks has been loaded. Raises InputError, on all ranks, when another run has begun
+    to write masks made from something else.
 
     Threads write the masks, so that no GPU waits for PNG encoding and the disk. An error in one is
     raised by one of the next calls, or at the end.
@@ -134,10 +133,14 @@ def mask_writer(
             stale += [confidence_folder(folder) / f"{name}.png" for name in names]
         for old in (*stale, file):  # the file that says what the others are goes last
             old.unlink(missing_ok=True)
-    if ranks.is_main and not file.exists():
-        versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}
-        write_json(file, meta | versions)
-    barrier()
+
+    def note() -> None:
+        if not file.exists():
+            versions = {"git": git("rev-parse", "HEAD"), "torch": torch.__version__}
+            write_json(file, meta | versions, replace=False)
+        _check(file, meta["made_from"], True)  # another run may have started since the first look
+
+    on_main(ranks, note)
 
     def save(name: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
         if confidence is not None:  # first: a mask means that its image is done

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -479,8 +480,40 @@ def test_parts_make_the_masks_of_the_whole(generate, root, tmp_path, capsys):
     assert "5 masks, 0 of them new" in capsys.readouterr().out and not other.exists()
     for name in SIZES:
         assert (parts / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes()
-    with pytest.raises(InputError, match="--share makes parts of one folder"):
-        gen_clip_masks.main([*arguments, "--share", "1/2", "--overwrite"])
+    for option in ("--overwrite", "--score", "--save-vis"):
+        with pytest.raises(InputError, match=f"{option} is about all of them"):
+            gen_clip_masks.main([*arguments, "--share", "1/2", option])
+
+
+def test_parts_of_another_number_and_of_few_images(generate, root, tmp_path, capsys):
+    """Masks do not depend on the number of parts: a resumed array may have another size."""
+    whole, parts = generate(), tmp_path / "parts"
+    arguments = ["--config", str(root / "config.yaml"), "--device", "cpu", "--out", str(parts)]
+    for share, made in (("9/9", "0 masks, 0"), ("2/2", "2 masks, 2"), ("1/4", "2 masks, 2")):
+        gen_clip_masks.main([*arguments, "--share", share])
+        assert f"{made} of them new" in capsys.readouterr().out
+    gen_clip_masks.main([*arguments, "--share", "3/4"])
+    assert "1 masks, 1 of them new" in capsys.readouterr().out
+    for name in SIZES:
+        assert (parts / f"{name}.png").read_bytes() == (whole / f"{name}.png").read_bytes()
+    with pytest.raises(InputError, match="made with other ratio"):
+        gen_clip_masks.main([*arguments, "--share", "1/4", "--ratio", "2"])
+
+
+def test_two_runs_of_other_settings_that_start_at_once(generate, root, tmp_path, monkeypatch):
+    """The second one finds no masks, but a meta.json when it begins to write."""
+    other, out, build = generate("--ratio", "2"), tmp_path / "parts", gen_clip_masks.build_teacher
+
+    def slowly(*arguments: object, **more: object) -> object:
+        out.mkdir(exist_ok=True)
+        shutil.copy(other / "meta.json", out)
+        return build(*arguments, **more)
+
+    monkeypatch.setattr(gen_clip_masks, "build_teacher", slowly)
+    arguments = ["--config", str(root / "config.yaml"), "--device", "cpu", "--out", str(out)]
+    with pytest.raises(InputError, match="made with other ratio"):
+        gen_clip_masks.main([*arguments, "--share", "1/2"])
+    assert [path.name for path in out.iterdir()] == ["meta.json"]
 
 
 def test_masks_in_a_linked_folder_are_found(generate, tmp_path):

@@ -136,6 +136,17 @@ def add_share(result: argparse.ArgumentParser) -> None:
     )
 
 
+def check_share(arguments: argparse.Namespace, *of_all: str) -> None:
+    """Raise InputError when --share is combined with an option that is about all items."""
+    for name in of_all if arguments.share != slice(None) else ():
+        if getattr(arguments, name):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"--share makes one of several parts, {option} is about all of them; leave out "
+                f"--share, or give {option} in one more call without --share"
+            )
+
+
 def _share(text: str) -> slice:
     part, _, parts = text.partition("/")
     good = all(number.isdecimal() and len(number) < 7 for number in (part, parts))

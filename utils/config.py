@@ -174,6 +174,12 @@ class Config:
         """The teacher of the masks that gen_clip_masks.py stores."""
         return self.teacher.stored or self.teacher
 
+    def masks_of(self, split: str) -> str:
+        """The folder for pseudo-masks of a split. Raises InputError with ``pseudo_masks: null``."""
+        if not self.pseudo_masks:
+            raise InputError("the config has pseudo_masks: null; name a folder with --out")
+        return self.pseudo_masks if split == self.train_split else f"{self.pseudo_masks}_{split}"
+
 
 _FIELDS = {f.name: f for f in dataclasses.fields(Config)}
 _TYPES = typing.get_type_hints(Config)

@@ -32,6 +32,7 @@ from utils.batches import training_loader
 from utils.checkpoint import save_checkpoint
 from utils.config import load_config
 from utils.distributed import Ranks, all_reduce, cleanup, gather_objects, on_main, setup
+from utils.safe import connections
 from utils.safe.connections import end_silent_connections
 from utils.safe.errors import InputError
 from utils.schedule import poly_lr
@@ -100,21 +101,49 @@ def test_no_thread_of_the_group_is_left_to_abort_the_process_at_exit(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def connected(own: str) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection from the address `own` of this machine to 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        one = socket.create_connection(server.getsockname(), source_address=(own, 0))
+        return one, server.accept()[0]
+
+
 @pytest.mark.skipif(not Path("/dev/fd").is_dir(), reason="no list of open files here")
 def test_connections_end_when_the_other_machine_is_silent() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket() as one:
-        one.connect(server.getsockname())
-        other = server.accept()[0]
-        with other:
+    try:
+        one, other = connected("127.0.0.2")  # looks like another machine
+    except OSError as error:
+        pytest.skip(f"127.0.0.2 is no address of this machine ({error})")
+    with one, other:
+        before = len([*Path("/dev/fd").iterdir()])
+        end_silent_connections()
+        assert len([*Path("/dev/fd").iterdir()]) == before
+        for end in (one, other):
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            first = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+            probes = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
+            between = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+            assert end.getsockopt(socket.IPPROTO_TCP, first) + probes * between <= 20
+        one.sendall(b"still open")
+        assert other.recv(10) == b"still open"
+
+
+def test_connections_within_this_machine_stay_as_they_are() -> None:
+    one, other = connected("127.0.0.1")
+    with one, other:
+        end_silent_connections()
+        for end in (one, other):
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+
+
+def test_a_refused_option_of_a_connection_ends_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(connections, "_OPTIONS", {"IPPROTO_TCP": 1 << 20})  # no such option
+    with socket.socket() as alone:  # nor is every socket connected
+        one, other = connected("127.0.0.2" if sys.platform == "linux" else "127.0.0.1")
+        with one, other:
             end_silent_connections()
-            for end in (one, other):
-                assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-                first = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
-                probes = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT)
-                between = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
-                assert end.getsockopt(socket.IPPROTO_TCP, first) + probes * between <= 20
             one.sendall(b"still open")
-            assert other.recv(10) == b"still open"
+            assert other.recv(10) == b"still open" and alone.fileno() >= 0
 
 
 # ---- losses and queues

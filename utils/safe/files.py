@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -18,17 +18,20 @@ UNFINISHED = re.compile(r"\.\d+\.tmp(\.\w+)?$")  # names of `replacing` and of `
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, replace: bool = True) -> Iterator[Path]:
     """Temporary path beside `path`, renamed to it at the end and removed on failure.
 
     Creates the folder. Several processes may write the same file at once; each replaces it as a
-    whole. An OSError names `path`, not the temporary file or, for a full disk, nothing.
+    whole. replace: without it an existing file stays, so that the first of several processes wins
+    (the last on a disk without hard links). An OSError names `path`, not the temporary file or, for
+    a full disk, nothing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
+        if replace or not _linked(path, temporary):
+            temporary.replace(path)
     except OSError as error:
         if error.filename2 == str(temporary):
             error.filename2 = str(path)
@@ -37,6 +40,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(path: Path, temporary: Path) -> bool:
+    """Whether `path` exists, as a further name of `temporary` where it did not before."""
+    with suppress(OSError):
+        path.hardlink_to(temporary)
+    return path.exists()
 
 
 def remove_unfinished(folder: Path, below: bool = True) -> None:
@@ -77,9 +87,12 @@ def check_new_files(folder: Path, files: Collection[str], option: str, overwrite
         )
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically; creates the folder."""
-    with replacing(path) as temporary:
+def write_json(path: Path, content: dict[str, Any], replace: bool = True) -> None:
+    """Write JSON atomically; creates the folder.
+
+    replace: as of `replacing`.
+    """
+    with replacing(path, replace) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
