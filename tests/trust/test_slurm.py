@@ -36,7 +36,8 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts/slurm.sbatch").write_text(SCRIPT.read_text())
     (tmp_path / "bin").mkdir()
-    programs = {name: f'#!/bin/sh\necho "{name} $*"\n' for name in ("srun", "scancel")}
+    programs = {"srun": '#!/bin/sh\necho "srun $*${SRUN_CPUS_PER_TASK:+ ($SRUN_CPUS_PER_TASK)}"\n'}
+    programs["scancel"] = '#!/bin/sh\necho "scancel $*"\n'
     programs["scontrol"] = '#!/bin/sh\n[ "$1" = show ] && echo node7 && echo node8 || echo "$*"\n'
     programs["squeue"] = '#!/bin/sh\necho "$STATE"\n'
     programs["sleep"] = '#!/bin/sh\n[ "$1" = 60 ] || exec /bin/sleep "$1"\n'  # until it is ended
@@ -66,6 +67,24 @@ def job(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def stopped(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """The same, of a script that gets SIGTERM when its command has started."""
+    started = subprocess.Popen(
+        ["bash", str(SCRIPT), *arguments],
+        env=environment(folder, **variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    started.send_signal(signal.SIGTERM)
+    text = started.communicate(timeout=60)[0]
+    return started.returncode, text
+
+
+AGAIN = "stopped before the time limit; the job is queued again and resumes"
 ONE = "-m torch.distributed.run --nproc_per_node=4 --standalone eval.py --ckpt x"
 TWO = (
     "srun bin/python -m torch.distributed.run --nproc_per_node=4 --nnodes=2 --rdzv_id=10042 "
@@ -80,6 +99,11 @@ TWO = (
         (["eval.py", "--ckpt", "x"], {"SLURM_GPUS_ON_NODE": "4"}, f"python {ONE}"),
         (["eval.py", "--ckpt", "x"], {"PROCESSES": "4", "SLURM_JOB_NUM_NODES": "2"}, TWO),
         (
+            ["eval.py", "--ckpt", "x"],
+            {"PROCESSES": "4", "SLURM_JOB_NUM_NODES": "2", "SLURM_CPUS_PER_TASK": "36"},
+            f"{TWO} (36)",
+        ),
+        (
             ["gen_clip_masks.py", "--share", "{task}/{tasks}"],
             {"SLURM_ARRAY_TASK_ID": "3", "SLURM_ARRAY_TASK_COUNT": "16"},
             "python gen_clip_masks.py --share 3/16",
@@ -90,6 +114,7 @@ TWO = (
             "python -m experiments.ablation a b.yaml --seeds 2",
         ),
         (["bin/python.sh", "x"], {"SLURM_GPUS_ON_NODE": "4"}, "script x"),
+        (["bin/python.sh"], {}, "script "),
     ],
 )
 def test_it_runs_the_command(folder, arguments, variables, shown) -> None:
@@ -105,6 +130,8 @@ def test_it_runs_the_command(folder, arguments, variables, shown) -> None:
         (["eval.py"], {"SLURM_SUBMIT_DIR": "/"}, "/ is not the repository's folder"),
         ([], {}, "expected a command"),
         (["eval.py"], {"PYTHON": "none/python"}, "none/python does not exist"),
+        (["gen_clip_masks.py", "--share", "{task}/4"], {}, "need sbatch --array"),
+        (["gen_clip_masks.py", "--share", "1/{tasks}"], {}, "need sbatch --array"),
         (["-m", "experiments.ablation"], {"SLURM_JOB_NUM_NODES": "2"}, "runs on one node"),
     ],
 )
@@ -117,25 +144,28 @@ def test_it_refuses_with_a_message(folder, arguments, variables, message) -> Non
     "variables, status, last",
     [
         ({"STATE": "RUNNING"}, 143, "requeue 10042"),
+        (
+            {"STATE": "RUNNING", "SLURM_ARRAY_JOB_ID": "10042", "SLURM_ARRAY_TASK_ID": "3"},
+            143,
+            "requeue 10042_3",  # not all tasks
+        ),
         ({"STATE": "COMPLETING"}, 143, "saved"),  # by scancel
         ({"STATE": "RUNNING", "SLURM_RESTART_COUNT": "100"}, 2, "error: the job was queued again"),
     ],
 )
 def test_it_is_queued_again_before_the_time_limit(folder, variables, status, last) -> None:
-    started = subprocess.Popen(
-        ["bash", str(SCRIPT), "train_warmup.py", "wait"],
-        env=environment(folder, **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not (folder / "started").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    started.send_signal(signal.SIGTERM)
-    text = started.communicate(timeout=60)[0]
-    assert started.returncode == status and "saved" in text, text
+    found, text = stopped(folder, "train_warmup.py", "wait", **variables)
+    assert found == status and "saved" in text, text
     assert text.splitlines()[-1].startswith(last), text
+
+
+def test_it_waits_for_what_a_shell_script_has_started(folder) -> None:
+    """bash ends at once on SIGTERM; the training that it has started saves first."""
+    slow = PYTHON.replace("echo saved", "/bin/sleep 1; echo saved")
+    (folder / "bin/python").write_text(slow)
+    (folder / "run.sh").write_text("bin/python wait\necho never\n")
+    status, text = stopped(folder, "run.sh", "x", STATE="RUNNING")
+    assert status == 143 and text.splitlines()[-3:] == ["saved", AGAIN, "requeue 10042"], text
 
 
 # ---- in a cluster of this machine
@@ -244,12 +274,35 @@ def test_a_suite_is_run_by_a_job_for_its_masks_and_one_for_each_seed(
     assert content["rows"]["Base"]["metrics"].keys() == {"0", "1"}
 
 
+def waiting(folder: Path) -> dict[str, str]:
+    """The variable PYTHON for a command that waits for SIGTERM."""
+    (folder / "python").write_text(PYTHON.replace("touch started", "echo started"))
+    (folder / "python").chmod(0o755)
+    return {"PYTHON": str(folder / "python")}
+
+
+@pytest.mark.slow
+def test_a_task_of_an_array_queues_only_itself_again(cluster, tmp_path) -> None:
+    logs = {task: tmp_path / f"log_{task}" for task in (1, 2)}
+    options = ["--array=1-2", SCRIPT, "train_warmup.py", "wait"]
+    job = cluster.submit(*options, log=tmp_path / "log_%a", **waiting(tmp_path))
+
+    def started(task: int, often: int = 1) -> bool:
+        return logs[task].exists() and logs[task].read_text().count("started") == often
+
+    wait_until(lambda: started(1) and started(2), "not started")
+    for task, other in ((1, 2), (2, 1)):  # one of them has the number of the array
+        before = logs[other].read_text()
+        cluster.run("scancel", "--batch", "--signal=TERM", f"{job}_{task}")
+        wait_until(lambda task=task: started(task, 2), logs[task].read_text)
+        assert "queued again" in logs[task].read_text() and logs[other].read_text() == before
+    cluster.run("scancel", job)
+    wait_until(lambda: not cluster.states(job), "the array does not end")
+
+
 @pytest.mark.slow
 def test_a_cancelled_job_stays_cancelled(cluster, tmp_path) -> None:
-    (tmp_path / "python").write_text(PYTHON.replace("touch started", "echo started"))
-    (tmp_path / "python").chmod(0o755)
-    log = tmp_path / "log"
-    python = {"PYTHON": str(tmp_path / "python")}
+    log, python = tmp_path / "log", waiting(tmp_path)
     job = cluster.submit(SCRIPT, "train_warmup.py", "wait", log=log, **python)
     wait_until(lambda: log.exists() and "started" in log.read_text(), "not started")
     cluster.run("scancel", job)
