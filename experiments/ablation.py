@@ -65,10 +65,10 @@ def main(argv: list[str]) -> None:
         suite.check_prepared(rows)
         open_dataset(config.dataset, config.data_root).images(suite.split)
         parallel = arguments.jobs or max(1, torch.cuda.device_count())
-        masks, *rounds = plan(suite, rows, seeds, out, arguments.keep_checkpoints)
-        rounds = [] if arguments.masks == "only" else rounds
+        only = arguments.masks == "only"
+        masks, *rounds = plan(suite, rows, seeds, out, arguments.keep_checkpoints, only)
         print(f"{sum(map(len, rounds))} runs, in {len(rounds)} rounds", flush=True)
-        if arguments.masks == "ready":  # leaves alone what other jobs are writing
+        if arguments.masks == "ready":  # leaves alone what other runners are writing
             masks = [
                 replace(m, commands=[[*c, "--share", "1/1"] for c in m.commands]) for m in masks
             ]
@@ -97,10 +97,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--jobs", type=int, help="runs at a time (default: one per GPU, else 1)")
     add("--rows", nargs="+", metavar="ROW", help="run these rows only")
     add("--seeds", nargs="+", type=int, metavar="SEED", help="instead of the suite's")
-    masks = (
-        "only: make the pseudo-masks, train nothing; ready: only check and score them, for several"
-    )
-    masks += " runners that share OUT, each with seeds of its own"
+    masks = "only: make the pseudo-masks, and run the rows that no seed changes; ready: they are "
+    masks += "made, check and score them; for several runners that share OUT, each with its seeds"
     add("--masks", choices=("make", "only", "ready"), default="make", help=masks)
     add_overrides(result, "the config for all rows (CARB's keys: for rows with CARB)")
     keep = "keep every checkpoint, for learning_curves.py"
@@ -116,10 +114,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def plan(
-    suite: Suite, rows: list[Row], seeds: list[int], out: Path, keep: bool = False
+    suite: Suite,
+    rows: list[Row],
+    seeds: list[int],
+    out: Path,
+    keep: bool = False,
+    only_masks: bool = False,
 ) -> list[list[Job]]:
     """Jobs left to do in rounds: pseudo-masks; rows that need no other, seed by seed; rows that
     need these; and so on.
+
+    only_masks: the pseudo-masks of all rows, but of the other jobs those alone that all seeds share
+    and that need no row, which runners with seeds of their own would else do at once.
 
     Raises InputError when a folder holds a run of other settings.
     """
@@ -155,8 +161,13 @@ def plan(
     for seed, row in product(seeds, rows):
         add(row, seed)
     masks = mask_jobs(suite, [row for _, row, _ in todo.values()], out)
-    last = max((number for number, _, _ in todo.values()), default=-1)
-    return [masks] + [[j for number, _, j in todo.values() if number == n] for n in range(last + 1)]
+    kept = [
+        (number, job)
+        for number, row, job in todo.values()
+        if not only_masks or (row.seedless and not row.needs)
+    ]
+    last = max((number for number, _ in kept), default=-1)
+    return [masks] + [[job for number, job in kept if number == n] for n in range(last + 1)]
 
 
 def train_split(suite: Suite) -> str:

@@ -30,6 +30,7 @@ from models.build import build_teacher
 from models.clip_features import MaskCLIPOptions
 from models.inference import multi_view_scores
 from models.maskclip import MaskCLIP
+from utils.cli import check_share
 from utils.config import TeacherSettings, config_from_dict, load_config, save_config
 from utils.distributed import Ranks
 from utils.progress import progress
@@ -483,6 +484,8 @@ def test_parts_make_the_masks_of_the_whole(generate, root, tmp_path, capsys):
     for option in ("--overwrite", "--score", "--save-vis"):
         with pytest.raises(InputError, match=f"{option} is about all of them"):
             gen_clip_masks.main([*arguments, "--share", "1/2", option])
+    all_in_one = gen_clip_masks.parse_arguments([*arguments, "--share", "1/1", "--score"])
+    check_share(all_in_one, "score")
 
 
 def test_parts_of_another_number_and_of_few_images(generate, root, tmp_path, capsys):

@@ -137,8 +137,8 @@ def add_share(result: argparse.ArgumentParser) -> None:
 
 
 def check_share(arguments: argparse.Namespace, *of_all: str) -> None:
-    """Raise InputError when --share is combined with an option that is about all items."""
-    for name in of_all if arguments.share != slice(None) else ():
+    """Raise InputError when a part of --share is combined with an option that is about all."""
+    for name in of_all if (arguments.share.step or 1) > 1 else ():
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(

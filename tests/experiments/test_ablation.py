@@ -135,16 +135,23 @@ def test_a_stopped_suite_has_the_tables_of_what_is_finished(
 
 
 def test_masks_first_and_then_a_runner_for_each_seed(prepared, tmp_path, monkeypatch) -> None:
-    path, started = write_suite(tmp_path, prepared / "config.yaml"), []
+    rows, started = ROWS | {"Value": {"stage": "masks", "teacher": "maskclip_plain"}}, []
+    path = write_suite(tmp_path, prepared / "config.yaml", rows=rows)
     monkeypatch.setattr(ablation, "run_jobs", lambda jobs, _: started.append(jobs) or [])
     command = [str(path), "--out", str(tmp_path / "out")]
     ablation.main([*command, "--masks", "only"])
     assert [[job.name for job in jobs] for jobs in started] == [
-        ["pseudo_masks", "pseudo_masks_val"]
+        ["pseudo_masks", "pseudo_masks_val"],
+        ["value-masks"],  # which the runners of all seeds would make at once
     ]
-    made = [command for job in started.pop() for command in job.commands]
+    made = [command for job in started[0] for command in job.commands]
+    started.clear()
     ablation.main([*command, "--masks", "ready", "--seeds", "1"])
-    assert [job.name for jobs in started[1:] for job in jobs] == ["base_1", "base_carb_1"]
+    assert [job.name for jobs in started[1:] for job in jobs] == [
+        "base_1",
+        "value-masks",
+        "base_carb_1",
+    ]
     checked = [command for job in started[0] for command in job.commands]
     assert checked == [[*command, "--share", "1/1"] for command in made]
 
