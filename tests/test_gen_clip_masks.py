@@ -441,7 +441,8 @@ def test_mask_writer_is_bounded_and_ends_with_the_error_of_any_mask(tmp_path, mo
             raise OSError("disk full")
 
     monkeypatch.setattr(mask_folder, "save_mask", save)
-    alone = ([], None, {}, False, Ranks(0, 1, torch.device("cpu")))
+    meta = {"made_from": {"precision": "fp32"}}
+    alone = ([], None, meta, False, Ranks(0, 1, torch.device("cpu")))
     with (
         pytest.raises(OSError, match="disk full"),
         mask_folder.mask_writer(tmp_path, *alone) as write,
