@@ -65,12 +65,11 @@ def test_from_folder_to_checked_config(tmp_path, capsys) -> None:
     (root / "labels.csv").unlink()
     prepare_data.main([*arguments, "--overwrite", "--miniature"])
     printed = capsys.readouterr().out
-    first, then = printed.partition("next:\n  ")[2].splitlines()[:2]
-    assert (
-        f"--suggest '{root}/suggested' --miniature  # no labels yet: python prepare_data.py"
-        in first
-    )
-    assert "(--import-tags)" in first and "--check" in then
+    note, *steps = printed.partition("next:\n  ")[2].splitlines()[:4]
+    assert note.startswith("# there are no labels yet; ") and "(--import-tags)" in note
+    assert f"--suggest '{root}/suggested' --miniature  # " in steps[0]
+    assert f"--labels labels.csv --out '{root}/image_labels.json'" in steps[1]
+    assert "--check" in steps[2]
     (root / "labels.csv").write_text("\n".join(["image,labels", *rows]))
     prepare_data.main([*arguments, "--overwrite"])
     capsys.readouterr()

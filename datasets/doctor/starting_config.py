@@ -102,7 +102,11 @@ def write_starting_config(
         to_label = [f"{command} --out {shlex.quote(str(label_file))}"]
     else:
         suggested = shlex.quote(str(root / "suggested")) + " --miniature" * miniature
-        to_label = [f"{command} --suggest {suggested}  # no labels yet: {HOW_TO_LABEL}"]
+        to_label = [
+            f"  # there are no labels yet; {HOW_TO_LABEL}",
+            f"{command} --suggest {suggested}  # then correct them on its page.html",
+            f"{command} --labels labels.csv --out {shlex.quote(str(label_file))}",
+        ]
     given = f" --labels {shlex.quote(labels)}" if labels else ""
     return "\n".join(
         [
