@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # By name, as users may keep configs of their own in the folder.
 CONFIGS = ("camvid", "camvid_small", "cityscapes", "folder", "tiny_cpu", "wilddash2")
 OFFICIAL_CONFIGS = ("camvid", "cityscapes", "cityscapes_single", "wilddash2")
-STRONG_CONFIGS = ("camvid", "cityscapes", "wilddash2")
+STRONG_CONFIGS = ("camvid", "cityscapes", "cityscapes_by_class", "wilddash2")
 SHIPPED_CONFIGS = [ROOT / f"configs/{name}.yaml" for name in CONFIGS]
 SHIPPED_CONFIGS += [ROOT / f"configs/official/{name}.yaml" for name in OFFICIAL_CONFIGS]
 SHIPPED_CONFIGS += [ROOT / f"configs/strong/{name}.yaml" for name in STRONG_CONFIGS]

@@ -30,9 +30,9 @@ def write_film(path: Path, folder: Path) -> None:
     write_dataset(folder, {"train": FRAMES, "val": 1}, seed=5)
     with av.open(str(path), "w") as film:
         stream = film.add_stream("libx264", rate=1)
+        stream.height, stream.width, stream.pix_fmt = 160, 320, "yuv420p"
         for file in sorted(folder.glob("images/train/*")):
             image = np.array(Image.open(file).convert("RGB"))
-            stream.height, stream.width = image.shape[:2]
             film.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         film.mux(stream.encode())
 
