@@ -30,6 +30,7 @@ import numpy as np
 from datasets.files import File, list_files
 from datasets.film_writer import FORMATS, check_film_outputs, film_writer
 from datasets.films import Film, is_film, open_film
+from datasets.prediction_folder import check_prediction_folder
 from datasets.training import EvaluationSet, whole_image
 from models.confidence import add_confidence, confidence_from
 from models.inference import add_options, options_from, predictions
@@ -39,7 +40,6 @@ from utils.distributed import barrier, cleanup, gather_objects, setup
 from utils.overlap import ahead, writing
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
-from utils.safe.files import check_new_files
 from utils.visualize import legend, save_image, save_mask, save_overlay
 
 
@@ -65,8 +65,10 @@ def predict_images(source: Path, out: Path, arguments: argparse.Namespace) -> No
     trained = load_trained(arguments.ckpt, arguments.config, arguments.overrides)
     model, classes = trained.model.to(ranks.device), trained.classes
     data = EvaluationSet(images, trained.config.image_size, keep_original=True)
-    check_outputs(images, out, arguments.overwrite, sure.write)
+    stale = check_prediction_folder(images, out, arguments.overwrite, sure.write)
     barrier()  # no rank writes while another one still checks
+    for file in stale if ranks.is_main else ():
+        file.unlink()
 
     def save(sample: dict[str, Any], mask: np.ndarray, confidence: np.ndarray | None) -> None:
         name, image = sample["name"], sample["original"].numpy()
@@ -142,21 +144,6 @@ def readable(
             yield data[index]
         except InputError as error:
             unreadable.append(str(error))
-
-
-def check_outputs(names: Iterable[str], out: Path, overwrite: bool, confidence: bool) -> None:
-    """Raise InputError when outputs would collide, exist already, or can't be written."""
-    made_from = {"legend.png": "the legend"}
-    for name in names:
-        for ending in ("", "_overlay", "_confidence")[: 2 + confidence]:
-            output = f"{name}{ending}.png"
-            if output in made_from:
-                raise InputError(
-                    f"{made_from[output]} and the image '{name}' would both be written to "
-                    f"{out / output}; rename the image"
-                )
-            made_from[output] = f"the image '{name}'"
-    check_new_files(out, made_from, "--out", overwrite)
 
 
 def find_images(source: Path, out: Path) -> dict[str, File]:

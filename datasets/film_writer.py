@@ -36,7 +36,7 @@ RECORD = "frames.csv"  # in a folder of label maps: the files that predict.py wr
 def check_film_outputs(
     film: Path, out: Path, labels: Path | None, confidence: bool, overwrite: bool
 ) -> list[Path]:
-    """Label maps and confidence of an earlier film, to be removed: there are some to `overwrite`.
+    """Label maps and confidence of an earlier film, to be removed; none without `overwrite`.
 
     labels: folder for label maps, or None. Raises InputError where an output has a wrong name,
     exists or can't be written, and where a folder has images of such names that the RECORD lacks.

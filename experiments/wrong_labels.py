@@ -4,7 +4,7 @@
         --missing 0.1 --out data/demo/labels_missing_10.json
 
 Each class of an image loses its label with the probability `--missing`; each other class gets one
-with the probability `--wrong`. An image whose labels all went keeps one of them.
+with the probability `--wrong`. An image that would have no label keeps one of its own.
 """
 
 import argparse
@@ -56,6 +56,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=path, required=True, help="JSON file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace --out")
     arguments = parser.parse_args(argv)
+    if arguments.seed < 0:
+        raise InputError(f"--seed is a whole number of at least 0, found {arguments.seed}")
     if not arguments.missing and not arguments.wrong:
         raise InputError("nothing to make worse; give --missing or --wrong, probabilities above 0")
     return arguments

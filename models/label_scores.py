@@ -63,8 +63,8 @@ def image_scores(teacher: MaskCLIP, image: Tensor, scale: float) -> Tensor:
         p_ik = softmax over k of scale * cos(f_i, t_k)
         s_k  = mean of the ceil(SHARE * N) largest of p_1k .. p_Nk
 
-    scale: CLIP's own, see `logit_scale`. PAMR, key smoothing and prompt denoising of the teacher
-    play no part.
+    scale: CLIP's own, see `logit_scale`. PAMR, key smoothing, prompt denoising and template
+    experts of the teacher play no part.
     """
     cells = []
     for view in teacher.seen(image):

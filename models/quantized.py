@@ -18,6 +18,7 @@ from models.export_check import onnx_runner
 from models.exported import INPUT, quiet
 from utils.safe.errors import InputError, note, warn
 
+ALIKE = 0.95  # share of the pixels from which int8 and float32 are called alike
 ENOUGH, MOST = 50, 200  # images to calibrate on; with more the ranges hardly change
 
 
@@ -64,7 +65,8 @@ def write_int8(source: Path, path: Path, images: Sequence[np.ndarray]) -> Agreem
     """Write `source`, an ONNX file in float32, in int8 to `path`, with its metadata.
 
     images: uint8 (1,h,w,3), of any sizes, made when asked for. Returns the agreement of both
-    files on them; raises InputError when onnxruntime can't quantise the file.
+    files on them, and warns where it is below ALIKE. Raises InputError when onnxruntime can't
+    quantise the file.
     """
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
@@ -89,7 +91,13 @@ def write_int8(source: Path, path: Path, images: Sequence[np.ndarray]) -> Agreem
     quantized = onnx.load(path)
     onnx.helper.set_model_props(quantized, metadata | {"precision": "int8"})
     path.write_bytes(quantized.SerializeToString())
-    return agreement(source, path, images)
+    found = agreement(source, path, images)
+    if found.share < ALIKE:
+        warn(
+            f"in int8 {1 - found.share:.1%} of the pixels change their class; measure what that "
+            "costs (python -m benchmarks.exported), or calibrate on other images"
+        )
+    return found
 
 
 def agreement(first: Path, second: Path, images: Iterable[np.ndarray]) -> Agreement:

@@ -1,8 +1,8 @@
-"""Weights of the inconsistent region that keep rare classes; none of this is in the paper.
+"""Weights of the inconsistent region that keep classes with bad masks; not in the paper.
 
 CARB (Kim et al. 2024) has one w for all classes. A class whose masks are mostly wrong is
 inconsistent almost everywhere: w falls, and nothing brings the class back. Here every inconsistent
-pixel i has a weight of its own, mostly that of the class P(i) of its pseudo-mask:
+pixel i has a weight of its own; in most variants it is that of the class P(i) of its pseudo-mask:
 
     L = L_c + (1 / |M_i|) sum over i in M_i of w_{P(i)} l_i,  on both views, l_i = -log f_{P(i)}(i)
 
@@ -38,7 +38,7 @@ EXPONENT = 0.5
 
 
 class ClassTotals(NamedTuple):
-    """Sums over pixels, each (K,); k is the class of the pseudo-mask, of `predicted` that of S."""
+    """Sums over pixels, each (K,), by the class of the pseudo-mask; `predicted` by that of S."""
 
     consistent_loss: Tensor
     inconsistent_loss: Tensor
@@ -84,7 +84,8 @@ def class_root(w: Tensor, totals: ClassTotals) -> Tensor:
 def class_agreement(w: Tensor, totals: ClassTotals) -> Tensor:
     """w_k a_k, w_k of `by_class`; a_k is the share of S's pixels of k whose mask is k too.
 
-    a_k = 1 where S has no pixel of k, so that a class that has disappeared keeps w.
+    a_k = 1 where S has no pixel of k, so that a class that has disappeared keeps w; 0 where S has
+    some, but none where the mask is k.
     """
     agreement = totals.consistent / totals.predicted.clamp(min=1)
     return by_class(w, totals) * torch.where(totals.predicted > 0, agreement, 1.0)

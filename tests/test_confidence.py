@@ -17,6 +17,7 @@ import gen_clip_masks
 import predict
 from datasets.files import File, read_mask
 from datasets.mask_folder import check_no_inputs, pseudo_mask_files
+from datasets.prediction_folder import check_prediction_folder
 from models import inference
 from models.confidence import Confidence, confidence_from, mask_probability
 from models.inference import predict_labels, predict_probability
@@ -176,8 +177,18 @@ def test_least_probabilities_out_of_bounds(wrong, capsys) -> None:
 def test_a_confidence_map_is_not_overwritten(tmp_path) -> None:
     (tmp_path / "t0_confidence.png").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"1 of the 4 files.*t0_confidence\.png.*--overwrite"):
-        predict.check_outputs(["t0"], tmp_path, False, True)
-    predict.check_outputs(["t0"], tmp_path, False, False)
+        check_prediction_folder(["t0"], tmp_path, False, True)
+
+
+def test_earlier_confidence_does_not_stand_beside_new_label_maps(tmp_path) -> None:
+    earlier = tmp_path / "t0_confidence.png"
+    earlier.write_bytes(b"of other label maps")
+    with pytest.raises(InputError, match=r"t0_confidence\.png.*--overwrite"):
+        check_prediction_folder(["t0"], tmp_path, False, False)
+    assert check_prediction_folder(["t0", "t1"], tmp_path, True, False) == [earlier]
+    assert check_prediction_folder(["t0"], tmp_path, True, True) == []  # it is written again
+    # An image of that name: its own label map is no confidence.
+    assert check_prediction_folder(["t0", "t0_confidence"], tmp_path, True, False) == []
 
 
 # ---------------------------------------------------------------- gen_clip_masks.py

@@ -19,6 +19,7 @@ from tiny_run import make_run
 import export
 import predict
 from datasets.transforms import normalize
+from models import quantized
 from models.export_check import check_agreement, onnx_runner, random_images, torch_runner
 from models.exported import ExportedNetwork, require_packages, write_onnx, write_torch
 from models.inference import predict_labels
@@ -133,6 +134,13 @@ def test_int8_is_smaller_and_mostly_agrees(world, runs) -> None:
     assert 0.7 < (one == other).mean() < 1
     card = (world / "out/README.md").read_text(encoding="utf-8")
     assert "on the 6 images that it was calibrated on" in card
+
+
+def test_int8_that_changes_many_classes_is_said(world, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(quantized, "agreement", lambda *files: quantized.Agreement(0.9, 2))
+    images = random_images((2, 48, 64), seed=3)
+    with pytest.warns(InputWarning, match=r"int8 10\.0% of the pixels change their class; measure"):
+        quantized.write_int8(world / "out/model.onnx", tmp_path / "x.onnx", list(images[:, None]))
 
 
 def test_the_folder_holds_no_more_than_the_card_lists(world) -> None:

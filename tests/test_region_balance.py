@@ -327,8 +327,15 @@ def test_a_damaged_state_is_named(wrong: dict, tmp_path) -> None:
         load_training_checkpoint(path)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_the_official_rules_work_too(name: str) -> None:
-    criterion = ClassCriterion(name, rules=RegionRules("multiply", "nan"))
-    result = losses_of(criterion, True, **random_case(1))
-    assert result["loss"].isfinite()
+@pytest.mark.parametrize("without", ["neither", "inconsistent"])
+def test_the_official_rules_hold_here_too(without: str, monkeypatch) -> None:
+    """With the paper's w for every class the loss is the paper's, NaN where a region is empty."""
+    monkeypatch.setitem(WEIGHTS, "same", lambda w, totals: w.expand_as(totals.consistent))
+    case, rules = random_case(1), RegionRules("multiply", "nan")
+    if without == "inconsistent":
+        case["global_mask"] = torch.zeros_like(case["global_mask"])
+        case["logits"][:, 0] += 50
+    expected = losses_of(CARBCriterion(rules=rules), True, **case)["loss"]
+    found = losses_of(ClassCriterion("same", rules=rules), True, **case)["loss"]
+    torch.testing.assert_close(found, expected, equal_nan=True)
+    assert found.isnan() == (without == "inconsistent")

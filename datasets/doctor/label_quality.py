@@ -17,10 +17,10 @@ def best_threshold(scores: np.ndarray, present: np.ndarray) -> float:
     """The threshold of one class with the largest F1 on labelled images: (N,), (N,) bool.
 
     A class is suggested where its score is above the threshold t. With the true positives TP,
-    F1(t) = 2 TP / (suggested + present). Tried are THRESHOLD, half the lowest score, and the middle
-    between each score and the next. Of equals the one nearest to THRESHOLD wins, so that a class
-    keeps THRESHOLD unless the labels speak against it; a class that is present nowhere keeps it
-    too.
+    F1(t) = 2 TP / (suggested + present). It tries THRESHOLD, half the lowest score, and the middle
+    between each score and the next. Of equals it takes the one nearest to THRESHOLD, so that a
+    class keeps THRESHOLD unless the labels speak against it; a class that is present nowhere keeps
+    it too.
     """
     if not present.any():
         return THRESHOLD

@@ -48,7 +48,12 @@ def test_command_writes_a_label_file(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize(
-    ("options", "message"), [([], "--missing or --wrong"), (["--wrong", "1"], "worse.json")]
+    ("options", "message"),
+    [
+        ([], "--missing or --wrong"),
+        (["--wrong", "1"], "worse.json"),
+        (["--wrong", "1", "--seed", "-1"], "--seed is a whole number of at least 0, found -1"),
+    ],
 )
 def test_nothing_to_do_and_nothing_replaced(tmp_path: Path, options: list[str], message: str):
     command = make(tmp_path)
