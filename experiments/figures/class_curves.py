@@ -57,7 +57,8 @@ def _figure(suite: Suite, plain: str, others: list[str], out: Path) -> Figure | 
         f"The classes that a row loses most of, against {plain}. Above: share of the pixels with "
         "the class's mask where mask and prediction agree. Below: weight of the other ones in the "
         "loss, w or that of the class. Neighbouring log lines are averaged; means over the seeds, "
-        "with bands from the least to the greatest."
+        "with bands from the least to the greatest. Masks right: precision of the stored masks of "
+        "the scored split."
     )
     name = f"{_NAME}_{suite.slug}{suite.group(plain)}"
     return Figure(
