@@ -24,6 +24,7 @@ def check_prediction_folder(
                     f"{out / output}; rename the image"
                 )
             made_from[output] = f"the image '{name}'"
-    earlier = {f"{name}_confidence.png" for name in names} - made_from.keys()
+    others = sorted({f"{name}_confidence.png" for name in names} - made_from.keys())
+    earlier = [file for file in others if (out / file).exists()]
     check_new_files(out, [*made_from, *earlier], "--out", overwrite)
-    return [out / file for file in sorted(earlier) if (out / file).exists()]
+    return [out / file for file in earlier]

@@ -7,6 +7,7 @@ Each class of an image loses its label with the probability `--missing`; each ot
 with the probability `--wrong`. An image that would have no label keeps one of its own.
 """
 
+import utils.threads  # noqa: F401  # isort: skip
 import argparse
 from pathlib import Path
 

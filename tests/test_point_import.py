@@ -310,7 +310,7 @@ SECRET = '<!DOCTYPE a [<!ENTITY s SYSTEM "file:///etc/passwd">]>'
         (label_studio(original_width=10**4000), "expected the size of the image"),
         (label_studio(value=None, original_width=41), "is 41x20"),
         ([{"data": {"image": "b.png"}}], "task 1 .b.png.: expected 'annotations'"),
-        ([{"data": {"img": "b.png"}}], r"expected 'image', found \['img'\]"),
+        ([{"data": {"img": "b.txt"}}], r"as 'image', or one field .* found none among \['img'\]"),
         ([{"data": {"image": "b.png"}, "annotations": [3]}], "expected 'result', found 3"),
         ([3], "task 1: expected 'data', found 3"),
         ([{"image": "b.png", "id": 1, "kp": []}], 'task 1 is of the form "JSON-MIN"; export as'),

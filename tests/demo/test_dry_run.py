@@ -8,6 +8,7 @@ from test_starting_config import make
 
 import prepare_data
 from demo.make_scenes import write_dataset
+from models import clip_miniature
 from utils.config import load_config
 from utils.safe.errors import InputError
 
@@ -26,7 +27,7 @@ def test_classes_that_the_miniature_does_not_know(tmp_path, monkeypatch) -> None
     (root / "classes.yaml").write_text("classes: [road, {name: cow, prompt: car}]\n")
     prepare_data.main(arguments)
     assert load_config(out).clip_model == "demo/weights/clip.pt"
-    monkeypatch.setattr(prepare_data, "DEMO", tmp_path)
+    monkeypatch.setattr(clip_miniature, "_DEMO", tmp_path)
     with pytest.raises(InputError, match="--miniature needs .* leave it out"):
         prepare_data.main([*arguments, "--overwrite"])
 
