@@ -76,6 +76,16 @@ def make_config(folder: Path, **changes: object) -> Path:
     return path
 
 
+def make_world(folder: Path, **changes: object) -> Path:
+    """A data set, a CLIP, a config and image-level labels, all below `folder`, which it returns."""
+    make_cityscapes(folder / "data")
+    make_clip(folder / "clip.pt")
+    make_config(folder, **changes)
+    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
+    (folder / "image_labels.json").write_text(json.dumps(labels))
+    return folder
+
+
 def read_metrics(run_dir: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

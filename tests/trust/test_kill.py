@@ -50,12 +50,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, a config: 4 steps of warm-up, 4 of CARB; 3 steps to a log line, 2 to a
     checkpoint."""
     folder = tmp_path_factory.mktemp("world")
-    tiny.make_cityscapes(folder / "data")
-    tiny.make_clip(folder / "clip.pt")
-    tiny.make_config(folder, views="local", log_every=3, dropout=0.1)
-    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
-    (folder / "image_labels.json").write_text(json.dumps(labels))
-    return folder
+    return tiny.make_world(folder, views="local", log_every=3, dropout=0.1)
 
 
 def command(stage: str, world: Path, out: Path) -> list[str]:

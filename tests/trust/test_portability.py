@@ -1,6 +1,5 @@
 """What only Linux has: scripts start without it, on other start methods, on Apple's GPU."""
 
-import json
 import os
 import subprocess
 import sys
@@ -86,12 +85,7 @@ print(sorted(slow & sys.modules.keys() - before))
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, a CLIP, a config."""
     folder = tmp_path_factory.mktemp("portable")
-    tiny.make_cityscapes(folder / "data")
-    tiny.make_clip(folder / "clip.pt")
-    tiny.make_config(folder, views="base")
-    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
-    (folder / "image_labels.json").write_text(json.dumps(labels))
-    return folder
+    return tiny.make_world(folder, views="base")
 
 
 def stages(world: Path, out: Path, prepare: str, workers: int) -> dict[str, Any]:

@@ -55,27 +55,27 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
     return os.environ | job | paths | variables
 
 
-def job(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
-    """Exit status and output of the batch script."""
-    done = subprocess.run(
+def start(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen:
+    """The batch script, with its errors in its output."""
+    return subprocess.Popen(
         ["bash", str(SCRIPT), *arguments],
         env=environment(folder, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    return done.returncode, done.stdout
+
+
+def job(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
+    """Exit status and output of the batch script."""
+    started = start(folder, *arguments, **variables)
+    text = started.communicate()[0]
+    return started.returncode, text
 
 
 def stopped(folder: Path, *arguments: str, **variables: str) -> tuple[int, str]:
     """The same, of a script that gets SIGTERM when its command has started."""
-    started = subprocess.Popen(
-        ["bash", str(SCRIPT), *arguments],
-        env=environment(folder, **variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    started = start(folder, *arguments, **variables)
     deadline = time.monotonic() + 60
     while not (folder / "started").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -183,12 +183,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    tiny.make_cityscapes(folder / "data")
-    tiny.make_clip(folder / "clip.pt")
-    tiny.make_config(folder, steps=200, warmup_steps=198, log_every=20, checkpoint_every=6)
-    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
-    (folder / "image_labels.json").write_text(json.dumps(labels))
-    return folder
+    return tiny.make_world(folder, steps=200, warmup_steps=198, log_every=20, checkpoint_every=6)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ docs/scaling.md has it. The same stages on one host are those of test_kill.py.
 """
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -40,14 +39,8 @@ def two_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hosts.Hosts]
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As in test_kill.py, with time to cut a cable: 12 steps of each stage, 3 to a checkpoint."""
     folder = tmp_path_factory.mktemp("world")
-    tiny.make_cityscapes(folder / "data")
-    tiny.make_clip(folder / "clip.pt")
-    tiny.make_config(
-        folder, views="base", steps=24, warmup_steps=12, log_every=6, checkpoint_every=3
-    )
-    labels = {f"trainburg/trainburg_{i:06d}_000019": [i, i + 4, i + 8] for i in range(8)}
-    (folder / "image_labels.json").write_text(json.dumps(labels))
-    return folder
+    changes = {"steps": 24, "warmup_steps": 12, "log_every": 6, "checkpoint_every": 3}
+    return tiny.make_world(folder, views="base", **changes)
 
 
 @pytest.fixture(scope="module")
