@@ -6,10 +6,10 @@
 Both decode ahead of the network and encode behind it, in threads. Wall seconds per image of a
 script as it is ("overlapped") and without threads ("in turn") are compared with those of the
 network's forward pass alone, in the same round; rounds alternate. predict.py has the network of
-configs/cityscapes.yaml with random weights, on the whole image and on half its size;
-gen_clip_masks.py has a CLIP ViT-B/16 with random weights, on half the size: the harder case, as the
-rest has less time to hide behind the network. Numbers are medians, with the lowest and the highest
-in brackets. --write puts the table into RESULTS.md.
+configs/cityscapes.yaml and gen_clip_masks.py a CLIP ViT-B/16, both with random weights and on half
+the size of the images: the harder case, as the rest has less time to hide behind the network.
+Numbers are medians, with the lowest and the highest in brackets. --write puts the table into
+RESULTS.md.
 """
 
 import statistics
@@ -45,7 +45,7 @@ from utils.visualize import overlay, save_image, save_mask, save_overlay
 SIZE, QUICK_SIZE = (1024, 2048), (64, 128)
 TARGET = 1.15  # largest wall time of a script, relative to the network alone
 STAGES = ("decode", "network", "resize and arg max", "overlay", "encode")
-IMAGES, QUICK_IMAGES = {1: 2, 2: 4}, 2  # fewer of those that take longer
+IMAGES, QUICK_IMAGES = 4, 2
 
 
 def main(argv: list[str]) -> None:
@@ -57,17 +57,16 @@ def main(argv: list[str]) -> None:
         raise InputError("--write needs the images of full size; leave out --quick")
     setup(arguments.device)
     size = QUICK_SIZE if arguments.quick else SIZE
-    report: dict[str, Any] = {"machine": describe(arguments.device), "results": {}}
-    for scale in (1, 2):
-        network = tuple(side // scale for side in size)
-        name = f"predict.py, network on {network[1]}x{network[0]}"
-        trained = random_network(network, arguments.quick)
-        count = QUICK_IMAGES if arguments.quick else IMAGES[scale]
-        report["results"][name] = measure(trained, size, count, arguments.rounds, arguments.device)
-    name = f"gen_clip_masks.py, CLIP on {size[1] // 2}x{size[0] // 2}"
-    report["results"][name] = mask_stages.measure_masks(
-        size, count, arguments.rounds, arguments.device, arguments.quick
-    )
+    count = QUICK_IMAGES if arguments.quick else IMAGES
+    network = tuple(side // 2 for side in size)
+    trained = random_network(network, arguments.quick)
+    about = size, count, arguments.rounds, arguments.device
+    where = f"on {network[1]}x{network[0]}"
+    report: dict[str, Any] = {"machine": describe(arguments.device)}
+    report["results"] = {
+        f"predict.py, network {where}": measure(trained, *about),
+        f"gen_clip_masks.py, CLIP {where}": mask_stages.measure_masks(*about, arguments.quick),
+    }
     report["overlay"] = encoders(size)
     publish(report, "prediction", table(report), arguments)
 
