@@ -40,8 +40,8 @@ def main(argv: list[str]) -> None:
     parser = training_parser(__doc__)
     parser.add_argument("--init", type=path, required=True, help="checkpoint of train_warmup.py")
     arguments = parser.parse_args(argv)
-    config = load_config(arguments.config, arguments.overrides)
     ranks = setup(arguments.device)
+    config = load_config(arguments.config, arguments.overrides).resolved(ranks.all_have_bf16)
 
     # --- data
     classes = load_classes(config.class_file)

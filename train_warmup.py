@@ -42,8 +42,8 @@ from utils.seed import WEIGHTS, derive
 def main(argv: list[str]) -> None:
     # --- arguments, configuration, ranks, seed
     arguments = training_parser(__doc__).parse_args(argv)
-    config = load_config(arguments.config, arguments.overrides)
     ranks = setup(arguments.device)
+    config = load_config(arguments.config, arguments.overrides).resolved(ranks.all_have_bf16)
     torch.manual_seed(derive(config.seed, WEIGHTS))
 
     # --- data

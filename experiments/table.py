@@ -102,11 +102,16 @@ def _other_settings(config: Config, folder: Path, record: dict[str, Any]) -> dic
     if not file.is_file():
         return {}
     if not record:
-        return changed(_of_run(load_config(file)), _of_run(config))
+        return _changed_of_run(load_config(file), config)
     old = read_json(file)
-    settings = _of_run(config_from_dict(old.get("config", {}), str(file)))
     ignored = {"config"} | ({"needs"} - old.keys())  # earlier records have none
-    return changed(old, record, ignored) | changed(settings, _of_run(config))
+    settings = config_from_dict(old.get("config", {}), str(file))
+    return changed(old, record, ignored) | _changed_of_run(settings, config)
+
+
+def _changed_of_run(old: Config, config: Config) -> dict[str, str]:
+    """What differs in `config`, where `precision: auto` may be what the run's device made of it."""
+    return changed(_of_run(old), _of_run(config.resolved_like(old)))
 
 
 def _of_run(config: Config) -> dict[str, Any]:

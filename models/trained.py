@@ -88,7 +88,7 @@ def load_trained(
             f"{config.class_file} must have the classes of the training, in their order (palette "
             "and prompts may differ): restore it, or name another with --set class_file=FILE",
         )
-    if config.channels_last:
+    if config.channels_last is True:  # not auto, which is for training
         model.to(memory_format=torch.channels_last)
     return Trained(model.eval(), config, classes, origin)
 

@@ -319,7 +319,7 @@ def test_null_is_for_keys_that_may_be_without(null: str) -> None:
         ("crop_size=512", "'crop_size' must be a list of 2 whole numbers"),
         ("aspp_dilations=[]", "'aspp_dilations' must be a list of whole numbers"),
         ("views=both", "'views' must be one of base, local, dual"),
-        ("precision=fp16", "'precision' must be one of fp32, bf16"),
+        ("precision=fp16", "'precision' must be one of auto, fp32, bf16"),
         ("dropout=2", "'dropout' must be between 0 and 1"),
         ("queue_size=0", "'queue_size' must be at least 1"),
         ("patch_size=[600, 256]", "must fit into 'crop_size'"),

@@ -7,7 +7,7 @@ checkpoints hold all keys; what an older version wrote is translated by utils/ol
 import dataclasses
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -125,8 +125,8 @@ class Config:
     seed: int = setting(0, 0)
 
     # machine
-    precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool = setting(False, group=SPEED)
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    channels_last: bool | Literal["auto"] = setting(False, group=SPEED)
     compile: bool = setting(False, group=SPEED)
     num_workers: int = setting(4, 0, group=UPKEEP)
     image_cache: str | None = _path(None, group=UPKEEP)
@@ -168,6 +168,24 @@ class Config:
         if values["teacher"]["stored"]:
             del values["teacher"]["stored"]["stored"]
         return values
+
+    @property
+    def auto(self) -> list[str]:
+        """The keys whose value is `auto`: the device of a training decides it."""
+        return [key for key in ("precision", "channels_last") if getattr(self, key) == "auto"]
+
+    def resolved(self, have_bf16: Callable[[], bool]) -> "Config":
+        """This config without `auto`; have_bf16: see `utils.distributed.Ranks.all_have_bf16`."""
+        if not self.auto:
+            return self
+        bf16 = have_bf16()
+        precision = {"auto": "bf16" if bf16 else "fp32"}.get(self.precision, self.precision)
+        chosen = {"precision": precision, "channels_last": bf16 and precision == "bf16"}
+        return dataclasses.replace(self, **{key: chosen[key] for key in self.auto})
+
+    def resolved_like(self, run: "Config") -> "Config":
+        """This config with what `auto` became in a run, the config of its folder or checkpoint."""
+        return dataclasses.replace(self, **{key: getattr(run, key) for key in self.auto})
 
     @property
     def stored_teacher(self) -> TeacherSettings:

@@ -30,6 +30,14 @@ class Ranks:
     def on_cuda(self) -> bool:
         return self.device.type == "cuda"
 
+    def all_have_bf16(self) -> bool:
+        """Whether every process has an NVIDIA or AMD GPU that computes in bfloat16.
+
+        All ranks call this together: one run has one precision.
+        """
+        own = self.on_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+        return all(gather_objects(own))
+
     @property
     def device_name(self) -> str:
         """The GPU's name, or cpu or mps."""

@@ -63,8 +63,14 @@ class Run:
         (H, W, 3) for TensorBoard at each checkpoint.
 
         Raises InputError, on all ranks, when the folder holds another run or can't be written, when
-        the data have changed, or when a checkpoint is damaged or does not fit.
+        the data have changed, when a checkpoint is damaged or does not fit, or for a config with
+        `auto`, which `Config.resolved` replaces.
         """
+        if config.auto:
+            raise InputError(
+                f"{' and '.join(config.auto)}: auto is for train_warmup.py and train_carb.py; here "
+                "state it, e.g. --set precision=bf16 channels_last=true"
+            )
         self.arguments, self.config, self.ranks = arguments, config, ranks
         self.stage, self.end, self.classes = stage, end, classes
         self.title = {"warmup": "warm-up", "carb": "CARB"}.get(stage, stage)

@@ -53,9 +53,20 @@ def describe(config: Config, dataset: Any, model: nn.Module, stage: str = "warmu
         f"data: {len(dataset)} images ({config.train_split} of {config.data_root}), "
         f"{dataset.num_classes} classes; {labels}",
         f"network: {config.backbone}, {millions:.1f} M parameters, {config.classifier} "
-        f"classifier{views}, {config.precision}",
+        f"classifier{views}, {_arithmetic(config, model)}",
     ]
     return "".join(f"{line}\n" for line in lines + legend)
+
+
+def _arithmetic(config: Config, model: nn.Module) -> str:
+    """Precision and memory format, as text; on a GPU in float32 also where it uses TF32."""
+    parts = [config.precision, *["channels_last"] * bool(config.channels_last)]
+    if config.precision == "fp32" and next(model.parameters()).is_cuda:
+        backends = torch.backends
+        with_tf32 = ["convolutions"] * backends.cudnn.allow_tf32
+        with_tf32 += ["matrix products"] * backends.cuda.matmul.allow_tf32
+        parts.append(f"TF32 in {' and '.join(with_tf32)}" if with_tf32 else "without TF32")
+    return ", ".join(parts)
 
 
 class RunLog:
