@@ -9,9 +9,9 @@ import torch.nn.functional as F
 
 from benchmarks.harness import wait
 
-# Per image of 512x1024, by torch's counter: ResNet-50-V1c at stride 8, ASPP-V2 with the text
+# Per image of 512x1024, by torch's counter: ResNet-50-V1c at stride 8, the ASPP with the text
 # classifier, and the backward pass of both.
-SEGMENTATION = (404 + 619 + 2044) * 1e9
+SEGMENTATION = {"v2": (404 + 619 + 2044) * 1e9, "v3": (404 + 502 + 1812) * 1e9}
 SEGMENTATION_PIXELS = 512 * 1024
 CLIP_WIDTH, CLIP_LAYERS, CLIP_PATCH, CLIP_OUTPUT = 768, 12, 16, 512
 
@@ -28,9 +28,11 @@ def clip_flops(size: tuple[int, int]) -> float:
     return tokens * (per_token + ends) + 4 * blocks * tokens**2 * CLIP_WIDTH
 
 
-def step_flops(size: tuple[int, int], local_sizes: list[tuple[int, int]]) -> float:
+def step_flops(
+    size: tuple[int, int], local_sizes: list[tuple[int, int]], aspp: str = "v2"
+) -> float:
     """FLOPs of a step on images of `size`, one for each of CLIP's input sizes of the local view."""
-    segmentation = SEGMENTATION * math.prod(size) / SEGMENTATION_PIXELS
+    segmentation = SEGMENTATION[aspp] * math.prod(size) / SEGMENTATION_PIXELS
     return sum(segmentation + clip_flops(size) + clip_flops(local) for local in local_sizes)
 
 

@@ -185,16 +185,21 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
     start = time.perf_counter()
     print(output.machine_line(report))
     print(LINE.format("", "official", "ours", "ratio", "target"))
+
+    def save() -> None:  # after each result: a stopped run leaves what it has measured
+        report["wall_seconds"] = round(time.perf_counter() - start, 1)
+        if arguments.json:
+            write_json(Path(arguments.json), report)
+
     for component, make in components.items():
         try:
-            _measure(component, make(options), options, report)
+            _measure(component, make(options), options, report, save)
         except Exception as error:  # the other components still run
             traceback.print_exc()
             _fail(component, error, report)
-    report["wall_seconds"] = round(time.perf_counter() - start, 1)
+        save()
     print(f"{report['wall_seconds']:g} s in all")
     if arguments.json:
-        write_json(Path(arguments.json), report)
         print(f"written: {arguments.json}")
     failures = report["failures"]
     if failures:
@@ -203,7 +208,11 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
 
 
 def _measure(
-    component: str, found: list[Case | Size], options: Options, report: dict[str, Any]
+    component: str,
+    found: list[Case | Size],
+    options: Options,
+    report: dict[str, Any],
+    save: Callable[[], None],
 ) -> None:
     """Add the component's results, or the failures of its checks, to `report`."""
     while found:  # frees each case before the next one starts: some are big
@@ -213,11 +222,13 @@ def _measure(
             entry = item.entry() if is_size else compare(item, options)
         except AssertionError as error:
             _fail(item.name, error, report)
+            save()
             continue
         report["sizes" if is_size else "results"].append({"component": component} | entry)
         lines = [LINE.format(*output.cells(entry, options.device))]
         lines += filter(None, (entry.get("agreement"), entry["note"]))
         print("\n    ".join(lines), flush=True)
+        save()
 
 
 def _fail(name: str, error: Exception, report: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ of tensors.
 
 import statistics
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 
 import torch
@@ -47,11 +48,11 @@ def _processes(way: str, options: Options) -> list[dict[str, float]]:
 
 def measure(way: str, options: Options) -> dict[str, float]:
     """MiB of this process before the first step and at the peak of the first `STEPS`."""
-    device = options.device
+    device, size = options.device, replace(setting(options), steps=1)  # in one call
     if way == "official":
-        step = official_way(setting(options), True, device)
+        step = official_way(size, True, device)
     else:
-        step = our_way(setting(options), True, device, **OURS[way])
+        step = our_way(size, True, device, **OURS[way])
     on_gpu = device.startswith("cuda")
     before = torch.cuda.memory_allocated() / 2**20 if on_gpu else resident("VmRSS") / 2**20
     for _ in range(STEPS):

@@ -40,7 +40,7 @@ def local_clip_flops(draws: int = 64) -> float:
 
 def image_flops() -> float:
     """FLOP of a dual CARB step for one image of 512x1024: network, CLIP on both views."""
-    return SEGMENTATION + clip_flops((512, 1024)) + local_clip_flops()
+    return SEGMENTATION["v2"] + clip_flops((512, 1024)) + local_clip_flops()
 
 
 def ring_bytes(gpus: int, size: float) -> float:

@@ -1,7 +1,7 @@
 """One training step, the official way and ours, from equal weights, batches and local views."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ from utils.seed import LOCAL_VIEWS, generator
 
 NEVER = 10**9
 LEARNING_RATE = 1e-4  # the last one of the schedule
+DILATIONS = {"v2": (6, 12, 18, 24), "v3": (12, 24, 36)}  # of the two ASPPs
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Setting:
     ratio: tuple[float, float]
     steps: int = 1  # in one call
     local_view_per: str = "batch"  # as in the official program; or "image", our default
+    aspp: str = "v2"  # as in the official program; or "v3", our default
 
     def config(self, **changes: Any) -> Config:
         return official_config(
@@ -70,6 +72,8 @@ class Setting:
             patch_size=list(self.patch),
             local_resize=list(self.ratio),
             lr=LEARNING_RATE,
+            aspp=self.aspp,
+            aspp_dilations=list(DILATIONS[self.aspp]),
             **{"arithmetic.local_view_per": self.local_view_per},
             **changes,
         )
@@ -83,11 +87,12 @@ class Setting:
 CPU = Setting(2, (256, 512), (256, 128), (1.5, 1.5))
 CPU_QUICK = Setting(2, (128, 256), (128, 64), (1.5, 1.5))
 GPU = Setting(8, (512, 1024), (512, 256), (1.0, 2.0), steps=20)  # local views of many sizes
+GPU_QUICK = replace(GPU, steps=4)
 
 
 def setting(options: Options) -> Setting:
     if options.device.startswith("cuda"):
-        return GPU
+        return GPU_QUICK if options.quick else GPU
     return CPU_QUICK if options.quick else CPU
 
 

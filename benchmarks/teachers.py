@@ -13,10 +13,11 @@ benchmarks/RESULTS.md.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from utils.config import PRESETS, load_config
 from utils.cost import resident
 from utils.distributed import setup
 from utils.safe.errors import InputError, run_script
+from utils.safe.files import write_json
 
 TEACHERS = tuple(PRESETS["teacher"])
 BASELINE = "maskclip"
@@ -54,56 +56,83 @@ def main(argv: list[str]) -> None:
     )
     command.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     command.add_argument("--quick", action="store_true", help="one small image, a small ViT")
+    command.add_argument("--part", action="store_true", help="512x1024 only, on a GPU in bf16")
     arguments = command.parse_args(argv)
     if unknown := [name for name in arguments.presets if name not in TEACHERS]:
         command.error(f"{unknown[0]}: expected one of {', '.join(TEACHERS)}")
-    if arguments.write and (arguments.quick or arguments.presets):
-        raise InputError("--write: the table has all presets; leave out --quick and PRESET")
+    if arguments.write and (arguments.quick or arguments.part or arguments.presets):
+        raise InputError("--write: the table has all presets; leave out --quick, --part and PRESET")
     setup(arguments.device)  # refuses a missing device
     options = Options(arguments.device, arguments.quick)
+    cases = cases_of(options, arguments.part)
     report = {
         "machine": describe(options.device),
         "options": asdict(options) | {"rounds": arguments.rounds},
-        "results": results(arguments.presets or TEACHERS, arguments.rounds, options),
     }
+
+    def save(found: list[Result]) -> None:  # a stopped run leaves what it has measured
+        if arguments.json:
+            write_json(Path(arguments.json), report | {"results": found})
+
+    presets = arguments.presets or TEACHERS
+    report["results"] = results(presets, arguments.rounds, options, cases, save)
     publish(report, f"teachers on {options.device}", table(report), arguments)
 
 
 # --- measuring
 
 
-def results(presets: Sequence[str], rounds: int, options: Options) -> list[Result]:
+SizeAndPrecision = tuple[tuple[int, int], str]  # size and precision
+
+
+def cases_of(options: Options, part: bool = False) -> list[SizeAndPrecision]:
+    """Sizes (height, width) and precisions; with `part` the first size, on a GPU in bf16."""
+    sizes = QUICK_SIZES if options.quick else SIZES
+    precisions = ("fp32", "bf16") if _on_gpu(options) else ("fp32",)
+    return [(sizes[0], precisions[-1])] if part else [(s, p) for s in sizes for p in precisions]
+
+
+def results(
+    presets: Sequence[str],
+    rounds: int,
+    options: Options,
+    cases: Sequence[SizeAndPrecision] | None = None,
+    save: Callable[[list[Result]], None] = lambda found: None,
+) -> list[Result]:
     """A result for each size, precision and preset, with the baseline first.
 
     Keys size, precision, preset, and lists with a value per round: seconds, peak (MB above the
-    model), ratio (of seconds to the baseline's).
+    model), ratio (of seconds to the baseline's). save: called with those found so far.
     """
     presets = [BASELINE, *(name for name in presets if name != BASELINE)]
     found = []
-    for size in QUICK_SIZES if options.quick else SIZES:
-        for precision in ("fp32", "bf16") if _on_gpu(options) else ("fp32",):
-            samples: dict[str, list[Result]] = {preset: [] for preset in presets}
-            for _ in range(rounds):
-                for preset in presets:
-                    sample = _in_new_process(preset, size, precision, options)
-                    samples[preset].append(sample)
-                    print(f"{_case(size, precision)}, {preset}: {sample}", flush=True)
-            seconds = {name: [one["seconds"] for one in samples[name]] for name in presets}
-            found += [
-                {
-                    "size": list(size),
-                    "precision": precision,
-                    "preset": preset,
-                    "seconds": seconds[preset],
-                    "peak": [one["peak"] for one in samples[preset]],
-                    "ratio": [
-                        one / base
-                        for one, base in zip(seconds[preset], seconds[BASELINE], strict=True)
-                    ],
-                }
-                for preset in presets
-            ]
+    for size, precision in cases_of(options) if cases is None else cases:
+        samples: dict[str, list[Result]] = {}
+        for _ in range(rounds):
+            for preset in presets:
+                sample = _in_new_process(preset, size, precision, options)
+                samples.setdefault(preset, []).append(sample)
+                print(f"{_case(size, precision)}, {preset}: {sample}", flush=True)
+                save(found + _of_samples(samples, size, precision))
+        found += _of_samples(samples, size, precision)
     return found
+
+
+def _of_samples(
+    samples: dict[str, list[Result]], size: tuple[int, int], precision: str
+) -> list[Result]:
+    base = [one["seconds"] for one in samples[BASELINE]]
+    return [
+        {
+            "size": list(size),
+            "precision": precision,
+            "preset": preset,
+            "seconds": [one["seconds"] for one in of_preset],
+            "peak": [one["peak"] for one in of_preset],
+            "ratio": [one["seconds"] / b for one, b in zip(of_preset, base, strict=False)],
+        }
+        for preset, of_preset in samples.items()
+    ]
 
 
 def _in_new_process(*arguments: Any) -> dict[str, float]:
