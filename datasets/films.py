@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, needs_package
 from utils.safe.file_kinds import kind_of
 
 _ENDINGS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".mts", ".m2ts")
@@ -56,10 +56,8 @@ def is_film(path: Path) -> bool:
 
 def pyav() -> Any:
     """The package av. Raises InputError where it is not installed."""
-    try:
+    with needs_package("a film", "av"):
         import av
-    except ImportError as error:
-        raise InputError(f"films need the package av ({error}): pip install av") from None
     av.logging.set_level(None)  # FFmpeg's own messages; what matters is reported
     return av
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from models.group_norm import standardize_once
 from models.inference import resize
-from utils.safe.errors import InputError
+from utils.safe.errors import needs_package
 
 INPUT, OUTPUTS = "image", ("logits", "labels")
 OPSET = 18  # of the ONNX file; onnxruntime 1.14 and later read it
@@ -38,15 +38,10 @@ def require_packages(file_format: str) -> None:
     """Raise InputError where a package is missing that writes or checks `file_format`."""
     if file_format != "onnx":
         return
-    try:
+    with needs_package("--format onnx", "onnx onnxscript onnxruntime"):
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise InputError(
-            f"--format onnx needs packages ({error}): pip install -r requirements-extra.txt, or "
-            "pip install onnx onnxscript onnxruntime"
-        ) from None
 
 
 class ExportedNetwork(nn.Module):

@@ -542,7 +542,7 @@ def test_several_processes_are_refused(run, film, tmp_path, monkeypatch) -> None
 def test_the_package_is_asked_for_politely(film, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with (
-        pytest.raises(InputError, match=r"films need the package av .*: pip install av"),
+        pytest.raises(InputError, match=r"a film needs a package .*: pip install av"),
         open_film(film),
     ):
         pass
