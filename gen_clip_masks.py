@@ -38,7 +38,6 @@ from utils.distributed import autocast, cleanup, on_main, setup
 from utils.overlap import ahead
 from utils.progress import progress
 from utils.safe.errors import run_script
-from utils.teacher_settings import describe_teacher
 
 
 def main(argv: list[str]) -> None:
@@ -71,11 +70,10 @@ def main(argv: list[str]) -> None:
         made_from = data_of_masks(config.dataset, split, classes.names, images, labels)
         made_from |= build_mask_record(config, classes, text) | {"precision": precision}
         made_from |= {key: getattr(arguments, key) for key in ("ratio", "grid", "flip")} | sure.used
-    names = list(images)[arguments.share]
-    todo = open_mask_folder(out, names, made_from, arguments.overwrite, ranks, arguments.share)
+    names, how = list(images)[arguments.share], (arguments.overwrite, ranks, arguments.shards)
+    todo = open_mask_folder(out, names, made_from, *how, arguments.share)
     if ranks.is_main and todo:
-        key = "teacher.stored" if config.teacher.stored else "teacher"
-        print(f"teacher of the masks ({key}): {describe_teacher(vars(config.stored_teacher))}")
+        print(config.teacher_of_masks())
 
     # --- masks, one by one, each at the original size of its image
     if todo:
@@ -88,12 +86,12 @@ def main(argv: list[str]) -> None:
                 config, classes, teacher, file, images, labels, ranks, trust, precision
             )
             made_from = made_from | {"experts": experts}
-            open_mask_folder(out, names, made_from, arguments.overwrite, ranks, arguments.share)
+            open_mask_folder(out, names, made_from, *how, arguments.share)
         loader = image_loader(data, config.num_workers, ranks)
         samples = progress(ahead(loader), "masks", ranks, len(loader))
         views = {"scales": arguments.ratio, "flip": arguments.flip, "grid": arguments.grid}
         meta = {"made_from": made_from, "config": config.to_dict()}
-        with mask_writer(out, todo, classes.palette, meta, arguments.overwrite, ranks) as write:
+        with mask_writer(out, todo, classes.palette, meta, *how) as write:
             for sample in measured(samples, out / COST, ranks):
                 image = normalize(sample["image"][None].to(device), rules.clip_normalization)
                 present = multi_hot(labels[sample["name"]], len(classes))[None].to(device)
@@ -115,6 +113,7 @@ def parse_arguments(argv: list[str]) -> argparse.Namespace:
     add = result.add_argument
     add("--out", type=path, help="default: pseudo_masks; with --split <pseudo_masks>_<split>")
     add("--split", help="default: train_split of the config")
+    add("--shards", action="store_true", help="masks in tars: OUT/masks-000000.tar, ...")
     add_views(result)
     add_confidence(result, "OUT_confidence/<image id>.png")
     add_share(result)

@@ -9,6 +9,7 @@ from datasets.camvid import CamVid
 from datasets.cityscapes import Cityscapes
 from datasets.files import File
 from datasets.folder import Folder
+from datasets.shards import Shards, is_sharded
 from datasets.wilddash2 import WildDash2
 from utils.safe.errors import InputError
 
@@ -28,7 +29,7 @@ DATASETS = {
     "cityscapes": Cityscapes,
     "camvid": CamVid,
     "wilddash2": WildDash2,
-    "folder": Folder,
+    "folder": lambda root: Shards(root) if is_sharded(root) else Folder(root),
 }
 
 

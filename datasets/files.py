@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from datasets.windows import Size, Window
 from utils.collection import collection_paused
 from utils.safe.errors import InputError, warn
 from utils.safe.file_kinds import image_format, remedy_for, stand_in
+from utils.safe.paths import leaves_folder
 
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless formats
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # large images are read
@@ -32,11 +34,11 @@ _DARK = (
     "some 16-bit images seem to hold 10 or 12 bits, none above 4095, so they are read dark: "
     "the upper 8 of 16; save them with 8 bits"
 )
-_HUGE = 1 << 30  # bytes; such a file is most likely a video and is not read whole to find out
+HUGE = 1 << 30  # bytes; such a file is most likely a video and is not read whole to find out
 Reader = Callable[[Window], np.ndarray]  # uint8 (height, width, 3) of a window
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class File:
     """A file on disk, or `member` of the zip at `path`."""
 
@@ -50,7 +52,7 @@ class File:
                 status = Path(self.path).stat()
                 if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
                     raise InputError(f"cannot read {self}: not a regular file; remove it")
-                if status.st_size > _HUGE:
+                if status.st_size > HUGE:
                     self._refuse_film()
                 return Path(self.path).read_bytes()
             # Forked loader workers must not share one file position: a handle per process.
@@ -90,10 +92,16 @@ class DuplicateError(InputError):
     """Files with the same id, e.g. with two endings; `files` has the first of each."""
 
     def __init__(self, pairs: list[tuple[File, File]], files: dict[str, File]) -> None:
-        self.messages = [f"{difference(str(a), str(b))}; keep one" for a, b in pairs]
+        self.messages = [f"{_same_id(a, b)}; keep one" for a, b in pairs]
         self.files = files
         more = f" ({len(pairs) - 1} more pairs like this)" if len(pairs) > 1 else ""
         super().__init__(self.messages[0] + more)
+
+
+def _same_id(one: File, other: File) -> str:
+    if one.member is None or one.member != other.member:
+        return difference(str(one), str(other))
+    return f"{one} is there twice" if one == other else f"{one} and {other} have the same name"
 
 
 @collection_paused()
@@ -109,8 +117,8 @@ def list_files(
     # Text and not Path: a data set may have a million files.
     paths = [os.path.join(here, name) for here, names in walk(folder) for name in names]  # noqa: PTH118
     start = len(os.path.join(folder, ""))  # noqa: PTH118
-    found = [(p[start:].replace(os.sep, "/"), p, None) for p in paths]
-    return _by_id(str(folder), found, endings, known)
+    found = [(p[start:].replace(os.sep, "/"), File(p)) for p in paths]
+    return by_id(str(folder), found, endings, known)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -153,10 +161,8 @@ def zip_members(path: Path, folder: str = "") -> list[str]:
         found = stand_in(path) or f"{error}; download it again"
         raise InputError(f"{path} is not a readable zip: {found}") from None
     members = [member for member in members if member.startswith(folder)]
-    for member in members:  # masks and predictions will be written under these names
-        relative = member.removeprefix(folder)
-        parts = relative.rstrip("/").split("/")
-        if relative and (not {"", ".", ".."}.isdisjoint(parts) or {"\\", ":"} & {*relative}):
+    for member in members:
+        if leaves_folder(member.removeprefix(folder).rstrip("/")):
             raise InputError(f"{path}: the name '{member}' leaves its folder; don't use this zip")
     return members
 
@@ -167,23 +173,23 @@ def list_zip(
 ) -> dict[str, File]:
     """`list_files` for the members of a zip below `folder`, which ends in '/'."""
     found = zip_members(path, folder)
-    inside = [(member.removeprefix(folder), str(path), member) for member in found]
+    inside = [(member.removeprefix(folder), File(str(path), member)) for member in found]
     inside = [one for one in inside if not any(map(is_leftover, one[0].split("/")[:-1]))]
-    return _by_id(f"{path}:{folder}", inside, endings, known)
+    return by_id(f"{path}:{folder}", inside, endings, known)
 
 
-def _by_id(
+def by_id(
     folder: str,
-    found: list[tuple[str, str, str | None]],
+    found: list[tuple[str, File]],
     endings: Sequence[str],
-    known: Sequence[str],
+    known: Sequence[str] = (),
 ) -> dict[str, File]:
-    """Files by id. found: (path below the folder, path, member of a zip) of every file."""
+    """`list_files` for `found`: each file with its path below `folder`."""
     files: dict[str, File] = {}
     duplicates: list[tuple[File, File]] = []
     unread = []
     lowered, known = [ending.lower() for ending in endings], tuple(map(str.lower, known))
-    for relative, path, member in sorted(found):
+    for relative, file in sorted(found, key=itemgetter(0)):
         name = relative.lower()
         ending = next((ending for ending in lowered if name.endswith(ending)), None)
         if is_leftover(relative.rpartition("/")[2]) or not relative or relative[-1] == "/":
@@ -192,7 +198,7 @@ def _by_id(
             if not name.endswith(known):
                 unread.append(relative)
             continue
-        file, key = File(path, member), image_id(relative, ending)
+        key = image_id(relative, ending)
         if key in files:
             duplicates.append((files[key], file))
         else:

@@ -27,7 +27,7 @@ _SPLIT_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _SHORT = {"tr": "train", "trn": "train", "te": "test", "tst": "test", "vl": "val", "vld": "val"}
-_IMAGES = ("images", "image", "imgs", "img")
+IMAGES = ("images", "image", "imgs", "img")
 _MASKS = ("masks", "mask")
 _SPLIT_WORD = (
     r"(train|training|val|valid|validation|dev|test|testing|eval|evaluation|trainval|trn|tst|vld)"
@@ -53,17 +53,17 @@ class Folder:
     def __init__(self, root: str | Path) -> None:
         """Raises InputError when `root` has no images, or folders that may or may not be splits."""
         self.root = Path(root)
-        folders, _ = _entries(self.root)
-        self._images = self.root / _named(folders, _IMAGES)
+        folders, _ = entries(self.root)
+        self._images = self.root / _named(folders, IMAGES)
         self._masks = self.root / _named(folders, _MASKS)
         if not self._images.is_dir():
             raise InputError(
                 f"no folder {self._images}; {_split_first(folders, self.root)}{EXPECTED}"
             )
-        folders, _ = _entries(self._images)
-        self._folders = _splits(self._images, folders)
+        folders, _ = entries(self._images)
+        self._folders = find_splits(self._images, folders)
         if not self._folders:
-            _check_no_splits(self._images, folders)
+            check_no_splits(self._images, folders)
             self._folders = {"train": ""}
 
     def splits(self) -> list[str]:
@@ -83,10 +83,10 @@ class Folder:
     def ground_truth(self, split: str) -> dict[str, File]:
         """Image id -> mask file, for the images that have one; training does not need them."""
         below = self._folder(split)
-        folders, names = _entries(self._masks)
+        folders, names = entries(self._masks)
         if below:
             # masks/validation may belong to images/val
-            below = _splits(self._masks, folders).get(split, below)
+            below = find_splits(self._masks, folders).get(split, below)
         files = list_files(self._masks / below, MASK_SUFFIXES)
         if not files:
             self._tell_unread_masks(folders, names)
@@ -105,12 +105,8 @@ class Folder:
 
     def _tell_unread(self, ids: Iterable[str]) -> None:
         """Warn of what is beside the folders of the splits; note splits with other names."""
-        for name in _entries(self.root)[0]:
-            if (
-                name.casefold() in _IMAGES
-                and name != self._images.name
-                and _count(self.root / name)
-            ):
+        for name in entries(self.root)[0]:
+            if name.casefold() in IMAGES and name != self._images.name and _count(self.root / name):
                 warn(f"{self.root / name} is not read: images are read from {self._images}")
         if self._folders == {"train": ""}:
             self._tell_pooled(ids)
@@ -119,7 +115,7 @@ class Folder:
         renamed = [f"'{folder}' is read as '{split}'" for folder, split in other]
         if renamed:
             note(f"the splits in {self._images}: {', '.join(renamed)}")
-        folders, names = _entries(self._images)
+        folders, names = entries(self._images)
         read = [*self._folders.values()]
         _tell_loose(
             self._images,
@@ -146,12 +142,12 @@ class Folder:
         expected = " or ".join(str(self._masks / folder) for folder in self._folders.values())
         expected = f": ground truth belongs in {expected}, named <image id>.png"
         has_splits = self._folders != {"train": ""}
-        known = _splits(self._masks, folders).values() if has_splits else ()
+        known = find_splits(self._masks, folders).values() if has_splits else ()
         unread, tell = [self._masks / folder for folder in folders if folder not in known], warn
         if not _count(self._masks):
-            tell, no_masks = note, (*_IMAGES, *_MASKS)
-            beside = [n for n in _entries(self.root)[0] if n.casefold() not in no_masks]
-            unread = [self.root / n for n in beside if not _is_own_output(self.root / n)]
+            tell, no_masks = note, (*IMAGES, *_MASKS)
+            beside = [n for n in entries(self.root)[0] if n.casefold() not in no_masks]
+            unread = [self.root / n for n in beside if not is_own_output(self.root / n)]
             expected += ", as class ids from 0, 255 for no label; move the masks there if they"
             expected += " are ground truth"
         if has_splits:
@@ -168,9 +164,9 @@ def _tell_loose(folder: Path, names: list[str], what: str) -> None:
         warn(f"{folder} has {_number(images)} not read ({min(images)}){what}", folder)
 
 
-def _is_own_output(folder: Path) -> bool:
+def is_own_output(folder: Path) -> bool:
     """Whether a script of this project has written the images in `folder`."""
-    names = _entries(folder)[1]
+    names = entries(folder)[1]
     if _OWN_OUTPUT.fullmatch(folder.name) or any(map(_OF_CACHE.fullmatch, names)):
         return True
     with contextlib.suppress(OSError):  # meta.json of gen_clip_masks.py
@@ -178,7 +174,7 @@ def _is_own_output(folder: Path) -> bool:
     return False
 
 
-def _entries(folder: Path) -> tuple[list[str], list[str]]:
+def entries(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the folders in `folder`, sorted and without leftovers, and of the files."""
     for _, folders, names in os.walk(folder):
         return sorted(name for name in folders if not is_leftover(name)), names
@@ -193,7 +189,7 @@ def _named(folders: list[str], names: tuple[str, ...]) -> str:
     return found[0] if len(found) == 1 else names[0]
 
 
-def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
+def find_splits(parent: Path, folders: list[str]) -> dict[str, str]:
     """Split -> folder, in the order train, val, test. Raises InputError for two of one split."""
     found: dict[str, str] = {}
     for folder in folders:
@@ -208,7 +204,7 @@ def _splits(parent: Path, folders: list[str]) -> dict[str, str]:
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
 
-def _check_no_splits(parent: Path, folders: list[str]) -> None:
+def check_no_splits(parent: Path, folders: list[str]) -> None:
     """Raise InputError where folders of images look like splits and none is one."""
     meant = [folder for folder in folders if _LIKE_SPLIT.fullmatch(_form(folder))]
     hints = {folder: _hints(folder) for folder in folders}
@@ -217,8 +213,8 @@ def _check_no_splits(parent: Path, folders: list[str]) -> None:
     if meant:
         names = " and ".join(str(parent / folder) for folder in meant[:3])
         raise InputError(
-            f"{names}: such names mean splits, but only train, val and test are known; rename the "
-            f"folders. {EXPECTED}"
+            f"{names}: such names mean splits, but only train, val and test are known; rename "
+            f"them. {EXPECTED}"
         )
 
 
@@ -255,13 +251,13 @@ def _check_no_split_below(folder: Path, split: str | None, ids: Iterable[str]) -
                 )
     for parent, names in inside.items():
         if parent and split is None:  # those right below have been checked
-            _check_no_splits(folder / parent, sorted(names))
+            check_no_splits(folder / parent, sorted(names))
 
 
 def _split_first(folders: list[str], root: Path) -> str:
     """Advice where each split has its own folder of images: train/images, as Roboflow writes it."""
-    for split, folder in _splits(root, folders).items():
-        inside = _named(_entries(root / folder)[0], _IMAGES)
+    for split, folder in find_splits(root, folders).items():
+        inside = _named(entries(root / folder)[0], IMAGES)
         if (root / folder / inside).is_dir() or _count(root / folder):
             return (
                 f"{root / folder} seems to be a split: move its images to images/{split} and its "

@@ -14,6 +14,16 @@ import torch
 from datasets import SegmentationData
 from datasets.files import MASK_SUFFIXES, File, check_mask, list_files, read_image, read_mask, walk
 from datasets.labels import ClassTable
+from datasets.mask_shards import (
+    ShardWriter,
+    finish_parts,
+    has_own_shards,
+    list_masks,
+    names_in_shards,
+    next_number,
+    remove_shards,
+)
+from datasets.tar_index import TarMember
 from utils.class_names import compare_class_names
 from utils.collection import collection_paused
 from utils.distributed import Ranks, barrier, on_main
@@ -26,7 +36,7 @@ from utils.progress import progress
 from utils.run_folder import git
 from utils.safe.errors import InputError
 from utils.safe.files import UNFINISHED, parse_json, write_json
-from utils.visualize import legend, save_image, save_mask, save_overlay
+from utils.visualize import encode_mask, encode_png, legend, save_image, save_mask, save_overlay
 
 COST = "cost.json"  # beside meta.json: time and memory of the last call that made two masks
 EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
@@ -41,23 +51,36 @@ def open_mask_folder(
     made_from: dict[str, Any],
     overwrite: bool,
     ranks: Ranks,
+    shards: bool = False,
     share: slice = ALL,
 ) -> list[str]:
     """The images without a mask in the folder, the same on all ranks; with `overwrite` all.
 
     Removes unfinished files of a killed run. `made_from` holds all that decides the masks; that of
-    rank 0 counts. share: other than ALL, `names` are a part, and other runs may be making the rest:
-    their unfinished files stay; `overwrite` is not for parts. Raises InputError, on all ranks, when
-    the folder holds masks made from something else.
+    rank 0 counts. shards: the masks are in tars (`datasets/mask_shards.py`). share: other than ALL,
+    `names` are a part, and other runs may be making the rest: their unfinished files stay;
+    `overwrite` is not for parts. Raises InputError, on all ranks, when the folder holds masks made
+    from something else, or in the other form.
     """
 
     def look() -> list[bool]:
         files = _list(folder)
         if not overwrite:
-            has_masks = not files.isdisjoint(f"{name}.png" for name in names)
-            _check(folder / "meta.json", made_from, has_masks)
+            as_files = not files.isdisjoint(f"{name}.png" for name in names)
+            in_shards = has_own_shards(folder)
+            _check(folder / "meta.json", made_from, as_files or in_shards)
+            if as_files if shards else in_shards:
+                form, option = ("in shards", "add") if in_shards else ("as files", "leave out")
+                raise InputError(
+                    f"{folder} holds masks {form}: {option} --shards, name another --out, or "
+                    "--overwrite to make them again"
+                )
             if made_from.get("confidence") and not (folder / "meta.json").exists():
                 _check_no_files(confidence_folder(folder))
+            if shards:
+                finish_parts(folder)
+                files |= (done := set(names_in_shards(folder)))
+                finish_parts(confidence_folder(folder), done)
         for file in filter(UNFINISHED.search, files if share == ALL else ()):
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
@@ -74,13 +97,17 @@ def check_no_inputs(
     confidence: whether `confidence_folder` is written too. Compares folders: a data set has few of
     them, but perhaps a million files.
     """
+    inputs = list(inputs)
     files = (file.path for file in inputs if file.member is None)
     of_inputs = {Path(path).resolve() for path in {os.path.dirname(path) for path in files}}  # noqa: PTH120
+    of_shards = {file.path for file in inputs if isinstance(file, TarMember)}
+    of_shards = {Path(path).parent.resolve() for path in of_shards}
     inside = {name.rpartition("/")[0] for name in names}
     for written in (folder, *[confidence_folder(folder)] * confidence):
         of_masks = {(written / name).resolve() for name in inside}
         # Not below them either: the masks would be listed as images.
-        if any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks):
+        is_inside = any(not of_inputs.isdisjoint((path, *path.parents)) for path in of_masks)
+        if is_inside or written.resolve() in of_shards:
             raise InputError(
                 f"{written} holds images or ground truth of the data set, or is inside such a "
                 "folder; name another folder"
@@ -108,6 +135,7 @@ def mask_writer(
     meta: dict[str, Any],
     overwrite: bool,
     ranks: Ranks,
+    shards: bool = False,
 ) -> Iterator[Callable[[str, np.ndarray], None]]:
     """Context with write(name, mask), mask (H,W) uint8, for a rank's masks; writes meta.json first.
 
@@ -115,14 +143,14 @@ def mask_writer(
 
     names: the masks to make. meta: "made_from" of `open_mask_folder` and other notes. overwrite:
     remove the masks `names` first and print that; their confidence too, where it is written again
-    or the old meta.json says that it was. All ranks enter it together, after everything
-    that makes masks has been loaded. Raises InputError, on all ranks, when another run has begun
-    to write masks made from something else.
+    or the old meta.json says that it was. shards: as there. All ranks enter it together, after
+    everything that makes masks has been loaded. Raises InputError, on all ranks, when another run
+    has begun to write masks made from something else.
 
     Threads write the masks, so that no GPU waits for PNG encoding and the disk. An error in one is
     raised by one of the next calls, or at the end.
     """
-    file = folder / "meta.json"
+    file, of_confidence = folder / "meta.json", confidence_folder(folder)
     if ranks.is_main and overwrite:
         print(f"--overwrite: making all masks in {folder} again")
         stale = [folder / COST, *(folder / f"{name}.png" for name in names)]
@@ -130,7 +158,9 @@ def mask_writer(
             stale.append(folder / EXPERTS)
         parent, before = read_made_from(folder)
         if meta["made_from"].get("confidence") or (parent == folder and before.get("confidence")):
-            stale += [confidence_folder(folder) / f"{name}.png" for name in names]
+            stale += [of_confidence / f"{name}.png" for name in names]
+            remove_shards(of_confidence)
+        remove_shards(folder)
         for old in (*stale, file):  # the file that says what the others are goes last
             old.unlink(missing_ok=True)
 
@@ -141,14 +171,27 @@ def mask_writer(
         _check(file, meta["made_from"], True)  # another run may have started since the first look
 
     on_main(ranks, note)
+    tars = None
+    if shards:
+        sure = meta["made_from"].get("confidence")  # known on rank 0 only
+        folders = [of_confidence] * bool(sure) + [folder]
+        folders, first = on_main(ranks, lambda: (folders, next_number(folders)))
+        tars = ShardWriter(folders, itertools.count(first + ranks.rank, ranks.world_size))
 
     def save(name: str, mask: np.ndarray, confidence: np.ndarray | None) -> None:
-        if confidence is not None:  # first: a mask means that its image is done
-            save_image(confidence_folder(folder) / f"{name}.png", confidence)
+        # Confidence first: a mask means that its image is done.
+        if tars:
+            pngs = [] if confidence is None else [encode_png(confidence)]
+            tars.append(f"{name}.png", [*pngs, encode_mask(mask, palette)])
+            return
+        if confidence is not None:
+            save_image(of_confidence / f"{name}.png", confidence)
         save_mask(folder / f"{name}.png", mask, palette)
 
     with writing(2 * _WRITERS, _WRITERS) as later:
         yield lambda name, mask, confidence=None: later(save, name, mask, confidence)
+    if tars:
+        tars.close()
     barrier()  # all masks of all ranks are written
 
 
@@ -171,8 +214,7 @@ def pseudo_mask_files(
     """
     if class_names is not None:
         check_class_names(Path(folder), class_names, split)
-    # Other files there are ours; missing masks are reported below.
-    found, names = list_files(Path(folder), MASK_SUFFIXES, known=("",)), list(names)
+    found, names = list_masks(Path(folder)), list(names)
     missing = [name for name in names if name not in found]
     if missing:
         list_files(Path(folder), MASK_SUFFIXES)  # warns of files that are not read

@@ -192,6 +192,11 @@ class Config:
         """The teacher of the masks that gen_clip_masks.py stores."""
         return self.teacher.stored or self.teacher
 
+    def teacher_of_masks(self) -> str:
+        """One line about the teacher of the stored masks, and the key that holds it."""
+        key = "teacher.stored" if self.teacher.stored else "teacher"
+        return f"teacher of the masks ({key}): {describe_teacher(vars(self.stored_teacher))}"
+
     def masks_of(self, split: str) -> str:
         """The folder for pseudo-masks of a split. Raises InputError with ``pseudo_masks: null``."""
         if not self.pseudo_masks:

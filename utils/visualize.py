@@ -1,5 +1,6 @@
 """Images of label maps: colours, overlays, paletted files, legends, rows of panels."""
 
+import io
 import os
 import zlib
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ IGNORED_COLOR = (0, 0, 0)
 # Sizes of a gallery in pixels: approximate width, gap between panels, and height of letters when
 # shown on a page of width _PAGE.
 _WIDTH, _GAP, _TEXT, _PAGE = 1800, 6, 12, 900
+_MASK_OPTIONS = {"compress_type": zlib.Z_RLE}  # a quarter of the time for label maps
 _STRIP = 1 << 20  # pixels mixed at a time: in float64 they take 24 bytes each
 
 
@@ -69,6 +71,23 @@ def save_image(path: str | Path, image: Image.Image | np.ndarray, **options: Any
 
 def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
     """Write class ids (H,W) uint8 as a PNG that stores the ids and shows the palette's colours."""
+    save_image(path, _paletted(mask, palette), **_MASK_OPTIONS)
+
+
+def encode_mask(mask: np.ndarray, palette: np.ndarray) -> bytes:
+    """The bytes that `save_mask` writes."""
+    return encode_png(_paletted(mask, palette), **_MASK_OPTIONS)
+
+
+def encode_png(image: Image.Image | np.ndarray, **options: Any) -> bytes:
+    """The bytes that `save_image` writes to a PNG."""
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def _paletted(mask: np.ndarray, palette: np.ndarray) -> Image.Image:
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"a mask is uint8 (H,W), found {mask.dtype} {mask.shape}")
     image = Image.fromarray(mask)
@@ -76,7 +95,7 @@ def save_mask(path: str | Path, mask: np.ndarray, palette: np.ndarray) -> None:
     colors[: len(palette)] = palette
     colors[255] = IGNORED_COLOR
     image.putpalette(colors.tobytes())
-    save_image(path, image, compress_type=zlib.Z_RLE)  # a quarter of the time for label maps
+    return image
 
 
 def save_overlay(

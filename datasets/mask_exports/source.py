@@ -13,6 +13,8 @@ from datasets.files import MASK_SUFFIXES, File, check_mask, list_files, open_pil
 from datasets.ids import match_ids, require
 from datasets.labels import IGNORE_INDEX, ClassTable, default_palette, load_classes
 from datasets.mask_folder import read_made_from
+from datasets.mask_shards import list_masks
+from datasets.shards import list_pictures
 from utils.class_names import compare_class_names, plain_name
 from utils.progress import progress
 from utils.safe.errors import InputError
@@ -46,7 +48,7 @@ def find_masks(folder: Path) -> dict[str, File]:
     """
     if not folder.is_dir():
         raise InputError(f"no folder at {folder}; name one that holds label maps")
-    found = list_files(folder, MASK_SUFFIXES, known=("",))  # other files there are ours
+    found = list_masks(folder)
     masks = {name: file for name, file in found.items() if not _is_beside(name, found)}
     if not masks:
         list_files(folder, MASK_SUFFIXES)  # warns of files that are not read
@@ -123,13 +125,13 @@ def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, MaskImage]
     """Mask name -> its image. Raises InputError when a mask has none."""
     if not folder.is_dir():
         raise InputError(f"no folder at --images {folder}; name the one that holds the images")
-    files = list_files(folder)
+    files = list_pictures(folder)
     known = {name.removesuffix("_leftImg8bit"): file for name, file in files.items()} | files
     ids = match_ids(masks, known)  # Cityscapes' ids lack that suffix
     names = {name: known[ids[name]] for name in masks if name in ids}
     require(masks, names, f"file in {folder}", "name the folder of these masks' images: --images")
     return {
-        name: MaskImage(Path(file.path).relative_to(folder).as_posix(), file)
+        name: MaskImage(file.member or Path(file.path).relative_to(folder).as_posix(), file)
         for name, file in names.items()
     }
 

@@ -27,6 +27,12 @@ def expand(text: str) -> str:
     return path
 
 
+def leaves_folder(name: str) -> bool:
+    """Whether a file of an archive would be written outside a folder: masks get these names."""
+    parts = name.split("/")
+    return bool(name) and (not {"", ".", ".."}.isdisjoint(parts) or "\\" in name or ":" in name)
+
+
 def _name(variable: re.Match[str]) -> str:
     return next(filter(None, variable.groups()), "")
 

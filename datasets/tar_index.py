@@ -1,0 +1,158 @@
+"""Index of tar archives: name, place and size of each file, read once, so that any can be read.
+
+The index of a folder of tars ("shards") is one JSON file beside them, written when they are first
+listed: reading the headers of a million files takes much longer. It holds each
+shard's size and time, and a shard that has changed since is refused, at the start and while it is
+read.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from datasets.files import HUGE, File
+from utils.collection import collection_paused
+from utils.progress import progress
+from utils.safe.errors import InputError, warn
+from utils.safe.files import parse_json, replacing
+from utils.safe.paths import leaves_folder
+from utils.safe.tar_file import AGAIN, BLOCK, list_tar
+
+INDEX = "shards.json"
+
+
+class Stamp(NamedTuple):
+    """State of a shard: bytes and time of the last change, in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+
+_NO_STAMP = Stamp(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class TarMember(File):
+    """The file `member` of the tar at `path`: `length` bytes from `offset` on."""
+
+    offset: int = 0
+    length: int = 0
+    stamp: Stamp = _NO_STAMP
+
+    def read(self) -> bytes:
+        """The content. Raises InputError naming the shard when it has changed since its index."""
+        try:
+            # Opened each time, which takes 5 microseconds: no process or thread shares a position.
+            with Path(self.path).open("rb", buffering=0) as shard:
+                check_stamp(Path(self.path), _stamp(os.fstat(shard.fileno())), self.stamp)
+                shard.seek(self.offset)
+                data = shard.read(self.length)
+        except OSError as error:
+            raise InputError(f"cannot read {self}: {error.strerror or error}") from None
+        if len(data) != self.length:
+            raise InputError(f"cannot read {self}: the shard ends too early; {AGAIN}")
+        return data
+
+    def size(self) -> int:
+        """Bytes of the content, without reading it."""
+        return self.length
+
+
+def check_stamp(shard: Path, found: Stamp, expected: Stamp) -> None:
+    """Raise InputError where a shard is not the one that was indexed."""
+    if found != expected:
+        what = "time" if found.size == expected.size else "size"
+        raise InputError(
+            f"{shard} has changed since it was indexed (another {what}); if that is intended, "
+            f"remove {INDEX} beside the shards and run the same command again, which makes it anew"
+        )
+
+
+def _stamp(status: os.stat_result) -> Stamp:
+    return Stamp(status.st_size, status.st_mtime_ns)
+
+
+@collection_paused()
+def index_of(folder: Path, shards: Sequence[str]) -> dict[str, list[TarMember]]:
+    """The files in each of `shards`, paths below `folder`, in their order there.
+
+    Reads the index and adds the shards that it lacks. Raises InputError when a shard is damaged,
+    unsafe or has changed since it was indexed.
+    """
+    known, found, fresh = _read_index(folder / INDEX), {}, []
+    for name in shards:
+        path = folder / name
+        try:
+            stamp = _stamp(path.stat())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from None
+        if name in known:
+            check_stamp(path, stamp, known[name].stamp)
+        else:
+            fresh.append((name, stamp))
+    for name, stamp in progress(fresh, "indexing shards") if fresh else ():
+        known[name] = _Entry(stamp, *zip(*list_tar(folder / name, HUGE), strict=True))
+    gone = [name for name in known.keys() - {*shards} if not (folder / name).is_file()]
+    for name in gone:
+        del known[name]
+    if fresh or gone:
+        _write_index(folder / INDEX, known)
+    for name in shards:
+        stamp, *columns = known[name]
+        path = str(folder / name)
+        found[name] = [TarMember(path, *row, stamp) for row in zip(*columns, strict=True)]
+    return found
+
+
+class _Entry(NamedTuple):
+    """A shard in the index: columns of its files."""
+
+    stamp: Stamp
+    names: Sequence[str]
+    offsets: Sequence[int]
+    lengths: Sequence[int]
+
+
+def _read_index(path: Path) -> dict[str, _Entry]:
+    """The entries of an index, checked like the shards themselves; empty where there is none."""
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        return {name: _entry(values) for name, values in content["shards"].items()}
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is not an index of shards; remove it, the next start makes it anew"
+        ) from None
+
+
+def _entry(values: Any) -> _Entry:
+    """Raises ValueError or TypeError where a value is not one of a shard."""
+    stamp = Stamp(*values["stamp"])
+    columns = values["names"], values["offsets"], values["lengths"]
+    for column, kind in zip((*columns, [*stamp]), (str, int, int, int), strict=True):
+        if not isinstance(column, list) or set(map(type, column)) - {kind}:
+            raise ValueError("not of the right kind")
+    for name, offset, length in zip(*columns, strict=True):
+        if not name or leaves_folder(name) or not 0 <= length <= HUGE:
+            raise ValueError("a name or length that no shard may have")
+        if not BLOCK <= offset <= stamp.size - length:
+            raise ValueError("outside the shard")
+    return _Entry(stamp, *columns)
+
+
+def _write_index(path: Path, entries: dict[str, _Entry]) -> None:
+    content = {"shards": {name: entry._asdict() for name, entry in entries.items()}}
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
+    except OSError as error:
+        warn(
+            f"the index {path} can't be written ({error.strerror}), so each start reads the "
+            "headers of all shards; run prepare_data.py --check once where it can be written"
+        )
