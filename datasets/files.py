@@ -101,7 +101,8 @@ class DuplicateError(InputError):
 def _same_id(one: File, other: File) -> str:
     if one.member is None or one.member != other.member:
         return difference(str(one), str(other))
-    return f"{one} is there twice" if one == other else f"{one} and {other} have the same name"
+    twice = str(one) == str(other)
+    return f"{one} is there twice" if twice else f"{one} and {other} have the same name"
 
 
 @collection_paused()

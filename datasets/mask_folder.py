@@ -217,7 +217,8 @@ def pseudo_mask_files(
     found, names = list_masks(Path(folder)), list(names)
     missing = [name for name in names if name not in found]
     if missing:
-        list_files(Path(folder), MASK_SUFFIXES)  # warns of files that are not read
+        if not found:
+            list_files(Path(folder), MASK_SUFFIXES)  # warns of files that are not read
         first = Path(folder) / f"{missing[0]}.png"
         raise InputError(
             f"{len(missing)} of {len(names)} pseudo-masks are missing, the first is {first}; "

@@ -80,7 +80,7 @@ def finish_parts(folder: Path, done: Collection[str] | None = None) -> None:
         if kept and not whole.exists():
             with replacing(whole) as temporary:
                 temporary.write_bytes(b"".join([*kept, END]))
-        part.unlink()
+        part.unlink(missing_ok=True)
 
 
 def next_number(folders: Sequence[Path]) -> int:
