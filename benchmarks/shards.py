@@ -12,7 +12,6 @@ the lowest and the highest in brackets. --write puts the table into benchmarks/R
 
 import io
 import random
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +30,7 @@ from datasets.transforms import TrainTransform
 from experiments.figures.style import markdown
 from utils.batches import Draw
 from utils.safe.errors import run_script
+from utils.safe.tar_file import END, tar_entry
 
 SIZE, CROP, RATIOS = (512, 1024), (512, 512), (0.5, 2.0)
 KINDS = ("files", "shards")
@@ -69,12 +69,12 @@ def make_data(root: Path, number: int, shards: int, size: tuple[int, int]) -> No
     images.mkdir(parents=True)
     (root / "shards").mkdir()
     for shard in range(shards):
-        with tarfile.open(root / f"shards/train-{shard:06d}.tar", "w") as tar:
+        with (root / f"shards/train-{shard:06d}.tar").open("wb") as tar:
             for i in range(shard * number // shards, (shard + 1) * number // shards):
-                content, info = contents[i % len(contents)], tarfile.TarInfo(f"{i:08d}.jpg")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-                (images / info.name).write_bytes(content)
+                content = contents[i % len(contents)]
+                tar.write(tar_entry(f"{i:08d}.jpg", content))
+                (images / f"{i:08d}.jpg").write_bytes(content)
+            tar.write(END)
 
 
 def starts(root: Path) -> dict[str, float]:

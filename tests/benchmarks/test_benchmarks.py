@@ -14,7 +14,7 @@ from conftest import golden_cases, golden_files, load_golden
 from tiny_clip import tiny_clip
 from torch import nn
 
-from benchmarks import busy, checkpoint_size, harness, run, step_ways, table, train_step
+from benchmarks import busy, checkpoint_size, harness, run, shards, step_ways, table, train_step
 from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
@@ -360,6 +360,7 @@ def test_the_page_holds_what_was_measured() -> None:
         ("cpu", "benchmarks on cpu", table.markdown),
         ("busy", "busy machine", busy.table),
         ("start", "start", begin.table),
+        ("shards", "shards", shards.table),
     ):
         report = json.loads((PAGE.parent / "results" / f"{name}.json").read_text(encoding="utf-8"))
         marks = f"<!-- report:{section} -->\n", f"<!-- /report:{section} -->\n"
