@@ -31,7 +31,9 @@ from datasets.cityscapes import LABEL_ID_OF_TRAIN_ID
 from datasets.ids import require
 from datasets.labels import load_classes
 from datasets.loader import image_loader
-from datasets.mask_folder import check_no_inputs, read_made_from, score_masks
+from datasets.mask_folder import read_made_from
+from datasets.mask_scores import score_masks
+from datasets.mask_writer import check_no_inputs
 from datasets.training import EvaluationSet
 from models.inference import add_options, options_from, predictions
 from models.trained import load_trained

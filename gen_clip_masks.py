@@ -22,7 +22,8 @@ from datasets.fingerprint import data_of_masks
 from datasets.ids import require
 from datasets.labels import load_classes, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_folder import COST, check_no_inputs, mask_writer, open_mask_folder, score_masks
+from datasets.mask_scores import score_masks
+from datasets.mask_writer import COST, check_no_inputs, mask_writer, open_mask_folder
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize

@@ -31,7 +31,7 @@ from datasets.files import File
 from datasets.film_writer import FORMATS, check_film_outputs, film_writer
 from datasets.films import Film, is_film, open_film
 from datasets.prediction_folder import check_prediction_folder
-from datasets.shards import list_pictures
+from datasets.shards import list_images
 from datasets.training import EvaluationSet, whole_image
 from models.confidence import add_confidence, confidence_from
 from models.inference import add_options, options_from, predictions
@@ -157,7 +157,7 @@ def find_images(source: Path, out: Path) -> dict[str, File]:
         raise InputError(f"no image or folder at {source}; name one that exists")
     if out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"--out {out} is inside {source} and would be read as input next time")
-    images = list_pictures(source)
+    images = list_images(source)
     if not images:
         raise InputError(f"no images (.jpg, .png, ...) in {source} or its folders")
     return images

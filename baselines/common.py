@@ -18,7 +18,8 @@ from datasets.fingerprint import data_of_masks
 from datasets.image_labels import ImageLabels
 from datasets.labels import ClassTable, has_background, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_folder import mask_writer, open_mask_folder, score_masks
+from datasets.mask_scores import score_masks
+from datasets.mask_writer import mask_writer, open_mask_folder
 from datasets.saved_maps import CAMS, save_maps
 from datasets.split_labels import labels_of_split
 from datasets.training import EvaluationSet

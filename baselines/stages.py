@@ -14,7 +14,7 @@ from datasets.fingerprint import data_of_masks, fingerprint
 from datasets.ids import require
 from datasets.labels import ClassTable, has_background
 from datasets.long_side import LongSideTransform
-from datasets.mask_folder import check_no_inputs
+from datasets.mask_writer import check_no_inputs
 from datasets.saved_maps import SavedMaps
 from datasets.training import TrainingSet
 from datasets.transforms import normalize

@@ -1,5 +1,6 @@
 """Reading images and masks, from disk or straight out of a zip."""
 
+import contextlib
 import functools
 import io
 import os
@@ -8,7 +9,6 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -67,6 +67,13 @@ class File:
             kind = remedy_for(self.path, file.read(4096))
         if kind:
             raise InputError(f"cannot decode {self}: not an image but {kind}")
+
+    def head(self, most: int) -> bytes:
+        """The first bytes, at most `most`. Raises InputError."""
+        if self.member is None and Path(self.path).is_file():  # opening a pipe would wait
+            with contextlib.suppress(OSError), Path(self.path).open("rb") as file:
+                return file.read(most)
+        return self.read()[:most]  # or says why it can't
 
     def size(self) -> int:
         """Bytes of the content, without reading it. Raises InputError naming the file."""
@@ -346,7 +353,7 @@ def read_mask(file: File) -> np.ndarray:
         return class_ids(open_pil(data), data, file)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _decoding(file: File, data: bytes | None = None) -> Iterator[None]:
     """Turn whatever goes wrong while an image is parsed into an InputError naming the file."""
     try:

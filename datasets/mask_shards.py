@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from datasets.files import MASK_SUFFIXES, File, by_id, list_files
+from datasets.folder import entries
+from datasets.leftovers import is_leftover
 from datasets.shards import members_of
 from datasets.tar_index import INDEX
 from utils.safe.errors import InputError
@@ -21,6 +23,10 @@ _MOST = 1000  # masks in a shard
 _OURS = re.compile(r"masks-(\d{6,})\.tar(\.part)?")
 _PART = ".part"
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+def _name(number: int) -> str:
+    return f"masks-{number:06d}.tar"
 
 
 class ShardWriter:
@@ -42,7 +48,7 @@ class ShardWriter:
                 number = next(self.numbers)
                 for folder in self.folders:
                     folder.mkdir(parents=True, exist_ok=True)
-                    path = folder / f"masks-{number:06d}.tar{_PART}"
+                    path = folder / f"{_name(number)}{_PART}"
                     self._files.append(path.open("xb"))
             for file, content in zip(self._files, contents, strict=True):
                 file.write(tar_entry(name, content))
@@ -99,7 +105,7 @@ def remove_shards(folder: Path) -> None:
 
 def shards_in(folder: Path) -> list[str]:
     """Names of the shards in a folder of masks, sorted."""
-    return sorted(path.name for path in folder.glob("*.tar") if not path.name.startswith("."))
+    return sorted(n for n in entries(folder)[1] if n.endswith(".tar") and not is_leftover(n))
 
 
 def names_in_shards(folder: Path) -> list[str]:
@@ -107,17 +113,19 @@ def names_in_shards(folder: Path) -> list[str]:
     return [member.member for member in members_of(folder, shards_in(folder))]
 
 
-def has_own_shards(folder: Path) -> bool:
-    """Whether a run has written shards, or parts of them, to a folder."""
-    return any(_OURS.fullmatch(path.name) for path in folder.glob("masks-*"))
+def has_own_shards(files: Collection[str]) -> bool:
+    """Whether the files of a folder include shards, or parts of them, that a run has written."""
+    return any(name.startswith("masks-") and _OURS.fullmatch(name) for name in files)
 
 
 def list_masks(folder: Path) -> dict[str, File]:
-    """Image id -> label map, sorted: the files below a folder or in its shards.
+    """Image id -> label map, sorted: the files below a folder or else in its shards.
 
     Raises InputError where it has both.
     """
     files = list_files(folder, MASK_SUFFIXES, known=("",))  # other files there are ours
+    if files and not (folder / _name(0)).exists():  # one question: no second listing for files
+        return files
     if not (shards := shards_in(folder)):
         return files
     if files:

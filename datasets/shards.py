@@ -92,11 +92,12 @@ def is_sharded(root: str | Path) -> bool:
     return not any(name.casefold() in IMAGES for name in folders) and bool(find_shards(Path(root)))
 
 
-def list_pictures(folder: Path) -> dict[str, File]:
+def list_images(folder: Path) -> dict[str, File]:
     """Image id -> file, sorted: the images below a folder or, where it has none, in its shards."""
-    shards = _all(find_shards(folder))
-    if not shards or list_files(folder, known=("",)):
-        return list_files(folder)
+    images = list_files(folder, known=_KNOWN)
+    shards = [] if images else _all(find_shards(folder))
+    if not shards:
+        return images or list_files(folder)  # tells which files may be meant
     images, _ = divide(members_of(folder, shards))
     return by_id(str(folder), _named(images), IMAGE_SUFFIXES, _KNOWN)
 

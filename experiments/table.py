@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from datasets.mask_folder import COST
+from datasets.mask_writer import COST
 from experiments.jobs import RECORD
 from experiments.methods import METHODS
 from experiments.numbers import (

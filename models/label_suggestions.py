@@ -28,7 +28,7 @@ from datasets.doctor.options import page_commands
 from datasets.files import File
 from datasets.labels import ClassTable, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_folder import check_no_inputs
+from datasets.mask_writer import check_no_inputs
 from datasets.split_labels import (
     Images,
     Place,

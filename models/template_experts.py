@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from datasets.files import File
 from datasets.labels import ClassTable, multi_hot
 from datasets.loader import image_loader
-from datasets.mask_folder import EXPERTS
+from datasets.mask_writer import EXPERTS
 from datasets.training import EvaluationSet
 from datasets.transforms import normalize
 from models.clip_features import MaskCLIPOptions, dense_features

@@ -16,7 +16,8 @@ from torch import nn
 import gen_clip_masks
 import predict
 from datasets.files import File, read_mask
-from datasets.mask_folder import check_no_inputs, pseudo_mask_files
+from datasets.mask_folder import pseudo_mask_files
+from datasets.mask_writer import check_no_inputs
 from datasets.prediction_folder import check_prediction_folder
 from models import inference
 from models.confidence import Confidence, confidence_from, mask_probability

@@ -1,4 +1,4 @@
-"""gen_clip_masks.py, models/inference.py, datasets/mask_folder.py: on generated pictures."""
+"""gen_clip_masks.py, models/inference.py, datasets/mask_writer.py: on generated pictures."""
 
 import dataclasses
 import errno
@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_clip import tiny_clip
 
 import gen_clip_masks
-from datasets import mask_folder
+from datasets import mask_writer
 from datasets.files import File, read_image, read_mask
 from datasets.labels import load_classes
 from datasets.mask_folder import pseudo_mask_files
@@ -440,18 +440,18 @@ def test_mask_writer_is_bounded_and_ends_with_the_error_of_any_mask(tmp_path, mo
         if path.stem == "8":
             raise OSError("disk full")
 
-    monkeypatch.setattr(mask_folder, "save_mask", save)
+    monkeypatch.setattr(mask_writer, "save_mask", save)
     meta = {"made_from": {"precision": "fp32"}}
     alone = ([], None, meta, False, Ranks(0, 1, torch.device("cpu")))
     with (
         pytest.raises(OSError, match="disk full"),
-        mask_folder.mask_writer(tmp_path, *alone) as write,
+        mask_writer.mask_writer(tmp_path, *alone) as write,
     ):
         for i in range(9):
             write(str(i), None)
             assert i - len(started) <= 4  # no heap of masks that wait
     assert sorted(started) == [str(i) for i in range(9)]
-    with pytest.raises(ZeroDivisionError), mask_folder.mask_writer(tmp_path, *alone) as write:
+    with pytest.raises(ZeroDivisionError), mask_writer.mask_writer(tmp_path, *alone) as write:
         write("1", None)
         _ = 1 / 0
 
@@ -714,7 +714,7 @@ def test_each_rank_makes_its_share(generate, monkeypatch):
         monkeypatch.setattr(gen_clip_masks, "setup", lambda device, ranks=ranks: ranks)
         monkeypatch.setattr(gen_clip_masks, "open_mask_folder", lambda _, names, *rest: names)
         monkeypatch.setattr(
-            mask_folder, "save_mask", lambda path, *rest, rank=rank: made[rank].append(path.stem)
+            mask_writer, "save_mask", lambda path, *rest, rank=rank: made[rank].append(path.stem)
         )
         generate()
     assert made == {0: ["a", "d", "none"], 1: ["c", "b"]}

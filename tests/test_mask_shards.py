@@ -13,14 +13,9 @@ from test_shards import pack, png
 from datasets import mask_shards
 from datasets.files import File, read_mask
 from datasets.mask_exports.source import find_masks
-from datasets.mask_folder import (
-    check_no_inputs,
-    confidence_folder,
-    mask_writer,
-    open_mask_folder,
-    pseudo_mask_files,
-)
+from datasets.mask_folder import confidence_folder, pseudo_mask_files
 from datasets.mask_shards import ShardWriter, finish_parts, list_masks, next_number
+from datasets.mask_writer import check_no_inputs, mask_writer, open_mask_folder
 from datasets.shards import Shards
 from utils.distributed import Ranks
 from utils.safe.errors import InputError
@@ -154,6 +149,16 @@ def test_the_forms_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"holds masks as files, x, and in shards, masks-000000"):
         list_masks(tmp_path)
+
+
+def test_folders_and_overlays_are_no_shards_and_no_masks(tmp_path: Path) -> None:
+    (tmp_path / "files/cam.tar").mkdir(parents=True)
+    save_mask(tmp_path / "files/cam.tar/a.png", MASKS[NAMES[1]], PALETTE)
+    assert [*list_masks(tmp_path / "files")] == ["cam.tar/a"]
+    overlay = png(np.zeros((6, 8, 3), np.uint8))
+    mask = encode_mask(MASKS[NAMES[1]], PALETTE)
+    pack(tmp_path / "shards/0.tar", {"a.png": mask, "a_overlay.png": overlay, "b.png": mask})
+    assert [*find_masks(tmp_path / "shards")] == ["a", "b"]
 
 
 def test_masks_of_something_else_are_kept(tmp_path: Path) -> None:

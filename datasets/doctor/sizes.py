@@ -3,7 +3,6 @@
 import contextlib
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from datasets.files import File, open_pil
 from datasets.windows import Size
@@ -34,11 +33,9 @@ def median_size(sizes: Sequence[Size]) -> Size:
 
 def read_size(file: File) -> Size | None:
     """(height, width), upright, from the file's header; None where it can't be read."""
-    if file.member is None and Path(file.path).is_file():
-        with contextlib.suppress(Exception), Path(file.path).open("rb") as stream:
-            return _upright(stream.read(_HEAD))
-    with contextlib.suppress(Exception):  # a damaged image can fail in every way
-        return _upright(file.read())
+    for read in (lambda: file.head(_HEAD), file.read):
+        with contextlib.suppress(Exception):  # a damaged image can fail in every way
+            return _upright(read())
     return None
 
 

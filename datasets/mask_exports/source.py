@@ -14,7 +14,7 @@ from datasets.ids import match_ids, require
 from datasets.labels import IGNORE_INDEX, ClassTable, default_palette, load_classes
 from datasets.mask_folder import read_made_from
 from datasets.mask_shards import list_masks
-from datasets.shards import list_pictures
+from datasets.shards import list_images
 from utils.class_names import compare_class_names, plain_name
 from utils.progress import progress
 from utils.safe.errors import InputError
@@ -72,10 +72,9 @@ def _is_beside(name: str, found: Mapping[str, File]) -> bool:
 
 def _color_type(file: File) -> int | None:
     """The colour type of a PNG, byte 25 of its header; None for another file."""
-    if Path(file.path).is_file():  # opening a pipe would wait
-        with contextlib.suppress(OSError), Path(file.path).open("rb") as stream:
-            head = stream.read(26)
-            return head[25] if head.startswith(b"\x89PNG") and len(head) == 26 else None
+    with contextlib.suppress(InputError):
+        head = file.head(26)
+        return head[25] if head.startswith(b"\x89PNG") and len(head) == 26 else None
     return None
 
 
@@ -125,7 +124,7 @@ def find_images(folder: Path, masks: Mapping[str, File]) -> dict[str, MaskImage]
     """Mask name -> its image. Raises InputError when a mask has none."""
     if not folder.is_dir():
         raise InputError(f"no folder at --images {folder}; name the one that holds the images")
-    files = list_pictures(folder)
+    files = list_images(folder)
     known = {name.removesuffix("_leftImg8bit"): file for name, file in files.items()} | files
     ids = match_ids(masks, known)  # Cityscapes' ids lack that suffix
     names = {name: known[ids[name]] for name in masks if name in ids}

@@ -9,7 +9,7 @@ from tiny_run import make_run
 import gen_clip_masks
 import predict
 from benchmarks import mask_stages, prediction
-from datasets import mask_folder, training
+from datasets import mask_writer, training
 from models.trained import load_trained
 from utils.safe.errors import InputError
 
@@ -18,9 +18,9 @@ def test_stages_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
     trained = load_trained(make_run(tmp_path) / "warmup/warmup.pt")
     monkeypatch.setattr(prediction, "random_network", lambda *_: trained)
     decoded, masks = [], []
-    read, save = training.read_image, mask_folder.save_mask
+    read, save = training.read_image, mask_writer.save_mask
     monkeypatch.setattr(training, "read_image", lambda file: decoded.append(file) or read(file))
-    monkeypatch.setattr(mask_folder, "save_mask", lambda *about: masks.append(1) or save(*about))
+    monkeypatch.setattr(mask_writer, "save_mask", lambda *about: masks.append(1) or save(*about))
     before = parts()
     prediction.main(["--quick", "--rounds", "2", "--json", str(tmp_path / "found.json")])
     assert before == parts()
@@ -47,7 +47,7 @@ def test_stages_and_ratios(tmp_path: Path, monkeypatch, capsys) -> None:
 def parts() -> tuple:
     """What the benchmark replaces for a while."""
     masks = gen_clip_masks.build_teacher, gen_clip_masks.build_text_embeddings
-    ways = predict.ahead, predict.writing, gen_clip_masks.ahead, mask_folder.writing
+    ways = predict.ahead, predict.writing, gen_clip_masks.ahead, mask_writer.writing
     return predict.load_trained, *masks, *ways
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from datasets.mask_folder import check_class_names, open_mask_folder
+from datasets.mask_folder import check_class_names
+from datasets.mask_writer import open_mask_folder
 from tests.fuzz.labels import dump_json, of_json
 from tests.fuzz.reading import NAMES, ROOT, Target, allowed
 from utils.config import config_from_dict, load_config, save_config

@@ -98,14 +98,14 @@ def _check_end(path: Path, file: BinaryIO) -> None:
 
 def intact_files(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and content of each file that is complete, up to the first that is not."""
+    size = path.stat().st_size
     with path.open("rb") as file:
         try:
             for info in _infos(file):
-                file.seek(info.offset_data)
-                content = file.read(info.size)
-                if len(content) < info.size:
+                if info.offset_data + info.size > size:
                     return
-                yield info.name, content
+                file.seek(info.offset_data)
+                yield info.name, file.read(info.size)
         except tarfile.TarError:  # the rest is cut off
             return
 
