@@ -96,11 +96,11 @@ def _open_zip(path: str, process: int) -> zipfile.ZipFile:
 
 
 class DuplicateError(InputError):
-    """Files with the same id, e.g. with two endings; `files` has the first of each."""
+    """Files with the same id, e.g. with two endings: `pairs`; `files` has the first of each."""
 
     def __init__(self, pairs: list[tuple[File, File]], files: dict[str, File]) -> None:
         self.messages = [f"{_same_id(a, b)}; keep one" for a, b in pairs]
-        self.files = files
+        self.pairs, self.files = pairs, files
         more = f" ({len(pairs) - 1} more pairs like this)" if len(pairs) > 1 else ""
         super().__init__(self.messages[0] + more)
 

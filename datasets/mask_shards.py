@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from datasets.files import MASK_SUFFIXES, File, by_id, list_files
+from datasets.files import MASK_SUFFIXES, DuplicateError, File, by_id, list_files
 from datasets.folder import entries
 from datasets.leftovers import is_leftover
 from datasets.shards import members_of
@@ -64,7 +64,12 @@ class ShardWriter:
         for file in reversed(self._files):  # the last folder first: it says what is done
             with file:
                 file.write(END)
-            Path(file.name).rename(file.name.removesuffix(_PART))
+            try:
+                Path(file.name).rename(file.name.removesuffix(_PART))
+            except FileNotFoundError:
+                raise InputError(
+                    f"{file.name} is gone: the same command was started again and goes on there"
+                ) from None
         self._files, self._count = [], 0
 
 
@@ -121,7 +126,8 @@ def has_own_shards(files: Collection[str]) -> bool:
 def list_masks(folder: Path) -> dict[str, File]:
     """Image id -> label map, sorted: the files below a folder or else in its shards.
 
-    Raises InputError where it has both.
+    Two runs of one command at a time leave equal masks in two shards, of which one is read. Raises
+    InputError where the folder has both forms, and for different masks of one image.
     """
     files = list_files(folder, MASK_SUFFIXES, known=("",))  # other files there are ours
     if files and not (folder / _name(0)).exists():  # one question: no second listing for files
@@ -134,4 +140,9 @@ def list_masks(folder: Path) -> dict[str, File]:
             "move one kind away"
         )
     found = [(member.member, member) for member in members_of(folder, shards)]
-    return by_id(str(folder), found, MASK_SUFFIXES, ("",))
+    try:
+        return by_id(str(folder), found, MASK_SUFFIXES, ("",))
+    except DuplicateError as error:
+        if different := [(a, b) for a, b in error.pairs if a.read() != b.read()]:
+            raise DuplicateError(different, error.files) from None
+        return error.files

@@ -11,7 +11,7 @@ import torch
 from test_shards import pack, png
 
 from datasets import mask_shards
-from datasets.files import File, read_mask
+from datasets.files import DuplicateError, File, read_mask
 from datasets.mask_exports.source import find_masks
 from datasets.mask_folder import confidence_folder, pseudo_mask_files
 from datasets.mask_shards import ShardWriter, finish_parts, list_masks, next_number
@@ -148,6 +148,21 @@ def test_the_forms_are_not_mixed(tmp_path: Path) -> None:
     assert not [*tmp_path.rglob("*.png")]
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"holds masks as files, x, and in shards, masks-000000"):
+        list_masks(tmp_path)
+
+
+def test_two_starts_at_a_time(tmp_path: Path) -> None:
+    """The later one keeps what the earlier one has written, which ends; equal masks are one."""
+    writer = ShardWriter([tmp_path], itertools.count())
+    mask = encode_mask(MASKS[NAMES[1]], PALETTE)
+    writer.append("a.png", [mask])
+    finish_parts(tmp_path)
+    with pytest.raises(InputError, match="the same command was started again"):
+        writer.close()
+    pack(tmp_path / "masks-000001.tar", {"a.png": mask, "b.png": mask})
+    assert [*list_masks(tmp_path)] == ["a", "b"]
+    pack(tmp_path / "masks-000002.tar", {"b.png": mask + b" "})
+    with pytest.raises(DuplicateError, match="b.png have the same name; keep one"):
         list_masks(tmp_path)
 
 
