@@ -16,7 +16,7 @@ import gen_clip_masks
 from benchmarks.inputs import random_labels, random_text_embeddings, random_visual
 from benchmarks.output import ROOT
 from benchmarks.wall import Clock, by_round, in_turn, write_jpegs
-from datasets import mask_folder
+from datasets import mask_writer
 from datasets.files import File
 from datasets.labels import load_classes
 from datasets.training import EvaluationSet
@@ -85,5 +85,5 @@ def measure_masks(
                 gen_clip_masks.main([*command, "--set", *overrides])
 
         return by_round(
-            stages, run, lambda: in_turn(gen_clip_masks, mask_folder), count, rounds, device
+            stages, run, lambda: in_turn(gen_clip_masks, mask_writer), count, rounds, device
         )
