@@ -48,8 +48,8 @@ def open_mask_folder(
     Removes unfinished files of a killed run. `made_from` holds all that decides the masks; that of
     rank 0 counts. shards: the masks are in tars (`datasets/mask_shards.py`). share: other than ALL,
     `names` are a part, and other runs may be making the rest: their unfinished files stay;
-    `overwrite` is not for parts. Raises InputError, on all ranks, when the folder holds masks made
-    from something else, or in the other form.
+    `overwrite` and `shards` are not for parts. Raises InputError, on all ranks, when the folder
+    holds masks made from something else, or in the other form.
     """
 
     def look() -> list[bool]:

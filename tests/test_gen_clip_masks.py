@@ -489,6 +489,18 @@ def test_parts_make_the_masks_of_the_whole(generate, root, tmp_path, capsys):
     check_share(all_in_one, "score")
 
 
+def test_parts_are_no_shards(root, tmp_path):
+    """A run with --shards takes over tars that another one is writing, also as the only part."""
+    out = tmp_path / "parts"
+    arguments = ["--config", str(root / "config.yaml"), "--out", str(out), "--shards"]
+    for share in ("2/3", "1/1"):
+        says = rf"found --share {share} with --shards: .* run it once without --share .*, or leave"
+        with pytest.raises(InputError, match=says):
+            gen_clip_masks.main([*arguments, "--share", share])
+    assert not out.exists()
+    check_share(gen_clip_masks.parse_arguments(arguments), "score")
+
+
 def test_parts_of_another_number_and_of_few_images(generate, root, tmp_path, capsys):
     """Masks do not depend on the number of parts: a resumed array may have another size."""
     whole, parts = generate(), tmp_path / "parts"

@@ -137,8 +137,19 @@ def add_share(result: argparse.ArgumentParser) -> None:
 
 
 def check_share(arguments: argparse.Namespace, *of_all: str) -> None:
-    """Raise InputError when a part of --share is combined with an option that is about all."""
-    for name in of_all if (arguments.share.step or 1) > 1 else ():
+    """Raise InputError when --share is combined with --shards, or a part with an option about all.
+
+    of_all: names of these options in `arguments`.
+    """
+    share = arguments.share
+    if share != slice(None) and arguments.shards:
+        raise InputError(
+            f"found --share {share.start + 1}/{share.step} with --shards: a run with --shards "
+            "takes over the unfinished tars in its folder, so that parts which run at once would "
+            "take each other's; run it once without --share (torchrun starts it on several GPUs "
+            "or machines), or leave out --shards, so that the parts are files"
+        )
+    for name in of_all if (share.step or 1) > 1 else ():
         if getattr(arguments, name):
             option = f"--{name.replace('_', '-')}"
             raise InputError(
