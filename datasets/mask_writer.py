@@ -49,7 +49,7 @@ def open_mask_folder(
     rank 0 counts. shards: the masks are in tars (`datasets/mask_shards.py`). share: other than ALL,
     `names` are a part, and other runs may be making the rest: their unfinished files stay;
     `overwrite` and `shards` are not for parts. Raises InputError, on all ranks, when the folder
-    holds masks made from something else, or in the other form.
+    holds masks made from something else, or would get masks in a second form.
     """
 
     def look() -> list[bool]:
@@ -58,18 +58,10 @@ def open_mask_folder(
             as_files = not files.isdisjoint(f"{name}.png" for name in names)
             in_shards = has_own_shards(files)
             check_made_from(folder / "meta.json", made_from, as_files or in_shards)
-            if as_files if shards else in_shards:
-                form, option = ("in shards", "add") if in_shards else ("as files", "leave out")
-                raise InputError(
-                    f"{folder} holds masks {form}: {option} --shards, name another --out, or "
-                    "--overwrite to make them again"
-                )
             if made_from.get("confidence") and not (folder / "meta.json").exists():
                 _check_no_files(confidence_folder(folder))
-            if shards:
-                finish_parts(folder)
-                files |= (done := set(names_in_shards(folder)))
-                finish_parts(confidence_folder(folder), done)
+            if shards or in_shards:
+                files |= _look_into_shards(folder, names, as_files, shards)
         for file in filter(UNFINISHED.search, files if share == ALL else ()):
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
@@ -183,6 +175,25 @@ def _list(folder: Path) -> set[str]:
         for where, files in walk(folder)
         for file in files
     }
+
+
+def _look_into_shards(folder: Path, names: list[str], as_files: bool, shards: bool) -> set[str]:
+    """Names of the files in the shards of `folder`; with `shards` its parts are finished first.
+
+    Without `shards`, for whoever only wants to have the masks of `names`, all may be in shards.
+    as_files: whether some are files. Raises InputError where masks would be added in another form.
+    """
+    other = "name another --out, or --overwrite to make them again"
+    if shards and as_files:
+        raise InputError(f"{folder} holds masks as files: leave out --shards, {other}")
+    if shards:
+        finish_parts(folder)
+    done = set(names_in_shards(folder))
+    if shards:
+        finish_parts(confidence_folder(folder), done)
+    elif as_files or not done.issuperset(f"{name}.png" for name in names):
+        raise InputError(f"{folder} holds masks in shards: add --shards, {other}")
+    return done
 
 
 def _check_no_files(folder: Path) -> None:

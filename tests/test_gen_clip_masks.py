@@ -489,6 +489,18 @@ def test_parts_make_the_masks_of_the_whole(generate, root, tmp_path, capsys):
     check_share(all_in_one, "score")
 
 
+def test_masks_in_shards_are_checked_and_scored_without_the_option(generate, capsys):
+    """As experiments.ablation does: --masks ready checks, and adds --share 1/1."""
+    generate("--shards")
+    capsys.readouterr()
+    out = generate("--share", "1/1", "--score", "--save-vis")
+    assert "5 masks, 0 of them new" in capsys.readouterr().out
+    assert json.loads((out / "score.json").read_text())["num_images"] == 5
+    assert (out / "masks-000000.tar").exists() and not masks(out)
+    with pytest.raises(InputError, match="made with other ratio"):
+        generate("--ratio", "2")
+
+
 def test_parts_are_no_shards(root, tmp_path):
     """A run with --shards takes over tars that another one is writing, also as the only part."""
     out = tmp_path / "parts"

@@ -151,6 +151,23 @@ def test_the_forms_are_not_mixed(tmp_path: Path) -> None:
         list_masks(tmp_path)
 
 
+def test_masks_that_are_all_in_shards_need_no_option(tmp_path: Path) -> None:
+    """experiments.ablation, which makes and checks masks, does not say --shards."""
+    make(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("m*")}
+    assert make(tmp_path, shards=False) == []
+    for share in (slice(0, None, 1), slice(1, None, 3)):
+        assert open_mask_folder(tmp_path, NAMES[share], MADE_FROM, False, ALONE, share=share) == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("m*")} == before
+    save_mask(tmp_path / f"{NAMES[0]}.png", MASKS[NAMES[0]], PALETTE)
+    with pytest.raises(InputError, match="holds masks in shards: add --shards"):
+        make(tmp_path, shards=False)
+    (tmp_path / f"{NAMES[0]}.png").unlink()
+    (tmp_path / "masks-000001.tar").unlink()
+    with pytest.raises(InputError, match="holds masks in shards: add --shards"):
+        make(tmp_path, shards=False)
+
+
 def test_two_starts_at_a_time(tmp_path: Path) -> None:
     """The later one keeps what the earlier one has written, which ends; equal masks are one."""
     writer = ShardWriter([tmp_path], itertools.count())
