@@ -95,6 +95,12 @@ def is_sharded(root: str | Path) -> bool:
 def list_images(folder: Path) -> dict[str, File]:
     """Image id -> file, sorted: the images below a folder or, where it has none, in its shards."""
     images = list_files(folder, known=_KNOWN)
+    tars = [name for name in entries(folder)[1] if _NAME.fullmatch(name) and not is_leftover(name)]
+    if images and tars:
+        warn(
+            f"{folder} has {len(tars)} tars that are not read ({min(tars)}): there are images as "
+            f"files, the first is {next(iter(images.values()))}; move one kind away"
+        )
     shards = [] if images else _all(find_shards(folder))
     if not shards:
         return images or list_files(folder)  # tells which files may be meant

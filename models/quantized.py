@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from datasets.files import list_files
+from datasets.shards import list_images
 from datasets.training import EvaluationSet
 from models.export_check import onnx_runner
 from models.exported import INPUT, quiet
@@ -30,7 +30,7 @@ class Agreement(NamedTuple):
 
 
 class CalibrationImages(Sequence[np.ndarray]):
-    """Images of a folder for the calibration, read when asked for: uint8 (1,h,w,3).
+    """Images for the calibration, read when asked for: uint8 (1,h,w,3), of a folder or its shards.
 
     Of more than MOST, as many are taken, evenly spaced.
     """
@@ -39,7 +39,7 @@ class CalibrationImages(Sequence[np.ndarray]):
         """image_size: box that images are fitted into. Raises InputError without images."""
         if not folder.is_dir():
             raise InputError(f"no folder at {folder}; name one with images for --calibration")
-        self.data = EvaluationSet(list_files(folder), image_size)
+        self.data = EvaluationSet(list_images(folder), image_size)
         if not len(self.data):
             raise InputError(f"no images (.jpg, .png, ...) in {folder} for --calibration")
         last = len(self.data) - 1

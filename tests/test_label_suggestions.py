@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from own_data import CLASSES
+from test_shards import pack
 from tiny_clip import tiny_clip
 
 import prepare_data
@@ -200,6 +201,24 @@ def test_ground_truth_is_not_read_and_no_labels_are_needed(case, capsys) -> None
     assert list(labels) == ["v0", "v1", "t0", "t1", "t2", "t3"]
 
 
+def test_images_in_shards(case) -> None:
+    """The same scores; the page holds the images themselves."""
+    suggest()
+    pack(Path("shards/train-0.tar"), {p.name: p.read_bytes() for p in images_of("t[01]")})
+    pack(Path("shards/train-1.tar"), {p.name: p.read_bytes() for p in images_of("t[23]")})
+    words = f"folder --root shards --class-file data/classes.yaml --workers 0 {CONFIG}".split()
+    prepare_data.main([*words, "--suggest", "shards/suggested"])
+    for file in ("suggested.csv", "scores.csv"):
+        assert Path("shards/suggested", file).read_text() == Path("new", file).read_text()
+    pictures = [
+        re.findall(r"data:image/jpeg;base64,[^\"]+", Path(folder, "page.html").read_text())
+        for folder in ("new", "shards/suggested")
+    ]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 4
+    with pytest.raises(InputError, match="shards holds images or ground truth"):
+        prepare_data.main([*words, "--suggest", "shards"])
+
+
 def test_another_clip_and_files_of_before(case) -> None:
     tiny.make_clip(Path("other.pt"))
     suggest(f"{CONFIG} --clip-model other.pt")
@@ -217,6 +236,10 @@ def test_without_a_config_clip_sees_windows_of_its_training() -> None:
     teacher = config.stored_teacher
     assert config.clip_model == "ViT-B/16"
     assert (teacher.short_side, teacher.window, teacher.stride) == (560, (224, 224), (112, 112))
+
+
+def images_of(pattern: str) -> list[Path]:
+    return sorted(Path("data/images/train").glob(f"{pattern}.*"))
 
 
 def files() -> set[str]:

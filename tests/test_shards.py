@@ -19,6 +19,7 @@ from datasets.folder import Folder
 from datasets.shards import Shards, list_images
 from datasets.training import TrainingSet
 from datasets.transforms import TrainTransform
+from models.quantized import CalibrationImages
 from utils.batches import training_loader
 from utils.config import load_config
 from utils.distributed import Ranks
@@ -79,6 +80,16 @@ def test_the_same_images_and_masks_as_in_files(root: Path) -> None:
     mask = found["x"]
     assert (shards.read_ground_truth(mask) == files.read_ground_truth(expected["x"])).all()
     assert [*list_images(root / "shards")] == sorted([*IDS, "x", "y"])  # predict.py: all splits
+
+
+def test_the_same_images_for_int8(root: Path) -> None:
+    with pytest.warns(InputWarning, match="has 13 images for --calibration"):
+        found = CalibrationImages(root / "shards", (24, 24))
+    with pytest.warns(InputWarning, match="has 13 images for --calibration"):
+        expected = CalibrationImages(root / "files/images", (24, 24))
+    assert len(found) == 13
+    # Their order is that of the ids, where files have the split in front.
+    assert sorted(i.tobytes() for i in found) == sorted(i.tobytes() for i in expected)
 
 
 def batches(data: Path, ranks: Ranks, start: int, end: int, workers: int) -> list[dict]:
@@ -187,7 +198,8 @@ def test_a_folder_of_images_is_read_before_tars(tmp_path: Path) -> None:
     (tmp_path / "images").rmdir()
     (tmp_path / "b.png").write_bytes(b"image")
     (tmp_path / "old.tar.gz").touch()  # no reason to refuse the folder
-    assert [*list_images(tmp_path)] == ["b"]  # as before there were shards
+    with pytest.warns(InputWarning, match=r"1 tars .* not read \(train-0.tar\).*b\.png"):
+        assert [*list_images(tmp_path)] == ["b"]  # as before there were shards
 
 
 def test_pngs_are_images_or_masks(tmp_path: Path) -> None:
