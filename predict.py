@@ -150,6 +150,8 @@ def readable(
 def find_images(source: Path, out: Path) -> dict[str, File]:
     """Name without suffix -> file, in the order of the names."""
     if source.is_file():
+        if source.suffix.lower() == ".tar":
+            raise InputError(f"{source} is a tar; name its folder, {source.parent}")
         if (out / f"{source.stem}.png").resolve() == source.resolve():
             raise InputError(f"--out {out} would overwrite {source}; give another folder")
         return {source.stem: File(str(source))}

@@ -14,6 +14,7 @@ import torch
 import yaml
 from conftest import golden_path
 from PIL import Image
+from test_shards import pack
 
 import eval as evaluation
 import predict
@@ -527,6 +528,31 @@ def test_predict_a_folder_with_folders(folder):
         )
         np.testing.assert_array_equal(a, b)
         assert a.shape == SIZES[i % 3]
+
+
+def test_predict_images_in_shards(folder, tmp_path):
+    source, shards, names = folder["data"] / "images/val", tmp_path / "shards", ("p0", "p3")
+    pack(shards / "a-0.tar", {f"{n}.jpg": (source / f"{n}.jpg").read_bytes() for n in names})
+    command = ["--ckpt", str(folder["ckpt"]), "--device", "cpu", "--confidence", "--out"]
+    for name in {"p1", "p2", "p4"}:
+        (source / f"{name}.jpg").unlink()
+    for place in (source, shards):
+        predict.main([*command, str(tmp_path / f"of_{place.name}"), str(place)])
+    ends = ("", "_overlay", "_confidence")
+    written = sorted(path.name for path in (tmp_path / "of_shards").iterdir())
+    assert written == sorted(["legend.png", *(f"{n}{e}.png" for n in names for e in ends)])
+    for file in written:
+        expected = (tmp_path / "of_val" / file).read_bytes()
+        assert (tmp_path / "of_shards" / file).read_bytes() == expected
+    for more, says in (
+        (["--labels", str(tmp_path / "labels")], "shards is no film; --labels, --every and"),
+        ([], "has 7 of the 7 files.*--overwrite"),
+    ):
+        with pytest.raises(InputError, match=says):
+            predict.main([*command, str(tmp_path / "of_shards"), str(shards), *more])
+    with pytest.raises(InputError, match=r"a-0.tar is a tar; name its folder, .*shards"):
+        predict.main([*command, str(tmp_path / "new"), str(shards / "a-0.tar")])
+    assert not (tmp_path / "new").exists()
 
 
 def test_predict_one_picture(folder, tmp_path):
