@@ -102,6 +102,15 @@ def test_dilated_convolution_under_autocast(dilation: int) -> None:
     assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.01 * scale
 
 
+def test_the_graph_keeps_the_weight_itself_under_autocast() -> None:
+    convolution = DilatedConv2d(8, 5, 2)
+    image = torch.randn(1, 8, 5, 5).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convolution(image)
+    _, saved = found.grad_fn.saved_tensors
+    assert saved.data_ptr() == convolution.weight.data_ptr()
+
+
 def plain_convolution(in_channels: int, out_channels: int, dilation: int) -> torch.nn.Conv2d:
     return torch.nn.Conv2d(
         in_channels, out_channels, 3, 1, dilation, dilation, bias=False, dtype=torch.float64

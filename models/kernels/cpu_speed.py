@@ -52,16 +52,18 @@ class DilatedConv2d(nn.Conv2d):
         if image.device.type != "cpu" or not self.training or not channels_last:
             return super()._conv_forward(image, weight, bias)
         if torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            image, weight = image.to(dtype), weight.to(dtype)
+            image = image.to(torch.get_autocast_dtype("cpu"))
         return _DilatedConv2d.apply(image, weight, self.dilation[0])
 
 
 class _DilatedConv2d(torch.autograd.Function):
+    """Computes in the type of the image; the graph keeps the weight itself, not a copy."""
+
     @staticmethod
     def forward(ctx, image, weight, dilation):
         ctx.save_for_backward(image, weight)
         ctx.dilation = dilation
+        weight = weight.to(image.dtype)
         return F.conv2d(image, weight, padding=dilation, dilation=dilation)
 
     @staticmethod
@@ -76,7 +78,7 @@ class _DilatedConv2d(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, weight_gradient, None
         image_gradient = torch.nn.grad.conv2d_input(
-            image.shape, weight, gradient, padding=dilation, dilation=dilation
+            image.shape, weight.to(image.dtype), gradient, padding=dilation, dilation=dilation
         )
         return image_gradient, weight_gradient, None
 
