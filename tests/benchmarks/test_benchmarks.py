@@ -14,7 +14,17 @@ from conftest import golden_cases, golden_files, load_golden
 from tiny_clip import tiny_clip
 from torch import nn
 
-from benchmarks import busy, checkpoint_size, harness, run, shards, step_ways, table, train_step
+from benchmarks import (
+    busy,
+    checkpoint_size,
+    harness,
+    run,
+    shards,
+    startup,
+    step_ways,
+    table,
+    train_step,
+)
 from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
@@ -509,6 +519,29 @@ def test_busy_says_when_a_training_fails(monkeypatch) -> None:
     monkeypatch.setattr(busy, "COMMAND", [sys.executable, "-c", "print('warm')"])
     with pytest.raises(InputError, match="the training with policy .passive. failed"):
         busy.measure("passive", beside=False, seconds=1)
+
+
+# --- start-up of the scripts
+
+
+def test_start_up_is_compared_with_torch_round_by_round() -> None:
+    rounds = [{"import torch": t, "a.py": a, "b.py": t + 0.2} for t, a in ((2, 2.1), (3, 3.5))]
+    rounds.append({"import torch": 2.0, "a.py": 2.4, "b.py": 2.2})
+    lines = startup.table({"machine": {"cores": 2}, "rounds": rounds}).splitlines()
+    assert "| `import torch` | 2 [2-3] |  |  |" in lines
+    assert "| `a.py` | 2.4 [2.1-3.5] | 0.40 [0.10-0.50] | ≤ 0.3 MISSED |" in lines
+    assert "| `b.py` | 2.2 [2.2-3.2] | 0.20 [0.20-0.20] | ≤ 0.3 met |" in lines
+
+
+def test_start_up_counts_each_script_but_the_round_that_writes_bytecode(monkeypatch, capsys):
+    names = startup.commands()
+    assert {"train_carb.py", "report.py", "-m demo.make_scenes", "import torch"} < names.keys()
+    monkeypatch.setattr(startup, "commands", lambda: {"import torch": ["-c", ""], "a.py": ["-V"]})
+    startup.main(["--rounds", "2"])
+    assert "| `a.py` | 0" in capsys.readouterr().out
+    assert startup.start(["-c", "sum(range(10**6))"]) > 0
+    with pytest.raises(InputError, match="python nothing.py failed:"):
+        startup.start(["nothing.py"])
 
 
 # --- start of training

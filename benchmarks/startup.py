@@ -1,0 +1,78 @@
+"""Measure what the start of each script costs beyond `import torch`.
+
+    python -m benchmarks.startup --json benchmarks/results/startup.json --write
+
+Runs `SCRIPT --help`, which imports all that the script imports, and `python -c "import torch"` in
+turn, --rounds times. Numbers are user and system CPU-seconds of a process: medians with the lowest
+and the highest in brackets; a script's difference is taken in each round. Python keeps bytecode, as
+it does by default, and a first round that doesn't count writes it. --write puts the table into
+benchmarks/RESULTS.md.
+"""
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread
+from experiments.figures.style import markdown
+from utils.safe.errors import InputError, run_script
+
+TORCH = "import torch"
+MODULES = ("experiments.ablation", "demo.make_scenes")
+TARGET = 0.3  # CPU-seconds
+
+
+def main(argv: list[str]) -> None:
+    arguments = parser(__doc__, rounds=7).parse_args(argv)
+    given = commands()
+    report: dict[str, Any] = {"machine": describe("cpu"), "rounds": []}
+    del report["machine"]["threads"]  # --help computes nothing
+    for index in range(arguments.rounds + 1):
+        seconds = {name: start(command) for name, command in given.items()}
+        report["rounds"] += [seconds] * (index > 0)
+    publish(report, "start-up", table(report), arguments)
+
+
+def commands() -> dict[str, list[str]]:
+    """Name in the table -> arguments of Python: torch, all scripts, two tools."""
+    scripts = sorted(path.name for path in ROOT.glob("*.py"))
+    return {
+        TORCH: ["-c", TORCH],
+        **{name: [name, "--help"] for name in scripts},
+        **{f"-m {name}": ["-m", name, "--help"] for name in MODULES},
+    }
+
+
+def start(command: list[str]) -> float:
+    """CPU-seconds of Python with these arguments. Raises InputError when it fails."""
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=kept, capture_output=True, text=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        raise InputError(f"python {' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def table(report: dict[str, Any]) -> str:
+    """Markdown: the machine, and a row per script with its difference to torch in each round."""
+    rounds, rows = report["rounds"], []
+    for name in rounds[0]:
+        row = [f"`{name}`", spread([one[name] for one in rounds])]
+        if name == TORCH:
+            rows.append([*row, "", ""])
+            continue
+        more = [one[name] - one[TORCH] for one in rounds]
+        verdict = "met" if statistics.median(more) <= TARGET else "MISSED"
+        rows.append([*row, spread(more, ".2f"), f"≤ {TARGET} {verdict}"])
+    head = ["start of", "CPU-s", f"beyond `{TORCH}`", "target"]
+    return f"{machine_line(report)}\n\n{markdown(head, rows)}"
+
+
+if __name__ == "__main__":
+    run_script(main)
