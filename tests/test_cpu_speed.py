@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.kernels import cpu_speed
+from models.kernels import cpu_speed, free_memory
 from models.kernels.cpu_speed import DilatedConv2d, attention, linear
 
 
@@ -102,13 +102,28 @@ def test_dilated_convolution_under_autocast(dilation: int) -> None:
     assert (ours.weight.grad - theirs.weight.grad).abs().max() < 0.01 * scale
 
 
-def test_the_graph_keeps_the_weight_itself_under_autocast() -> None:
+def test_a_large_weight_costs_little_memory_in_backward(monkeypatch) -> None:
+    """The graph keeps the weight itself; free memory goes back before the gradient is made."""
+    released = []
+    monkeypatch.setattr(cpu_speed, "release", lambda: released.append(1))
     convolution = DilatedConv2d(8, 5, 2)
     image = torch.randn(1, 8, 5, 5).to(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = convolution(image)
-    _, saved = found.grad_fn.saved_tensors
-    assert saved.data_ptr() == convolution.weight.data_ptr()
+    for large, times in ((convolution.weight.numel() + 1, 0), (convolution.weight.numel(), 1)):
+        monkeypatch.setattr(cpu_speed, "_LARGE", large)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = convolution(image)
+        _, saved = found.grad_fn.saved_tensors
+        assert saved.data_ptr() == convolution.weight.data_ptr()
+        found.float().sum().backward()
+        assert len(released) == times
+
+
+def test_memory_is_released_where_the_c_library_can(monkeypatch) -> None:
+    free_memory.release()
+    monkeypatch.setattr(free_memory.ctypes, "CDLL", lambda name: object())
+    assert free_memory._find_trim() is None
+    monkeypatch.setattr(free_memory, "_TRIM", None)
+    free_memory.release()
 
 
 def plain_convolution(in_channels: int, out_channels: int, dilation: int) -> torch.nn.Conv2d:

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.kernels.free_memory import release
+
 _QUERIES = 2048  # at a time, so that one head's scores stay within the cache
+_LARGE = 2**20  # numbers in a weight: its work takes so long that `release` costs little beside it
 
 
 def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -69,6 +72,8 @@ class _DilatedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (image, weight), dilation = ctx.saved_tensors, ctx.dilation
+        if weight.numel() >= _LARGE:  # the ASPP's; the backbone's maps are all alive
+            release()
         weight_gradient = torch.zeros_like(weight)
         for y, (top, rows) in enumerate(_overlaps(image.shape[2], dilation)):
             for x, (left, columns) in enumerate(_overlaps(image.shape[3], dilation)):
