@@ -21,7 +21,7 @@ from benchmarks import street_data
 from benchmarks.harness import parser
 from benchmarks.output import ROOT, describe, machine_line, publish
 from datasets.labels import load_classes
-from datasets.mask_folder import COST
+from datasets.mask_writer import COST
 from models.build import build_model
 from models.text import build_text_embeddings
 from utils.checkpoint import save_checkpoint

@@ -38,7 +38,7 @@ _LIKE_SPLIT = re.compile(
     rf"({_OTHER_WORD}[-_. ]*)*{_SPLIT_WORD}([-_. ]*({_OTHER_WORD}|\d+|[ab]))*", re.IGNORECASE
 )
 # What scripts of this project write: pseudo-masks, overlays, predictions; files of an image cache.
-_OWN_OUTPUT = re.compile(r"clip_masks.*|(.*_)?vis|predictions")
+_OWN_OUTPUT = re.compile(r"clip_masks.*|(.*_)?(vis|confidence)|predictions")
 _OF_CACHE = re.compile(r"[0-9a-f]{32}\.npy")
 _MOST = 1000  # files to count where the number is only reported
 

@@ -184,14 +184,16 @@ def _look_into_shards(folder: Path, names: list[str], as_files: bool, shards: bo
     as_files: whether some are files. Raises InputError where masks would be added in another form.
     """
     other = "name another --out, or --overwrite to make them again"
-    if shards and as_files:
+    if as_files and has_own_shards(_list(folder)):
+        raise InputError(f"{folder} holds masks as files and in shards: {other}")
+    if as_files:
         raise InputError(f"{folder} holds masks as files: leave out --shards, {other}")
     if shards:
         finish_parts(folder)
     done = set(names_in_shards(folder))
     if shards:
         finish_parts(confidence_folder(folder), done)
-    elif as_files or not done.issuperset(f"{name}.png" for name in names):
+    elif not done.issuperset(f"{name}.png" for name in names):
         raise InputError(f"{folder} holds masks in shards: add --shards, {other}")
     return done
 

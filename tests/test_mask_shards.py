@@ -164,7 +164,7 @@ def test_masks_that_are_all_in_shards_need_no_option(tmp_path: Path) -> None:
         make(tmp_path, shards=False)
     (tmp_path / f"{NAMES[0]}.png").unlink()
     (tmp_path / "masks-000001.tar").unlink()
-    with pytest.raises(InputError, match="holds masks in shards: add --shards"):
+    with pytest.raises(InputError, match="holds masks as files and in shards: name another --out"):
         make(tmp_path, shards=False)
 
 

@@ -72,7 +72,8 @@ class _DilatedConv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient):
         (image, weight), dilation = ctx.saved_tensors, ctx.dilation
-        if weight.numel() >= _LARGE:  # the ASPP's; the backbone's maps are all alive
+        # Those of the ASPP, where the maps of the whole network are still alive; measured in bf16.
+        if weight.numel() >= _LARGE and image.dtype != weight.dtype:
             release()
         weight_gradient = torch.zeros_like(weight)
         for y, (top, rows) in enumerate(_overlaps(image.shape[2], dilation)):
