@@ -160,11 +160,11 @@ def test_masks_that_are_all_in_shards_need_no_option(tmp_path: Path) -> None:
         assert open_mask_folder(tmp_path, NAMES[share], MADE_FROM, False, ALONE, share=share) == []
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("m*")} == before
     save_mask(tmp_path / f"{NAMES[0]}.png", MASKS[NAMES[0]], PALETTE)
-    with pytest.raises(InputError, match="holds masks in shards: add --shards"):
+    with pytest.raises(InputError, match="holds masks as files and in shards: name another --out"):
         make(tmp_path, shards=False)
     (tmp_path / f"{NAMES[0]}.png").unlink()
     (tmp_path / "masks-000001.tar").unlink()
-    with pytest.raises(InputError, match="holds masks as files and in shards: name another --out"):
+    with pytest.raises(InputError, match="holds masks in shards: add --shards"):
         make(tmp_path, shards=False)
 
 
