@@ -58,7 +58,7 @@ class Clock:
 
     def waits(self, part: str, items: Iterable) -> Iterator:
         """The items; the time until each comes is added to a part."""
-        following = self.timed(part, iter(items).__next__)
+        following = self.timed(part, self.timed(part, iter)(items).__next__)
         while True:
             try:
                 item = following()
