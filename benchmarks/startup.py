@@ -3,11 +3,11 @@
     python -m benchmarks.startup --json benchmarks/results/startup.json --write
 
 Runs `SCRIPT --help`, which imports what stands at the top of all modules, and `python -c "import
-torch"` in turn, --rounds times. What a function imports when it is needed, as CLIP and torchvision's
-networks, is not counted. Numbers are user and system CPU-seconds of a process: medians with the lowest
-and the highest in brackets; a script's difference is taken in each round. Python keeps bytecode, as
-it does by default, and a first round that doesn't count writes it. --write puts the table into
-benchmarks/RESULTS.md.
+torch"` in turn, --rounds times. What a function imports when it is needed, as CLIP and the networks
+of torchvision, is not counted. Numbers are user and system CPU-seconds of a process: medians with
+the lowest and the highest in brackets; a script's difference is taken in each round. Python keeps
+bytecode, as it does by default, and a first round that doesn't count writes it. --write puts the
+table into benchmarks/RESULTS.md.
 """
 
 import os

@@ -72,7 +72,7 @@ def images(root: Path) -> dict[str, File]:
         (member("l.png", tarfile.FIFOTYPE), "is no plain file"),
         (member("l.png", pax_headers={"GNU.sparse.map": "0,5"}), "is no plain file"),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: str(getattr(value, "name", value))[:40],  # without the object's address
 )
 def test_members_that_no_data_set_has(tmp_path: Path, wrong, message: str) -> None:
     pack(tmp_path / "train-000000.tar", wrong)
