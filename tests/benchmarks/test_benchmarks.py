@@ -18,6 +18,7 @@ from benchmarks import (
     busy,
     checkpoint_size,
     harness,
+    prediction,
     run,
     shards,
     startup,
@@ -371,6 +372,7 @@ def test_the_page_holds_what_was_measured() -> None:
         ("busy", "busy machine", busy.table),
         ("start", "start", begin.table),
         ("shards", "shards", shards.table),
+        ("prediction", "prediction", prediction.table),
     ):
         report = json.loads((PAGE.parent / "results" / f"{name}.json").read_text(encoding="utf-8"))
         marks = f"<!-- report:{section} -->\n", f"<!-- /report:{section} -->\n"
