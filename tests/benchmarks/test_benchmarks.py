@@ -373,6 +373,7 @@ def test_the_page_holds_what_was_measured() -> None:
         ("start", "start", begin.table),
         ("shards", "shards", shards.table),
         ("prediction", "prediction", prediction.table),
+        ("startup", "start-up", startup.table),
     ):
         report = json.loads((PAGE.parent / "results" / f"{name}.json").read_text(encoding="utf-8"))
         marks = f"<!-- report:{section} -->\n", f"<!-- /report:{section} -->\n"
