@@ -17,6 +17,7 @@ from torch import nn
 from benchmarks import (
     busy,
     checkpoint_size,
+    demo_profile,
     harness,
     prediction,
     run,
@@ -374,6 +375,7 @@ def test_the_page_holds_what_was_measured() -> None:
         ("shards", "shards", shards.table),
         ("prediction", "prediction", prediction.table),
         ("startup", "start-up", startup.table),
+        ("demo_profile", "demo profile", demo_profile.table),
     ):
         report = json.loads((PAGE.parent / "results" / f"{name}.json").read_text(encoding="utf-8"))
         marks = f"<!-- report:{section} -->\n", f"<!-- /report:{section} -->\n"
