@@ -54,7 +54,6 @@ def main(argv: list[str]) -> None:
     command.add_argument("--data", type=path, help="folder of benchmarks.street_data; made here")
     command.add_argument("--seconds", type=number(3600), default=60.0, help="default: 60")
     arguments = command.parse_args(argv)
-    arguments.write = False
     with tempfile.TemporaryDirectory(prefix="carb-benchmark-") as scratch:
         data = Path(arguments.data or scratch)
         file = street_data.write(data, arguments.quick)

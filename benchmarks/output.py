@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ def parser(description: str | None, rounds: int = 0) -> argparse.ArgumentParser:
     if rounds:
         result.add_argument("--rounds", type=positive, default=rounds, help=f"default: {rounds}")
         result.add_argument("--write", action="store_true", help="replace the table of RESULTS.md")
+    else:
+        result.set_defaults(write=False)  # for `publish`
     return result
 
 
@@ -100,20 +102,28 @@ def machine_line(report: dict[str, Any]) -> str:
 def train_warmup(
     run: Path,
     settings: Sequence[str],
-    launcher: Sequence[str] = (sys.executable,),
+    launcher: Sequence[str] = (),
     **environment: str,
 ) -> None:
-    """Run train_warmup.py with the demo's config and run folder `run`, as a separate process.
+    """Run train_warmup.py with the demo's config and run folder `run`; see `run_python`.
+
+    launcher: words between Python and the script.
+    """
+    words = ["train_warmup.py", "--config", str(DEMO), "--device", "cpu", "--run-dir", str(run)]
+    command = [*launcher, *words, "--set", *settings]
+    run_python(command, os.environ | environment)
+
+
+def run_python(words: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run Python with these arguments, as a separate process in the repository root.
 
     Raises InputError with the end of its error output when it fails.
     """
-    command = [*launcher, "train_warmup.py", "--config", str(DEMO), "--device", "cpu"]
-    command += ["--run-dir", str(run), "--set", *settings]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+        [sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        raise InputError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        raise InputError(f"python {' '.join(words)} failed:\n{done.stderr[-2000:]}")
 
 
 # --- numbers in words

@@ -16,14 +16,13 @@ bf16 is not within LIMIT.
 
 import json
 import math
-import subprocess
 import sys
 import tempfile
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from benchmarks.output import DEMO, ROOT, describe, machine_line, parser, positive, publish
+from benchmarks.output import DEMO, describe, machine_line, parser, positive, publish, run_python
 from experiments.figures.style import markdown
 from utils.cli import add_overrides, path
 from utils.config import load_config
@@ -48,7 +47,6 @@ def main(argv: list[str]) -> None:
     command.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     add_overrides(command)
     arguments = command.parse_args(argv)
-    arguments.write = False
     setup(arguments.device)  # refuses a missing device
     settings = schedule(arguments.config, arguments.overrides, arguments.steps)
     if arguments.steps < 2 * arguments.window:
@@ -83,10 +81,7 @@ def train(run: Path, config: str, settings: list[str], device: str) -> dict[str,
         words = [f"train_{stage}.py", "--config", config, "--device", device]
         words += ["--run-dir", str(run / stage)]
         words += ["--init", str(run / "warmup" / "last.pt")] * (stage == "carb")
-        command = [sys.executable, *words, "--set", *settings]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise InputError(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
+        run_python([*words, "--set", *settings])
         lines = (run / stage / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         losses[stage] = [json.loads(line)["loss"] for line in lines]
     return losses

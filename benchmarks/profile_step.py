@@ -43,7 +43,6 @@ class Kernel(NamedTuple):
 def main(argv: list[str]) -> None:
     arguments = parser(__doc__).parse_args(argv)
     setup(arguments.device)  # refuses a missing device
-    arguments.write = False
     options = Options(arguments.device, arguments.quick)
     report = {"machine": describe(options.device)} | measure(options)
     publish(report, "", table(report), arguments)

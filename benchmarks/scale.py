@@ -12,7 +12,6 @@ Run it on an idle machine: other work slows down two processes more than one.
 
 import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ from utils.safe.errors import run_script
 from utils.safe.files import write_json
 
 OFFICIAL_PARAMETERS = 147.47e6  # the official all-reduce includes CLIP's
-ONE = [sys.executable]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+ONE: list[str] = []  # words after the interpreter
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 RUNS = {  # name: launcher, settings
     "1 process": (ONE, []),
     "2 processes": (TWO, []),

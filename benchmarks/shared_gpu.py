@@ -37,7 +37,6 @@ def main(argv: list[str]) -> None:
     command.add_argument("--seconds", type=number(3600), default=10.0, help="default: 10")
     command.add_argument("--one", action="store_true", help="train, as one of the processes")
     arguments = command.parse_args(argv)
-    arguments.write = False
     if arguments.one:
         print(f"{MARK}{train(Path(arguments.data), arguments.device, arguments.seconds)}")
         return

@@ -13,13 +13,11 @@ table into benchmarks/RESULTS.md.
 import os
 import resource
 import statistics
-import subprocess
-import sys
 from typing import Any
 
-from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread
+from benchmarks.output import ROOT, describe, machine_line, parser, publish, run_python, spread
 from experiments.figures.style import markdown
-from utils.safe.errors import InputError, run_script
+from utils.safe.errors import run_script
 
 TORCH = "import torch"
 MODULES = ("experiments.ablation", "demo.make_scenes")
@@ -51,12 +49,8 @@ def start(command: list[str]) -> float:
     """CPU-seconds of Python with these arguments. Raises InputError when it fails."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=kept, capture_output=True, text=True
-    )
+    run_python(command, kept)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    if done.returncode:
-        raise InputError(f"python {' '.join(command)} failed:\n{done.stderr[-2000:]}")
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 

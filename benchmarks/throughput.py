@@ -8,8 +8,6 @@ predict.py: from the difference in time of all validation images and of one, so 
 not count; it decodes and saves in one process. The file is written after each measurement.
 """
 
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,7 +17,7 @@ import torch
 
 from benchmarks import street_data
 from benchmarks.harness import parser
-from benchmarks.output import ROOT, describe, machine_line, publish
+from benchmarks.output import describe, machine_line, publish, run_python
 from datasets.labels import load_classes
 from datasets.mask_writer import COST
 from models.build import build_model
@@ -28,7 +26,7 @@ from utils.checkpoint import save_checkpoint
 from utils.cli import path
 from utils.config import load_config
 from utils.distributed import setup
-from utils.safe.errors import InputError, run_script
+from utils.safe.errors import run_script
 from utils.safe.files import read_json, write_json
 
 WAYS = {  # whether in bfloat16
@@ -42,7 +40,6 @@ def main(argv: list[str]) -> None:
     command = parser(__doc__)
     command.add_argument("--data", type=path, help="folder of benchmarks.street_data; made here")
     arguments = command.parse_args(argv)
-    arguments.write = False
     setup(arguments.device)  # refuses a missing device
     report: dict[str, Any] = {"machine": describe(arguments.device), "images_per_second": {}}
     rates = report["images_per_second"]
@@ -99,10 +96,7 @@ def write_checkpoint(file: Path, out: Path) -> Path:
 def _run(words: list[Any]) -> float:
     """Seconds of a script in a process of its own. Raises InputError when it fails."""
     start = time.perf_counter()
-    command = [sys.executable, *map(str, words)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise InputError(f"{' '.join(command[1:])} failed:\n{done.stderr[-2000:]}")
+    run_python([*map(str, words)])
     return time.perf_counter() - start
 
 

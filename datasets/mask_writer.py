@@ -32,6 +32,7 @@ COST = "cost.json"  # beside meta.json: time and memory of the last call that ma
 EXPERTS = "experts.json"  # with ``templates: experts``: the templates of each class
 ALL = slice(None)  # the images of a run that makes all masks
 _WRITERS = 2
+_OTHER = "name another --out, or --overwrite to make them again"
 
 
 def open_mask_folder(
@@ -60,8 +61,12 @@ def open_mask_folder(
             check_made_from(folder / "meta.json", made_from, as_files or in_shards)
             if made_from.get("confidence") and not (folder / "meta.json").exists():
                 _check_no_files(confidence_folder(folder))
+            if as_files and in_shards:
+                raise InputError(f"{folder} holds masks as files and in shards: {_OTHER}")
+            if as_files and shards:
+                raise InputError(f"{folder} holds masks as files: leave out --shards, {_OTHER}")
             if shards or in_shards:
-                files |= _look_into_shards(folder, names, as_files, shards)
+                files |= _look_into_shards(folder, names, shards)
         for file in filter(UNFINISHED.search, files if share == ALL else ()):
             (folder / file).unlink(missing_ok=True)
         return [overwrite or f"{name}.png" not in files for name in names]
@@ -177,24 +182,19 @@ def _list(folder: Path) -> set[str]:
     }
 
 
-def _look_into_shards(folder: Path, names: list[str], as_files: bool, shards: bool) -> set[str]:
+def _look_into_shards(folder: Path, names: list[str], shards: bool) -> set[str]:
     """Names of the files in the shards of `folder`; with `shards` its parts are finished first.
 
     Without `shards`, for whoever only wants to have the masks of `names`, all may be in shards.
-    as_files: whether some are files. Raises InputError where masks would be added in another form.
+    Raises InputError where masks would be added in another form.
     """
-    other = "name another --out, or --overwrite to make them again"
-    if as_files and has_own_shards(_list(folder)):
-        raise InputError(f"{folder} holds masks as files and in shards: {other}")
-    if as_files:
-        raise InputError(f"{folder} holds masks as files: leave out --shards, {other}")
     if shards:
         finish_parts(folder)
     done = set(names_in_shards(folder))
     if shards:
         finish_parts(confidence_folder(folder), done)
     elif not done.issuperset(f"{name}.png" for name in names):
-        raise InputError(f"{folder} holds masks in shards: add --shards, {other}")
+        raise InputError(f"{folder} holds masks in shards: add --shards, {_OTHER}")
     return done
 
 
