@@ -168,23 +168,21 @@ def test_the_example_needs_neither_torch_nor_this_repository(world, runs, tmp_pa
     predict.main(["--ckpt", str(world / "run/warmup/warmup.pt"), "--out", str(tmp_path / "ours"),
                   "--device", "cpu", str(tmp_path / "street.png")])  # fmt: skip
     wanted = np.asarray(Image.open(tmp_path / "ours/street.png"))
+    assert len(np.unique(wanted)) > 1
     assert (labels == wanted).mean() > 0.995  # pixels may be rounded differently
     palette = load_trained(world / "run/warmup/warmup.pt").classes.palette
     assert written.getpalette()[:9] == palette.ravel().tolist()
-    shares = {name: f"{name} {(labels == k).mean():.1%}"
-              for k, name in enumerate(("road", "pole", "sky")) if k in labels}  # fmt: skip
-    assert all(share in done.stdout for share in shares.values())
 
 
 def test_the_example_refuses_a_folder(tmp_path) -> None:
     command = [sys.executable, str(EXAMPLE), str(tmp_path / "model.onnx"), str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "is no file; name the images one by one" in done.stderr
+    assert done.returncode == 2 and "expected image files of different names" in done.stderr
     assert not (tmp_path / "labels").exists()
 
 
 def test_the_example_is_short() -> None:
-    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 65
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 40
 
 
 def right(images: np.ndarray, model: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
