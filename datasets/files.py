@@ -122,11 +122,15 @@ def list_files(
     like images or masks and have neither one of `endings` nor one of the `known` endings, which are
     left out silently. Raises InputError when a folder can't be listed.
     """
+    return by_id(str(folder), files_below(folder), endings, known)
+
+
+def files_below(folder: Path) -> list[tuple[str, File]]:
+    """Relative path and file, of all files that `walk` finds."""
     # Text and not Path: a data set may have a million files.
     paths = [os.path.join(here, name) for here, names in walk(folder) for name in names]  # noqa: PTH118
     start = len(os.path.join(folder, ""))  # noqa: PTH118
-    found = [(p[start:].replace(os.sep, "/"), File(p)) for p in paths]
-    return by_id(str(folder), found, endings, known)
+    return [(p[start:].replace(os.sep, "/"), File(p)) for p in paths]
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

@@ -7,10 +7,11 @@ each rank.
 
 import re
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from datasets.files import MASK_SUFFIXES, DuplicateError, File, by_id, list_files
+from datasets.files import MASK_SUFFIXES, DuplicateError, File, by_id, files_below
 from datasets.folder import entries
 from datasets.leftovers import is_leftover
 from datasets.shards import members_of
@@ -36,7 +37,7 @@ class ShardWriter:
         """numbers: of the shards, which no other rank takes."""
         self.folders, self.numbers = folders, numbers
         self._lock = threading.Lock()
-        self._files: list = []
+        self._files: list[BinaryIO] = []
         self._count = 0
 
     def append(self, name: str, contents: Sequence[bytes]) -> None:
@@ -48,8 +49,7 @@ class ShardWriter:
                 number = next(self.numbers)
                 for folder in self.folders:
                     folder.mkdir(parents=True, exist_ok=True)
-                    path = folder / f"{_name(number)}{_PART}"
-                    self._files.append(path.open("xb"))
+                    self._files.append(_new(folder / f"{_name(number)}{_PART}"))
             for file, content in zip(self._files, contents, strict=True):
                 file.write(tar_entry(name, content))
                 file.flush()
@@ -71,6 +71,16 @@ class ShardWriter:
                     f"{file.name} is gone: the same command was started again and goes on there"
                 ) from None
         self._files, self._count = [], 0
+
+
+def _new(part: Path) -> BinaryIO:
+    try:
+        return part.open("xb")
+    except FileExistsError:
+        raise InputError(
+            f"{part} exists: the same command was started twice at once; let one of them end, "
+            "then start it again if masks are missing"
+        ) from None
 
 
 def finish_parts(folder: Path, done: Collection[str] | None = None) -> None:
@@ -110,7 +120,11 @@ def remove_shards(folder: Path) -> None:
 
 def shards_in(folder: Path) -> list[str]:
     """Names of the shards in a folder of masks, sorted."""
-    return sorted(n for n in entries(folder)[1] if n.endswith(".tar") and not is_leftover(n))
+    return _shards_of(entries(folder)[1])
+
+
+def _shards_of(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.endswith(".tar") and not is_leftover(name))
 
 
 def names_in_shards(folder: Path) -> list[str]:
@@ -129,10 +143,9 @@ def list_masks(folder: Path) -> dict[str, File]:
     Two runs of one command at a time leave equal masks in two shards, of which one is read. Raises
     InputError where the folder has both forms, and for different masks of one image.
     """
-    files = list_files(folder, MASK_SUFFIXES, known=("",))  # other files there are ours
-    if files and not (folder / _name(0)).exists():  # one question: no second listing for files
-        return files
-    if not (shards := shards_in(folder)):
+    below = files_below(folder)  # one listing for both forms
+    files = by_id(str(folder), below, MASK_SUFFIXES, ("",))  # other files there are ours
+    if not (shards := _shards_of(name for name, _ in below if "/" not in name)):
         return files
     if files:
         raise InputError(

@@ -18,7 +18,7 @@ import numpy as np
 from datasets.files import File, by_id, list_files, read_mask
 from datasets.folder import IMAGES, check_no_splits, entries, find_splits, is_own_output
 from datasets.ids import IMAGE_SUFFIXES, drop_suffix
-from datasets.leftovers import is_leftover
+from datasets.leftovers import is_leftover, looks_like_image
 from datasets.tar_index import TarMember, index_of
 from utils.safe.errors import InputError, note, warn
 
@@ -116,7 +116,7 @@ def find_shards(root: Path) -> dict[str, list[str]]:
     """Name before the number, or of a folder in `root` -> paths of shards below `root`, sorted.
 
     Masks that gen_clip_masks.py wrote there are left out. Raises InputError where some are
-    compressed, which allows no access to single files.
+    compressed, which allows no access to single files, unless images may be meant instead.
     """
     found, compressed = defaultdict(list), []
     folders, names = entries(root)
@@ -130,7 +130,7 @@ def find_shards(root: Path) -> dict[str, list[str]]:
             found[folder or match["numbered"] or match["alone"] or ""].append(path)
         elif _COMPRESSED.fullmatch(name):
             compressed.append(path)
-    if found and compressed:
+    if compressed and (found or not any(map(looks_like_image, paths))):
         raise InputError(f"{root / compressed[0]} is compressed: unpack it (gunzip, for .tar.gz)")
     return dict(sorted(found.items()))
 

@@ -149,6 +149,9 @@ def test_the_forms_are_not_mixed(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"holds masks as files, x, and in shards, masks-000000"):
         list_masks(tmp_path)
+    (tmp_path / "masks-000000.tar").rename(tmp_path / "renamed.tar")
+    with pytest.raises(InputError, match=r"holds masks as files, x, and in shards, masks-000001"):
+        list_masks(tmp_path)
 
 
 def test_masks_that_are_all_in_shards_need_no_option(tmp_path: Path) -> None:
@@ -181,6 +184,18 @@ def test_two_starts_at_a_time(tmp_path: Path) -> None:
     pack(tmp_path / "masks-000002.tar", {"b.png": mask + b" "})
     with pytest.raises(DuplicateError, match="b.png have the same name; keep one"):
         list_masks(tmp_path)
+
+
+def test_two_starts_at_once(tmp_path: Path) -> None:
+    """Both have taken the number of the next shard before one of them has opened it."""
+    first, second = (ShardWriter([tmp_path], itertools.count()) for _ in range(2))
+    mask = encode_mask(MASKS[NAMES[1]], PALETTE)
+    first.append("a.png", [mask])
+    with pytest.raises(InputError, match="the same command was started twice at once"):
+        second.append("a.png", [mask])
+    second.close()
+    first.close()
+    assert [*list_masks(tmp_path)] == ["a"]
 
 
 def test_folders_and_overlays_are_no_shards_and_no_masks(tmp_path: Path) -> None:

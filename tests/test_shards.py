@@ -175,6 +175,8 @@ def test_splits_are_the_names_before_the_numbers(tmp_path, names, splits) -> Non
         (["set-train-0.tar", "set-val-0.tar"], "such names mean splits"),
         (["train-0.tar", "training-0.tar"], "are both the split 'train'"),
         (["train-0.tar", "val-0.tar.gz"], "val-0.tar.gz is compressed"),
+        (["train-0.tar.gz", "val-0.tgz"], "train-0.tar.gz is compressed: unpack it"),
+        (["train/0.tgz"], "train/0.tgz is compressed: unpack it"),
     ],
 )
 def test_names_that_may_be_splits_are_refused(tmp_path, names, message) -> None:
