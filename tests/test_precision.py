@@ -1,13 +1,17 @@
 """precision: auto and channels_last: auto: what they become, and what a run makes of it."""
 
+import shutil
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
+import train_warmup
 from experiments.table import _changed_of_run
+from models.kernels import cpu_speed
 from utils.config import Config, load_config, read_settings
 from utils.distributed import Ranks
 from utils.run import Run
@@ -109,3 +113,21 @@ def test_the_first_lines_state_precision_and_tf32(monkeypatch) -> None:
     assert _arithmetic(Config(), model) == "fp32, TF32 in convolutions"
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert _arithmetic(Config(), model) == "fp32, without TF32"
+
+
+@pytest.mark.slow  # compiles for 40 s
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
+def test_a_compiled_network_trains_alike(tmp_path: Path, monkeypatch) -> None:
+    """In bf16 and channels_last, where the backward pass gives memory back through ctypes."""
+    monkeypatch.setattr(cpu_speed, "_LARGE", 1)
+    world = tiny.make_world(tmp_path)
+    losses = {}
+    for compiled in ("false", "true"):
+        run = tmp_path / f"run_{compiled}"
+        train_warmup.main(
+            ["--config", str(world / "config.yaml"), "--run-dir", str(run), "--device", "cpu",
+             "--set", "precision=bf16", "channels_last=true", f"compile={compiled}"]
+        )  # fmt: skip
+        losses[compiled] = [line["loss"] for line in tiny.read_metrics(run)]
+    assert len(losses["true"]) == 4
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.01)
