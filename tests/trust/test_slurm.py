@@ -17,6 +17,7 @@ from forked import ROOT, Scripts
 from test_kill import STAGES, Whole, assert_same, command
 
 SCRIPT = ROOT / "scripts/slurm.sbatch"
+STEPS = 800  # some 20 s: Slurm takes a while to see that a time limit is near
 PYTHON = """#!/bin/sh
 # In place of an interpreter: shows its arguments; with "wait" it runs until SIGTERM.
 echo "python $*"
@@ -183,7 +184,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    return tiny.make_world(folder, steps=200, warmup_steps=198, log_every=20, checkpoint_every=6)
+    return tiny.make_world(folder, steps=STEPS + 2, warmup_steps=STEPS, log_every=50, checkpoint_every=6)
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,8 @@ def test_a_job_that_reaches_its_time_limit_goes_on(cluster, world, whole, tmp_pa
     wait_until(lambda: not cluster.states(job), log.read_text)
     text = log.read_text()
     assert "stopping after this step" in text and "start 2 on" in text, text
-    assert "resuming to step 198" in text and "step 198 of 198 done" in text, text
+    assert f"resuming to step {STEPS}" in text, text
+    assert f"step {STEPS} of {STEPS} done" in text, text
     assert_same("warmup", whole, tmp_path)
 
 
