@@ -100,8 +100,13 @@ def _reduced(
         return reduce(_mean(count, itertools.chain([first], views), size), count)
     logits, height = [first, *views], max(1, _STRIP // row)
     strips = (range(top, min(top + height, size[0])) for top in range(0, size[0], height))
-    parts = [reduce(_mean(count, logits, size, strip), count) for strip in strips]
-    return tuple(torch.cat(maps, dim=1) for maps in zip(*parts, strict=True))
+    maps: tuple[Tensor, ...] = ()  # filled in place: small results between large ones leave holes
+    for strip in strips:
+        parts = reduce(_mean(count, logits, size, strip), count)
+        maps = maps or tuple(part.new_empty(len(part), *size) for part in parts)
+        for whole, part in zip(maps, parts, strict=True):
+            whole[:, strip.start : strip.stop] = part
+    return maps
 
 
 @torch.inference_mode()
