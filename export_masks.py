@@ -2,8 +2,8 @@
 
 Reads MASKS, a folder of predict.py, gen_clip_masks.py or a method of baselines/; writes to OUT:
 
-    python export_masks.py predictions --class-file datasets/classes/cityscapes.yaml \\
-        --images frames --format coco-rle --out coco             # instances.json
+    python export_masks.py predictions --images frames --format coco-rle --out coco
+                                                                 # instances.json
     ... --format coco-panoptic                                   # panoptic.json, panoptic/
     ... --format label-studio                                    # tasks.json, interface.xml
     python export_masks.py clip_masks --format cvat --out cvat   # masks.zip

@@ -1,7 +1,8 @@
 """Segment your own images or a film: an image, a folder of them, or for example drive.mp4.
 
 Reads a checkpoint and INPUT; writes for every image OUT/<name>.png (class ids, shown in the
-classes' colours) and OUT/<name>_overlay.png, and OUT/legend.png. Subfolders of INPUT are kept.
+classes' colours) and OUT/<name>_overlay.png, OUT/legend.png and OUT/meta.json, which has the names
+of the classes. Subfolders of INPUT are kept.
 With --confidence also OUT/<name>_confidence.png: 255 x the probability of each pixel's class.
 
     python predict.py --ckpt runs/cityscapes/carb/last.pt street.jpg --out predictions
@@ -30,14 +31,14 @@ import numpy as np
 from datasets.files import File
 from datasets.film_writer import FORMATS, check_film_outputs, film_writer
 from datasets.films import Film, is_film, open_film
-from datasets.prediction_folder import check_prediction_folder
+from datasets.prediction_folder import check_prediction_folder, note_class_names
 from datasets.shards import list_images
 from datasets.training import EvaluationSet, whole_image
 from models.confidence import add_confidence, confidence_from
 from models.inference import add_options, options_from, predictions
 from models.trained import load_trained
 from utils.cli import count, number, parser, path
-from utils.distributed import barrier, cleanup, gather_objects, setup
+from utils.distributed import barrier, cleanup, gather_objects, on_main, setup
 from utils.overlap import ahead, writing
 from utils.progress import progress
 from utils.safe.errors import InputError, run_script
@@ -68,6 +69,7 @@ def predict_images(source: Path, out: Path, arguments: argparse.Namespace) -> No
     data = EvaluationSet(images, trained.config.image_size, keep_original=True)
     stale = check_prediction_folder(images, out, arguments.overwrite, sure.write)
     barrier()  # no rank writes while another one still checks
+    on_main(ranks, lambda: note_class_names(out, classes.names))
     for file in stale if ranks.is_main else ():
         file.unlink()
 

@@ -17,6 +17,7 @@ import numpy as np
 from datasets.films import Film, Frame, pyav
 from datasets.labels import ClassTable
 from datasets.mask_folder import confidence_folder
+from datasets.prediction_folder import META, note_class_names
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, replacing
 from utils.visualize import overlay, save_image, save_mask, stacked, wide_legend
@@ -69,7 +70,7 @@ def check_film_outputs(
 
 
 def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
-    """The label maps of an earlier film in a folder, and its RECORD.
+    """The label maps of an earlier film in a folder, its RECORD and META.
 
     Raises InputError where others have such names, unless there may be `foreign_too`.
     """
@@ -87,7 +88,10 @@ def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
             f"{foreign[0]} exists and is not listed in {record}, so predict.py did not write it; "
             "name another folder for --labels"
         )
-    return [] if lines is None else [*(file for file in found if file.name in ours), record]
+    if lines is None:
+        return []
+    meta = folder / META
+    return [*(file for file in found if file.name in ours), record, *[meta] * meta.exists()]
 
 
 @contextmanager
@@ -96,15 +100,18 @@ def film_writer(
 ) -> Iterator[Callable[[Frame, np.ndarray, np.ndarray | None], None]]:
     """Context with write(frame, mask, confidence) for the predictions (H,W) of frames of `film`.
 
-    Writes a film of overlays above the legend to `path` and, in a folder `labels`, the masks; their
-    confidence, where there is one, beside it; in both folders a RECORD. The film appears at the
-    end; an error leaves none. Raises InputError at the end where no frame has been written.
+    Writes a film of overlays above the legend to `path` and, in a folder `labels`, the masks with
+    META; their confidence, where there is one, beside it; in both folders a RECORD. The film
+    appears at the end; an error leaves none. Raises InputError at the end where no frame has been
+    written.
     """
 
     @functools.cache
     def legend_of(width: int) -> np.ndarray:
         return wide_legend(classes.names, classes.palette, width, size=max(12, width // 80))
 
+    if labels is not None:
+        note_class_names(labels, classes.names)
     with _encoder(path, film) as encode:
 
         def write(frame: Frame, mask: np.ndarray, confidence: np.ndarray | None) -> None:

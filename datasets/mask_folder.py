@@ -49,14 +49,16 @@ def pseudo_mask_files(
 
 
 def check_class_names(folder: Path, class_names: Sequence[str], split: str | None = None) -> None:
-    """Raise InputError when gen_clip_masks.py made the masks for other classes or another split.
+    """Raise InputError when the masks were made for other classes or another split.
 
     Masks without a meta.json are used as they are.
     """
     parent, made_from = read_made_from(folder)
     if not made_from:
         return
-    maker = f"baselines.{made_from['method']}" if "method" in made_from else "gen_clip_masks.py"
+    method = made_from.get("method")
+    makers = {None: "gen_clip_masks.py", "predict": "predict.py"}
+    maker = makers.get(method, f"baselines.{method}")
     remedy = f"make them again: {maker} --overwrite"
     what = f"the masks in {parent} were made"
     compare_class_names(made_from["class_names"], class_names, what, remedy)

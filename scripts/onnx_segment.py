@@ -1,6 +1,8 @@
 """Segment images with a model.onnx of export.py: needs onnxruntime, numpy and Pillow, no more.
 
-python onnx_segment.py model.onnx street.jpg more/*.jpg --out labels    # PNGs of class ids
+Writes OUT/<image>.png: class ids, shown in the classes' colours. Replaces nothing.
+
+    python onnx_segment.py model.onnx street.jpg more/*.jpg --out labels
 """
 
 import argparse
@@ -12,10 +14,11 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
-def resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Bilinear, as in the training: without the smoothing that Pillow's own `resize` adds."""
-    scale = image.width / size[0], 0, 0, 0, image.height / size[1], 0
-    return image.transform(size, Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR)
+def resize(maps: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Maps (C,h,w), bilinear as in the training: Pillow's own `resize` would smooth them."""
+    scale = maps.shape[2] / width, 0, 0, 0, maps.shape[1] / height, 0
+    how = (width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR
+    return np.stack([Image.fromarray(channel).transform(*how) for channel in maps])
 
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -23,18 +26,27 @@ parser.add_argument("model", type=Path, help="model.onnx of export.py")
 parser.add_argument("images", type=Path, nargs="+", help="image files; no folder, no film")
 parser.add_argument("--out", type=Path, default=Path("labels"), help="folder for the labels")
 arguments = parser.parse_args()
-if len({path.stem for path in arguments.images if path.is_file()}) < len(arguments.images):
-    parser.error("expected image files of different names; found a folder, no file, or one twice")
+if not arguments.model.is_file():
+    parser.error(f"no file at {arguments.model}; export.py --format onnx writes a model.onnx")
+
 session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
 palette, box = json.loads(about["palette"]), json.loads(about["image_size"])
-arguments.out.mkdir(parents=True, exist_ok=True)
 for path in arguments.images:
-    image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    factor = min(max(box) / max(image.size), min(box) / min(image.size))  # to that of training
-    fitted = resize(image, tuple(max(1, int(side * factor + 0.5)) for side in image.size))
-    (logits,) = session.run(["logits"], {"image": np.asarray(fitted)[None]})  # (1,K,h,w)
-    labels = np.argmax([resize(Image.fromarray(one), image.size) for one in logits[0]], axis=0)
-    result = Image.fromarray(labels.astype(np.uint8))
-    result.putpalette(np.ravel(palette).tolist())
-    result.save(arguments.out / f"{path.stem}.png")
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+        if image.mode[0] in "IF":
+            raise OSError("expected 8 bits a channel; convert it")
+        # Fit into the size of the training, long side to long side.
+        factor = min(max(box) / max(image.size), min(box) / min(image.size))
+        size = [max(1, int(side * factor + 0.5)) for side in image.size]
+        pixels = resize(np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1), *size)
+        pixels = np.rint(pixels).astype(np.uint8).transpose(1, 2, 0)
+        (logits,) = session.run(["logits"], {"image": pixels[None]})  # (1,h,w,3) -> (1,K,h,w)
+        labels = Image.fromarray(resize(logits[0], *image.size).argmax(0).astype(np.uint8))
+        labels.putpalette(np.ravel(palette).tolist())
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        with (arguments.out / f"{path.stem}.png").open("xb") as file:
+            labels.save(file, "PNG")
+    except OSError as error:
+        parser.error(f"{path}: {error}")

@@ -145,7 +145,7 @@ def test_files_of_predict(run, tmp_path) -> None:
     predict.main([*command, str(tmp_path / "plain")])
     predict.main([*command, str(tmp_path / "sure"), "--confidence"])
     assert sorted(path.name for path in (tmp_path / "sure").iterdir()) == [
-        "legend.png", "t0.png", "t0_confidence.png", "t0_overlay.png",
+        "legend.png", "meta.json", "t0.png", "t0_confidence.png", "t0_overlay.png",
     ]  # fmt: skip
     for name in ("legend.png", "t0.png", "t0_overlay.png"):
         assert (tmp_path / "sure" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()

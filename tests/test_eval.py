@@ -540,7 +540,9 @@ def test_predict_images_in_shards(folder, tmp_path):
         predict.main([*command, str(tmp_path / f"of_{place.name}"), str(place)])
     ends = ("", "_overlay", "_confidence")
     written = sorted(path.name for path in (tmp_path / "of_shards").iterdir())
-    assert written == sorted(["legend.png", *(f"{n}{e}.png" for n in names for e in ends)])
+    assert written == sorted(
+        ["legend.png", "meta.json", *(f"{n}{e}.png" for n in names for e in ends)]
+    )
     for file in written:
         expected = (tmp_path / "of_val" / file).read_bytes()
         assert (tmp_path / "of_shards" / file).read_bytes() == expected
@@ -559,7 +561,9 @@ def test_predict_one_picture(folder, tmp_path):
     source = folder["data"] / "images" / "val" / "p0.jpg"
     out = tmp_path / "one"
     predict.main(["--ckpt", str(folder["ckpt"]), "--device", "cpu", str(source), "--out", str(out)])
-    assert sorted(p.name for p in out.iterdir()) == ["legend.png", "p0.png", "p0_overlay.png"]
+    assert sorted(p.name for p in out.iterdir()) == [
+        "legend.png", "meta.json", "p0.png", "p0_overlay.png",
+    ]  # fmt: skip
 
 
 def test_predict_replaces_its_results_when_asked_only(folder, tmp_path):
@@ -572,7 +576,7 @@ def test_predict_replaces_its_results_when_asked_only(folder, tmp_path):
         predict.main(arguments)
     assert len(list(out.iterdir())) == 2 and (out / "p3_overlay.png").read_bytes() == b"mine"
     predict.main([*arguments, "--overwrite"])
-    assert len(list(out.iterdir())) == 12 and (out / "p3_overlay.png").read_bytes() != b"mine"
+    assert len(list(out.iterdir())) == 13 and (out / "p3_overlay.png").read_bytes() != b"mine"
 
 
 @pytest.mark.parametrize("name, other", [("legend", "the legend"), ("p0_overlay", "image 'p0'")])
@@ -609,7 +613,7 @@ def test_two_processes_predict_each_picture_once(folder):
     assert done.stdout.count("4 of 5 images done") == 1
     files = sorted(p.name for p in out.iterdir())
     names = [f"p{i}{end}.png" for i in (0, 2, 3, 4) for end in ("", "_overlay")]
-    assert files == sorted([*names, "legend.png"])
+    assert files == sorted([*names, "legend.png", "meta.json"])
 
 
 def test_predict_reports_unreadable_pictures_and_goes_on(folder):

@@ -3,10 +3,12 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -174,15 +176,54 @@ def test_the_example_needs_neither_torch_nor_this_repository(world, runs, tmp_pa
     assert written.getpalette()[:9] == palette.ravel().tolist()
 
 
-def test_the_example_refuses_a_folder(tmp_path) -> None:
-    command = [sys.executable, str(EXAMPLE), str(tmp_path / "model.onnx"), str(tmp_path)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "expected image files of different names" in done.stderr
-    assert not (tmp_path / "labels").exists()
+@pytest.fixture
+def example(world, tmp_path, monkeypatch) -> Callable[..., str]:
+    """Runs the example on images in tmp_path; its error, and no traceback."""
+    rows = random_images((1, 40, 50), seed=5)[0]
+    Image.fromarray(rows).save(tmp_path / "a.png")
+    Image.fromarray(rows[..., 0].astype(np.uint16) * 200).save(tmp_path / "deep.png")
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/b.png").write_bytes(b"mine")
+    shutil.copy(tmp_path / "a.png", tmp_path / "b.png")
+
+    def run(*arguments: str, model: Path = world / "out/model.onnx") -> str:
+        command = [sys.executable, str(EXAMPLE), str(model), *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.png"], "none.png: .*No such file"),
+        (["labels"], "labels: .*Is a directory"),
+        (["text.jpg"], "text.jpg: cannot identify image file"),
+        (["deep.png"], "deep.png: expected 8 bits a channel"),
+        (["b.png"], "b.png: .*File exists"),
+        (["a.png", "--out", "."], "a.png: .*File exists"),
+        (["a.png", "--out", "b.png"], "a.png: .*File exists"),
+    ],
+)
+def test_the_example_refuses_with_a_message_and_replaces_nothing(
+    example, tmp_path, arguments: list[str], message: str
+) -> None:
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    assert re.search(message, example(*arguments))
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+def test_the_example_names_a_missing_model(example, tmp_path) -> None:
+    assert "no file at" in example("a.png", model=tmp_path / "model.onnx")
 
 
 def test_the_example_is_short() -> None:
-    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) <= 40
+    """At most 40 lines of code, without its docstring and blank lines."""
+    code = EXAMPLE.read_text(encoding="utf-8").split('"""', 2)[2].splitlines()
+    assert sum(bool(line.strip()) for line in code) <= 40
 
 
 def right(images: np.ndarray, model: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:

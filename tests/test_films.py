@@ -266,8 +266,9 @@ def test_film_with_labels_and_confidence(run, film, drawn, tmp_path) -> None:
     assert found.duration == source.duration == COUNT / RATE
     np.testing.assert_allclose(found.times, source.times)
     names = [f"{i:06d}.png" for i in range(COUNT)]
-    for folder in ("labels", "labels_confidence"):
-        assert sorted(path.name for path in (drawn / folder).iterdir()) == [*names, "frames.csv"]
+    for folder, more in (("labels", ["meta.json"]), ("labels_confidence", [])):
+        written = sorted(path.name for path in (drawn / folder).iterdir())
+        assert written == [*names, "frames.csv", *more]
         with (drawn / folder / "frames.csv").open(newline="") as file:
             rows = [*csv.DictReader(file)]
         assert [row["file"] for row in rows] == names
@@ -303,6 +304,7 @@ def test_every_fourth_frame_is_shown_four_times_as_long(run, film, drawn, tmp_pa
         "000000.png",
         "000004.png",
         "frames.csv",
+        "meta.json",
     ]
     for name in ("000000.png", "000004.png"):
         assert (tmp_path / "labels" / name).read_bytes() == (drawn / "labels" / name).read_bytes()
@@ -529,7 +531,7 @@ def test_a_second_run_replaces_the_first(run, film, tmp_path) -> None:
     predicted(run, *arguments, "--every", 4, "--overwrite")
     assert [path.name for path in sure.iterdir()] == ["000009.png"]  # the rest was of old labels
     names = sorted(path.name for path in (tmp_path / "labels").iterdir())
-    assert names == ["000000.png", "000004.png", "frames.csv"]
+    assert names == ["000000.png", "000004.png", "frames.csv", "meta.json"]
 
 
 def test_several_processes_are_refused(run, film, tmp_path, monkeypatch) -> None:

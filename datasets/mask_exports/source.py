@@ -97,7 +97,7 @@ def load_classes_of(
     if not made_from:
         raise InputError(
             f"the class names of the masks in {folder} are not known: there is no meta.json of "
-            "gen_clip_masks.py or a method; name their class file: --class-file"
+            "predict.py, gen_clip_masks.py or a method; name their class file: --class-file"
         )
     names = made_from["class_names"]
     is_text = all(isinstance(name, str) and name.isprintable() for name in names)

@@ -1,4 +1,4 @@
-"""The commands of docs/use.md, "The whole way", as printed: from a film to an exported network."""
+"""The commands of docs/use.md, "The whole way", as printed: from images to an exported network."""
 
 import re
 import shutil
@@ -19,40 +19,28 @@ FRAMES = 30
 
 
 def blocks() -> list[str]:
-    """The two blocks of commands: before and after the labels are corrected."""
+    """The blocks of commands: installation; a film of images; until labels are corrected; rest."""
     text = (program.ROOT / "docs/use.md").read_text(encoding="utf-8")
     section = text.partition("## The whole way\n")[2].partition("\n## ")[0]
     return re.findall(r"```bash\n(.*?)```", section, re.DOTALL)
 
 
-def write_film(path: Path, images: list[Path]) -> tuple[int, int]:
-    """A film of the images, one a second; their height and width."""
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as film:
-        stream = film.add_stream("libx264", rate=1)
-        width, height = Image.open(images[0]).size
-        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
-        for file in images:
-            image = np.array(Image.open(file).convert("RGB"))
-            film.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        film.mux(stream.encode())
-    return height, width
-
-
 def run(block: str, folder: Path) -> None:
     """Run its commands one by one, and print how long each took."""
+    assignments = ""  # a shell of its own forgets them
     for command in block.splitlines():
-        if command.startswith("pip "):
+        if re.match(r"\w+=", command):
+            assignments += f"{command}; "
             continue
         start = time.monotonic()
-        shell = f'PATH="$PWD/.venv/bin:$PATH"; {command}'
+        shell = f'PATH="$PWD/.venv/bin:$PATH"; {assignments}{command}'
         done = subprocess.run(["bash", "-c", shell], cwd=folder, capture_output=True, text=True)
         print(f"{time.monotonic() - start:5.1f} s  {command.partition('  ')[0]}")
         assert not done.returncode, f"{command}\n{done.stdout}\n{done.stderr}"
 
 
 @pytest.mark.slow
-def test_from_a_film_to_an_exported_network(tmp_path: Path) -> None:
+def test_from_images_to_an_exported_network(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     if not shutil.which("ffmpeg"):
         pytest.skip("the program ffmpeg is not installed")
@@ -60,9 +48,14 @@ def test_from_a_film_to_an_exported_network(tmp_path: Path) -> None:
     if not images:
         write_dataset(tmp_path / "drawn", {"train": FRAMES, "val": 1}, seed=5)
         images = sorted((tmp_path / "drawn/images/train").glob("*"))
-    size = write_film(tmp_path / "drive.mp4", images)
+    (tmp_path / "jpegs").mkdir()
+    for file in images:
+        image = Image.open(file).convert("RGB")
+        image.save(tmp_path / f"jpegs/{file.stem}.jpg", quality=95)
+    size = image.height, image.width
     copy = program.copy(tmp_path)
-    first, second = blocks()
+    _, film, first, second = blocks()  # without the installation
+    run(film, copy)
     run(first, copy)
     suggested = copy / "data/drive/suggested"
     assert (suggested / "page.html").is_file()

@@ -184,7 +184,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[slurm.Cluster]
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    return tiny.make_world(folder, steps=STEPS + 2, warmup_steps=STEPS, log_every=50, checkpoint_every=6)
+    changes = {"steps": STEPS + 2, "warmup_steps": STEPS, "log_every": 50, "checkpoint_every": 6}
+    return tiny.make_world(folder, **changes)
 
 
 @pytest.fixture(scope="module")
