@@ -1,7 +1,9 @@
 """Tags of annotation tools: each documented form becomes the labels that it was written from.
 
 The writers below follow the documents that datasets/doctor/tag_formats.py and tag_yolo.py name;
-globox and pycocotools write and read some of the forms independently.
+globox, pycocotools and datumaro write and read some of the forms independently. The test with
+datumaro is skipped in the usual environment; that of tests/test_export_masks.py runs it:
+    readers/bin/python -m pytest tests/test_tag_import.py -k datumaro
 """
 
 import json
@@ -10,7 +12,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pytest
@@ -56,9 +58,19 @@ def imported(data: Path, out: Path, *options: str | Path) -> dict[str, list[int]
 
 def cvat(labels: Tags, version: str = "1.1") -> str:
     """Of an image's labels the first is a tag, the others are shapes."""
+    names = sorted({label for of_image in labels.values() for label in of_image})
+    known = "".join(f"<label><name>{escape(k)}</name><attributes/></label>" for k in names)
+    task = (
+        f"<id>4</id><name>n</name><size>{len(labels)}</size><mode>annotation</mode>"
+        "<overlap>0</overlap><bugtracker></bugtracker><flipped>False</flipped>"
+        f"<created>2026-01-01</created><updated>2026-01-02</updated><labels>{known}</labels>"
+        f"<segments><segment><id>4</id><start>0</start><stop>{len(labels) - 1}</stop>"
+        "<url>http://localhost:8080/?id=4</url></segment></segments>"
+        "<owner><username>me</username><email></email></owner>"
+    )
     shapes = [
         '<tag label={} source="manual"></tag>',
-        '<box label={} xtl="0" ytl="0" xbr="1" ybr="1" z_order="0"/>',
+        '<box label={} xtl="0" ytl="0" xbr="1" ybr="1" occluded="0" z_order="0"></box>',
     ]
     images = [
         f'<image id="{number}" name={quoteattr(name)} width="3" height="2">'
@@ -68,7 +80,8 @@ def cvat(labels: Tags, version: str = "1.1") -> str:
     ]
     return (
         f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>{version}</version>'
-        f"<meta><task><name>n</name></task></meta>{''.join(images)}</annotations>"
+        f"<meta><task>{task}</task><dumped>2026-01-02</dumped></meta>{''.join(images)}"
+        "</annotations>"
     )
 
 
@@ -288,6 +301,21 @@ def test_the_fixture_of_coco_is_read_by_its_own_library(tmp_path: Path) -> None:
         of_image = api.loadAnns(api.getAnnIds(imgIds=image["id"]))
         names = {one["name"] for one in api.loadCats([a["category_id"] for a in of_image])}
         assert names == {*LABELS[image["file_name"]]}
+
+
+def test_the_fixture_of_cvat_is_read_by_datumaro(tmp_path: Path) -> None:
+    """As unpacked from CVAT's zip: annotations.xml beside the folder of images."""
+    dataset = pytest.importorskip("datumaro", reason="pip install datumaro").Dataset
+    path = save(tmp_path / "annotations.xml", cvat(LABELS))
+    for name in LABELS:
+        tiny.save(tmp_path / f"images/{name}", np.zeros((2, 3, 3), np.uint8))
+    read = dataset.import_from(str(tmp_path), "cvat")
+    categories = {type(one).__name__: one for one in read.categories().values()}["LabelCategories"]
+    found = {
+        f"{item.id}.png": {categories[one.label].name for one in item.annotations} for item in read
+    }
+    assert found == {name: {*labels} for name, labels in LABELS.items()}
+    assert found == {name: tags or set() for name, tags in tags_of(path).items()}
 
 
 # ---------------------------------------------------------------- what counts as a tag
