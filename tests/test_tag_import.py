@@ -385,6 +385,16 @@ def test_json_min_has_an_entry_for_each_annotator(tmp_path: Path) -> None:
     assert tags_of(save(tmp_path / "a.json", two)) == {"b.png": {"road", "car"}}
 
 
+def test_json_min_names_the_fields_that_it_leaves_out(tmp_path: Path) -> None:
+    """Other answers than labels, and data of the task."""
+    entry = {"image": "b.png", "id": 1, "tag": ["road", {"choices": ["car", "bus"]}]}
+    entry |= {"stars": [{"rating": 3}], "place": {"city": "Ulm"}, "seen": True, "sun": None}
+    entry |= {"agreement": 0.5, "sizes": [2, 3], "corners": [[0, 0], [2, 1.5]], "empty": []}
+    path = save(tmp_path / "a.json", [entry, entry])
+    with pytest.warns(InputNote, match="no labels in the mappings of stars, place, which are left"):
+        assert tags_of(path) == {"b.png": {"road", "car", "bus"}}
+
+
 @pytest.mark.parametrize("kind", ["Classification", "Detection", "Keypoint"])
 def test_fiftyone_samples_may_have_one_label_or_detections(kind: str, tmp_path: Path) -> None:
     one = {"_cls": kind, "label": "car", "attributes": {}}
@@ -596,6 +606,9 @@ def changed(content: Any, **values: Any) -> Any:
         ([{"image": "b.png", "a": {"taxonomy": ["a"]}}], "expected lists of texts as 'taxonomy'"),
         ([{"image": "b.png", "a": {"taxonomy": [[]]}}], "expected lists of texts as 'taxonomy'"),
         ([{"image": "b.png"}, 3], "task 2: expected a mapping, found 3"),
+        ([{"image": "b.png", "tag": [["car"]]}],
+         "task 1: expected a text, .* as 'tag', found .*'car'.*; export the tasks as \"JSON\""),
+        ([{"image": "b.png", "tag": ["road", [{"choices": ["car"]}]]}], "as 'tag', found .*'road'"),
         # LabelMe
         ({"shapes": []}, "expected 'imagePath'"),
         ({"shapes": [{}], "imagePath": "b.png"}, "shape 1: expected 'label'"),
@@ -615,6 +628,8 @@ def changed(content: Any, **values: Any) -> Any:
         ({"samples": [{"filepath": "b", "x": FIELD, "y": FIELD}]}, "fields x, y have labels; exp"),
         ({"samples": [{"filepath": "b", "x": {"_cls": "Keypoints", "keypoints": 3}}]},
          "image 'b': expected a list of labels, found 3"),
+        ({"samples": [{"filepath": "a", "x": FIELD}, {"filepath": "b", "x": [["car"]]}]},
+         "image 'b': expected labels or null as 'x', found .*'car'.*; export it again"),
         # COCO
         (changed(coco(ONE), categories=3), "expected a list as 'categories', found 3"),
         ({"images": [], "annotations": []}, "expected 'categories'"),
@@ -627,7 +642,7 @@ def changed(content: Any, **values: Any) -> Any:
         (changed(coco(ONE), annotations=[{"image_id": 0, "category_id": [3]}]), "as 'category_id'"),
         (changed(coco(ONE), annotations=[{"image_id": 0, "caption": "a"}]), "'category_id', found"),
     ],
-    ids=range(56),
+    ids=range(59),
 )  # fmt: skip
 def test_a_wrong_file_is_refused(content: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
