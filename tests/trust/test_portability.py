@@ -78,6 +78,7 @@ before = {{*sys.modules}}
 for script in {SCRIPTS}:
     importlib.import_module(script)
 slow = {{"torchvision", "matplotlib", "tensorboard", "sympy", "torch._dynamo", "scipy"}}
+slow |= {{"av", "cv2", "onnx", "onnxruntime", "onnxscript", "pycocotools", "webdataset", "globox"}}
 print(sorted(slow & sys.modules.keys() - before))
 """
     done = python(program)
