@@ -3,7 +3,8 @@
 The tests with datumaro, which needs another Pillow, and label-studio-converter are skipped in the
 usual environment. One for them takes the other packages from the usual one:
     usual=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    python -m venv readers && readers/bin/pip install datumaro label-studio-converter pytest
+    python -m venv readers
+    readers/bin/pip install datumaro fiftyone label-studio-converter pytest
     echo "$usual" > readers/lib/python3.11/site-packages/usual.pth
     readers/bin/python -m pytest tests/test_export_masks.py -k "datumaro or label_studio_masks"
 """

@@ -1,9 +1,11 @@
 """Tags of annotation tools: each documented form becomes the labels that it was written from.
 
-The writers below follow the documents that datasets/doctor/tag_formats.py and tag_yolo.py name;
-globox, pycocotools and datumaro write and read some of the forms independently. The test with
-datumaro is skipped in the usual environment; that of tests/test_export_masks.py runs it:
-    readers/bin/python -m pytest tests/test_tag_import.py -k datumaro
+The writers below follow the documents that datasets/doctor/tag_formats.py and tag_yolo.py name.
+Programs that are not ours write or read most forms too: globox, pycocotools, datumaro (CVAT), and
+the converter and importers of Label Studio and FiftyOne; none was tried on FiftyOne's samples.json,
+for which FiftyOne needs a database. The tests with the last three are skipped in the usual
+environment; that of tests/test_export_masks.py runs them:
+    readers/bin/python -m pytest tests/test_tag_import.py -k "datumaro or converter or importer"
 """
 
 import json
@@ -95,7 +97,7 @@ def cvat_zip(path: Path, labels: Tags) -> Path:
 
 def result(kind: str, value: dict[str, Any]) -> dict[str, Any]:
     place = {"original_width": 3, "original_height": 2, "image_rotation": 0}
-    return {"from_name": "tag", "to_name": "img", "type": kind, "value": value, **place}
+    return {"from_name": kind, "to_name": "img", "type": kind, "value": value, **place}
 
 
 def label_studio(labels: Tags) -> list[dict[str, Any]]:
@@ -316,6 +318,40 @@ def test_the_fixture_of_cvat_is_read_by_datumaro(tmp_path: Path) -> None:
     }
     assert found == {name: {*labels} for name, labels in LABELS.items()}
     assert found == {name: tags or set() for name, tags in tags_of(path).items()}
+
+
+def test_label_studios_converter_makes_json_min_of_the_fixture(tmp_path: Path) -> None:
+    reason = "pip install label-studio-converter"
+    library = pytest.importorskip("label_studio_converter", reason=reason)
+    tasks = label_studio(LABELS | {"d.png": ["Car", "road", "bus"]})
+    results = [result("taxonomy", {"taxonomy": [["vehicle", "car"], ["road"]]})]
+    results += [result("choices", {"choices": ["fog", "snow"]})]
+    tasks[1]["annotations"].append({"result": results})
+    tags = ("Choices", "RectangleLabels", "Taxonomy")
+    controls = "".join(f'<{tag} name="{tag.lower()}" toName="img"/>' for tag in tags)
+    interface = f'<View><Image name="img" value="$image"/>{controls}</View>'
+    path = save(tmp_path / "a.json", tasks)
+    converter = library.Converter(interface, str(tmp_path))
+    converter.convert_to_json_min(str(path), str(tmp_path / "min"), is_dir=False)
+    (file,) = read_tags(tmp_path / "min")
+    assert file.kind == "Label Studio (JSON-MIN)"
+    assert tags_of(tmp_path / "min") == tags_of(path)
+
+
+@pytest.mark.parametrize("write", [fiftyone, fiftyone_with_confidence])
+def test_the_fixtures_of_fiftyone_are_read_by_its_own_importer(
+    write: Callable[[Tags], Any], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("fiftyone.utils.data.importers", reason="pip install fiftyone")
+    path = save(tmp_path / "labels.json", write(LABELS))
+    for name in LABELS:
+        save(tmp_path / f"data/{name}", b"")
+    with library.FiftyOneImageClassificationDatasetImporter(str(tmp_path)) as read:
+        found = {
+            Path(image).stem: {one.label for one in labels.classifications}
+            for image, _, labels in read
+        }
+    assert found == tags_of(path)
 
 
 # ---------------------------------------------------------------- what counts as a tag
