@@ -323,10 +323,11 @@ def test_the_fixture_of_cvat_is_read_by_datumaro(tmp_path: Path) -> None:
 def test_label_studios_converter_makes_json_min_of_the_fixture(tmp_path: Path) -> None:
     reason = "pip install label-studio-converter"
     library = pytest.importorskip("label_studio_converter", reason=reason)
-    tasks = label_studio(LABELS | {"d.png": ["Car", "road", "bus"]})
+    tasks = label_studio(LABELS | {"d.png": []})
     results = [result("taxonomy", {"taxonomy": [["vehicle", "car"], ["road"]]})]
     results += [result("choices", {"choices": ["fog", "snow"]})]
     tasks[1]["annotations"].append({"result": results})
+    tasks[3]["annotations"] = []  # where all tasks are exported
     tags = ("Choices", "RectangleLabels", "Taxonomy")
     controls = "".join(f'<{tag} name="{tag.lower()}" toName="img"/>' for tag in tags)
     interface = f'<View><Image name="img" value="$image"/>{controls}</View>'
@@ -419,6 +420,13 @@ def test_of_a_taxonomy_the_last_known_part_counts(is_min: bool, data: Path, tmp_
 def test_json_min_has_an_entry_for_each_annotator(tmp_path: Path) -> None:
     two = [{"image": "b.png", "id": 1, "one": "road"}, {"image": "b.png", "id": 1, "one": "car"}]
     assert tags_of(save(tmp_path / "a.json", two)) == {"b.png": {"road", "car"}}
+
+
+def test_json_min_tells_a_task_without_an_annotation(tmp_path: Path) -> None:
+    of_task = [("b.png", None), ("c.png", 7), ("d.png", None), ("d.png", 8)]
+    content = [{"image": image, "id": 1, "annotation_id": number} for image, number in of_task]
+    found = tags_of(save(tmp_path / "a.json", content))
+    assert found == {"b.png": None, "c.png": set(), "d.png": set()}
 
 
 def test_json_min_names_the_fields_that_it_leaves_out(tmp_path: Path) -> None:

@@ -99,9 +99,11 @@ def of_label_studio_min(content: Any, file: File) -> Iterator[Tagged]:
 
     A single choice is a bare text there, as the other fields of a task are: every text counts,
     except that of the image and the fields that Label Studio adds. Mappings without labels, as of a
-    rating, are named in a note. Source: labelstud.io/guide/export.
+    rating, are named in a note. A task that nobody has annotated has null as `annotation_id`.
+    Source: labelstud.io/guide/export.
     """
     tags_of: dict[str, set[Tag]] = {}
+    annotated: set[str] = set()
     without: dict[str, None] = {}  # fields with mappings that hold no label
     for number, entry in enumerate(content):
         where = f"{file}, task {number + 1}"
@@ -123,10 +125,13 @@ def of_label_studio_min(content: Any, file: File) -> Iterator[Tagged]:
                         f"{where}: expected a text, a number, a mapping or a list of those as "
                         f"'{key}', found {str(value)[:40]}; export the tasks as \"JSON\""
                     )
+        if tags or entry.get("annotation_id", number) is not None:
+            annotated.add(entry[field])
     if without:
         note(f"{file}: no labels in the mappings of {', '.join(without)}, which are left out")
     for address, tags in tags_of.items():
-        yield Tagged(label_studio_names(address), frozenset(tags))
+        found = frozenset(tags) if address in annotated else None
+        yield Tagged(label_studio_names(address), found)
 
 
 def _is_tag_key(key: str) -> bool:
