@@ -3,7 +3,8 @@
 The tests with datumaro, which needs another Pillow, and label-studio-converter are skipped in the
 usual environment. One for them takes the other packages from the usual one:
     usual=$(python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
-    python -m venv readers && readers/bin/pip install datumaro label-studio-converter pytest
+    python -m venv readers
+    readers/bin/pip install datumaro fiftyone label-studio-converter pytest
     echo "$usual" > readers/lib/python3.11/site-packages/usual.pth
     readers/bin/python -m pytest tests/test_export_masks.py -k "datumaro or label_studio_masks"
 """
@@ -12,6 +13,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 import warnings
 import weakref
@@ -171,6 +173,29 @@ def test_coco_panoptic_ids_follow_the_documented_formula(exported, maps):
     check_same(found, maps)
 
 
+def read_by_datumaro(path: Path, form: str, maps: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Image id -> label map of datumaro, which has a mask for each class of an image."""
+    dataset = pytest.importorskip("datumaro", reason="pip install datumaro").Dataset
+    read, found = dataset.import_from(str(path), form), {}
+    categories = {type(one).__name__: one for one in read.categories().values()}["LabelCategories"]
+    for item in read:
+        labels = np.full(maps[item.id].shape, 255, np.uint8)
+        for annotation in item.annotations:
+            assert (labels[annotation.image == 1] == 255).all()
+            labels[annotation.image == 1] = NAMES.index(categories[annotation.label].name)
+        assert len(item.annotations) == len(set(np.unique(maps[item.id])) - {255})
+        found[item.id] = labels
+    return found
+
+
+def test_coco_panoptic_is_read_by_datumaro(exported, maps, tmp_path):
+    """In COCO's folders: images/ beside annotations/, which holds the export."""
+    shutil.copytree(exported("coco-panoptic"), tmp_path / "annotations")
+    shutil.copytree(exported("coco-panoptic").parent / "images", tmp_path / "images")
+    path = tmp_path / "annotations/panoptic.json"
+    check_same(read_by_datumaro(path, "coco_panoptic", maps), maps)
+
+
 # --- CVAT
 
 
@@ -205,20 +230,9 @@ def test_cvat_zip_has_the_documented_form(exported, maps):
 
 def test_cvat_zip_is_read_by_datumaro(exported, maps, tmp_path):
     """CVAT imports this format with datumaro, as Pascal VOC."""
-    dataset = pytest.importorskip("datumaro", reason="pip install datumaro").Dataset
     with zipfile.ZipFile(exported("cvat") / "masks.zip") as archive:
         archive.extractall(tmp_path)
-    read = dataset.import_from(str(tmp_path), "voc_instance_segmentation")
-    category = {type(one).__name__: one for one in read.categories().values()}["LabelCategories"]
-    found = {}
-    for item in read:
-        labels = np.full(maps[item.id].shape, 255, np.uint8)
-        for annotation in item.annotations:
-            assert (labels[annotation.image == 1] == 255).all()
-            labels[annotation.image == 1] = NAMES.index(category[annotation.label].name)
-        assert len(item.annotations) == len(set(np.unique(maps[item.id])) - {255})
-        found[item.id] = labels
-    check_same(found, maps)
+    check_same(read_by_datumaro(tmp_path, "voc_instance_segmentation", maps), maps)
 
 
 # --- Label Studio

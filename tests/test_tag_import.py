@@ -1,7 +1,11 @@
 """Tags of annotation tools: each documented form becomes the labels that it was written from.
 
-The writers below follow the documents that datasets/doctor/tag_formats.py and tag_yolo.py name;
-globox and pycocotools write and read some of the forms independently.
+The writers below follow the documents that datasets/doctor/tag_formats.py and tag_yolo.py name.
+Programs that are not ours write or read most forms too: globox, pycocotools, datumaro (CVAT), and
+the converter and importers of Label Studio and FiftyOne; none was tried on FiftyOne's samples.json,
+for which FiftyOne needs a database. The tests with the last three are skipped in the usual
+environment; that of tests/test_export_masks.py runs them:
+    readers/bin/python -m pytest tests/test_tag_import.py -k "datumaro or converter or importer"
 """
 
 import json
@@ -10,7 +14,7 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 import pytest
@@ -56,9 +60,19 @@ def imported(data: Path, out: Path, *options: str | Path) -> dict[str, list[int]
 
 def cvat(labels: Tags, version: str = "1.1") -> str:
     """Of an image's labels the first is a tag, the others are shapes."""
+    names = sorted({label for of_image in labels.values() for label in of_image})
+    known = "".join(f"<label><name>{escape(k)}</name><attributes/></label>" for k in names)
+    task = (
+        f"<id>4</id><name>n</name><size>{len(labels)}</size><mode>annotation</mode>"
+        "<overlap>0</overlap><bugtracker></bugtracker><flipped>False</flipped>"
+        f"<created>2026-01-01</created><updated>2026-01-02</updated><labels>{known}</labels>"
+        f"<segments><segment><id>4</id><start>0</start><stop>{len(labels) - 1}</stop>"
+        "<url>http://localhost:8080/?id=4</url></segment></segments>"
+        "<owner><username>me</username><email></email></owner>"
+    )
     shapes = [
         '<tag label={} source="manual"></tag>',
-        '<box label={} xtl="0" ytl="0" xbr="1" ybr="1" z_order="0"/>',
+        '<box label={} xtl="0" ytl="0" xbr="1" ybr="1" occluded="0" z_order="0"></box>',
     ]
     images = [
         f'<image id="{number}" name={quoteattr(name)} width="3" height="2">'
@@ -68,7 +82,8 @@ def cvat(labels: Tags, version: str = "1.1") -> str:
     ]
     return (
         f'<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>{version}</version>'
-        f"<meta><task><name>n</name></task></meta>{''.join(images)}</annotations>"
+        f"<meta><task>{task}</task><dumped>2026-01-02</dumped></meta>{''.join(images)}"
+        "</annotations>"
     )
 
 
@@ -82,7 +97,7 @@ def cvat_zip(path: Path, labels: Tags) -> Path:
 
 def result(kind: str, value: dict[str, Any]) -> dict[str, Any]:
     place = {"original_width": 3, "original_height": 2, "image_rotation": 0}
-    return {"from_name": "tag", "to_name": "img", "type": kind, "value": value, **place}
+    return {"from_name": kind, "to_name": "img", "type": kind, "value": value, **place}
 
 
 def label_studio(labels: Tags) -> list[dict[str, Any]]:
@@ -290,6 +305,56 @@ def test_the_fixture_of_coco_is_read_by_its_own_library(tmp_path: Path) -> None:
         assert names == {*LABELS[image["file_name"]]}
 
 
+def test_the_fixture_of_cvat_is_read_by_datumaro(tmp_path: Path) -> None:
+    """As unpacked from CVAT's zip: annotations.xml beside the folder of images."""
+    dataset = pytest.importorskip("datumaro", reason="pip install datumaro").Dataset
+    path = save(tmp_path / "annotations.xml", cvat(LABELS))
+    for name in LABELS:
+        tiny.save(tmp_path / f"images/{name}", np.zeros((2, 3, 3), np.uint8))
+    read = dataset.import_from(str(tmp_path), "cvat")
+    categories = {type(one).__name__: one for one in read.categories().values()}["LabelCategories"]
+    found = {
+        f"{item.id}.png": {categories[one.label].name for one in item.annotations} for item in read
+    }
+    assert found == {name: {*labels} for name, labels in LABELS.items()}
+    assert found == {name: tags or set() for name, tags in tags_of(path).items()}
+
+
+def test_label_studios_converter_makes_json_min_of_the_fixture(tmp_path: Path) -> None:
+    reason = "pip install label-studio-converter"
+    library = pytest.importorskip("label_studio_converter", reason=reason)
+    tasks = label_studio(LABELS | {"d.png": []})
+    results = [result("taxonomy", {"taxonomy": [["vehicle", "car"], ["road"]]})]
+    results += [result("choices", {"choices": ["fog", "snow"]})]
+    tasks[1]["annotations"].append({"result": results})
+    tasks[3]["annotations"] = []  # where all tasks are exported
+    tags = ("Choices", "RectangleLabels", "Taxonomy")
+    controls = "".join(f'<{tag} name="{tag.lower()}" toName="img"/>' for tag in tags)
+    interface = f'<View><Image name="img" value="$image"/>{controls}</View>'
+    path = save(tmp_path / "a.json", tasks)
+    converter = library.Converter(interface, str(tmp_path))
+    converter.convert_to_json_min(str(path), str(tmp_path / "min"), is_dir=False)
+    (file,) = read_tags(tmp_path / "min")
+    assert file.kind == "Label Studio (JSON-MIN)"
+    assert tags_of(tmp_path / "min") == tags_of(path)
+
+
+@pytest.mark.parametrize("write", [fiftyone, fiftyone_with_confidence])
+def test_the_fixtures_of_fiftyone_are_read_by_its_own_importer(
+    write: Callable[[Tags], Any], tmp_path: Path
+) -> None:
+    library = pytest.importorskip("fiftyone.utils.data.importers", reason="pip install fiftyone")
+    path = save(tmp_path / "labels.json", write(LABELS))
+    for name in LABELS:
+        save(tmp_path / f"data/{name}", b"")
+    with library.FiftyOneImageClassificationDatasetImporter(str(tmp_path)) as read:
+        found = {
+            Path(image).stem: {one.label for one in labels.classifications}
+            for image, _, labels in read
+        }
+    assert found == tags_of(path)
+
+
 # ---------------------------------------------------------------- what counts as a tag
 
 
@@ -355,6 +420,23 @@ def test_of_a_taxonomy_the_last_known_part_counts(is_min: bool, data: Path, tmp_
 def test_json_min_has_an_entry_for_each_annotator(tmp_path: Path) -> None:
     two = [{"image": "b.png", "id": 1, "one": "road"}, {"image": "b.png", "id": 1, "one": "car"}]
     assert tags_of(save(tmp_path / "a.json", two)) == {"b.png": {"road", "car"}}
+
+
+def test_json_min_tells_a_task_without_an_annotation(tmp_path: Path) -> None:
+    of_task = [("b.png", None), ("c.png", 7), ("d.png", None), ("d.png", 8)]
+    content = [{"image": image, "id": 1, "annotation_id": number} for image, number in of_task]
+    found = tags_of(save(tmp_path / "a.json", content))
+    assert found == {"b.png": None, "c.png": set(), "d.png": set()}
+
+
+def test_json_min_names_the_fields_that_it_leaves_out(tmp_path: Path) -> None:
+    """Other answers than labels, and data of the task."""
+    entry = {"image": "b.png", "id": 1, "tag": ["road", {"choices": ["car", "bus"]}]}
+    entry |= {"stars": [{"rating": 3}], "place": {"city": "Ulm"}, "seen": True, "sun": None}
+    entry |= {"agreement": 0.5, "sizes": [2, 3], "corners": [[0, 0], [2, 1.5]], "empty": []}
+    path = save(tmp_path / "a.json", [entry, entry])
+    with pytest.warns(InputNote, match="no labels in the mappings of stars, place, which are left"):
+        assert tags_of(path) == {"b.png": {"road", "car", "bus"}}
 
 
 @pytest.mark.parametrize("kind", ["Classification", "Detection", "Keypoint"])
@@ -568,6 +650,9 @@ def changed(content: Any, **values: Any) -> Any:
         ([{"image": "b.png", "a": {"taxonomy": ["a"]}}], "expected lists of texts as 'taxonomy'"),
         ([{"image": "b.png", "a": {"taxonomy": [[]]}}], "expected lists of texts as 'taxonomy'"),
         ([{"image": "b.png"}, 3], "task 2: expected a mapping, found 3"),
+        ([{"image": "b.png", "tag": [["car"]]}],
+         "task 1: expected a text, .* as 'tag', found .*'car'.*; export the tasks as \"JSON\""),
+        ([{"image": "b.png", "tag": ["road", [{"choices": ["car"]}]]}], "as 'tag', found .*'road'"),
         # LabelMe
         ({"shapes": []}, "expected 'imagePath'"),
         ({"shapes": [{}], "imagePath": "b.png"}, "shape 1: expected 'label'"),
@@ -587,6 +672,8 @@ def changed(content: Any, **values: Any) -> Any:
         ({"samples": [{"filepath": "b", "x": FIELD, "y": FIELD}]}, "fields x, y have labels; exp"),
         ({"samples": [{"filepath": "b", "x": {"_cls": "Keypoints", "keypoints": 3}}]},
          "image 'b': expected a list of labels, found 3"),
+        ({"samples": [{"filepath": "a", "x": FIELD}, {"filepath": "b", "x": [["car"]]}]},
+         "image 'b': expected labels or null as 'x', found .*'car'.*; export it again"),
         # COCO
         (changed(coco(ONE), categories=3), "expected a list as 'categories', found 3"),
         ({"images": [], "annotations": []}, "expected 'categories'"),
@@ -599,7 +686,7 @@ def changed(content: Any, **values: Any) -> Any:
         (changed(coco(ONE), annotations=[{"image_id": 0, "category_id": [3]}]), "as 'category_id'"),
         (changed(coco(ONE), annotations=[{"image_id": 0, "caption": "a"}]), "'category_id', found"),
     ],
-    ids=range(56),
+    ids=range(59),
 )  # fmt: skip
 def test_a_wrong_file_is_refused(content: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 from datasets.doctor.tool_files import (
     cvat_images,
     image_field,
+    is_number,
     label_studio_names,
     label_studio_tasks,
     take,
 )
 from datasets.doctor.tool_images import Names
 from datasets.files import File
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, note
 from utils.safe.xml_file import Element
 
 Tag = tuple[str, ...]  # a label, or the path to it in a taxonomy
@@ -97,24 +98,40 @@ def of_label_studio_min(content: Any, file: File) -> Iterator[Tagged]:
     """Label Studio's "JSON-MIN": an entry for each annotation that was not cancelled.
 
     A single choice is a bare text there, as the other fields of a task are: every text counts,
-    except that of the image and the fields that Label Studio adds. Source:
-    labelstud.io/guide/export.
+    except that of the image and the fields that Label Studio adds. Mappings without labels, as of a
+    rating, are named in a note. A task that nobody has annotated has null as `annotation_id`.
+    Source: labelstud.io/guide/export.
     """
     tags_of: dict[str, set[Tag]] = {}
+    annotated: set[str] = set()
+    without: dict[str, None] = {}  # fields with mappings that hold no label
     for number, entry in enumerate(content):
         where = f"{file}, task {number + 1}"
         field = image_field(entry, where)
         tags = tags_of.setdefault(entry[field], set())
         for key, value in entry.items():
+            if key in (field, *MIN_FIELDS):
+                continue
             for one in value if isinstance(value, list) else [value]:
-                if key in (field, *MIN_FIELDS):
-                    continue
                 if isinstance(one, str):
                     tags.add((one,))
                 elif isinstance(one, dict):
-                    tags.update(_label_studio_tags(one, filter(_is_tag_key, one), where))
+                    keys = [*filter(_is_tag_key, one)]
+                    tags.update(_label_studio_tags(one, keys, where))
+                    if not keys:
+                        without[key] = None
+                elif isinstance(one, list) and not all(map(is_number, one)):
+                    raise InputError(
+                        f"{where}: expected a text, a number, a mapping or a list of those as "
+                        f"'{key}', found {str(value)[:40]}; export the tasks as \"JSON\""
+                    )
+        if tags or entry.get("annotation_id", number) is not None:
+            annotated.add(entry[field])
+    if without:
+        note(f"{file}: no labels in the mappings of {', '.join(without)}, which are left out")
     for address, tags in tags_of.items():
-        yield Tagged(label_studio_names(address), frozenset(tags))
+        found = frozenset(tags) if address in annotated else None
+        yield Tagged(label_studio_names(address), found)
 
 
 def _is_tag_key(key: str) -> bool:
@@ -213,12 +230,17 @@ def of_fiftyone_samples(content: Any, file: File) -> Iterator[Tagged]:
             f"{file}: the fields {', '.join(fields)} have labels; export one of them: "
             "dataset.select_fields(...) or, as FiftyOneImageClassificationDataset, label_field=..."
         )
+    field = next(iter(fields), None)
     for name, sample in found:
-        value = next((sample.get(field) for field in fields), None)
-        if not _is_labels(value):
+        where, value = f"{file}: image '{name}'", sample.get(field)
+        if value is None:
             yield Tagged((name,), None)
             continue
-        where = f"{file}: image '{name}'"
+        if not _is_labels(value):
+            raise InputError(
+                f"{where}: expected labels or null as '{field}', found {str(value)[:40]}; export "
+                "it again"
+            )
         several = next((v for k, v in value.items() if k == value["_cls"].lower()), [value])
         if not isinstance(several, list):
             raise InputError(f"{where}: expected a list of labels, found {str(several)[:40]}")

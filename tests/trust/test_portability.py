@@ -49,7 +49,10 @@ def python(program: str, folder: Path = ROOT) -> subprocess.CompletedProcess:
 
 def test_every_script_starts_without_what_windows_lacks() -> None:
     folders = ("scripts", "baselines", "experiments", "demo")  # those that are there
-    tools = [f"{path.parent.name}.{path.stem}" for f in folders for path in (ROOT / f).glob("*.py")]
+    files = [path for folder in folders for path in (ROOT / folder).glob("*.py")]
+    tools = [f"{path.parent.name}.{path.stem}" for path in files]
+    # The example that export.py copies runs when it is imported.
+    tools = [tool for tool in tools if tool != "scripts.onnx_segment"]
     program = f"""{WINDOWS}
 import contextlib, importlib, io, runpy
 for script in {SCRIPTS}:
@@ -75,6 +78,7 @@ before = {{*sys.modules}}
 for script in {SCRIPTS}:
     importlib.import_module(script)
 slow = {{"torchvision", "matplotlib", "tensorboard", "sympy", "torch._dynamo", "scipy"}}
+slow |= {{"av", "cv2", "onnx", "onnxruntime", "onnxscript", "pycocotools", "webdataset", "globox"}}
 print(sorted(slow & sys.modules.keys() - before))
 """
     done = python(program)
