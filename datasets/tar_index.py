@@ -98,7 +98,8 @@ def index_of(folder: Path, shards: Sequence[str]) -> dict[str, list[TarMember]]:
             fresh.append((name, stamp))
     for name, stamp in progress(fresh, "indexing shards") if fresh else ():
         known[name] = _Entry(stamp, *zip(*list_tar(folder / name, HUGE), strict=True))
-    gone = [name for name in known.keys() - {*shards} if not (folder / name).is_file()]
+    others = known.keys() - {*shards}
+    gone = [name for name in others if not os.path.isfile(folder / name)]  # noqa: PTH113
     for name in gone:
         del known[name]
     if fresh or gone:

@@ -1,8 +1,10 @@
 """Tars and indexes that are damaged, changed or hostile: refused, with the shard's name."""
 
 import contextlib
+import gzip
 import io
 import json
+import lzma
 import os
 import random
 import re
@@ -133,7 +135,8 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (lambda tar: tar + tar, "joined with cat"),
-        (lambda tar: b"\x1f\x8b" + tar, "is compressed"),
+        (gzip.compress, "is compressed; unpack it: gunzip"),
+        (lzma.compress, "is compressed; unpack it: unxz"),
         (lambda tar: b"not a tar" * 200, "is not a readable tar"),
         (lambda tar: bytes(10240), "holds no files"),
     ],
@@ -272,6 +275,15 @@ def test_no_index(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "shards.json").write_bytes(content)
     with pytest.raises(InputError, match="shards.json is not an index of shards; remove it"):
         images(tmp_path)
+
+
+def test_an_index_with_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    status = pack(tmp_path / "train-000000.tar").stat()
+    entry = GOOD | {"stamp": [status.st_size, status.st_mtime_ns]}
+    index = tmp_path / "shards.json"
+    index.write_text(json.dumps({"shards": {"train-000000.tar": entry, "x" * 999 + ".tar": entry}}))
+    assert [*images(tmp_path)] == ["a"]
+    assert [*json.loads(index.read_text())["shards"]] == ["train-000000.tar"]
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from utils.safe.paths import leaves_folder
 BLOCK = tarfile.BLOCKSIZE  # bytes; headers and contents begin at multiples of it
 END = bytes(2 * BLOCK)
 AGAIN = "copy or download it again, or make it again"
+# First bytes, which no name in a tar has -> what unpacks them.
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"\xfd7zXZ": "unxz", b"\x28\xb5\x2f\xfd": "unzstd"}
 _LONGEST = 1 << 20  # bytes of a header: pax allows any length
 
 
@@ -43,8 +45,9 @@ def list_tar(path: Path, largest: int) -> list[Member]:
     """
     try:
         with _Headers(io.FileIO(path)) as file:
-            if file.peek(2)[:2] == b"\x1f\x8b":
-                raise InputError(f"{path} is compressed; unpack it: gunzip {path}")
+            for magic, program in _COMPRESSED.items():
+                if file.peek(6).startswith(magic):
+                    raise InputError(f"{path} is compressed; unpack it: {program} {path}")
             found = [_checked(path, info, largest) for info in _infos(file) if not info.isdir()]
             _check_end(path, file)
     except InputError:
