@@ -724,6 +724,11 @@ def test_a_wrong_folder_is_refused(files: dict[str, Any], message: str, tmp_path
         read_tags(folder)
 
 
+def test_an_image_of_yolo_may_be_called_like_a_list(tmp_path: Path) -> None:
+    folder = yolo(tmp_path / "y", {"train.png": ["Car"], "b.png": ["road"]})
+    assert tags_of(folder) == {"labels/train/train": {"Car"}, "labels/train/b": {"road"}}
+
+
 def test_a_text_file_of_yolo_alone_asks_for_its_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no file of .*; of YOLO, name the folder"):
         read_tags(save(tmp_path / "a.txt", "0 0.5 0.5 1 1"))

@@ -59,8 +59,8 @@ def of_yolo(files: Mapping[str, File], lists: Mapping[str, tuple[str, ...]]) -> 
         if lists[other] != names:
             raise InputError(f"{files[first]} and {files[other]} name other classes; remove one")
     texts = [name for name in files if name.lower().endswith(".txt") and name not in lists]
-    texts = [n for n in texts if not _LISTS.fullmatch(n.rpartition("/")[2])]
-    for name in [n for n in texts if _LABELS.search(n)] or texts:
+    alone = [n for n in texts if not _LISTS.fullmatch(n.rpartition("/")[2])]
+    for name in [n for n in texts if _LABELS.search(n)] or alone:
         labels = set()
         for number, line in enumerate(_text(files[name]).splitlines()):
             where, words = f"{files[name]}, line {number + 1}", line.split()
