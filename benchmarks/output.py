@@ -148,6 +148,8 @@ def cells(entry: dict[str, Any], device: str) -> list[str]:
         ratio = ranged(entry["ratio"], entry["ratio_low"], entry["ratio_high"], ".2f")
     else:
         ratio = f"{entry['ratio']:.3f}"
+    if entry.get("failed"):
+        return [entry["name"], *ways, ratio, "check FAILED"]
     if entry["target"] is None:
         return [entry["name"], *ways, ratio, ""]
     verdict = "met" if met(entry) else "MISSED"
@@ -174,6 +176,8 @@ def target_in_words(entry: dict[str, Any]) -> str:
 
 
 def met(entry: dict[str, Any]) -> bool:
-    """Whether an entry reaches its target; true without a target."""
+    """Whether an entry reaches its target, which a failed check does not; true without a target."""
     ratio, target = entry["ratio"], entry["target"]
-    return target is None or (ratio >= target if "agreement" in entry else ratio <= target)
+    if target is None:
+        return True
+    return ratio >= target and not entry.get("failed") if "agreement" in entry else ratio <= target

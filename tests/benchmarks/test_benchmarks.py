@@ -19,6 +19,7 @@ from benchmarks import (
     checkpoint_size,
     demo_profile,
     harness,
+    output,
     prediction,
     run,
     shards,
@@ -27,6 +28,7 @@ from benchmarks import (
     table,
     train_step,
 )
+from benchmarks import clip_mask as clip_mask_cases
 from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
@@ -277,11 +279,43 @@ def test_compare_takes_rounds_in_turn() -> None:
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
 
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_only_the_check_is_without_tf32(monkeypatch) -> None:
+    """Also when it fails; a failed check is timed too, and then no target is met."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before, seen = tf32(), []
+
+    def check() -> str:
+        seen.append(tf32())
+        raise AssertionError("masks differ")
+
+    case = Case("mask", check, lambda: seen.append(tf32()), lambda: sum(range(1000)), 0.0, rounds=1)
+    found = compare(case, CPU)
+    assert before[0] and seen == [(False, False), *[before] * 2] and tf32() == before
+    assert found["failed"] and found["agreement"] == "masks differ" and not output.met(found)
+    assert output.cells(found, "cpu")[-1] == "check FAILED"
+
+
+def test_on_a_gpu_quick_masks_have_the_sizes_of_the_paper(monkeypatch) -> None:
+    names = []
+    monkeypatch.setattr(clip_mask_cases, "MaskCLIP", lambda *_: None)
+    monkeypatch.setattr(clip_mask_cases, "random_visual", lambda: torch.zeros(1))
+    monkeypatch.setattr(clip_mask_cases, "random_text_embeddings", lambda: torch.zeros(1))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    monkeypatch.setattr(clip_mask_cases, "_case", lambda _, name, *rest: names.append(name))
+    for device in ("cpu", "cuda"):
+        clip_mask_cases.cases(Options(device, quick=True))
+    assert names == ["local m=1"] * 2 + [name for name in clip_mask_cases.SIZES for _ in range(2)]
+
+
 def _failing(options: Options) -> list[Case]:
     def check() -> str:
         raise AssertionError("masks differ")
 
-    wrong = Case("wrong", check, lambda: None, lambda: None)
+    wrong = Case("wrong", check, lambda: None, lambda: sum(range(1000)), rounds=2)
     right = Case("right", lambda: "equal", lambda: None, lambda: None, 1e9, 1.0, rounds=2)
     return [wrong, right]
 
@@ -308,7 +342,9 @@ def test_a_failed_check_stops_nothing_and_is_said(tmp_path, capsys) -> None:
         assert "100.0 [90.0-130.0] MiB" in printed and "55.0 [50.0-60.0] MiB" in printed
         assert "0.550" in printed and "100.0 MB" in printed
     assert [failure["name"] for failure in report["failures"]] == ["wrong", "b"]
-    assert report["results"][0]["name"] == "right" and report["sizes"][0]["ratio"] == 0.42
+    assert [entry["name"] for entry in report["results"]] == ["wrong", "right"] and report["sizes"][
+        0
+    ]["ratio"] == 0.42
     assert report["machine"]["threads"] == torch.get_num_threads()
 
 
