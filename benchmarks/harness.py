@@ -18,7 +18,6 @@ import torch
 from benchmarks import output
 from utils.distributed import setup
 from utils.safe.errors import run_script
-from utils.safe.files import write_json
 
 Way = Callable[..., Any]
 Entry = dict[str, Any]  # of a comparison in the JSON file
@@ -211,8 +210,7 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
 
     def save() -> None:  # after each result: a stopped run leaves what it has measured
         report["wall_seconds"] = round(time.perf_counter() - start, 1)
-        if arguments.json:
-            write_json(Path(arguments.json), report)
+        output.save(report, arguments)
 
     for component, make in components.items():
         try:

@@ -49,10 +49,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> None:
-    """Print `text`; write `report` with --json, and `text` into RESULTS.md with --write."""
+def save(report: dict[str, Any], arguments: Any) -> None:
+    """Write `report` with --json: after each number, so that a stopped run leaves what it has."""
     if arguments.json:
         write_json(Path(arguments.json), report)
+
+
+def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> None:
+    """Print `text`; write `report` with --json, and `text` into RESULTS.md with --write."""
+    save(report, arguments)
     if arguments.write:
         fill_readme(PAGE, {section: text})
     print(text)

@@ -17,7 +17,9 @@ from benchmarks import (
     gpu_tests,
     harness,
     loader,
+    output,
     profile_step,
+    shared_gpu,
     street_data,
     teachers,
     throughput,
@@ -231,26 +233,72 @@ def test_a_rate_leaves_out_the_start() -> None:
         loader.logged_rate(lines[:2])
 
 
-def test_the_loader_is_the_limit_where_training_is_faster_from_memory(
-    tmp_path, monkeypatch
-) -> None:
+def test_the_loader_is_measured_number_by_number(tmp_path, monkeypatch) -> None:
     file = street_data.write(tmp_path, quick=True)
     assert load_config(file).auto == ["precision", "channels_last"]
-    rates = iter([500.0, 100.0, 500.0, 100.0])
+    rates = iter([500.0, 100.0])
     monkeypatch.setattr(loader, "rate", lambda work, *_: next(iter(work)) and next(rates))
     from_disk = {"warmup": 90.0, "carb": 96.0}
-    monkeypatch.setattr(loader, "from_disk", lambda *_: from_disk)
+    monkeypatch.setattr(loader, "from_disk", lambda *_: from_disk.items())
     monkeypatch.setattr(loader, "training_loader", loaded_here)
-    found = loader.measure(file, tmp_path, "cpu", 0.1, quick=True)
-    assert not found["is_limit"] and "96.0 (CARB) from JPEGs" in found["summary"][0]
-    assert found["summary"][0].endswith("the loader is not the limit")
-    from_disk["carb"] = 94.0
-    assert loader.measure(file, tmp_path, "cpu", 0.1, quick=True)["is_limit"]
+    written = saved(monkeypatch, loader)
+    command = ["--data", str(tmp_path), "--seconds", "1", "--quick", "--json", "any.json"]
+    loader.main(command)
+    *parts, last = [one["summary"] for one in written]
+    assert [len(one) for one in parts] == [1, 2, 3, 5]
+    assert last == parts[-1] and last[-1] == "the loader is not the limit"
+    assert last[1] == "CARB from JPEGs with 1 workers: 96.0 images/s"
     assert len(list((tmp_path / "data/images/train").iterdir())) == 4
     # The network that predict.py gets.
     checkpoint = throughput.write_checkpoint(file, tmp_path / "network.pt")
     content = torch.load(checkpoint, weights_only=True)
     assert content["config"]["precision"] == "fp32" and content["model"]
+
+
+def saved(monkeypatch, module: Any) -> list[dict[str, Any]]:
+    """What `module` writes from now on: copies of its reports, instead of its file."""
+    reports: list[dict[str, Any]] = []
+
+    def save(report: dict[str, Any], arguments: Any) -> None:
+        reports.append(dict(report))
+
+    monkeypatch.setattr(module, "save", save)
+    monkeypatch.setattr(output, "save", save)
+    return reports
+
+
+@pytest.mark.parametrize(
+    ("carb", "alone", "words"),
+    [
+        (96.0, 50.0, "the loader is not the limit"),
+        (94.0, 95.0, "the loader is the limit"),
+        (94.0, 104.0, "the loader is the limit"),
+        (86.5, 1543.0, "is 14% slower than from memory: the time is lost elsewhere"),
+    ],
+)
+def test_the_loader_is_the_limit_where_it_is_slow_itself(carb, alone, words) -> None:
+    found = {"warmup": 90.0, "carb": carb, "loader": alone, "memory": 100.0, "workers": 8}
+    found["is_limit"] = loader.is_limit(found)
+    assert words in loader.in_words(found)[-1]
+    assert found["is_limit"] == (words == "the loader is the limit")
+
+
+def test_shared_gpu_and_profile_are_written_number_by_number(monkeypatch) -> None:
+    monkeypatch.setattr(shared_gpu.street_data, "write", lambda *_: None)
+    monkeypatch.setattr(shared_gpu, "together", lambda n, *_: [10.0] if n == 1 else [6.0, 7.0])
+    written = saved(monkeypatch, shared_gpu)
+    shared_gpu.main(["--json", "any.json"])
+    assert [one["summary"] for one in written[:2]] == [
+        ["images/s: 10.0 alone"],
+        ["images/s: 10.0 alone, 13.0 of two processes at once (+30%)"],
+    ]
+    assert "two" not in written[0]
+
+    monkeypatch.setattr(profile_step, "our_way", lambda *_, **__: lambda: torch.ones(9).sum())
+    written = saved(monkeypatch, profile_step)
+    profile_step.main(["--quick", "--json", "any.json"])
+    assert [len(one["summary"]) for one in written[:2]] == [1, 2]
+    assert "kernels" not in written[0] and written[1]["kernels"]
 
 
 def loaded_here(dataset, config, ranks, start, end):
