@@ -48,7 +48,7 @@ class Case:
     expected_seconds: float | None = None  # CPU-seconds of the official program on two cores
     rounds: int = 5  # timed calls of each way, after one untimed call
     units: int = 1  # units of work in one call; times are given per unit
-    note: Callable[[Entry], str] | None = None  # more about a result, e.g. the machine's limit
+    more: Callable[[Entry], Entry] | None = None  # fields of a result, e.g. note and `targets`
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class Size:
     unit: str
     target: float | None = None  # largest ratio ours / official of the medians
     note: str = ""
+    targets: Sequence[Entry] = ()  # others, by `output.target`
 
     def entry(self) -> Entry:
         """Medians, with the lowest and the highest, and the ratio of the medians."""
@@ -108,8 +109,9 @@ def compare(case: Case, options: Options) -> Entry:
         "target": case.target,
         "expected_seconds": case.expected_seconds,
         "unit": "s",
+        "note": "",
     }
-    return entry | {"note": case.note(entry) if case.note else ""}
+    return entry | (case.more(entry) if case.more else {})
 
 
 def timed(way: Way, device: str, units: int) -> dict[str, float]:

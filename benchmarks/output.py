@@ -186,3 +186,37 @@ def met(entry: dict[str, Any]) -> bool:
     if target is None:
         return True
     return ratio >= target and not entry.get("failed") if "agreement" in entry else ratio <= target
+
+
+# --- targets
+
+
+def target(
+    name: str, value: float, least: float | None = None, most: float | None = None
+) -> dict[str, Any]:
+    """A target in a JSON file: `value` has to be at least `least`, or at most `most`."""
+    reached = value >= least if least is not None else value <= most
+    return {"name": name, "value": value, "least": least, "most": most, "met": reached}
+
+
+def targets_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets of an entry, that of its ratio first; a failed check meets none."""
+    side = "least" if "agreement" in entry else "most"
+    found = list(entry.get("targets", []))
+    if entry["target"] is not None:
+        found.insert(0, target("ratio", entry["ratio"], **{side: entry["target"]}))
+    failed = entry.get("failed", False)
+    return [
+        one | {"name": f"{entry['name']}: {one['name']}", "met": one["met"] and not failed}
+        for one in found
+    ]
+
+
+def verdict(one: dict[str, Any]) -> str:
+    return "met" if one["met"] else "MISSED"
+
+
+def target_line(one: dict[str, Any]) -> str:
+    """A target of `targets_of` as text."""
+    sign, bound = ("≥", one["least"]) if one["most"] is None else ("≤", one["most"])
+    return f"{one['name']} {one['value']:.3g} {sign} {bound:g} {verdict(one)}"

@@ -21,7 +21,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Options, parser, wait
-from benchmarks.output import describe, machine_line, publish, save
+from benchmarks.memory import MOST_GB
+from benchmarks.output import describe, machine_line, publish, save, target
 from benchmarks.step_ways import our_way, setting
 from benchmarks.train_step import BF16
 from experiments.figures.style import markdown
@@ -65,7 +66,9 @@ def measure(options: Options) -> Iterator[dict[str, Any]]:
     plain = (time.perf_counter() - start) / size.steps
     peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
     found: dict[str, Any] = {"steps": size.steps, "batch": size.batch}
-    found |= {"milliseconds": 1000 * plain, "peak_memory_gb": peak}
+    found |= {"milliseconds": 1000 * plain, "peak_memory_gb": peak, "targets": []}
+    if on_gpu:
+        found["targets"] = [target("peak memory in GB, ASPP-V3", peak, most=MOST_GB)]
     yield found | {"summary": summary(found)}
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
     start = time.perf_counter()

@@ -29,6 +29,7 @@ from benchmarks import (
     train_step,
 )
 from benchmarks import clip_mask as clip_mask_cases
+from benchmarks import memory as memory_cases
 from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
@@ -235,12 +236,19 @@ def test_matrix_rate_and_share_are_plausible(monkeypatch, local_view_per: str) -
     flops = sum(step_flops((128, 256), draw) for draw in sizes) / 3
     for rate, verdict in ((flops / 2 / 0.39, "MISSED"), (flops / 2 / 0.41, "met")):
         monkeypatch.setattr(train_step, "matrix_rate", lambda device, rate=rate: rate)
-        text = train_step.share_of_rate(result, setting, "cpu")
+        found = train_step.share_of_rate(result, setting, "cpu")
+        share, hours = found["targets"]
+        assert share["value"] == pytest.approx(flops / 2 / rate) and share["least"] == 0.4
+        assert hours["value"] == pytest.approx(60000 / 3600) and hours["most"] == 1.1
+        assert [output.verdict(one) for one in (share, hours)] == [verdict, "MISSED"]
+        text = found["note"]
         assert text.startswith(
             f"{flops / 2 / rate:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s"
         )
         assert f">= 40% {verdict}" in text
-        assert text.endswith("30000 steps take 16.67 h; the loader must supply 1 images/s")
+        assert text.endswith(
+            "30000 steps take 16.67 h, <= 1.1 h MISSED; the loader must supply 1 images/s"
+        )
 
 
 def test_official_seconds_are_brought_to_this_machine(monkeypatch) -> None:
@@ -271,7 +279,7 @@ def test_compare_takes_rounds_in_turn() -> None:
         lambda: calls.append("official"),
         lambda: calls.append("ours"),
         rounds=3,
-        note=lambda result: f"ratio {result['ratio'] > 0}",
+        more=lambda result: {"note": f"ratio {result['ratio'] > 0}"},
     )
     result = compare(case, CPU)
     assert calls == ["official", "ours"] * 4
@@ -377,6 +385,29 @@ def test_table_says_what_is_missed() -> None:
     assert lines[-1] == f"**Targets missed:** {missed}."
     report |= {"results": results[:1], "sizes": [added]}
     assert "**Targets missed:** none." in table.markdown(report)
+
+
+def test_targets_are_numbers() -> None:
+    step = result("step", 3.5, 3.0) | {"targets": [output.target("hours", 1.2, most=1.1)]}
+    memory = Size("memory", [100.0], [50.0], "MiB", None, "", [output.target("GB", 39, most=40)])
+    lines = [
+        output.target_line(one) for e in (step, memory.entry()) for one in output.targets_of(e)
+    ]
+    expected = ["step: ratio 3.5 ≥ 3 met", "step: hours 1.2 ≤ 1.1 MISSED"]
+    assert lines == [*expected, "memory: GB 39 ≤ 40 met"]
+    assert not any(one["met"] for one in output.targets_of(step | {"failed": True}))
+    assert output.targets_of(result("mask", 3.5, None)) == []
+
+
+def test_a_gpu_has_a_limit_in_gigabytes(monkeypatch) -> None:
+    """Of the paper's step in bf16, with --quick too."""
+    runs = [{"before": 0.0, "peak": 38146.0}]
+    monkeypatch.setattr(memory_cases, "_processes", lambda *_: runs)
+    [peak, _] = memory_cases.cases(Options("cuda", quick=True))
+    [found] = peak.targets
+    assert found["value"] == pytest.approx(40, rel=1e-4) and found["most"] == 40
+    assert peak.note.endswith("40.0 GB, <= 40 GB met") and found["met"]
+    assert not any(size.targets for size in memory_cases.cases(Options("cpu")))
 
 
 def test_tables_are_written_into_the_page(tmp_path, monkeypatch, capsys) -> None:
