@@ -214,9 +214,3 @@ def targets_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
 
 def verdict(one: dict[str, Any]) -> str:
     return "met" if one["met"] else "MISSED"
-
-
-def target_line(one: dict[str, Any]) -> str:
-    """A target of `targets_of` as text."""
-    sign, bound = ("≥", one["least"]) if one["most"] is None else ("≤", one["most"])
-    return f"{one['name']} {one['value']:.3g} {sign} {bound:g} {verdict(one)}"

@@ -23,6 +23,7 @@ from benchmarks import (
     street_data,
     teachers,
     throughput,
+    train_step,
 )
 from benchmarks.gpu_check import Part, run_parts
 from benchmarks.harness import Case, Options
@@ -47,21 +48,22 @@ def part(name: str, program: str, seconds: float = 20, *words: str, **more: floa
 def checked(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path, float]:
     """What parts of each kind gave: results, folder and seconds."""
     folder = tmp_path_factory.mktemp("check")
-    (folder / "fails.json").write_text("{}")  # of an earlier check
+    (folder / "summary.json").write_text("{}")  # of an earlier check
+    (folder / "log.txt").write_text("old")
     parts = [
         part("works", WRITE),
         part("fails", "print('why'); raise SystemExit(3)"),
-        part("hangs", f"{WRITE}{CHILD}", 1.5, str(folder / "pid")),
+        part("hangs", f"print('why', flush=True); {WRITE}{CHILD}", 1.5, str(folder / "pid")),
         part("later", WRITE),
         part("skipped", WRITE, least=10**6),
     ]
     start = time.perf_counter()
-    found = run_parts(parts, folder, 300, {"cpu": "any"})
+    found = run_parts(parts, folder, 43, {"cpu": "any"})  # 40 of them for the last two
     return found, folder, time.perf_counter() - start
 
 
 def test_a_part_that_fails_or_hangs_does_not_stop_the_following_ones(checked) -> None:
-    found, folder, seconds = checked
+    found, _, seconds = checked
     states = {one["name"]: (one["status"], one["exit_status"]) for one in found}
     assert states == {
         "works": ("done", 0),
@@ -72,34 +74,49 @@ def test_a_part_that_fails_or_hangs_does_not_stop_the_following_ones(checked) ->
     }
     assert list(states) == ["works", "fails", "hangs", "later", "skipped"]
     assert found[2]["seconds"] >= 1.5 and seconds < 60
-    assert (folder / "fails.log").read_text() == "why\n"
+    assert [one["log_end"] for one in found] == [[], ["why"], ["why"], [], []]
 
 
 def test_a_stopped_part_leaves_its_file_and_no_process(checked) -> None:
     found, folder, _ = checked
-    assert found[2]["json"] == "hangs.json" and found[2]["summary"] == ["seen"]
+    assert found[2]["result"] == {"summary": ["seen"]} and found[2]["summary"] == ["seen"]
     child = Path(f"/proc/{(folder / 'pid').read_text()}/stat")
     # Ended; the system may not have collected it yet.
     assert not child.exists() or child.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def test_the_summary_holds_all_parts(checked) -> None:
+def test_two_files_hold_everything(checked) -> None:
+    """Some machines give few files back."""
     found, folder, _ = checked
+    assert {file.name for file in folder.iterdir()} == {"summary.json", "log.txt", "pid"}
     summary = read_json(folder / "summary.json")
     assert summary["parts"] == found and summary["machine"] == {"cpu": "any"}
-    assert [one["json"] for one in found] == ["works.json", None, "hangs.json", "later.json", None]
-    text = gpu_check.in_words(found, folder)
+    seen = {"summary": ["seen"]}
+    assert [one["result"] for one in found] == [seen, None, seen, seen, None]
+    assert (folder / "log.txt").read_text() == (
+        "=== works\n=== fails\nwhy\n=== hangs\nwhy\n=== later\n"
+    )
+    text = gpu_check.in_words(found)
     assert "works: done" in text and "    seen" in text and "    | why" in text
+
+
+def test_the_summary_has_all_targets(tmp_path: Path) -> None:
+    target = output.target("GB", 39.0, most=40.0)
+    result = {"summary": ["seen"], "targets": [target]}
+    program = f"import json, sys; json.dump({result!r}, open(sys.argv[-1], 'w'))"
+    found = run_parts([part("a", program), part("b", program)], tmp_path, 60, {})
+    assert read_json(tmp_path / "summary.json")["targets"] == [target, target]
+    assert gpu_check.in_words(found).endswith("target: GB 39 ≤ 40 met")
 
 
 def test_the_whole_time_is_limited(tmp_path: Path, monkeypatch) -> None:
     """Each part gets what its budget and the time that is left allow, less the time to end it."""
     given = []
 
-    def run(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
+    def run(part: Part, log: Path, seconds: float) -> dict[str, Any]:
         given.append((part.name, seconds))
-        assert [one["name"] for one in written(folder)] == [name for name, _ in given[:-1]]
-        return {"status": "done", "seconds": 0.0}
+        assert [one["name"] for one in written(log.parent)] == [name for name, _ in given[:-1]]
+        return {"status": "done", "seconds": 0.0, "targets": []}
 
     def written(folder: Path) -> list[dict[str, Any]]:
         file = folder / "summary.json"
@@ -111,6 +128,12 @@ def test_the_whole_time_is_limited(tmp_path: Path, monkeypatch) -> None:
     found = run_parts(parts, tmp_path, 80, {}, clock=lambda: float(next(now)))
     assert given == [("a", 30), ("b", 30), ("c", 80 - 50 - gpu_check.GRACE)]
     assert [one["status"] for one in found] == ["done", "done", "done", "skipped"]
+    # What is left over goes to the next ones.
+    given.clear()
+    now = itertools.count(0, 10)
+    found = run_parts(parts[1:], tmp_path, 180, {}, clock=lambda: float(next(now)))
+    assert given == [("b", 180 - 10 - 31), ("c", 150 - gpu_check.GRACE), ("d", 125)]
+    assert [one["limit"] for one in found] == [139, 145, 125]
 
 
 @pytest.mark.parametrize("quick", [False, True])
@@ -118,8 +141,9 @@ def test_the_parts_are_modules_with_a_json_file(quick: bool) -> None:
     parts = gpu_check.parts_of(Path("data"), "cpu" if quick else "cuda", quick)
     names = [one.name for one in parts]
     assert names[:4] == ["tests", "steps", "profile", "teachers"]
-    assert names[4:] == ["data", "throughput", "loader", "two_processes"]
-    assert sum(one.seconds for one in parts[:-1]) <= gpu_check.LIMIT
+    compiled = [] if quick else ["compiled"]
+    assert names[4:] == ["data", "throughput", "loader", *compiled, "two_processes"]
+    assert sum(one.seconds for one in parts) + gpu_check.START <= gpu_check.LIMIT
     for one in parts:
         assert one.words[0] == "-m" and one.words[1].startswith("benchmarks.")
         assert Path(*one.words[1].split(".")).with_suffix(".py").is_file()
@@ -134,6 +158,28 @@ def test_only_a_gpu_is_checked_in_full(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="torch sees no CUDA device"):
             gpu_check.main([str(tmp_path / "out"), "--device", "cuda"])
     assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_at_once(tmp_path: Path) -> None:
+    """In an interpreter without any (-S), and one that lacks what CLIP imports."""
+    command = [sys.executable, "-S", "-m", "benchmarks.gpu_check", str(tmp_path / "out"), "--quick"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and done.stderr.startswith("error: missing: torch (No module")
+    assert all(f"{name} (" in done.stderr for name in gpu_check.NEEDED)
+    assert gpu_check.DOWNLOAD in done.stderr and not list(tmp_path.iterdir())
+    page = (output.ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert gpu_check.DOWNLOAD in " ".join(page.replace("\\\n", "").split())
+
+
+def test_the_compiled_step_is_measured_apart() -> None:
+    """Its compilation takes minutes."""
+    names = [case.name for case in train_step.cases(Options("cuda", quick=True))]
+    assert len(names) == 3 and not any("compiled" in name for name in names)
+    [compiled] = train_step.cases(Options("cuda", quick=True), compiled=True)
+    assert compiled.name == "training step, CARB, bf16, compiled" and compiled.target == 3
+    assert len(train_step.cases(Options("cuda"))) == 8
 
 
 def test_the_script_uses_the_wheels_beside_what_is_installed(tmp_path: Path) -> None:
@@ -356,10 +402,13 @@ def test_the_whole_check_in_miniature(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     summary = read_json(out / "summary.json")
     assert {one["status"] for one in summary["parts"]} == {"done"}
-    for one in summary["parts"]:
-        assert one["name"] == "data" or (one["json"] and one["summary"]), one
-    profile = read_json(out / "profile.json")
+    found = {one["name"]: one for one in summary["parts"]}
+    assert all(one["summary"] for name, one in found.items() if name != "data")
+    profile = found["profile"]["result"]
     assert len(profile["kernels"]) == profile_step.TOP and profile["idle"] is None
-    rates = read_json(out / "throughput.json")["images_per_second"]
-    assert set(rates) == set(throughput.WAYS)
-    assert min(read_json(out / "two_processes.json")["two"]) > 0
+    assert set(found["throughput"]["result"]["images_per_second"]) == set(throughput.WAYS)
+    assert min(found["two_processes"]["result"]["two"]) > 0
+    assert summary["targets"] and {file.name for file in out.iterdir()} == {
+        "summary.json",
+        "log.txt",
+    }
