@@ -18,6 +18,7 @@ from benchmarks import (
     busy,
     checkpoint_size,
     demo_profile,
+    gpu_check,
     harness,
     output,
     prediction,
@@ -391,7 +392,7 @@ def test_targets_are_numbers() -> None:
     step = result("step", 3.5, 3.0) | {"targets": [output.target("hours", 1.2, most=1.1)]}
     memory = Size("memory", [100.0], [50.0], "MiB", None, "", [output.target("GB", 39, most=40)])
     lines = [
-        output.target_line(one) for e in (step, memory.entry()) for one in output.targets_of(e)
+        gpu_check.target_line(one) for e in (step, memory.entry()) for one in output.targets_of(e)
     ]
     expected = ["step: ratio 3.5 ≥ 3 met", "step: hours 1.2 ≤ 1.1 MISSED"]
     assert lines == [*expected, "memory: GB 39 ≤ 40 met"]
