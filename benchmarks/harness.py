@@ -1,13 +1,14 @@
 """Comparison and alternating timing of two ways to compute the same result."""
 
 import argparse
+import contextlib
 import functools
 import gc
 import statistics
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ import torch
 from benchmarks import output
 from utils.distributed import setup
 from utils.safe.errors import run_script
-from utils.safe.files import write_json
 
 Way = Callable[..., Any]
 Entry = dict[str, Any]  # of a comparison in the JSON file
@@ -36,7 +36,8 @@ class Case:
     """One comparison of times.
 
     `check` compares both ways on new random inputs: it raises AssertionError if they differ, else
-    returns a sentence with the difference and the tolerance.
+    returns a sentence with the difference and the tolerance. It runs without TF32, the timing with
+    torch's defaults.
     """
 
     name: str
@@ -47,7 +48,7 @@ class Case:
     expected_seconds: float | None = None  # CPU-seconds of the official program on two cores
     rounds: int = 5  # timed calls of each way, after one untimed call
     units: int = 1  # units of work in one call; times are given per unit
-    note: Callable[[Entry], str] | None = None  # more about a result, e.g. the machine's limit
+    more: Callable[[Entry], Entry] | None = None  # fields of a result, e.g. note and `targets`
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Size:
     unit: str
     target: float | None = None  # largest ratio ours / official of the medians
     note: str = ""
+    targets: Sequence[Entry] = ()  # others, by `output.target`
 
     def entry(self) -> Entry:
         """Medians, with the lowest and the highest, and the ratio of the medians."""
@@ -77,9 +79,15 @@ def compare(case: Case, options: Options) -> Entry:
     """Check, then time official, ours, official, ours, ...; each round has its own ratio.
 
     Gives medians, lowest and highest of the seconds of `official` and `ours`, and of the `ratio`
-    official / ours: CPU time on the CPU, wall time on a GPU.
+    official / ours: CPU time on the CPU, wall time on a GPU. `failed`: whether the check failed;
+    `agreement` then says how.
     """
-    agreement = case.check()
+    failed = False
+    try:
+        with without_tf32():
+            agreement = case.check()
+    except AssertionError as error:
+        agreement, failed = str(error), True
     gc.collect()
     ways = (case.official, case.ours)
     for way in ways:
@@ -93,6 +101,7 @@ def compare(case: Case, options: Options) -> Entry:
     entry = {
         "name": case.name,
         "agreement": agreement,
+        "failed": failed,
         "official": _seconds(official),
         "ours": _seconds(ours),
         **_range("ratio", by_cpu if options.device == "cpu" else by_wall),
@@ -100,8 +109,9 @@ def compare(case: Case, options: Options) -> Entry:
         "target": case.target,
         "expected_seconds": case.expected_seconds,
         "unit": "s",
+        "note": "",
     }
-    return entry | {"note": case.note(entry) if case.note else ""}
+    return entry | (case.more(entry) if case.more else {})
 
 
 def timed(way: Way, device: str, units: int) -> dict[str, float]:
@@ -133,6 +143,20 @@ def wait(device: str) -> None:
     """Wait until the GPU has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """On a GPU float32 is float32 here: TF32, torch's default in convolutions, has 10 bits."""
+    places = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [place.allow_tf32 for place in places]
+    try:
+        for place in places:
+            place.allow_tf32 = False
+        yield
+    finally:
+        for place, allowed in zip(places, before, strict=True):
+            place.allow_tf32 = allowed
 
 
 def on_one_thread(way: Way) -> Way:
@@ -188,8 +212,7 @@ def run(components: dict[str, Maker], arguments: argparse.Namespace) -> None:
 
     def save() -> None:  # after each result: a stopped run leaves what it has measured
         report["wall_seconds"] = round(time.perf_counter() - start, 1)
-        if arguments.json:
-            write_json(Path(arguments.json), report)
+        output.save(report, arguments)
 
     for component, make in components.items():
         try:
@@ -214,13 +237,14 @@ def _measure(
     report: dict[str, Any],
     save: Callable[[], None],
 ) -> None:
-    """Add the component's results, or the failures of its checks, to `report`."""
+    """Add the component's results to `report`, and what failed; a failed check is timed too."""
     while found:  # frees each case before the next one starts: some are big
         item = found.pop(0)
         try:
             is_size = isinstance(item, Size)
             entry = item.entry() if is_size else compare(item, options)
-        except AssertionError as error:
+        except Exception as error:  # the other cases still run
+            traceback.print_exc()
             _fail(item.name, error, report)
             save()
             continue
@@ -228,6 +252,8 @@ def _measure(
         lines = [LINE.format(*output.cells(entry, options.device))]
         lines += filter(None, (entry.get("agreement"), entry["note"]))
         print("\n    ".join(lines), flush=True)
+        if entry.get("failed"):
+            report["failures"].append({"name": item.name, "error": entry["agreement"]})
         save()
 
 

@@ -49,10 +49,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> None:
-    """Print `text`; write `report` with --json, and `text` into RESULTS.md with --write."""
+def save(report: dict[str, Any], arguments: Any) -> None:
+    """Write `report` with --json: after each number, so that a stopped run leaves what it has."""
     if arguments.json:
         write_json(Path(arguments.json), report)
+
+
+def publish(report: dict[str, Any], section: str, text: str, arguments: Any) -> None:
+    """Print `text`; write `report` with --json, and `text` into RESULTS.md with --write."""
+    save(report, arguments)
     if arguments.write:
         fill_readme(PAGE, {section: text})
     print(text)
@@ -148,6 +153,8 @@ def cells(entry: dict[str, Any], device: str) -> list[str]:
         ratio = ranged(entry["ratio"], entry["ratio_low"], entry["ratio_high"], ".2f")
     else:
         ratio = f"{entry['ratio']:.3f}"
+    if entry.get("failed"):
+        return [entry["name"], *ways, ratio, "check FAILED"]
     if entry["target"] is None:
         return [entry["name"], *ways, ratio, ""]
     verdict = "met" if met(entry) else "MISSED"
@@ -174,6 +181,36 @@ def target_in_words(entry: dict[str, Any]) -> str:
 
 
 def met(entry: dict[str, Any]) -> bool:
-    """Whether an entry reaches its target; true without a target."""
+    """Whether an entry reaches its target, which a failed check does not; true without a target."""
     ratio, target = entry["ratio"], entry["target"]
-    return target is None or (ratio >= target if "agreement" in entry else ratio <= target)
+    if target is None:
+        return True
+    return ratio >= target and not entry.get("failed") if "agreement" in entry else ratio <= target
+
+
+# --- targets
+
+
+def target(
+    name: str, value: float, least: float | None = None, most: float | None = None
+) -> dict[str, Any]:
+    """A target in a JSON file: `value` has to be at least `least`, or at most `most`."""
+    reached = value >= least if least is not None else value <= most
+    return {"name": name, "value": value, "least": least, "most": most, "met": reached}
+
+
+def targets_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The targets of an entry, that of its ratio first; a failed check meets none."""
+    side = "least" if "agreement" in entry else "most"
+    found = list(entry.get("targets", []))
+    if entry["target"] is not None:
+        found.insert(0, target("ratio", entry["ratio"], **{side: entry["target"]}))
+    failed = entry.get("failed", False)
+    return [
+        one | {"name": f"{entry['name']}: {one['name']}", "met": one["met"] and not failed}
+        for one in found
+    ]
+
+
+def verdict(one: dict[str, Any]) -> str:
+    return "met" if one["met"] else "MISSED"

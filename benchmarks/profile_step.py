@@ -6,12 +6,13 @@ The dual CARB step of benchmarks/step_ways.py (GPU: batch 8 of 512x1024, bf16, c
 ASPP-V3), a local view an image, after steps that are not profiled. Idle is the time between the
 first and the last kernel in which no kernel ran; a copy or a fill of memory is a kernel here. On a
 CPU the operators with the most time of their own stand for kernels, and idle time is unknown. Peak
-memory is that of torch's tensors on the GPU.
+memory is that of torch's tensors on the GPU. The file is written after the steps without the
+profiler, and after those with it.
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,7 +21,8 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.harness import Options, parser, wait
-from benchmarks.output import describe, machine_line, publish
+from benchmarks.memory import MOST_GB
+from benchmarks.output import describe, machine_line, publish, save, target
 from benchmarks.step_ways import our_way, setting
 from benchmarks.train_step import BF16
 from experiments.figures.style import markdown
@@ -44,12 +46,15 @@ def main(argv: list[str]) -> None:
     arguments = parser(__doc__).parse_args(argv)
     setup(arguments.device)  # refuses a missing device
     options = Options(arguments.device, arguments.quick)
-    report = {"machine": describe(options.device)} | measure(options)
+    report: dict[str, Any] = {"machine": describe(options.device)}
+    for found in measure(options):
+        report |= found
+        save(report, arguments)
     publish(report, "", table(report), arguments)
 
 
-def measure(options: Options) -> dict[str, Any]:
-    """Milliseconds of a step with and without the profiler, kernels, idle share, peak memory."""
+def measure(options: Options) -> Iterator[dict[str, Any]]:
+    """Milliseconds of a step and peak memory; then, profiled, also its kernels and idle share."""
     device, on_gpu = options.device, options.device.startswith("cuda")
     size = replace(setting(options), steps=STEPS if on_gpu else 1, local_view_per="image")
     way = our_way(replace(size, aspp="v3"), True, device, **BF16)
@@ -59,19 +64,18 @@ def measure(options: Options) -> dict[str, Any]:
     way()
     wait(device)
     plain = (time.perf_counter() - start) / size.steps
+    peak = torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None
+    found: dict[str, Any] = {"steps": size.steps, "batch": size.batch}
+    found |= {"milliseconds": 1000 * plain, "peak_memory_gb": peak, "targets": []}
+    if on_gpu:
+        found["targets"] = [target("peak memory in GB, ASPP-V3", peak, most=MOST_GB)]
+    yield found | {"summary": summary(found)}
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
     start = time.perf_counter()
     with profile(activities=activities) as profiler:
         way()
         wait(device)
-    profiled = (time.perf_counter() - start) / size.steps
-    found = {
-        "steps": size.steps,
-        "batch": size.batch,
-        "milliseconds": 1000 * plain,
-        "milliseconds_profiled": 1000 * profiled,
-        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if on_gpu else None,
-    }
+    found["milliseconds_profiled"] = 1000 * (time.perf_counter() - start) / size.steps
     if on_gpu:
         kernels = [
             Kernel(event.name, event.time_range.start, event.time_range.end)
@@ -82,7 +86,7 @@ def measure(options: Options) -> dict[str, Any]:
     else:
         own = {one.key: (one.self_cpu_time_total, one.count) for one in profiler.key_averages()}
         found |= {"idle": None, "kernels": rows(own, size.steps)}
-    return found | {"summary": summary(found)}
+    yield found | {"summary": summary(found)}
 
 
 def idle_share(kernels: Iterable[Kernel]) -> float | None:
@@ -122,16 +126,18 @@ def rows(total: dict[str, tuple[float, int]], steps: int) -> list[dict[str, Any]
 
 def summary(found: dict[str, Any]) -> list[str]:
     """What the profile shows, in sentences."""
-    shown = sum(kernel["share"] for kernel in found["kernels"])
-    lines = [
-        f"a step of batch {found['batch']} takes {found['milliseconds']:.1f} ms "
-        f"({found['milliseconds_profiled']:.1f} ms under the profiler); the "
-        f"{len(found['kernels'])} longest kernels take {shown:.0%} of the time of all"
-    ]
-    if found["idle"] is not None:
-        lines.append(f"no kernel ran for {found['idle']:.1%} of the time, under the profiler")
+    lines = [f"a step of batch {found['batch']} takes {found['milliseconds']:.1f} ms"]
     if found["peak_memory_gb"] is not None:
         lines.append(f"peak memory of tensors: {found['peak_memory_gb']:.1f} GB")
+    if "kernels" not in found:
+        return lines
+    shown = sum(kernel["share"] for kernel in found["kernels"])
+    lines.append(
+        f"under the profiler it takes {found['milliseconds_profiled']:.1f} ms; the "
+        f"{len(found['kernels'])} longest kernels take {shown:.0%} of the time of all"
+    )
+    if found["idle"] is not None:
+        lines.append(f"no kernel ran for {found['idle']:.1%} of the time, under the profiler")
     return lines
 
 

@@ -4,7 +4,8 @@
 
 The CARB steps of benchmarks/loader.py from memory with half the batch size, so that both fit: by
 one process, then by two at once, without MPS. Two gain where one leaves the GPU idle. Both time the
-same seconds: each waits until the other has taken its first steps.
+same seconds: each waits until the other has taken its first steps. The file is written after each
+of the two measurements.
 """
 
 import contextlib
@@ -18,7 +19,7 @@ from typing import Any
 from benchmarks import street_data
 from benchmarks.harness import parser, wait
 from benchmarks.loader import UNTIMED, rate, training
-from benchmarks.output import ROOT, describe, machine_line, publish
+from benchmarks.output import ROOT, describe, machine_line, publish, save
 from datasets.labels import load_classes
 from datasets.training import training_set
 from utils.batches import training_loader
@@ -44,11 +45,22 @@ def main(argv: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="carb-benchmark-") as scratch:
         data = Path(arguments.data or scratch)
         street_data.write(data, arguments.quick)
-        one, two = (together(n, data, arguments.device, arguments.seconds) for n in (1, 2))
-    gain = sum(two) / one[0] - 1
-    text = f"images/s: {one[0]:.1f} alone, {sum(two):.1f} of two processes at once ({gain:+.0%})"
-    report = {"machine": describe(arguments.device), "alone": one[0], "two": two, "summary": [text]}
-    publish(report, "", f"{machine_line(report)}\n\n{text}", arguments)
+        report: dict[str, Any] = {"machine": describe(arguments.device)}
+        for processes, key in ((1, "alone"), (2, "two")):
+            report[key] = together(processes, data, arguments.device, arguments.seconds)
+            report["summary"] = in_words(report)
+            save(report, arguments)
+    publish(report, "", "\n\n".join([machine_line(report), *report["summary"]]), arguments)
+
+
+def in_words(report: dict[str, Any]) -> list[str]:
+    """The rates found so far: of one process, then of two."""
+    [alone] = report["alone"]
+    if "two" not in report:
+        return [f"images/s: {alone:.1f} alone"]
+    both = sum(report["two"])
+    gain = both / alone - 1
+    return [f"images/s: {alone:.1f} alone, {both:.1f} of two processes at once ({gain:+.0%})"]
 
 
 def train(data: Path, device: str, seconds: float) -> float:

@@ -17,7 +17,7 @@ import torch
 
 from benchmarks import street_data
 from benchmarks.harness import parser
-from benchmarks.output import describe, machine_line, publish, run_python
+from benchmarks.output import describe, machine_line, publish, run_python, save
 from datasets.labels import load_classes
 from datasets.mask_writer import COST
 from models.build import build_model
@@ -27,7 +27,7 @@ from utils.cli import path
 from utils.config import load_config
 from utils.distributed import setup
 from utils.safe.errors import run_script
-from utils.safe.files import read_json, write_json
+from utils.safe.files import read_json
 
 WAYS = {  # whether in bfloat16
     "masks without loading, bf16": True,
@@ -50,8 +50,7 @@ def main(argv: list[str]) -> None:
             out = Path(scratch) / name.replace(",", "").replace(" ", "_")
             rates[name] = measure(file, out, ["--device", arguments.device, *["--bf16"] * bf16])
             report["summary"] = [in_words(key, one) for key, one in rates.items()]
-            if arguments.json:
-                write_json(Path(arguments.json), report)
+            save(report, arguments)
     publish(report, "", "\n\n".join([machine_line(report), *report["summary"]]), arguments)
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tests and measurements that need a GPU, in at most 9 minutes on one H100 or H200 (docs/performance.md, One GPU).
-#   bash scripts/gpu_check.sh [FOLDER]             results: FOLDER/*.json; default: the variable OUT, else runs/gpu_check
+#   bash scripts/gpu_check.sh [FOLDER]             FOLDER/summary.json, log.txt; default: the variable OUT, else runs/gpu_check
 #   WHEELS=DIR bash scripts/gpu_check.sh           first installs the wheels in DIR for this check alone, without a network
 #   PYTHON=python3.12 bash scripts/gpu_check.sh    another interpreter than .venv/bin/python, else python3
 #   bash scripts/gpu_check.sh FOLDER --device cpu --quick    the same in miniature, without a GPU

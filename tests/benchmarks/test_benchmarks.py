@@ -18,7 +18,9 @@ from benchmarks import (
     busy,
     checkpoint_size,
     demo_profile,
+    gpu_check,
     harness,
+    output,
     prediction,
     run,
     shards,
@@ -27,6 +29,8 @@ from benchmarks import (
     table,
     train_step,
 )
+from benchmarks import clip_mask as clip_mask_cases
+from benchmarks import memory as memory_cases
 from benchmarks import start as begin
 from benchmarks.flops import clip_flops, matrix_rate, step_flops
 from benchmarks.harness import Case, Options, Size, compare
@@ -233,12 +237,19 @@ def test_matrix_rate_and_share_are_plausible(monkeypatch, local_view_per: str) -
     flops = sum(step_flops((128, 256), draw) for draw in sizes) / 3
     for rate, verdict in ((flops / 2 / 0.39, "MISSED"), (flops / 2 / 0.41, "met")):
         monkeypatch.setattr(train_step, "matrix_rate", lambda device, rate=rate: rate)
-        text = train_step.share_of_rate(result, setting, "cpu")
+        found = train_step.share_of_rate(result, setting, "cpu")
+        share, hours = found["targets"]
+        assert share["value"] == pytest.approx(flops / 2 / rate) and share["least"] == 0.4
+        assert hours["value"] == pytest.approx(60000 / 3600) and hours["most"] == 1.1
+        assert [output.verdict(one) for one in (share, hours)] == [verdict, "MISSED"]
+        text = found["note"]
         assert text.startswith(
             f"{flops / 2 / rate:.1%} of the matrix rate ({rate / 1e12:.0f} TFLOP/s"
         )
         assert f">= 40% {verdict}" in text
-        assert text.endswith("30000 steps take 16.67 h; the loader must supply 1 images/s")
+        assert text.endswith(
+            "30000 steps take 16.67 h, <= 1.1 h MISSED; the loader must supply 1 images/s"
+        )
 
 
 def test_official_seconds_are_brought_to_this_machine(monkeypatch) -> None:
@@ -269,7 +280,7 @@ def test_compare_takes_rounds_in_turn() -> None:
         lambda: calls.append("official"),
         lambda: calls.append("ours"),
         rounds=3,
-        note=lambda result: f"ratio {result['ratio'] > 0}",
+        more=lambda result: {"note": f"ratio {result['ratio'] > 0}"},
     )
     result = compare(case, CPU)
     assert calls == ["official", "ours"] * 4
@@ -277,11 +288,43 @@ def test_compare_takes_rounds_in_turn() -> None:
     assert result["ratio_low"] <= result["ratio"] <= result["ratio_high"]
 
 
+def tf32() -> tuple[bool, bool]:
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+
+
+def test_only_the_check_is_without_tf32(monkeypatch) -> None:
+    """Also when it fails; a failed check is timed too, and then no target is met."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    before, seen = tf32(), []
+
+    def check() -> str:
+        seen.append(tf32())
+        raise AssertionError("masks differ")
+
+    case = Case("mask", check, lambda: seen.append(tf32()), lambda: sum(range(1000)), 0.0, rounds=1)
+    found = compare(case, CPU)
+    assert before[0] and seen == [(False, False), *[before] * 2] and tf32() == before
+    assert found["failed"] and found["agreement"] == "masks differ" and not output.met(found)
+    assert output.cells(found, "cpu")[-1] == "check FAILED"
+
+
+def test_on_a_gpu_quick_masks_have_the_sizes_of_the_paper(monkeypatch) -> None:
+    names = []
+    monkeypatch.setattr(clip_mask_cases, "MaskCLIP", lambda *_: None)
+    monkeypatch.setattr(clip_mask_cases, "random_visual", lambda: torch.zeros(1))
+    monkeypatch.setattr(clip_mask_cases, "random_text_embeddings", lambda: torch.zeros(1))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    monkeypatch.setattr(clip_mask_cases, "_case", lambda _, name, *rest: names.append(name))
+    for device in ("cpu", "cuda"):
+        clip_mask_cases.cases(Options(device, quick=True))
+    assert names == ["local m=1"] * 2 + [name for name in clip_mask_cases.SIZES for _ in range(2)]
+
+
 def _failing(options: Options) -> list[Case]:
     def check() -> str:
         raise AssertionError("masks differ")
 
-    wrong = Case("wrong", check, lambda: None, lambda: None)
+    wrong = Case("wrong", check, lambda: None, lambda: sum(range(1000)), rounds=2)
     right = Case("right", lambda: "equal", lambda: None, lambda: None, 1e9, 1.0, rounds=2)
     return [wrong, right]
 
@@ -308,7 +351,9 @@ def test_a_failed_check_stops_nothing_and_is_said(tmp_path, capsys) -> None:
         assert "100.0 [90.0-130.0] MiB" in printed and "55.0 [50.0-60.0] MiB" in printed
         assert "0.550" in printed and "100.0 MB" in printed
     assert [failure["name"] for failure in report["failures"]] == ["wrong", "b"]
-    assert report["results"][0]["name"] == "right" and report["sizes"][0]["ratio"] == 0.42
+    assert [entry["name"] for entry in report["results"]] == ["wrong", "right"] and report["sizes"][
+        0
+    ]["ratio"] == 0.42
     assert report["machine"]["threads"] == torch.get_num_threads()
 
 
@@ -341,6 +386,29 @@ def test_table_says_what_is_missed() -> None:
     assert lines[-1] == f"**Targets missed:** {missed}."
     report |= {"results": results[:1], "sizes": [added]}
     assert "**Targets missed:** none." in table.markdown(report)
+
+
+def test_targets_are_numbers() -> None:
+    step = result("step", 3.5, 3.0) | {"targets": [output.target("hours", 1.2, most=1.1)]}
+    memory = Size("memory", [100.0], [50.0], "MiB", None, "", [output.target("GB", 39, most=40)])
+    lines = [
+        gpu_check.target_line(one) for e in (step, memory.entry()) for one in output.targets_of(e)
+    ]
+    expected = ["step: ratio 3.5 ≥ 3 met", "step: hours 1.2 ≤ 1.1 MISSED"]
+    assert lines == [*expected, "memory: GB 39 ≤ 40 met"]
+    assert not any(one["met"] for one in output.targets_of(step | {"failed": True}))
+    assert output.targets_of(result("mask", 3.5, None)) == []
+
+
+def test_a_gpu_has_a_limit_in_gigabytes(monkeypatch) -> None:
+    """Of the paper's step in bf16, with --quick too."""
+    runs = [{"before": 0.0, "peak": 38146.0}]
+    monkeypatch.setattr(memory_cases, "_processes", lambda *_: runs)
+    [peak, _] = memory_cases.cases(Options("cuda", quick=True))
+    [found] = peak.targets
+    assert found["value"] == pytest.approx(40, rel=1e-4) and found["most"] == 40
+    assert peak.note.endswith("40.0 GB, <= 40 GB met") and found["met"]
+    assert not any(size.targets for size in memory_cases.cases(Options("cpu")))
 
 
 def test_tables_are_written_into_the_page(tmp_path, monkeypatch, capsys) -> None:
