@@ -454,7 +454,9 @@ def test_who_has_annotated_without_a_tag_differs_from_nobody(data: Path, tmp_pat
     tasks = label_studio(LABELS)
     tasks[1]["annotations"] = tasks[1]["annotations"][1:]  # "b" has a cancelled annotation only
     content = {"labels": {"road 1": "car", "b": None, "c": []}}
-    for export in (tasks, content):
+    old = json.loads(json.dumps(tasks).replace("annotations", "completions"))  # before version 1
+    old = json.loads(json.dumps(old).replace("was_cancelled", "skipped"))
+    for export in (tasks, old, content):
         path = save(tmp_path / "a.json", export)
         with pytest.warns(InputWarning) as told:
             found = imported(data, tmp_path / "l.json", path, "--overwrite")

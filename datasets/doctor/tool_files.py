@@ -107,9 +107,10 @@ def label_studio_tasks(
         address = data[image_field(data, spot)]
         spot += f" ({address[-60:]})"
         kept = []
-        key = "completions" if "completions" in task else "annotations"
+        is_old = "completions" in task  # before version 1
+        key, cancelled = ("completions", "skipped") if is_old else ("annotations", "was_cancelled")
         for annotation in take(task, key, list, spot):
-            if not (isinstance(annotation, dict) and annotation.get("was_cancelled")):
+            if not (isinstance(annotation, dict) and annotation.get(cancelled)):
                 kept.append(take(annotation, "result", list, spot))
         yield label_studio_names(address), spot, kept
 
