@@ -158,7 +158,7 @@ def find_images(source: Path, out: Path) -> dict[str, File]:
             raise InputError(f"--out {out} would overwrite {source}; give another folder")
         return {source.stem: File(str(source))}
     if not source.is_dir():
-        raise InputError(f"no image or folder at {source}; name one that exists")
+        raise InputError(f"no image, folder or film at {source}; name one that exists")
     if out.resolve().is_relative_to(source.resolve()):
         raise InputError(f"--out {out} is inside {source} and would be read as input next time")
     images = list_images(source)

@@ -137,6 +137,8 @@ def _class_file(arguments: argparse.Namespace) -> Path:
         return Path(arguments.class_file)
     if arguments.dataset != "folder":
         return CLASS_FILES / f"{arguments.dataset}.yaml"
+    if not Path(arguments.root).is_dir():
+        raise InputError(f"no folder at {arguments.root}; name that of the data set: --root")
     own = Path(arguments.root) / "classes.yaml"
     if not own.is_file():
         raise InputError(f"no class names: expected {own} or --class-file FILE")

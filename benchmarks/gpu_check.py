@@ -11,7 +11,6 @@ which no time was left counts as skipped, not as failed.
 
 import argparse
 import contextlib
-import importlib
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,7 @@ def import_packages() -> None:
     missing = []
     for name in NEEDED:
         try:
-            importlib.import_module(name)
+            import_module(name)
         except ImportError as error:
             missing.append(f"{name} ({error})")
     if missing:

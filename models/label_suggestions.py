@@ -45,7 +45,7 @@ from models.maskclip import check_images
 from utils.config import load_config
 from utils.progress import progress
 from utils.run_folder import git
-from utils.safe.errors import InputError
+from utils.safe.errors import InputError, warn
 from utils.safe.files import write_json
 
 # Without --config: windows of the size that OpenAI's ViT-B/16 was trained on.
@@ -116,6 +116,8 @@ def suggest_labels(
     write_json(folder / "meta.json", meta)
     page = write_page(folder, found, shown, classes, page_commands(arguments))
     print(f"wrote {folder / 'suggested.csv'}: {labels.sum()} labels of {len(files)} images")
+    if labels.all():
+        warn("every class is suggested in every image, so CLIP tells none apart; see --calibrate")
     print(f"correct them in a browser: {page}")
     print(thresholds_text(thresholds, given[is_known], classes.names))
     judged = np.array([place in truth and place not in known for place in files])

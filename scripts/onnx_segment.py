@@ -1,6 +1,6 @@
 """Segment images with a model.onnx of export.py: needs onnxruntime, numpy and Pillow, no more.
 
-Writes OUT/<image>.png: class ids, shown in the classes' colours. Replaces nothing.
+Writes OUT/<image>.png, class ids in the classes' colours, and OUT/meta.json, the names of the ids.
 
     python onnx_segment.py model.onnx street.jpg more/*.jpg --out labels
 """
@@ -24,29 +24,30 @@ def resize(maps: np.ndarray, width: int, height: int) -> np.ndarray:
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("model", type=Path, help="model.onnx of export.py")
 parser.add_argument("images", type=Path, nargs="+", help="image files; no folder, no film")
-parser.add_argument("--out", type=Path, default=Path("labels"), help="folder for the labels")
+parser.add_argument("--out", type=Path, default=Path("labels"), help="new folder for the labels")
 arguments = parser.parse_args()
-if not arguments.model.is_file():
-    parser.error(f"no file at {arguments.model}; export.py --format onnx writes a model.onnx")
+if arguments.model.suffix != ".onnx" or not arguments.model.is_file() or arguments.out.exists():
+    parser.error(f"no model.onnx at {arguments.model}, or --out {arguments.out} is not new")
 
 session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
-palette, box = json.loads(about["palette"]), json.loads(about["image_size"])
+names, palette, box = (json.loads(about[k]) for k in ("class_names", "palette", "image_size"))
+arguments.out.mkdir(parents=True)
+meta = {"made_from": {"method": "predict", "class_names": names}}
+(arguments.out / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 for path in arguments.images:
     try:
         image = ImageOps.exif_transpose(Image.open(path))
         if image.mode[0] in "IF":
             raise OSError("expected 8 bits a channel; convert it")
-        # Fit into the size of the training, long side to long side.
-        factor = min(max(box) / max(image.size), min(box) / min(image.size))
+        factor = min(max(box) / max(image.size), min(box) / min(image.size))  # to that of training
         size = [max(1, int(side * factor + 0.5)) for side in image.size]
         pixels = resize(np.asarray(image.convert("RGB"), np.float32).transpose(2, 0, 1), *size)
         pixels = np.rint(pixels).astype(np.uint8).transpose(1, 2, 0)
         (logits,) = session.run(["logits"], {"image": pixels[None]})  # (1,h,w,3) -> (1,K,h,w)
         labels = Image.fromarray(resize(logits[0], *image.size).argmax(0).astype(np.uint8))
         labels.putpalette(np.ravel(palette).tolist())
-        arguments.out.mkdir(parents=True, exist_ok=True)
         with (arguments.out / f"{path.stem}.png").open("xb") as file:
             labels.save(file, "PNG")
     except OSError as error:
-        parser.error(f"{path}: {error}")
+        parser.error(f"{path}: {error}; expected image files of different names")

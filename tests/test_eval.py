@@ -632,7 +632,7 @@ def test_predict_never_overwrites_its_input(folder):
     png = folder["data"] / "masks" / "val" / "p0.png"
     with pytest.raises(InputError, match="would overwrite"):
         predict.main([*arguments, str(png), "--out", str(png.parent)])
-    with pytest.raises(InputError, match="no image or folder"):
+    with pytest.raises(InputError, match="no image, folder or film"):
         predict.main([*arguments, str(source / "gone"), "--out", "x"])
     (folder["tmp"] / "empty").mkdir()
     with pytest.raises(InputError, match="no images"):

@@ -114,6 +114,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"no checkpoint at {path}; name an existing file: last.pt in the run folder of a "
             "training script, or an official checkpoint"
         )
+    if path.suffix in (".yaml", ".yml", ".json", ".txt"):
+        raise InputError(f"{path} is no checkpoint by its name; name one, e.g. last.pt of a run")
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")
