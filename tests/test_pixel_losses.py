@@ -1,28 +1,12 @@
-"""models/kernels/pixel_losses.py against the definition in its docstring."""
+"""models/kernels/pixel_losses.py against the definition by torch's functions."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from datasets.labels import IGNORE_INDEX
-from models.kernels.pixel_losses import pixel_losses
-from models.views import Box, crop
+from models.kernels.pixel_losses import pixel_losses, plain
 
 BOXES = [(0, 3, 4, 5), (2, 0, 4, 5)]
-
-
-def plain(
-    logits: torch.Tensor,
-    global_mask: torch.Tensor,
-    local_mask: torch.Tensor | None = None,
-    boxes: list[Box] | None = None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    log_probabilities = F.log_softmax(logits, dim=1)
-    losses = F.nll_loss(log_probabilities, global_mask, ignore_index=IGNORE_INDEX, reduction="none")
-    if local_mask is None:
-        return losses, None
-    local = crop(log_probabilities, boxes)
-    return losses, F.nll_loss(local, local_mask, ignore_index=IGNORE_INDEX, reduction="none")
 
 
 def masks(ignored: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -77,3 +61,11 @@ def test_enormous_logits_stay_finite() -> None:
     losses, _ = pixel_losses(logits, masks()[0])
     losses.sum().backward()
     assert torch.isfinite(losses).all() and torch.isfinite(logits.grad).all()
+
+
+def test_other_devices_take_torchs_functions() -> None:
+    """The device meta has no numbers: shapes only."""
+    logits, given = torch.randn(2, 7, 6, 8).to("meta"), [mask.to("meta") for mask in masks()]
+    losses, local = pixel_losses(logits, *given, BOXES)
+    assert losses.is_meta and losses.shape == given[0].shape and local.shape == given[1].shape
+    assert pixel_losses(logits, given[0])[1] is None
