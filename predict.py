@@ -11,8 +11,8 @@ With --confidence also OUT/<name>_confidence.png: 255 x the probability of each 
 
 Of a film it writes another one, OUT, with overlays above the legend: the size and the duration
 stay, of --every N frames one is shown for as long as N. --labels also writes their class ids, to
-FOLDER/<number of the frame, from 0>.png, and the times of the frames to FOLDER/frames.csv. Films
-need the package av: pip install av.
+FOLDER/<number of the frame, from 0>.png, the times of the frames to FOLDER/frames.csv, and the
+names of the classes to FOLDER/meta.json. Films need the package av: pip install av.
 
 Existing files are replaced only with --overwrite. Runs under torchrun, like eval.py: each of n
 ranks takes every n-th image; films need a single process. Unreadable images and damaged frames are
@@ -31,7 +31,7 @@ import numpy as np
 from datasets.files import File
 from datasets.film_writer import FORMATS, check_film_outputs, film_writer
 from datasets.films import Film, is_film, open_film
-from datasets.prediction_folder import check_prediction_folder, note_class_names
+from datasets.prediction_folder import LEGEND, check_prediction_folder, note_class_names
 from datasets.shards import list_images
 from datasets.training import EvaluationSet, whole_image
 from models.confidence import add_confidence, confidence_from
@@ -90,7 +90,7 @@ def predict_images(source: Path, out: Path, arguments: argparse.Namespace) -> No
             later(save, sample, *sure.keep(labels, probability))
     unreadable = [message for messages in gather_objects(unreadable) for message in messages]
     if ranks.is_main:
-        save_image(out / "legend.png", legend(classes.names, classes.palette))
+        save_image(out / LEGEND, legend(classes.names, classes.palette))
         print(f"{len(data) - len(unreadable)} of {len(data)} images done, written to {out}")
     if unreadable:
         cleanup()

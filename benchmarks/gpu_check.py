@@ -89,7 +89,7 @@ def import_packages() -> None:
     for name in NEEDED:
         try:
             import_module(name)
-        except ImportError as error:
+        except Exception as error:  # of a package that does not fit the others too
             missing.append(f"{name} ({error})")
     if missing:
         raise InputError(

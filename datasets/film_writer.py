@@ -17,7 +17,7 @@ import numpy as np
 from datasets.films import Film, Frame, pyav
 from datasets.labels import ClassTable
 from datasets.mask_folder import confidence_folder
-from datasets.prediction_folder import META, note_class_names
+from datasets.prediction_folder import META, write_class_names
 from utils.safe.errors import InputError
 from utils.safe.files import check_folder, replacing
 from utils.visualize import overlay, save_image, save_mask, stacked, wide_legend
@@ -72,7 +72,8 @@ def check_film_outputs(
 def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
     """The label maps of an earlier film in a folder, its RECORD and META.
 
-    Raises InputError where others have such names, unless there may be `foreign_too`.
+    Raises InputError where others have such names, or META is of other files, unless there may be
+    `foreign_too`.
     """
     record, found = folder / RECORD, []
     if folder.is_dir():
@@ -88,9 +89,11 @@ def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
             f"{foreign[0]} exists and is not listed in {record}, so predict.py did not write it; "
             "name another folder for --labels"
         )
+    meta = folder / META
+    if lines is None and meta.exists() and not foreign_too:
+        raise InputError(f"{meta} exists and is not of a film; name another folder for --labels")
     if lines is None:
         return []
-    meta = folder / META
     return [*(file for file in found if file.name in ours), record, *[meta] * meta.exists()]
 
 
@@ -110,14 +113,14 @@ def film_writer(
     def legend_of(width: int) -> np.ndarray:
         return wide_legend(classes.names, classes.palette, width, size=max(12, width // 80))
 
-    if labels is not None:
-        note_class_names(labels, classes.names)
     with _encoder(path, film) as encode:
 
         def write(frame: Frame, mask: np.ndarray, confidence: np.ndarray | None) -> None:
             shown = overlay(frame.pixels, mask, classes.palette, alpha)
             encode(stacked(shown, legend_of(shown.shape[1])), frame.time)
             if labels is not None:
+                if not (labels / RECORD).exists():
+                    write_class_names(labels, classes.names)
                 save_mask(_listed(labels, frame, film), mask, classes.palette)
             if confidence is not None:
                 save_image(_listed(confidence_folder(labels), frame, film), confidence)

@@ -30,8 +30,8 @@ def pseudo_mask_files(
 ) -> dict[str, File]:
     """The mask ``<folder>/<image id>.png`` (or .tif, .bmp) of every image id.
 
-    Raises InputError when some are missing, or when gen_clip_masks.py made them for other classes
-    than `class_names` or for another split.
+    Raises InputError when some are missing, or when they were made for other classes than
+    `class_names` or for another split.
     """
     if class_names is not None:
         check_class_names(Path(folder), class_names, split)
@@ -57,9 +57,10 @@ def check_class_names(folder: Path, class_names: Sequence[str], split: str | Non
     if not made_from:
         return
     method = made_from.get("method")
-    makers = {None: "gen_clip_masks.py", "predict": "predict.py"}
-    maker = makers.get(method, f"baselines.{method}")
+    maker = f"baselines.{method}" if method else "gen_clip_masks.py"
     remedy = f"make them again: {maker} --overwrite"
+    if method == "predict":  # which keeps other label maps of the folder
+        remedy = "make them again in another folder: predict.py --out"
     what = f"the masks in {parent} were made"
     compare_class_names(made_from["class_names"], class_names, what, remedy)
     if split is not None and made_from.get("split", split) != split:
@@ -80,7 +81,7 @@ def read_made_from(folder: Path) -> tuple[Path, dict[str, Any]]:
             names = list(meta["made_from"]["class_names"])
             return parent, {"precision": "fp32"} | meta["made_from"] | {"class_names": names}
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # missing, or not from gen_clip_masks.py
+            continue  # missing, or of another program
     return folder, {}
 
 

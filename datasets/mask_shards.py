@@ -147,6 +147,8 @@ def list_masks(folder: Path) -> dict[str, File]:
     files = by_id(str(folder), below, MASK_SUFFIXES, ("",))  # other files there are ours
     if not (shards := _shards_of(name for name, _ in below if "/" not in name)):
         return files
+    if files and not has_own_shards(shards):
+        return files  # tars of something else
     if files:
         raise InputError(
             f"{folder} holds masks as files, {next(iter(files))}, and in shards, {shards[0]}; "

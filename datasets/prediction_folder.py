@@ -3,11 +3,11 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from utils.class_names import compare_class_names
 from utils.safe.errors import InputError
 from utils.safe.files import check_new_files, parse_json, write_json
 
 META = "meta.json"  # the class names, where datasets/mask_folder.py reads them
+LEGEND = "legend.png"
 
 
 def check_prediction_folder(
@@ -17,7 +17,7 @@ def check_prediction_folder(
 
     Raises InputError when outputs would collide, exist already, or can't be written.
     """
-    made_from = {"legend.png": "the legend"}
+    made_from = {LEGEND: "the legend"}
     for name in names:
         for ending in ("", "_overlay", "_confidence")[: 2 + confidence]:
             output = f"{name}{ending}.png"
@@ -33,21 +33,30 @@ def check_prediction_folder(
     return [out / file for file in earlier]
 
 
-def note_class_names(folder: Path, class_names: Sequence[str]) -> None:
-    """Write META with the names of the classes whose ids the label maps in `folder` hold.
+def write_class_names(folder: Path, class_names: Sequence[str]) -> None:
+    """Write META: the names of the classes whose ids the label maps in `folder` hold."""
+    made_from = {"method": "predict", "class_names": list(class_names)}
+    write_json(folder / META, {"made_from": made_from})
 
-    Raises InputError where it is there already and has other names, or is of another program.
+
+def note_class_names(out: Path, class_names: Sequence[str]) -> None:
+    """The same for images, unless it is there, or label maps of a version that wrote none are.
+
+    Raises InputError where it has other names, or is of another program.
     """
-    meta = folder / META
     try:
-        made_from = parse_json(meta.read_bytes())["made_from"]
+        made_from = parse_json((out / META).read_bytes())["made_from"]
         is_ours, names = made_from["method"] == "predict", list(made_from["class_names"])
     except FileNotFoundError:
-        write_json(meta, {"made_from": {"method": "predict", "class_names": list(class_names)}})
+        if not (out / LEGEND).exists():
+            write_class_names(out, class_names)
         return
     except (ValueError, KeyError, TypeError):
         is_ours = False
     if not is_ours:
-        raise InputError(f"{meta} exists and is not of predict.py; name another folder")
-    what = f"the label maps in {folder} were made"
-    compare_class_names(names, class_names, what, "name another folder, or move them away")
+        raise InputError(f"{out / META} exists and is not of predict.py; name another folder")
+    if names != list(class_names):
+        raise InputError(
+            f"{out} holds label maps of other classes ({', '.join(map(str, names))[:60]}) than the "
+            f"checkpoint has ({', '.join(class_names)[:60]}); name another folder, or remove it"
+        )

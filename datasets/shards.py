@@ -116,12 +116,13 @@ def find_shards(root: Path) -> dict[str, list[str]]:
     """Name before the number, or of a folder in `root` -> paths of shards below `root`, sorted.
 
     Masks that gen_clip_masks.py wrote there are left out. Raises InputError where some are
-    compressed, which allows no access to single files, unless images may be meant instead.
+    compressed, which allows no access to single files, unless other files may be meant instead.
     """
     found, compressed = defaultdict(list), []
     folders, names = entries(root)
     inside = [name for name in folders if not is_own_output(root / name)]
-    paths = names + [f"{folder}/{name}" for folder in inside for name in entries(root / folder)[1]]
+    below = {folder: entries(root / folder) for folder in inside}
+    paths = names + [f"{folder}/{name}" for folder in inside for name in below[folder][1]]
     for path in sorted(paths):
         folder, _, name = path.rpartition("/")
         if is_leftover(name):
@@ -130,7 +131,8 @@ def find_shards(root: Path) -> dict[str, list[str]]:
             found[folder or match["numbered"] or match["alone"] or ""].append(path)
         elif _COMPRESSED.fullmatch(name):
             compressed.append(path)
-    if compressed and (found or not any(map(looks_like_image, paths))):
+    others = any(folders for folders, _ in below.values()) or any(map(looks_like_image, paths))
+    if compressed and (found or not others):
         raise InputError(f"{root / compressed[0]} is compressed: unpack it (gunzip, for .tar.gz)")
     return dict(sorted(found.items()))
 

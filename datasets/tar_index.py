@@ -99,6 +99,7 @@ def index_of(folder: Path, shards: Sequence[str]) -> dict[str, list[TarMember]]:
     for name, stamp in progress(fresh, "indexing shards") if fresh else ():
         known[name] = _Entry(stamp, *zip(*list_tar(folder / name, HUGE), strict=True))
     others = known.keys() - {*shards}
+    # Path.is_file raises OSError for a name that is too long.
     gone = [name for name in others if not os.path.isfile(folder / name)]  # noqa: PTH113
     for name in gone:
         del known[name]

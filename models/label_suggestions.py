@@ -116,7 +116,7 @@ def suggest_labels(
     write_json(folder / "meta.json", meta)
     page = write_page(folder, found, shown, classes, page_commands(arguments))
     print(f"wrote {folder / 'suggested.csv'}: {labels.sum()} labels of {len(files)} images")
-    if labels.all():
+    if labels.all() and min(labels.shape) > 1 and not known:
         warn("every class is suggested in every image, so CLIP tells none apart; see --calibrate")
     print(f"correct them in a browser: {page}")
     print(thresholds_text(thresholds, given[is_known], classes.names))

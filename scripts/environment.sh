@@ -17,7 +17,7 @@ if ! installed; then
     fi
     "$base_python" -m venv --clear .venv
   fi
-  echo "setting up .venv from $requirements: what it lacks of 2.7 GB to download and 5 GB of disk (Linux), mostly torch for NVIDIA GPUs"
+  echo "setting up .venv from $requirements: on Linux up to 2.7 GB to download and 5 GB of disk, mostly torch for NVIDIA GPUs"
   echo "(smaller without a GPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu)"
   echo "(another package index: pip reads the variables PIP_INDEX_URL and PIP_EXTRA_INDEX_URL)"
   progress=() # pip's progress bar in a terminal, a short log in CI

@@ -14,10 +14,9 @@ import onnxruntime
 from PIL import Image, ImageOps
 
 
-def resize(maps: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Maps (C,h,w), bilinear as in the training: Pillow's own `resize` would smooth them."""
-    scale = maps.shape[2] / width, 0, 0, 0, maps.shape[1] / height, 0
-    how = (width, height), Image.Transform.AFFINE, scale, Image.Resampling.BILINEAR
+def resize(maps: np.ndarray, w: int, h: int) -> np.ndarray:
+    """Maps (C,*,*), bilinear as in the training: Pillow's own `resize` would smooth them."""
+    how = (w, h), Image.AFFINE, (maps.shape[2] / w, 0, 0, 0, maps.shape[1] / h, 0), Image.BILINEAR
     return np.stack([Image.fromarray(channel).transform(*how) for channel in maps])
 
 
@@ -26,8 +25,9 @@ parser.add_argument("model", type=Path, help="model.onnx of export.py")
 parser.add_argument("images", type=Path, nargs="+", help="image files; no folder, no film")
 parser.add_argument("--out", type=Path, default=Path("labels"), help="new folder for the labels")
 arguments = parser.parse_args()
-if arguments.model.suffix != ".onnx" or not arguments.model.is_file() or arguments.out.exists():
-    parser.error(f"no model.onnx at {arguments.model}, or --out {arguments.out} is not new")
+missing = [path for path in (arguments.model, *arguments.images) if not path.is_file()]
+if missing or arguments.out.exists():
+    parser.error(f"no file at {missing[0]}" if missing else f"--out {arguments.out} exists already")
 
 session = onnxruntime.InferenceSession(arguments.model, providers=["CPUExecutionProvider"])
 about = session.get_modelmeta().custom_metadata_map
@@ -49,5 +49,5 @@ for path in arguments.images:
         labels.putpalette(np.ravel(palette).tolist())
         with (arguments.out / f"{path.stem}.png").open("xb") as file:
             labels.save(file, "PNG")
-    except OSError as error:
-        parser.error(f"{path}: {error}; expected image files of different names")
+    except (OSError, Image.DecompressionBombError) as error:
+        parser.error(f"{path}: {error}")

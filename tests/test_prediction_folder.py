@@ -46,16 +46,27 @@ def test_a_class_file_of_other_classes_is_refused(run: Path, tmp_path: Path, nam
     class_file.write_text(f"classes: [{', '.join(names)}]")
     with pytest.raises(InputError, match="were made for other classes"):
         exported(tmp_path / "out", "--class-file", str(class_file))
-    with pytest.raises(InputError, match=r"make them again: predict\.py --overwrite"):
+    with pytest.raises(InputError, match=r"in another folder: predict\.py --out"):
         check_class_names(tmp_path / "out", names)
 
 
 def test_label_maps_of_other_classes_are_not_mixed(run: Path, tmp_path: Path) -> None:
     note_class_names(tmp_path / "out", ["sky", "pole", "road"])
     for more in ((), ("--overwrite",)):
-        with pytest.raises(InputError, match=r"out were made for other classes.*another folder"):
+        with pytest.raises(
+            InputError,
+            match=r"out holds label maps of other classes .sky, pole, road.*another folder",
+        ):
             predicted(run, tmp_path / "out", "t0", *more)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["meta.json"]
+
+
+def test_label_maps_of_a_version_without_names_get_none(run: Path, tmp_path: Path) -> None:
+    """They may be of other classes."""
+    predicted(run, tmp_path / "out")
+    (tmp_path / "out/meta.json").unlink()
+    predicted(run, tmp_path / "out", "t1", "--overwrite")
+    assert not (tmp_path / "out/meta.json").exists()
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"made_from": 1}', '{"made_from": {"method": "cam"}}'])

@@ -115,7 +115,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "training script, or an official checkpoint"
         )
     if path.suffix in (".yaml", ".yml", ".json", ".txt"):
-        raise InputError(f"{path} is no checkpoint by its name; name one, e.g. last.pt of a run")
+        raise InputError(f"{path} is not a checkpoint; name one, for example last.pt of a run")
     content = read_tensors(path, "the checkpoint")
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a dict, found {type(content).__name__}")

@@ -17,8 +17,8 @@ def pixel_losses(
     """-y log f of each pixel, the summand of Eq. 2, 3, 6 and 7; 0 where the mask is ignored.
 
     logits (B, K, H, W) at the size of the image, global_mask (B, H, W), local_mask (B, h, w) of
-    `boxes` -> (B, H, W) and (B, h, w), or None without a local view. Equals `plain`; on a CPU
-    backward makes one (B, K, H, W) tensor instead of five, which took longer on a GPU.
+    `boxes` -> (B, H, W) and (B, h, w), or None without a local view. Equals `plain`, but
+    backward makes one (B, K, H, W) tensor instead of five. On a GPU `plain` is faster.
     """
     if logits.device.type != "cpu":
         return plain(logits, global_mask, local_mask, boxes)

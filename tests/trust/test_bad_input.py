@@ -415,7 +415,7 @@ CASES = [
     Case("train_carb", (cut("warmup/warmup.pt"),), "warmup/warmup.pt", "cut short"),
     Case("train_carb", (saved("warmup/warmup.pt", Harmful()),), "warmup/warmup.pt",
          "more than tens"),
-    Case("train_carb", ("--init", "config.yaml"), "config.yaml is no checkpoint", "last.pt"),
+    Case("train_carb", ("--init", "config.yaml"), "config.yaml is not a checkpoint", "last.pt"),
     Case("train_carb", ("--init", "text.pt"), "text.pt was not written by", "eval.py"),
     Case("train_carb", ("--init", "carb/last.pt"), "expected stage warmup, found carb",
          "warmup.pt"),

@@ -135,8 +135,8 @@ def test_a_damaged_header_is_not_the_end(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (lambda tar: tar + tar, "joined with cat"),
-        (gzip.compress, "is compressed; unpack it: gunzip"),
-        (lzma.compress, "is compressed; unpack it: unxz"),
+        (gzip.compress, "is compressed; unpack it: gunzip <"),
+        (lzma.compress, "is compressed; unpack it: unxz <"),
         (lambda tar: b"not a tar" * 200, "is not a readable tar"),
         (lambda tar: bytes(10240), "holds no files"),
     ],

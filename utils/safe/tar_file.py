@@ -47,7 +47,8 @@ def list_tar(path: Path, largest: int) -> list[Member]:
         with _Headers(io.FileIO(path)) as file:
             for magic, program in _COMPRESSED.items():
                 if file.peek(6).startswith(magic):
-                    raise InputError(f"{path} is compressed; unpack it: {program} {path}")
+                    how = f"{program} < {path} > NEW.tar"
+                    raise InputError(f"{path} is compressed; unpack it: {how}")
             found = [_checked(path, info, largest) for info in _infos(file) if not info.isdir()]
             _check_end(path, file)
     except InputError:
