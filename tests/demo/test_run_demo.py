@@ -144,7 +144,16 @@ def test_stored_masks_without_carb_in_a_folder_of_ones_own(copy, tmp_path) -> No
 
 @pytest.mark.slow
 def test_several_seeds_end_with_their_mean(copy) -> None:
-    done = run(copy, "--split", "train", STEPS=2, SCENES="train=2 val=1", SEEDS=2, DEVICE="cpu")
+    done = run(
+        copy,
+        "--split",
+        "train",
+        STEPS=2,
+        SCENES="train=2 val=1",
+        SEEDS=2,
+        DEVICE="cpu",
+        DATA="data/two",
+    )
     assert done.returncode == 0, done.stderr
     for seed in (0, 1):
         trained = load_config(copy / f"runs/demo_seeds/seed_{seed}/carb/config.yaml")
