@@ -246,9 +246,10 @@ def targets(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def target_line(one: dict[str, Any]) -> str:
+    from benchmarks.output import verdict
+
     sign, bound = ("≥", one["least"]) if one["most"] is None else ("≤", one["most"])
-    verdict = "met" if one["met"] else "MISSED"
-    return f"{one['name']} {one['value']:.3g} {sign} {bound:g} {verdict}"
+    return f"{one['name']} {one['value']:.3g} {sign} {bound:g} {verdict(one)}"
 
 
 def in_words(found: list[dict[str, Any]]) -> str:

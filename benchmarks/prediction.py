@@ -27,7 +27,7 @@ import torch
 import predict
 from benchmarks import mask_stages
 from benchmarks.inputs import CLASSES, random_text_embeddings
-from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread
+from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread, target, verdict
 from benchmarks.wall import Clock, by_round, in_turn, write_jpegs
 from datasets.files import File, read_image
 from datasets.labels import load_classes
@@ -167,8 +167,8 @@ def table(report: dict[str, Any]) -> str:
             ratios = [wall / network for wall, network in pairs]
             text = f"{spread(ratios)} x the network"
             if way == "overlapped":
-                text += f"; target ≤ {TARGET}: "
-                text += "met" if statistics.median(ratios) <= TARGET else "MISSED"
+                overlapped = target(way, statistics.median(ratios), most=TARGET)
+                text += f"; target ≤ {TARGET}: {verdict(overlapped)}"
             rows.append([f"all, {way}", spread(found[way]), text])
         parts.append(markdown([name, "seconds per image", "share of the stages"], rows))
     ours, default = report["overlay"]["ours"], report["overlay"]["default"]

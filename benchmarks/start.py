@@ -10,7 +10,6 @@ puts the table into benchmarks/RESULTS.md.
 """
 
 import json
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from PIL import Image
 from benchmarks.output import (
     DEMO,
     ROOT,
+    child_seconds,
     describe,
     machine_line,
     parser,
@@ -83,10 +83,7 @@ def make_data(root: Path, num_images: int) -> list[str]:
 
 def start(folder: Path, settings: list[str]) -> float:
     """CPU-seconds of a training of one step, in a separate process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    train_warmup(folder / f"run_{time.time_ns()}", settings)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return child_seconds(lambda: train_warmup(folder / f"run_{time.time_ns()}", settings))
 
 
 def checks(settings: list[str]) -> dict[str, float]:

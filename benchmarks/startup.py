@@ -11,11 +11,20 @@ table into benchmarks/RESULTS.md.
 """
 
 import os
-import resource
 import statistics
 from typing import Any
 
-from benchmarks.output import ROOT, describe, machine_line, parser, publish, run_python, spread
+from benchmarks.output import (
+    ROOT,
+    at_most,
+    child_seconds,
+    describe,
+    machine_line,
+    parser,
+    publish,
+    run_python,
+    spread,
+)
 from experiments.figures.style import markdown
 from utils.safe.errors import run_script
 
@@ -48,10 +57,7 @@ def commands() -> dict[str, list[str]]:
 def start(command: list[str]) -> float:
     """CPU-seconds of Python with these arguments. Raises InputError when it fails."""
     kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    run_python(command, kept)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return child_seconds(lambda: run_python(command, kept))
 
 
 def table(report: dict[str, Any]) -> str:
@@ -63,8 +69,7 @@ def table(report: dict[str, Any]) -> str:
             rows.append([*row, "", ""])
             continue
         more = [one[name] - one[TORCH] for one in rounds]
-        verdict = "met" if statistics.median(more) <= TARGET else "MISSED"
-        rows.append([*row, spread(more, ".2f"), f"≤ {TARGET} {verdict}"])
+        rows.append([*row, spread(more, ".2f"), at_most(statistics.median(more), TARGET)])
     head = ["start of", "CPU-s", f"beyond `{TORCH}`", "target"]
     return f"{machine_line(report)}\n\n{markdown(head, rows)}"
 

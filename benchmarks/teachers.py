@@ -25,7 +25,7 @@ import torch.nn.functional as F
 
 from benchmarks.harness import Options, timed
 from benchmarks.inputs import CLASSES, random_images, random_labels, random_visual
-from benchmarks.output import ROOT, describe, machine_line, parser, publish, spread
+from benchmarks.output import ROOT, at_most, describe, machine_line, parser, publish, spread
 from datasets.transforms import normalize
 from experiments.figures.style import markdown
 from models.build import build_maskclip_options
@@ -221,7 +221,7 @@ def verdict(result: Result, key: str) -> str:
     if target is None:
         return ""
     found = statistics.median(result[key]) if key == "ratio" else max(result[key])
-    return f"≤ {target:g} {'met' if found <= target else 'MISSED'}"
+    return at_most(found, target)
 
 
 def _case(size: Sequence[int], precision: str) -> str:

@@ -90,9 +90,11 @@ def _earlier(folder: Path, foreign_too: bool = False) -> list[Path]:
             "name another folder for --labels"
         )
     meta = folder / META
-    if lines is None and meta.exists() and not foreign_too:
-        raise InputError(f"{meta} exists and is not of a film; name another folder for --labels")
     if lines is None:
+        if meta.exists() and not foreign_too:
+            raise InputError(
+                f"{meta} exists and is not of a film; name another folder for --labels"
+            )
         return []
     return [*(file for file in found if file.name in ours), record, *[meta] * meta.exists()]
 
@@ -113,14 +115,17 @@ def film_writer(
     def legend_of(width: int) -> np.ndarray:
         return wide_legend(classes.names, classes.palette, width, size=max(12, width // 80))
 
+    @functools.cache  # with the first label map: a film without any leaves no META
+    def name_classes() -> None:
+        write_class_names(labels, classes.names)
+
     with _encoder(path, film) as encode:
 
         def write(frame: Frame, mask: np.ndarray, confidence: np.ndarray | None) -> None:
             shown = overlay(frame.pixels, mask, classes.palette, alpha)
             encode(stacked(shown, legend_of(shown.shape[1])), frame.time)
             if labels is not None:
-                if not (labels / RECORD).exists():
-                    write_class_names(labels, classes.names)
+                name_classes()
                 save_mask(_listed(labels, frame, film), mask, classes.palette)
             if confidence is not None:
                 save_image(_listed(confidence_folder(labels), frame, film), confidence)

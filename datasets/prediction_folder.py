@@ -3,10 +3,11 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from datasets.mask_folder import read_made_from
 from utils.safe.errors import InputError
-from utils.safe.files import check_new_files, parse_json, write_json
+from utils.safe.files import check_new_files, write_json
 
-META = "meta.json"  # the class names, where datasets/mask_folder.py reads them
+META = "meta.json"  # the class names, where `read_made_from` finds them
 LEGEND = "legend.png"
 
 
@@ -44,17 +45,14 @@ def note_class_names(out: Path, class_names: Sequence[str]) -> None:
 
     Raises InputError where it has other names, or is of another program.
     """
-    try:
-        made_from = parse_json((out / META).read_bytes())["made_from"]
-        is_ours, names = made_from["method"] == "predict", list(made_from["class_names"])
-    except FileNotFoundError:
+    if not (out / META).exists():
         if not (out / LEGEND).exists():
             write_class_names(out, class_names)
         return
-    except (ValueError, KeyError, TypeError):
-        is_ours = False
-    if not is_ours:
+    folder, made_from = read_made_from(out)
+    if folder != out or made_from.get("method") != "predict":
         raise InputError(f"{out / META} exists and is not of predict.py; name another folder")
+    names = made_from["class_names"]
     if names != list(class_names):
         raise InputError(
             f"{out} holds label maps of other classes ({', '.join(map(str, names))[:60]}) than the "

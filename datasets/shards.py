@@ -131,9 +131,11 @@ def find_shards(root: Path) -> dict[str, list[str]]:
             found[folder or match["numbered"] or match["alone"] or ""].append(path)
         elif _COMPRESSED.fullmatch(name):
             compressed.append(path)
-    others = any(folders for folders, _ in below.values()) or any(map(looks_like_image, paths))
-    if compressed and (found or not others):
-        raise InputError(f"{root / compressed[0]} is compressed: unpack it (gunzip, for .tar.gz)")
+    if compressed:
+        others = any(inner for inner, _ in below.values()) or any(map(looks_like_image, paths))
+        if found or not others:
+            first = root / compressed[0]
+            raise InputError(f"{first} is compressed: unpack it (gunzip, for .tar.gz)")
     return dict(sorted(found.items()))
 
 

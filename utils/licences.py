@@ -47,9 +47,10 @@ def licences(config: dict[str, Any], stage: Any) -> str:
     terms = DATA.get(config["dataset"])
     lines = ["**Code:** Apache-2.0.", f"**Data:** {terms or 'yours: fill in.'}"]
     if config["classifier"] == "text" or stage in ("warmup", "carb", "official"):
-        is_openai = str(config["clip_model"]).startswith(("ViT-", "RN")) or stage == "official"
-        whose = str(CLIP) if is_openai else "your own CLIP: fill in."
-        if str(config["clip_model"]).startswith("demo/weights/"):
+        clip, whose = str(config["clip_model"]), "your own CLIP: fill in."
+        if clip.startswith(("ViT-", "RN")) or stage == "official":
+            whose = str(CLIP)
+        elif clip.startswith("demo/weights/"):
             whose = "the demo's CLIP, which has only seen drawn streets: a dry run, not for use."
         lines.append(f"**Text embeddings and masks:** {whose}")
     weights = config["backbone_weights"]
